@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from xdsl.dialects import shard as xdsl_shard
 from xdsl.dialects.builtin import (
@@ -43,7 +43,7 @@ from xdsl.dialects.shard import (
     ShardingType,
 )
 from xdsl.dialects.utils import DynamicIndexList
-from xdsl.ir import Dialect, Operation, SSAValue
+from xdsl.ir import Attribute, Dialect, Operation, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     IRDLOperation,
@@ -69,6 +69,7 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.hints import isa
 
 from .sharding import Grid
 
@@ -141,6 +142,13 @@ def _extends_xdsl(cls: type[OpT]) -> type[OpT]:
     return cls
 
 
+def _strings(attr: Attribute | None) -> tuple[str, ...] | None:
+    """The strings of a list of strings; None for anything else."""
+    if not isa(attr, ArrayAttr[StringAttr]):
+        return None
+    return tuple(string.data for string in attr.data)
+
+
 @_extends_xdsl
 class GridOp(xdsl_shard.GridOp):
     """A named grid of devices: `shard.grid @mesh(shape = 2x4) {axis_names = ["data", "model"]}`.
@@ -151,11 +159,8 @@ class GridOp(xdsl_shard.GridOp):
     """
 
     def axis_names(self) -> tuple[str, ...]:
-        names = self.attributes.get("axis_names")
-        if names is None:
-            return tuple(str(i) for i in range(len(self.shape)))
-        assert isinstance(names, ArrayAttr)
-        return tuple(name.data for name in names.data if isinstance(name, StringAttr))
+        names = _strings(self.attributes.get("axis_names"))
+        return tuple(str(i) for i in range(len(self.shape))) if names is None else names
 
     def to_grid(self) -> Grid:
         """The grid as plain data."""
@@ -173,19 +178,18 @@ class GridOp(xdsl_shard.GridOp):
         for axis, size in enumerate(shape):
             if size < 1 and size != -1 and size != DYNAMIC_INDEX:
                 raise VerifyException(f"{what}: axis {axis} has size {size}, expected at least 1")
-        names = self.attributes.get("axis_names")
+        found = self.attributes.get("axis_names")
+        names = _strings(found)
+        if names is None and found is not None:
+            raise VerifyException(f"{what}: axis_names must be strings, found {found}")
         if names is not None:
-            if not isinstance(names, ArrayAttr) or not all(
-                isinstance(name, StringAttr) for name in names.data
-            ):
-                raise VerifyException(f"{what}: axis_names must be strings, found {names}")
-            if len(names.data) != len(shape):
+            if len(names) != len(shape):
                 raise VerifyException(
-                    f"{what}: {len(names.data)} axis_names for {len(shape)} axes of the shape"
+                    f"{what}: {len(names)} axis_names for {len(shape)} axes of the shape"
                 )
-            for name in names.data:
-                if names.data.count(name) > 1:
-                    raise VerifyException(f"{what}: axis name {name} is used twice")
+            for name in names:
+                if names.count(name) > 1:
+                    raise VerifyException(f'{what}: axis name "{name}" is used twice')
         ids = self.attributes.get("autopar.device_ids")
         if isinstance(ids, DenseArrayBase):
             values: list[int] = list(ids.get_values())  # pyright: ignore
@@ -554,7 +558,7 @@ class PairList(CustomDirective):
 
     pairs: AttributeVariable
 
-    def parse(self, parser: Parser, state: ParsingState) -> bool:
+    def parse(self, parser: Parser, state: ParsingState) -> Any:
         def pair() -> list[int]:
             values = parser.parse_comma_separated_list(
                 parser.Delimiter.SQUARE, lambda: parser.parse_integer(allow_boolean=False)
@@ -684,7 +688,7 @@ class _IndicesOp(IRDLOperation):
 
     def __init__(self, grid: str, axes: Sequence[int] = (), rank: int = 0):
         super().__init__(
-            properties={"grid": FlatSymbolRefAttr(grid), "axes": axes_attr(axes)},
+            properties={"grid": SymbolRefAttr(grid), "axes": axes_attr(axes)},
             result_types=[[IndexType()] * (len(axes) or rank)],
         )
 
@@ -729,7 +733,7 @@ class ProcessLinearIndexOp(IRDLOperation):
     assembly_format = "`on` $grid attr-dict `:` type($result)"
 
     def __init__(self, grid: str):
-        super().__init__(properties={"grid": FlatSymbolRefAttr(grid)}, result_types=[IndexType()])
+        super().__init__(properties={"grid": SymbolRefAttr(grid)}, result_types=[IndexType()])
 
     def verify_(self) -> None:
         _grid(self, self.grid)
@@ -810,10 +814,9 @@ def make_collective(
 
     `shape` is the result's shape (None: the operand's); `dims` the op's dimension properties.
     """
-    type = value.type
-    assert isinstance(type, TensorType)
-    properties = {
-        "grid": FlatSymbolRefAttr(grid),
+    type = cast(TensorType[Attribute], value.type)
+    properties: dict[str, Attribute] = {
+        "grid": SymbolRefAttr(grid),
         "grid_axes": axes_attr(axes),
         **{name: IntegerAttr(dim, IndexType()) for name, dim in dims.items()},
     }

@@ -12,6 +12,7 @@ The grammar is Shardy's (https://openxla.org/shardy/sharding_representation):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -118,3 +119,15 @@ def parse_sharding(parser: AttrParser) -> Sharding:
 
 def braced(axes: Sequence[AxisRef]) -> str:
     return "{" + ", ".join(map(str, axes)) + "}"
+
+
+def quoted(name: str) -> str:
+    """`name` as a string literal."""
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def symbol(name: str) -> str:
+    """`name` as a symbol reference, quoted where it is no identifier."""
+    if re.fullmatch(r"[A-Za-z_][\w$.]*", name):
+        return "@" + name
+    return "@" + quoted(name)
