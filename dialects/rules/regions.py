@@ -12,19 +12,27 @@ from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp, SymbolRefAttr
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from .access import op_name
+
+
+Source = tuple[Operation, int]
+"""An operand: the op and its index."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataFlowEdge:
     """Sources flow into targets; the first target owns the edge."""
 
-    sources: tuple[SSAValue, ...]
+    sources: tuple[Source, ...]
     targets: tuple[SSAValue, ...]
     is_entry: bool = False
     """The target is a region's argument whose source stands outside the region."""
+
+    @property
+    def source_values(self) -> tuple[SSAValue, ...]:
+        return tuple(op.operands[index] for op, index in self.sources)
 
 
 REGION_OPS = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
@@ -43,60 +51,43 @@ def data_flow_edges(op: Operation) -> list[DataFlowEdge]:
     if name == "stablehlo.while":
         return _while_edges(op)
     if name in ("stablehlo.case", "stablehlo.if"):
-        yields = [_yielded(op, index) for index in range(len(op.regions))]
+        ends = [region.block.last_op for region in op.regions]
         return [
-            DataFlowEdge(tuple(values[index] for values in yields), (result,))
+            DataFlowEdge(tuple((end, index) for end in ends if end is not None), (result,))
             for index, result in enumerate(op.results)
         ]
     if name == BARRIER:
-        return [
-            DataFlowEdge((operand,), (result,))
-            for operand, result in zip(op.operands, op.results, strict=True)
-        ]
+        return [DataFlowEdge(((op, i),), (result,)) for i, result in enumerate(op.results)]
     if name in (MANUAL, NAMED):
-        block = op.regions[0].block
-        entries = [
-            DataFlowEdge((operand,), (argument,), is_entry=True)
-            for operand, argument in zip(op.operands, block.args, strict=True)
-        ]
-        exits = [
-            DataFlowEdge((value,), (result,))
-            for value, result in zip(_yielded(op, 0), op.results, strict=True)
-        ]
-        return entries + exits
+        return _border_edges(op, op.regions[0].block)
     if name == "func.call":
-        return _call_edges(op)
+        callee = callee_of(op)
+        return [] if callee is None else _border_edges(op, callee.body.block)
     return []
-
-
-def _yielded(op: Operation, region: int) -> tuple[SSAValue, ...]:
-    last = op.regions[region].block.last_op
-    return () if last is None else tuple(last.operands)
 
 
 def _while_edges(op: Operation) -> list[DataFlowEdge]:
     condition, body = op.regions[0].block, op.regions[1].block
+    end = body.last_op
     return [
-        DataFlowEdge((init, following), (result, condition.args[index], body.args[index]))
-        for index, (init, following, result) in enumerate(
-            zip(op.operands, _yielded(op, 1), op.results, strict=True)
+        DataFlowEdge(
+            ((op, index),) if end is None else ((op, index), (end, index)),
+            (result, condition.args[index], body.args[index]),
         )
+        for index, result in enumerate(op.results)
     ]
 
 
-def _call_edges(op: Operation) -> list[DataFlowEdge]:
-    callee = callee_of(op)
-    if callee is None:
-        return []
-    block = callee.body.block
-    returned = () if block.last_op is None else tuple(block.last_op.operands)
+def _border_edges(op: Operation, block: Block) -> list[DataFlowEdge]:
+    """Operands into the block's arguments, what the block ends with into results."""
     entries = [
-        DataFlowEdge((operand,), (argument,), is_entry=True)
-        for operand, argument in zip(op.operands, block.args, strict=True)
+        DataFlowEdge(((op, index),), (argument,), is_entry=True)
+        for index, argument in enumerate(block.args)
     ]
+    end = block.last_op
     exits = [
-        DataFlowEdge((value,), (result,))
-        for value, result in zip(returned, op.results, strict=True)
+        DataFlowEdge(() if end is None else ((end, index),), (result,))
+        for index, result in enumerate(op.results)
     ]
     return entries + exits
 

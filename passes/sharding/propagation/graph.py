@@ -17,7 +17,6 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.rules.access import op_name
 from autopar.dialects.rules.core import FactorKind, ShardingRule
-from autopar.dialects.rules.elementwise import ARITH, CHLO, PLAIN
 from autopar.dialects.rules.regions import (
     BARRIER,
     MANUAL,
@@ -28,35 +27,12 @@ from autopar.dialects.rules.regions import (
 )
 from autopar.dialects.rules.registry import get_rule
 
+from .classes import CONSTRAINTS, ELEMENTWISE, find_constants, rank_of
 from .factors import Direction, Step
 
-_NOT_ELEMENTWISE = {
-    "map",
-    "all_reduce",
-    "collective_permute",
-    "collective_broadcast",
-    "cross-replica-sum",
-}
-ELEMENTWISE = (
-    frozenset(f"stablehlo.{name}" for name in PLAIN if name not in _NOT_ELEMENTWISE)
-    | frozenset(f"chlo.{name}" for name in CHLO)
-    | frozenset(f"arith.{name}" for name in ARITH)
-    | frozenset(
-        """stablehlo.add stablehlo.subtract stablehlo.multiply stablehlo.divide stablehlo.negate
-        stablehlo.select stablehlo.convert stablehlo.real stablehlo.imag stablehlo.complex
-        stablehlo.shift_left arith.select""".split()
-    )
-)
-_CONSTRAINTS = frozenset({"autopar.constraint", "sdy.sharding_constraint"})
-_RESHARDS = frozenset({"autopar.reshard", "sdy.reshard"})
-_CONSTANTS = frozenset({"stablehlo.constant", "stablehlo.iota", "arith.constant", "sdy.constant"})
-_CONSTANT_FOLLOWERS = ELEMENTWISE | {
-    "stablehlo.broadcast_in_dim",
-    "stablehlo.reshape",
-    "stablehlo.slice",
-}
 BARRIER_OP = "sdy.propagation_barrier"
 GROUP_OP = "sdy.sharding_group"
+_RESHARDS = frozenset({"autopar.reshard", "sdy.reshard"})
 
 LEVELS = 5
 """Op priorities: passes of propagation, each with more ops and directions than the one before."""
@@ -128,15 +104,6 @@ class Graph:
     edge_slots: set[int] = field(default_factory=set[int])
 
 
-def is_tensor(value: SSAValue) -> bool:
-    return isinstance(value.type, TensorType)
-
-
-def rank_of(value: SSAValue) -> int:
-    type_ = value.type
-    return type_.get_num_dims() if isinstance(type_, TensorType) else 0
-
-
 class GraphBuilder:
     """Builds the graph of a module in one walk."""
 
@@ -148,8 +115,12 @@ class GraphBuilder:
         self._slot_users: dict[int, list[Node]] = {}
         self._owner: dict[int, Node] = {}
         self._edge_targets: dict[int, tuple[SSAValue, ...]] = {}
-        self._constants: dict[int, tuple[Operation, int]] = {}
-        """Ops of constant expressions with their position."""
+        self._constants = find_constants(module)
+        """Ops (by id()) that each use has a copy of."""
+        self._constant_positions: dict[int, int] = {}
+        self._calls: list[tuple[Operation, int]] = []
+        self._call_slots: dict[tuple[int, int], int] = {}
+        """Slots of the operands of calls and of what functions return, by id() of the op."""
         self._variant_sets: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._group_ids: dict[int, list[int]] = {}
 
@@ -162,6 +133,8 @@ class GraphBuilder:
                     self._define(argument)
                 self._visit_block(block)
                 self._add_function(op, block)
+        for call, position in self._calls:
+            self._add_call(call, position)
         graph.nodes.sort(key=lambda node: node.position)
         self._fill_notify()
         for slots in _merged(self._group_ids.values()):
@@ -175,6 +148,7 @@ class GraphBuilder:
         if last is not None:
             for index, value in enumerate(last.operands):
                 slot = self._use(value, last, index)
+                self._call_slots[id(last), index] = slot
                 rank = self.graph.ranks[slot]
                 joined.append((slot, self._new_slot(rank)))
                 if rank not in self.graph.result_variants:
@@ -231,7 +205,7 @@ class GraphBuilder:
         rule = get_rule(op)
         if rule is not None and operand_slots:
             node = self._add_node(
-                self._constants[id(op)][1],
+                self._constant_positions[id(op)],
                 (*operand_slots, *slots),
                 self._variants_of(rule, _kind(op_name(op)), True),
             )
@@ -282,13 +256,8 @@ class GraphBuilder:
             name = op.name
             if name == "builtin.unregistered":
                 name = op_name(op)
-            if name in _CONSTANTS or (
-                name in _CONSTANT_FOLLOWERS and self._is_constant_follower(op, name)
-            ):
-                if rank_of(op.results[0]):
-                    constants[id(op)] = (op, self._position)
-                else:
-                    self._define(op.results[0])
+            if id(op) in constants:
+                self._constant_positions[id(op)] = self._position
                 graph.ops.append(op)
                 continue
             if name in REGION_OPS or name in (MANUAL, NAMED, BARRIER, "func.call"):
@@ -316,11 +285,11 @@ class GraphBuilder:
                 rule = get_rule(op)
                 if rule is None or not rule.factor_sizes:
                     continue
-                variants = self._variants_of(rule, _kind(name), _has_single_uses(operands))
+                variants = self._variants_of(rule, _kind(name), self._single_uses(operands))
             node = Node(self._position, tuple(slots), variants)
             graph.nodes.append(node)
-            for value, slot in zip(operands, slots, strict=False):
-                if slot_of.get(id(value)) == slot:
+            for value, slot in zip(operands, slots[:count], strict=True):
+                if id(value) in slot_of:
                     reading = users.get(id(value))
                     if reading is None:
                         users[id(value)] = [node]
@@ -331,23 +300,12 @@ class GraphBuilder:
             for slot in slots[count:]:
                 owner_of[slot] = node
 
-    def _is_constant_follower(self, op: Operation, name: str) -> bool:
-        """Whether `op` is computed from constants alone, or broadcasts a scalar."""
-        constants = self._constants
-        broadcasts = name == "stablehlo.broadcast_in_dim"
-        for value in op.operands:
-            if broadcasts and rank_of(value) == 0:
-                return True
-            owner = value.owner
-            if id(owner) not in constants and id(owner) not in self._scalar_constants:
+    def _single_uses(self, operands: Iterable[SSAValue]) -> bool:
+        """Whether every operand that is no scalar has one use (a constant always has)."""
+        for value in operands:
+            if not value.has_one_use() and id(value) in self.graph.slot_of and rank_of(value):
                 return False
-        if rank_of(op.results[0]) == 0:
-            self._scalar_constants.add(id(op))
-        return bool(op.operands)
-
-    @property
-    def _scalar_constants(self) -> set[int]:
-        return self.graph.scalar_constants
+        return True
 
     def _barrier_variants(self, op: Operation, slot: int) -> tuple[int, ...]:
         """A propagation barrier lets through its direction, at every level."""
@@ -378,9 +336,10 @@ class GraphBuilder:
         if name == "func.call":
             self.graph.ops.append(op)
             for index, value in enumerate(op.operands):
-                self._use(value, op, index)
+                self._call_slots[id(op), index] = self._use(value, op, index)
             for result in op.results:
                 self._define(result)
+            self._calls.append((op, self._position))
             return
         entries = [edge for edge in edges if edge.is_entry]
         exits = [edge for edge in edges if not edge.is_entry]
@@ -406,29 +365,44 @@ class GraphBuilder:
         graph = self.graph
         slot = graph.slot_of[id(edge.targets[0])]
         rank = graph.ranks[slot]
-        sources: list[int] = []
-        for value in edge.sources:
-            user, index = _use_of(value, op)
-            sources.append(self._use(value, user, index))
+        sources = [self._use(user.operands[index], user, index) for user, index in edge.sources]
         if manual is not None:
             graph.manual_slots.append((manual, slot))
-        if rank == 0 or not is_tensor(edge.targets[0]):
-            return
-        step = Step(_identity(rank, len(sources), edge.targets[0]), (Direction.BOTH,) * rank, False)
-        if manual is None:
-            key = ("edge", len(sources), edge.targets[0].type)
-            variants = self._variant_sets.get(key)
-            if variants is None:
-                variants = self._variant_sets[key] = (self._variant(step),) * LEVELS
-        else:
+        if rank:
+            node = self._identity_node(self._position, (*sources, slot), edge.targets[0], manual)
+            self._register(edge.source_values, sources, node)
+            self._owner[slot] = node
+
+    def _add_call(self, call: Operation, position: int) -> None:
+        """Joins the operands and results of a call with the callee's arguments and results."""
+        for edge in data_flow_edges(call):
+            sources = [self._call_slots[id(user), index] for user, index in edge.sources]
+            slot = self.graph.slot_of[id(edge.targets[0])]
+            if self.graph.ranks[slot]:
+                node = self._identity_node(position, (*sources, slot), edge.targets[0], None)
+                self._register(edge.source_values, sources, node)
+                self._register(edge.targets, [slot], node)
+
+    def _identity_node(
+        self, position: int, slots: tuple[int, ...], like: SSAValue, manual: Manual | None
+    ) -> Node:
+        key = ("edge", len(slots), like.type)
+        variants = None if manual else self._variant_sets.get(key)
+        if variants is None:
+            rank = rank_of(like)
+            step = Step(_identity(rank, len(slots) - 1, like), (Direction.BOTH,) * rank, False)
             variants = (self._variant(step, manual),) * LEVELS
-        node = self._add_node(self._position, (*sources, slot), variants)
-        for value, source in zip(edge.sources, sources, strict=True):
-            if graph.slot_of.get(id(value)) == source:
+            if manual is None:
+                self._variant_sets[key] = variants
+        return self._add_node(position, slots, variants)
+
+    def _register(self, values: Iterable[SSAValue], slots: Iterable[int], node: Node) -> None:
+        """Notes that `node` reads these values."""
+        for value, slot in zip(values, slots, strict=True):
+            if self.graph.slot_of.get(id(value)) == slot:
                 self._users.setdefault(id(value), []).append(node)
             else:
-                self._slot_users.setdefault(source, []).append(node)
-        self._owner[slot] = node
+                self._slot_users.setdefault(slot, []).append(node)
 
     def _fill_notify(self) -> None:
         """Lists for each slot the nodes that its change concerns.
@@ -462,24 +436,6 @@ class GraphBuilder:
                 graph.notify[slot].insert(0, index_of[id(node)])
 
 
-def _use_of(value: SSAValue, op: Operation) -> tuple[Operation, int]:
-    """The operand of `op` or of a terminator in it that is `value`."""
-    for user in (op, *(region.block.last_op for region in op.regions)):
-        if user is not None:
-            for index, operand in enumerate(user.operands):
-                if operand is value:
-                    return user, index
-    return op, 0
-
-
-def _has_single_uses(operands: Iterable[SSAValue]) -> bool:
-    """Whether every operand that is no scalar and no constant has one use."""
-    for value in operands:
-        if not value.has_one_use() and rank_of(value):
-            return False
-    return True
-
-
 def _identity(rank: int, sources: int, like: SSAValue | None = None) -> ShardingRule:
     """The rule that joins `sources` tensors and one result dimension by dimension."""
     type_ = None if like is None else like.type
@@ -495,7 +451,7 @@ def _identity(rank: int, sources: int, like: SSAValue | None = None) -> Sharding
 
 
 def _kind(name: str) -> str:
-    if name in ELEMENTWISE or name in _CONSTRAINTS:
+    if name in ELEMENTWISE or name in CONSTRAINTS:
         return "elementwise"
     if name in ("stablehlo.reshape", "stablehlo.transpose"):
         return "pass_through"
