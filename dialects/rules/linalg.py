@@ -81,95 +81,53 @@ def batch_norm(op: Operation) -> ShardingRule:
     """The feature dimension passes; statistics need the other dimensions whole."""
     shapes, results = operand_shapes(op), result_shapes(op)
     feature = integer(op, "feature_index")
-    rank = len(shapes[0])
-    inference = len(results) == 1 and len(shapes) == 5 and "inference" in op.name
+    is_inference = "inference" in op.name
+    full = {0, 4} if "grad" in op.name else {0}
     builder = RuleBuilder(shapes, results)
-
-    def dims(of: list[tuple[int, ...]], dim: int) -> list[int | None]:
-        own = 0 if dim == feature else None
-        return [
-            dim if len(shape) == rank and index in full else own
-            for index, shape in enumerate(of)
-            for full in (_full_tensors(of, rank),)
-        ]
-
     for dim, size in enumerate(shapes[0]):
-        kind = PASS if dim == feature or inference else REPLICATE
-        builder.factor(dims(shapes, dim), dims(results, dim), size, kind)
+        own = 0 if dim == feature else None
+        builder.factor(
+            [dim if index in full else own for index in range(len(shapes))],
+            [own if index else dim for index in range(len(results))],
+            size,
+            PASS if dim == feature or is_inference else REPLICATE,
+        )
     return builder.build()
-
-
-def _full_tensors(shapes: list[tuple[int, ...]], rank: int) -> set[int]:
-    """Indices of the tensors of the full shape (for rank 1: the first and any gradient of it)."""
-    if rank != 1:
-        return {i for i, s in enumerate(shapes) if len(s) == rank}
-    return set(range(len(shapes)))
 
 
 declare_no_rule("a constant is made where it is used", ["stablehlo.constant", "arith.constant"])
 declare_no_rule(
     "its values share shardings through data-flow edges (regions.py)",
-    [
-        "stablehlo.while",
-        "stablehlo.case",
-        "stablehlo.if",
-        "sdy.manual_computation",
-        "sdy.named_computation",
-        "func.call",
-    ],
+    ["stablehlo.while", "stablehlo.case", "stablehlo.if", "sdy.manual_computation",
+     "sdy.named_computation", "func.call"],
 )
 declare_no_rule(
-    "a terminator",
-    ["stablehlo.return", "func.return", "sdy.return"],
+    "a terminator", ["stablehlo.return", "func.return", "sdy.return"],
 )
 declare_no_rule(
     "a token or a scalar: nothing to split",
-    [
-        "stablehlo.after_all",
-        "stablehlo.create_token",
-        "stablehlo.partition_id",
-        "stablehlo.replica_id",
-        "stablehlo.get_dimension_size",
-        "shard.process_linear_index",
-        "shard.process_multi_index",
-    ],
+    ["stablehlo.after_all", "stablehlo.create_token", "stablehlo.partition_id",
+     "stablehlo.replica_id", "stablehlo.get_dimension_size", "shard.process_linear_index",
+     "shard.process_multi_index"],
 )
 declare_no_rule(
     "talks to the host or another device: runs once, with full values",
-    [
-        "stablehlo.infeed",
-        "stablehlo.outfeed",
-        "stablehlo.send",
-        "stablehlo.recv",
-        "stablehlo.async_start",
-        "stablehlo.async_done",
-    ],
+    ["stablehlo.infeed", "stablehlo.outfeed", "stablehlo.send", "stablehlo.recv",
+     "stablehlo.async_start", "stablehlo.async_done"],
 )
 declare_no_rule(
     "shapes are static here",
-    [
-        "stablehlo.dynamic_broadcast_in_dim",
-        "stablehlo.dynamic_conv",
-        "stablehlo.dynamic_gather",
-        "stablehlo.dynamic_iota",
-        "stablehlo.dynamic_pad",
-        "stablehlo.dynamic_reshape",
-        "stablehlo.real_dynamic_slice",
-    ],
+    ["stablehlo.dynamic_broadcast_in_dim", "stablehlo.dynamic_conv", "stablehlo.dynamic_gather",
+     "stablehlo.dynamic_iota", "stablehlo.dynamic_pad", "stablehlo.dynamic_reshape",
+     "stablehlo.real_dynamic_slice"],
 )
 declare_no_rule(
-    "a call to be inlined first",
-    ["stablehlo.composite"],
+    "a call to be inlined first", ["stablehlo.composite"],
 )
 declare_no_rule(
     "not emitted by JAX; legalised by StableHLO's own passes",
-    [
-        "stablehlo.tuple",
-        "stablehlo.get_tuple_element",
-        "stablehlo.einsum",
-        "stablehlo.unary_einsum",
-        "stablehlo.torch_index_select",
-    ],
+    ["stablehlo.tuple", "stablehlo.get_tuple_element", "stablehlo.einsum",
+     "stablehlo.unary_einsum", "stablehlo.torch_index_select"],
 )
 declare_no_rule("a mark on its operand", ["sdy.sharding_group"])
 declare_no_rule("a declaration", ["sdy.mesh", "shard.grid", "func.func", "builtin.module"])
