@@ -1,0 +1,174 @@
+"""Errors and remarks that name a place in the user's program.
+
+Passes raise `DiagnosticError(op, message)` on bad input and call `remark(op, message)` for what the
+user may want to know. Drivers collect remarks with `collect_remarks()`; without a collector they
+go to the logger `autopar`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    CallSiteLoc,
+    FileLineColLoc,
+    FusedLoc,
+    NameLoc,
+)
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+
+logger = logging.getLogger("autopar")
+
+Place = Operation | SSAValue | Attribute | None
+"""What a diagnostic can be about: an operation, a value, or a location attribute."""
+
+_SITE = re.compile(r"/(site|dist)-packages/([^/]+)/")
+"""The package of an installed file."""
+_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "equinox", "haiku", "chex", "orbax", "autopar"}
+"""Libraries whose frames a user cannot change."""
+
+
+def location_frames(location: Attribute) -> Iterator[FileLineColLoc]:
+    """The file positions of a location, innermost frame first."""
+    match location:
+        case FileLineColLoc():
+            yield location
+        case NameLoc():
+            yield from location_frames(location.location)
+        case CallSiteLoc():
+            yield from location_frames(location.callee)
+            yield from location_frames(location.caller)
+        case FusedLoc() if isinstance(location.locations, ArrayAttr):
+            for part in location.locations:  # pyright: ignore[reportUnknownVariableType]
+                yield from location_frames(part)  # pyright: ignore[reportUnknownArgumentType]
+        case _:
+            pass
+
+
+def is_user_file(filename: str) -> bool:
+    """Whether a file is the user's own rather than a library's."""
+    match = _SITE.search(filename)
+    if match:
+        return match[2] not in _LIBRARIES
+    return not filename.startswith("<frozen ")
+
+
+def user_frame(location: Attribute) -> FileLineColLoc | None:
+    """The innermost frame in the user's own files, else the innermost one of all."""
+    first = None
+    for frame in location_frames(location):
+        if is_user_file(frame.filename.data):
+            return frame
+        first = first or frame
+    return first
+
+
+def location_of(place: Place) -> Attribute | None:
+    """The location attribute of an operation, a value, or the location itself."""
+    match place:
+        case Operation():
+            return place.location
+        case BlockArgument():
+            if user_frame(place.location) is not None or not isinstance(place.owner, Block):
+                return place.location
+            parent = place.owner.parent_op()
+            return parent.location if parent is not None else None
+        case SSAValue():
+            return location_of(place.owner) if isinstance(place.owner, Operation) else None
+        case _:
+            return place
+
+
+def location_text(place: Place) -> str:
+    """`file:line:col` of a place, `-` where it has none."""
+    location = location_of(place)
+    frame = user_frame(location) if location is not None else None
+    if frame is None:
+        return "-"
+    return f"{frame.filename.data}:{frame.line.data}:{frame.column.data}"
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """A message about a place; `severity` is error, warning, remark or note."""
+
+    severity: str
+    place: Place
+    message: str
+    notes: tuple[Diagnostic, ...] = ()
+
+    @property
+    def text(self) -> str:
+        lines = [f"{location_text(self.place)}: {self.severity}: {self.message}"]
+        return "\n".join(lines + [note.text for note in self.notes])
+
+
+class DiagnosticError(Exception):
+    """An error in the user's program, with its place.
+
+    `notes` point at other places: `(op, "first used here")`, or plain strings.
+    """
+
+    def __init__(
+        self, place: Place, message: str, notes: Sequence[tuple[Place, str] | str] = ()
+    ) -> None:
+        self.diagnostic = Diagnostic(
+            "error",
+            place,
+            message,
+            tuple(
+                Diagnostic("note", place, note)
+                if isinstance(note, str)
+                else Diagnostic("note", note[0], note[1])
+                for note in notes
+            ),
+        )
+        super().__init__(self.diagnostic.text)
+
+    @property
+    def place(self) -> Place:
+        return self.diagnostic.place
+
+    @property
+    def message(self) -> str:
+        return self.diagnostic.message
+
+
+_collector: ContextVar[list[Diagnostic] | None] = ContextVar("autopar_remarks", default=None)
+
+
+@contextmanager
+def collect_remarks() -> Iterator[list[Diagnostic]]:
+    """Collect the remarks and warnings of the passes that run inside."""
+    collected: list[Diagnostic] = []
+    token = _collector.set(collected)
+    try:
+        yield collected
+    finally:
+        _collector.reset(token)
+
+
+def emit(diagnostic: Diagnostic) -> None:
+    """Give a remark or warning to the collector, or else to the logger."""
+    collected = _collector.get()
+    if collected is not None:
+        collected.append(diagnostic)
+    else:
+        level = logging.WARNING if diagnostic.severity == "warning" else logging.INFO
+        logger.log(level, "%s", diagnostic.text)
+
+
+def remark(place: Place, message: str) -> None:
+    """Something that the user may want to know: what was gathered, inferred, chosen."""
+    emit(Diagnostic("remark", place, message))
+
+
+def warning(place: Place, message: str) -> None:
+    """Something that is probably not what the user wants."""
+    emit(Diagnostic("warning", place, message))

@@ -1,0 +1,304 @@
+"""Communication between devices, and a device's own number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import (
+    DenseIntOrFPElementsAttr,
+    IntegerAttr,
+    IntegerType,
+    Signedness,
+    TensorType,
+    UnitAttr,
+    i64,
+)
+from xdsl.ir import Attribute, Region, SSAValue
+from xdsl.irdl import (
+    operand_def,
+    opt_prop_def,
+    prop_def,
+    region_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+    var_result_def,
+)
+from xdsl.traits import NoMemoryEffect, Pure, RecursiveMemoryEffect
+
+from ..traits import Collective, Linear
+from .attributes import ChannelHandle
+from .base import AnyTensor, StableHLOOp, check, irdl_op_definition, shape_of
+
+ui32 = IntegerType(32, Signedness.UNSIGNED)
+
+
+def groups_attr(groups: Sequence[Sequence[int]]) -> DenseIntOrFPElementsAttr:
+    """Replica groups or source/target pairs: a rank-2 i64 tensor."""
+    columns = len(groups[0]) if groups else 0
+    assert all(len(group) == columns for group in groups), "groups must have one size"
+    type = TensorType(i64, [len(groups), columns])
+    return DenseIntOrFPElementsAttr.from_list(type, [x for group in groups for x in group])
+
+
+def _check_pairs(op: StableHLOOp, values: Sequence[SSAValue], results: Sequence[SSAValue]):
+    check(
+        len(values) == len(results),
+        op,
+        f"has {len(values)} operands and {len(results)} results",
+    )
+
+
+@irdl_op_definition
+class AllReduceOp(StableHLOOp):
+    """Each device of a group gets the combination of all their operands."""
+
+    name = "stablehlo.all_reduce"
+
+    operands_ = var_operand_def(AnyTensor)
+    replica_groups = prop_def(Attribute)
+    channel_handle = opt_prop_def(ChannelHandle)
+    use_global_device_ids = opt_prop_def(UnitAttr)
+    computation = region_def("single_block")
+    results_ = var_result_def(AnyTensor)
+
+    traits = traits_def(RecursiveMemoryEffect(), Collective())
+
+    def __init__(
+        self,
+        operands: Sequence[SSAValue],
+        groups: Sequence[Sequence[int]],
+        computation: Region,
+        channel: ChannelHandle | None = None,
+    ):
+        super().__init__(
+            operands=[operands],
+            properties={
+                "replica_groups": groups_attr(groups),
+                "channel_handle": channel,
+                "use_global_device_ids": None if channel is None else UnitAttr(),
+            },
+            regions=[computation],
+            result_types=[[value.type for value in operands]],
+        )
+
+    def verify_(self) -> None:
+        _check_pairs(self, self.operands_, self.results_)
+
+
+@irdl_op_definition
+class AllGatherOp(StableHLOOp):
+    """Each device of a group gets all their operands one after another along a dimension."""
+
+    name = "stablehlo.all_gather"
+
+    operands_ = var_operand_def(AnyTensor)
+    all_gather_dim = prop_def(IntegerAttr)
+    replica_groups = prop_def(Attribute)
+    channel_handle = opt_prop_def(ChannelHandle)
+    use_global_device_ids = opt_prop_def(UnitAttr)
+    results_ = var_result_def(AnyTensor)
+
+    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+
+    def __init__(
+        self,
+        operands: Sequence[SSAValue],
+        dimension: int,
+        groups: Sequence[Sequence[int]],
+        result_types: Sequence[Attribute],
+        channel: ChannelHandle | None = None,
+    ):
+        super().__init__(
+            operands=[operands],
+            properties={
+                "all_gather_dim": IntegerAttr(dimension, i64),
+                "replica_groups": groups_attr(groups),
+                "channel_handle": channel,
+                "use_global_device_ids": None if channel is None else UnitAttr(),
+            },
+            result_types=[result_types],
+        )
+
+    def verify_(self) -> None:
+        _check_pairs(self, self.operands_, self.results_)
+        dim = self.all_gather_dim.value.data
+        for value in self.operands_:
+            rank = len(shape_of(value.type) or ())
+            check(0 <= dim < rank, self, f"has all_gather_dim = {dim} for {value.type}")
+
+
+@irdl_op_definition
+class ReduceScatterOp(StableHLOOp):
+    """Each device of a group gets its part, along a dimension, of the combined operands."""
+
+    name = "stablehlo.reduce_scatter"
+
+    operand = operand_def(AnyTensor)
+    scatter_dimension = prop_def(IntegerAttr)
+    replica_groups = prop_def(Attribute)
+    channel_handle = opt_prop_def(ChannelHandle)
+    use_global_device_ids = opt_prop_def(UnitAttr)
+    computation = region_def("single_block")
+    result = result_def(AnyTensor)
+
+    traits = traits_def(RecursiveMemoryEffect(), Collective())
+
+    def __init__(
+        self,
+        operand: SSAValue,
+        dimension: int,
+        groups: Sequence[Sequence[int]],
+        computation: Region,
+        result_type: Attribute,
+        channel: ChannelHandle | None = None,
+    ):
+        super().__init__(
+            operands=[operand],
+            properties={
+                "scatter_dimension": IntegerAttr(dimension, i64),
+                "replica_groups": groups_attr(groups),
+                "channel_handle": channel,
+                "use_global_device_ids": None if channel is None else UnitAttr(),
+            },
+            regions=[computation],
+            result_types=[result_type],
+        )
+
+
+@irdl_op_definition
+class AllToAllOp(StableHLOOp):
+    """Splits the operand along a dimension, sends part i to device i, joins along another."""
+
+    name = "stablehlo.all_to_all"
+
+    operands_ = var_operand_def(AnyTensor)
+    split_dimension = prop_def(IntegerAttr)
+    concat_dimension = prop_def(IntegerAttr)
+    split_count = prop_def(IntegerAttr)
+    replica_groups = prop_def(Attribute)
+    channel_handle = opt_prop_def(ChannelHandle)
+    results_ = var_result_def(AnyTensor)
+
+    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+
+    def __init__(
+        self,
+        operand: SSAValue,
+        split_dimension: int,
+        concat_dimension: int,
+        groups: Sequence[Sequence[int]],
+        result_type: Attribute,
+        channel: ChannelHandle | None = None,
+    ):
+        super().__init__(
+            operands=[[operand]],
+            properties={
+                "split_dimension": IntegerAttr(split_dimension, i64),
+                "concat_dimension": IntegerAttr(concat_dimension, i64),
+                "split_count": IntegerAttr(len(groups[0]), i64),
+                "replica_groups": groups_attr(groups),
+                "channel_handle": channel,
+            },
+            result_types=[[result_type]],
+        )
+
+    def verify_(self) -> None:
+        _check_pairs(self, self.operands_, self.results_)
+
+
+@irdl_op_definition
+class CollectivePermuteOp(StableHLOOp):
+    """Sends the operand from sources to targets; who receives nothing gets zeros."""
+
+    name = "stablehlo.collective_permute"
+
+    operand = operand_def(AnyTensor)
+    source_target_pairs = prop_def(Attribute)
+    channel_handle = opt_prop_def(ChannelHandle)
+    result = result_def(AnyTensor)
+
+    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+
+    def __init__(
+        self,
+        operand: SSAValue,
+        pairs: Sequence[Sequence[int]],
+        channel: ChannelHandle | None = None,
+    ):
+        super().__init__(
+            operands=[operand],
+            properties={
+                "source_target_pairs": groups_attr(pairs),
+                "channel_handle": channel,
+            },
+            result_types=[operand.type],
+        )
+
+
+@irdl_op_definition
+class CollectiveBroadcastOp(StableHLOOp):
+    """Each device of a group gets the first one's operand."""
+
+    name = "stablehlo.collective_broadcast"
+
+    operand = operand_def(AnyTensor)
+    replica_groups = prop_def(Attribute)
+    channel_handle = opt_prop_def(ChannelHandle)
+    result = result_def(AnyTensor)
+
+    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+
+
+@irdl_op_definition
+class CrossReplicaSumOp(StableHLOOp):
+    """Sum over a group (deprecated form of all_reduce)."""
+
+    name = "stablehlo.cross-replica-sum"
+
+    operand = operand_def(AnyTensor)
+    replica_groups = prop_def(Attribute)
+    result = result_def(AnyTensor)
+
+    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+
+
+@irdl_op_definition
+class ReplicaIdOp(StableHLOOp):
+    """The number of this replica."""
+
+    name = "stablehlo.replica_id"
+
+    result = result_def(AnyTensor)
+
+    traits = traits_def(Pure())
+
+    def __init__(self):
+        super().__init__(result_types=[TensorType(ui32, [])])
+
+
+@irdl_op_definition
+class PartitionIdOp(StableHLOOp):
+    """The number of this partition."""
+
+    name = "stablehlo.partition_id"
+
+    result = result_def(AnyTensor)
+
+    traits = traits_def(Pure())
+
+    def __init__(self):
+        super().__init__(result_types=[TensorType(ui32, [])])
+
+
+OPERATIONS = [
+    AllReduceOp,
+    AllGatherOp,
+    ReduceScatterOp,
+    AllToAllOp,
+    CollectivePermuteOp,
+    CollectiveBroadcastOp,
+    CrossReplicaSumOp,
+    ReplicaIdOp,
+    PartitionIdOp,
+]

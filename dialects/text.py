@@ -1,0 +1,126 @@
+"""Reading and writing MLIR text with xDSL, exact to the bit for constants.
+
+`IRParser` and `IRPrinter` differ from xDSL's own in three things: dense constants keep their bits
+(see `constants`), every operation without a `loc(…)` gets its position in the file, and locations
+of the form that jaxlib prints are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import (
+    DenseIntOrFPElementsAttr,
+    FileLineColLoc,
+    IntAttr,
+    ModuleOp,
+    StringAttr,
+    TensorType,
+    UnknownLoc,
+)
+from xdsl.ir import Attribute, Operation
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import ParseError
+
+from .constants import LiteralError, dense_text, parse_dense
+from .diagnostics import DiagnosticError
+
+
+class IRParser(Parser):
+    """xDSL's parser with exact constants and file positions."""
+
+    _line_starts: list[int] | None = None
+
+    def _position(self, offset: int) -> tuple[int, int]:
+        """Line and column, from 1, of an offset in the text."""
+        from bisect import bisect_right
+
+        if self._line_starts is None:
+            text = self.lexer.input.content
+            self._line_starts = [0]
+            self._line_starts += [i + 1 for i, char in enumerate(text) if char == "\n"]
+        line = bisect_right(self._line_starts, offset)
+        return line, offset - self._line_starts[line - 1] + 1
+
+    def parse_optional_operation(self) -> Operation | None:
+        start = self._current_token.span.start
+        operation = super().parse_optional_operation()
+        if operation is not None and isinstance(operation.location, UnknownLoc):
+            line, column = self._position(start)
+            operation.location = FileLineColLoc(
+                StringAttr(self.lexer.input.name), IntAttr(line), IntAttr(column)
+            )
+        return operation
+
+    def parse_dense_int_or_fp_elements_attr(self, type: Attribute | None):
+        start = self._current_token.span
+        if start.text != "<":
+            self.raise_error("Expected '<' in dense attribute")
+        body = self._parse_dialect_symbol_body()
+        if type is None:
+            self.parse_punctuation(":", " in dense attribute")
+            type = self.parse_type()
+        if not isinstance(type, TensorType):
+            return self._dense_of_other_type(body, type)
+        try:
+            return parse_dense(body, type)
+        except LiteralError as error:
+            self.raise_error(str(error), at_position=start)
+
+    def _dense_of_other_type(self, body: str, type: Attribute):
+        """Vectors and memrefs: the bytes of the tensor of the same shape and elements."""
+        if not hasattr(type, "get_shape") or not hasattr(type, "element_type"):
+            self.raise_error(f"a dense constant needs a shaped type, not {type}")
+        as_tensor = TensorType(type.element_type, type.get_shape())  # pyright: ignore
+        return DenseIntOrFPElementsAttr(type, parse_dense(body, as_tensor).data)  # pyright: ignore
+
+
+class IRPrinter(Printer):
+    """xDSL's printer with exact constants."""
+
+    def print_attribute(self, attribute: Attribute) -> None:
+        if isinstance(attribute, DenseIntOrFPElementsAttr):
+            self.print_string(f"dense<{dense_text(attribute)}> : ")
+            self.print_attribute(attribute.type)
+        else:
+            super().print_attribute(attribute)
+
+
+def parse_error_text(error: ParseError) -> tuple[str, int, int, str]:
+    """File, line, column and message of an xDSL parse error."""
+    span = error.span
+    content = span.input.content
+    before = content[: span.start]
+    newline = b"\n" if isinstance(before, bytes) else "\n"
+    line = before.count(newline) + 1  # pyright: ignore[reportArgumentType]
+    column = span.start - (before.rfind(newline) + 1) + 1  # pyright: ignore[reportArgumentType]
+    return span.input.name, line, column, error.msg
+
+
+def parse_attribute_text(context: Context, text: str) -> Attribute:
+    return IRParser(context, text).parse_attribute()
+
+
+def parse_text(context: Context, text: str, filename: str = "-") -> ModuleOp:
+    """Read a module; a mistake in the text is a DiagnosticError with its position."""
+    try:
+        return IRParser(context, text, filename).parse_module()
+    except ParseError as error:
+        name, line, column, message = parse_error_text(error)
+        location = FileLineColLoc(StringAttr(name), IntAttr(line), IntAttr(column))
+        raise DiagnosticError(location, message) from None
+
+
+def print_text(op: Operation, *, generic: bool = False, locations: bool = False) -> str:
+    """The text of an operation in xDSL's custom forms (or upstream's generic form)."""
+    stream = StringIO()
+    printer = IRPrinter(stream, print_generic_format=generic, print_debuginfo=locations)
+    printer.print_op(op)
+    return stream.getvalue()
+
+
+def print_types(types: Sequence[Attribute]) -> str:
+    return ", ".join(map(str, types))

@@ -1,0 +1,59 @@
+"""Traits that passes read on operations of any dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import TensorType
+from xdsl.ir import Attribute, Operation
+from xdsl.traits import OpTrait
+from xdsl.utils.exceptions import VerifyException
+
+
+def shape_of(type: Attribute) -> tuple[int, ...] | None:
+    """The shape of a ranked tensor type (-1: dynamic), None for every other type."""
+    return type.get_shape() if isinstance(type, TensorType) else None
+
+
+def compatible_shapes(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether two shapes may be equal at run time (-1 fits every size)."""
+    return len(a) == len(b) and all(x == y or x == -1 or y == -1 for x, y in zip(a, b, strict=True))
+
+
+@dataclass(frozen=True)
+class Elementwise(OpTrait):
+    """Each element of a result depends on the same element of every non-scalar operand."""
+
+    def verify(self, op: Operation) -> None:
+        result = op.results[0].type
+        expected = shape_of(result)
+        if expected is None:
+            return
+        for index, operand in enumerate(op.operands):
+            shape = shape_of(operand.type)
+            if shape is not None and shape and not compatible_shapes(shape, expected):
+                raise VerifyException(
+                    f"'{op.name}' is elementwise, but operand {index} is {operand.type} "
+                    f"and the result is {result}"
+                )
+
+
+@dataclass(frozen=True)
+class Linear(OpTrait):
+    """The results are a linear function of these operands taken together (the others fixed)."""
+
+    operands: tuple[int, ...] | None = None
+    """Operand indices; None: all of them."""
+
+
+@dataclass(frozen=True)
+class Multilinear(OpTrait):
+    """The results are linear in each of these operands alone (a product)."""
+
+    operands: tuple[int, ...] = (0, 1)
+
+
+@dataclass(frozen=True)
+class Collective(OpTrait):
+    """Devices exchange data: every device of a group must reach the op."""
