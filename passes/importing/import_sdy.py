@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -331,9 +330,7 @@ def _import_op(op: Operation, importer: _Importer) -> None:
             pass
 
 
-def _annotate(
-    op: Operation, shardings: tuple[TensorSharding, ...], importer: _Importer
-) -> None:
+def _annotate(op: Operation, shardings: tuple[TensorSharding, ...], importer: _Importer) -> None:
     """Writes the shardings of an op's results."""
     if len(shardings) != len(op.results):
         raise DiagnosticError(
@@ -359,9 +356,7 @@ def _replace(
     new = kind.create(
         operands=[op.operands[0]],
         result_types=[op.results[0].type],
-        properties={
-            "sharding": importer.convert(value, op.results[0].type, op, f"'{op.name}' op")
-        },
+        properties={"sharding": importer.convert(value, op.results[0].type, op, f"'{op.name}' op")},
         attributes=op.attributes,
         location=op.location,
     )
@@ -423,5 +418,3 @@ def _manual_axes(
                     f"mesh @{importer.grid.name} ({part}): write both on one mesh",
                 )
             yield part.name
-
-

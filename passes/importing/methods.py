@@ -115,15 +115,13 @@ def aliases(func: FuncOp) -> list[tuple[int, int]]:
     return pairs
 
 
-def _method_axes(
-    module: ModuleOp, grid: Grid, options: MethodOptions
-) -> tuple[AxisRef, ...]:
+def _method_axes(module: ModuleOp, grid: Grid, options: MethodOptions) -> tuple[AxisRef, ...]:
     if options.batch_axis is None:
         return tuple(AxisRef(name) for name, size in grid.axes if size > 1)
     if options.batch_axis not in grid.sizes:
         raise DiagnosticError(
             module,
-            f'batch-axis={options.batch_axis}: grid @{grid.name} has no such axis '
+            f"batch-axis={options.batch_axis}: grid @{grid.name} has no such axis "
             f"(its axes: {', '.join(grid.axis_names)})",
         )
     return (AxisRef(options.batch_axis),)
