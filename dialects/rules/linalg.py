@@ -81,26 +81,18 @@ def batch_norm(op: Operation) -> ShardingRule:
     """The feature dimension passes; statistics need the other dimensions whole."""
     shapes, results = operand_shapes(op), result_shapes(op)
     feature = integer(op, "feature_index")
-    rank = len(shapes[0])
-    inference = len(results) == 1 and len(shapes) == 5 and "inference" in op.name
+    is_inference = "inference" in op.name
+    full = {0, 4} if "grad" in op.name else {0}
     builder = RuleBuilder(shapes, results)
-
-    def dims(of: list[tuple[int, ...]], dim: int) -> list[int | None]:
-        own = 0 if dim == feature else None
-        return [dim if len(shape) == rank and index in full else own for index, shape in
-                enumerate(of) for full in (_full_tensors(of, rank),)]
-
     for dim, size in enumerate(shapes[0]):
-        kind = PASS if dim == feature or inference else REPLICATE
-        builder.factor(dims(shapes, dim), dims(results, dim), size, kind)
+        own = 0 if dim == feature else None
+        builder.factor(
+            [dim if index in full else own for index in range(len(shapes))],
+            [own if index else dim for index in range(len(results))],
+            size,
+            PASS if dim == feature or is_inference else REPLICATE,
+        )
     return builder.build()
-
-
-def _full_tensors(shapes: list[tuple[int, ...]], rank: int) -> set[int]:
-    """Indices of the tensors of the full shape (for rank 1: the first and any gradient of it)."""
-    if rank != 1:
-        return {i for i, s in enumerate(shapes) if len(s) == rank}
-    return set(range(len(shapes)))
 
 
 declare_no_rule("a constant is made where it is used", ["stablehlo.constant", "arith.constant"])

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from typing import Any
 
 from xdsl.ir import Attribute, Operation
 
 from .access import body_reducer, op_name, string
-from .core import RuleFunction, ShardingRule
+from .core import FactorKind, RuleFunction, ShardingRule
 
 FAMILIES = (
     "elementwise",
@@ -157,10 +158,31 @@ def _written_rule(attribute: Attribute) -> ShardingRule | None:
     entry = _CACHE.get(key)
     if entry is not None:
         return entry[0]
-    convert = getattr(attribute, "to_rule", None)
-    rule = convert() if convert is not None else None
+    data: Any = getattr(attribute, "data", None)
+    rule = None if data is None else _from_sdy(data)
     _CACHE[key] = (rule, (attribute,))
     return rule
+
+
+def _from_sdy(written: Any) -> ShardingRule:
+    """The rule that sdy's own rule data says; its reductions are sums."""
+    kinds = [FactorKind.PASS_THROUGH] * len(written.factor_sizes)
+    for kind, factors in (
+        (FactorKind.REDUCTION, written.reduction),
+        (FactorKind.NEED_REPLICATION, written.need_replication),
+        (FactorKind.PERMUTATION, written.permutation),
+    ):
+        for factor in factors:
+            kinds[factor] = kind
+    return ShardingRule(
+        tuple(written.factor_sizes),
+        tuple(tuple(tuple(dim) for dim in tensor) for tensor in written.operands),
+        tuple(tuple(tuple(dim) for dim in tensor) for tensor in written.results),
+        tuple(kinds),
+        tuple("sum" if kind is FactorKind.REDUCTION else None for kind in kinds),
+        frozenset(written.blocked_propagation),
+        is_custom=True,
+    )
 
 
 def _load_families() -> None:
