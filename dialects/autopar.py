@@ -1,0 +1,278 @@
+"""The dialect `autopar`: shardings and strategies as attributes, constraints, reshards.
+
+What passes work on (the compact spelling of a sharding): on function arguments and results the
+attribute `autopar.sharding`, on ops `autopar.sharding = [one a result]`. The plain helpers below
+read and write it; they touch no more than the attribute, for they run for every op of a program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ShapedType
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute, BlockArgument, Data, Dialect, Operation, OpResult, SSAValue
+from xdsl.irdl import (
+    AnyAttr,
+    IRDLOperation,
+    ParsePropInAttrDict,
+    VarConstraint,
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    prop_def,
+    result_def,
+    traits_def,
+)
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+from xdsl.traits import Pure
+from xdsl.utils.exceptions import VerifyException
+
+from .sharding import Axes, Sharding
+from .sharding_syntax import parse_axes_in_brackets, parse_sharding
+
+SHARDING = "autopar.sharding"
+"""Name of the attribute that holds a value's sharding (on ops: a list, one a result)."""
+STRATEGY = "autopar.strategy"
+"""Name of the attribute that holds an op's strategy."""
+
+
+@irdl_attr_definition
+class ShardingAttr(Data[Sharding]):
+    """How one tensor lies on a grid: `#autopar.sharding<@mesh, [{"x"}, {}]>`.
+
+    Made by import-sdy, shard-ops-to-attributes, propagation; gone after
+    convert-shard-to-stablehlo (arguments and results of @main then carry `autopar.layout`).
+    """
+
+    name = "autopar.sharding"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Sharding:
+        with parser.in_angle_brackets():
+            return parse_sharding(parser)
+
+    def print_parameter(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            printer.print_string(str(self.data))
+
+
+@irdl_attr_definition
+class StrategyAttr(Data[tuple[Axes, ...]]):
+    """The grid axes of each factor of an op's rule: `#autopar.strategy<[["x"], [], ["y"]]>`.
+
+    Made by auto-shard and insert-reshards; gone after shard-partition.
+    """
+
+    name = "autopar.strategy"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> tuple[Axes, ...]:
+        with parser.in_angle_brackets():
+            return tuple(
+                parser.parse_comma_separated_list(
+                    AttrParser.Delimiter.SQUARE, lambda: parse_axes_in_brackets(parser)
+                )
+            )
+
+    def print_parameter(self, printer: Printer) -> None:
+        factors = ", ".join(f"[{', '.join(map(str, axes))}]" for axes in self.data)
+        printer.print_string(f"<[{factors}]>")
+
+
+class _ShardedCopyOp(IRDLOperation):
+    """Base of the ops that state the sharding of their result."""
+
+    T: ClassVar = VarConstraint("T", AnyAttr())
+
+    input = operand_def(T)
+    sharding = prop_def(ShardingAttr)
+    result = result_def(T)
+
+    traits = traits_def(Pure())
+    irdl_options = (ParsePropInAttrDict(),)
+    assembly_format = "$input attr-dict `:` type($result)"
+
+    def __init__(self, input: SSAValue, sharding: Sharding | ShardingAttr):
+        if isinstance(sharding, Sharding):
+            sharding = ShardingAttr(sharding)
+        super().__init__(
+            operands=[input], result_types=[input.type], properties={"sharding": sharding}
+        )
+
+    def verify_(self) -> None:
+        check_rank(self.sharding.data, self.result.type, f"'{self.name}' op")
+
+
+def check_rank(sharding: Sharding, type: Attribute, what: str) -> None:
+    """Refuses a sharding that has not one entry for each dimension of a tensor type."""
+    if isinstance(type, ShapedType) and sharding.rank != type.get_num_dims():
+        raise VerifyException(
+            f"{what}: sharding <{sharding}> has {sharding.rank} dimensions, the value of type "
+            f"{type} has {type.get_num_dims()}: give one {{...}} for each dimension"
+        )
+
+
+@irdl_op_definition
+class ConstraintOp(_ShardedCopyOp):
+    """The user's demand on the sharding of a value.
+
+    Made by import-sdy and shard-ops-to-attributes; gone after insert-reshards.
+    """
+
+    name = "autopar.constraint"
+
+
+@irdl_op_definition
+class ReshardOp(_ShardedCopyOp):
+    """Changes the sharding of a value: the same tensor, laid out as `sharding` says.
+
+    Made by import-sdy (from sdy.reshard) and insert-reshards; gone after shard-partition.
+    """
+
+    name = "autopar.reshard"
+
+
+Autopar = Dialect("autopar", [ConstraintOp, ReshardOp], [ShardingAttr, StrategyAttr])
+
+
+################################################################################
+# Reading and writing the sharding of values                                   #
+################################################################################
+
+
+def sharding_of(value: SSAValue) -> Sharding | None:
+    """The sharding that stands on `value`; None where it is not annotated.
+
+    Values that can carry one: op results (those of constraint and reshard: what the op states) and
+    arguments of functions.
+    """
+    if isinstance(value, OpResult):
+        op = value.op
+        attr = op.attributes.get(SHARDING)
+        if attr is not None:
+            return attr.data[value.index].data  # pyright: ignore
+        return op.sharding.data if isinstance(op, _ShardedCopyOp) else None
+    assert isinstance(value, BlockArgument)
+    func = value.block.parent_op()
+    if not isinstance(func, FuncOp) or func.arg_attrs is None:
+        return None
+    if func.body.first_block is not value.block:
+        return None
+    attr = func.arg_attrs.data[value.index].data.get(SHARDING)
+    return None if attr is None else attr.data  # pyright: ignore
+
+
+def set_sharding(value: SSAValue, sharding: Sharding | None) -> None:
+    """Writes the sharding of an op result or a function argument (None removes it).
+
+    On an op with several results those not yet annotated get an open, unsharded one.
+    """
+    if isinstance(value, OpResult):
+        op = value.op
+        if isinstance(op, _ShardedCopyOp):
+            if sharding is None:
+                raise ValueError(f"the sharding of '{op.name}' cannot be removed")
+            op.properties["sharding"] = ShardingAttr(sharding)
+            op.attributes.pop(SHARDING, None)
+            return
+        if len(op.results) == 1:
+            set_op_shardings(op, None if sharding is None else (sharding,))
+            return
+        old = op.attributes.get(SHARDING)
+        if sharding is None and old is None:
+            return
+        grid = old.data[0].data.grid if sharding is None else sharding.grid  # pyright: ignore
+        entries: list[ShardingAttr] = (
+            [_open_attr(grid, result) for result in op.results]  # pyright: ignore
+            if old is None
+            else list(old.data)  # pyright: ignore
+        )
+        entries[value.index] = (
+            _open_attr(grid, value) if sharding is None else ShardingAttr(sharding)  # pyright: ignore
+        )
+        op.attributes[SHARDING] = ArrayAttr(entries)
+        return
+    assert isinstance(value, BlockArgument)
+    func = value.block.parent_op()
+    if not isinstance(func, FuncOp) or func.body.first_block is not value.block:
+        raise ValueError("only op results and arguments of functions carry a sharding")
+    func.properties["arg_attrs"] = _with_entry(
+        func.arg_attrs, len(func.function_type.inputs.data), value.index, sharding
+    )
+
+
+def set_op_shardings(op: Operation, shardings: Sequence[Sharding] | None) -> None:
+    """Writes the shardings of all results of an op at once (None removes them)."""
+    if shardings is None:
+        op.attributes.pop(SHARDING, None)
+    else:
+        op.attributes[SHARDING] = ArrayAttr([ShardingAttr(s) for s in shardings])
+
+
+def result_sharding(func: FuncOp, index: int) -> Sharding | None:
+    """The sharding of result `index` of a function; None where it is not annotated."""
+    if func.res_attrs is None:
+        return None
+    attr = func.res_attrs.data[index].data.get(SHARDING)
+    return None if attr is None else attr.data  # pyright: ignore
+
+
+def set_result_sharding(func: FuncOp, index: int, sharding: Sharding | None) -> None:
+    """Writes the sharding of result `index` of a function (None removes it)."""
+    func.properties["res_attrs"] = _with_entry(
+        func.res_attrs, len(func.function_type.outputs.data), index, sharding
+    )
+
+
+def set_arg_shardings(func: FuncOp, shardings: Iterable[Sharding | None]) -> None:
+    """Writes the shardings of all arguments of a function at once."""
+    count = len(func.function_type.inputs.data)
+    func.properties["arg_attrs"] = _with_entries(func.arg_attrs, count, shardings)
+
+
+def set_result_shardings(func: FuncOp, shardings: Iterable[Sharding | None]) -> None:
+    """Writes the shardings of all results of a function at once."""
+    count = len(func.function_type.outputs.data)
+    func.properties["res_attrs"] = _with_entries(func.res_attrs, count, shardings)
+
+
+def set_entry(entry: DictionaryAttr, key: str, attr: Attribute | None) -> DictionaryAttr:
+    """`entry` with `key` set to `attr`, or without it where `attr` is None."""
+    data = dict(entry.data)
+    data.pop(key, None)
+    if attr is not None:
+        data[key] = attr
+    return DictionaryAttr(data)
+
+
+def entries_of(attrs: ArrayAttr[DictionaryAttr] | None, count: int) -> list[DictionaryAttr]:
+    """The dictionaries of `arg_attrs` or `res_attrs`, empty ones where there are none."""
+    return [DictionaryAttr({})] * count if attrs is None else list(attrs.data)
+
+
+def _with_entry(
+    attrs: ArrayAttr[DictionaryAttr] | None, count: int, index: int, sharding: Sharding | None
+) -> ArrayAttr[DictionaryAttr]:
+    entries = entries_of(attrs, count)
+    attr = None if sharding is None else ShardingAttr(sharding)
+    entries[index] = set_entry(entries[index], SHARDING, attr)
+    return ArrayAttr(entries)
+
+
+def _with_entries(
+    attrs: ArrayAttr[DictionaryAttr] | None, count: int, shardings: Iterable[Sharding | None]
+) -> ArrayAttr[DictionaryAttr]:
+    return ArrayAttr(
+        [
+            set_entry(entry, SHARDING, None if s is None else ShardingAttr(s))
+            for entry, s in zip(entries_of(attrs, count), shardings, strict=True)
+        ]
+    )
+
+
+def _open_attr(grid: str, value: SSAValue) -> ShardingAttr:
+    rank = value.type.get_num_dims() if isinstance(value.type, ShapedType) else 0
+    return ShardingAttr(Sharding.fully_replicated(grid, rank, is_open=True))

@@ -1,0 +1,176 @@
+"""Reading ops for rules: shapes, element types, attributes, reduction bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    BoolAttr,
+    ComplexType,
+    DenseArrayBase,
+    DenseIntOrFPElementsAttr,
+    Float16Type,
+    Float32Type,
+    Float64Type,
+    IntegerAttr,
+    IntegerType,
+    StringAttr,
+    SymbolRefAttr,
+    TensorType,
+    UnregisteredOp,
+)
+from xdsl.ir import Attribute, Operation, Region, SSAValue
+
+Shape = tuple[int, ...]
+
+
+def op_name(op: Operation) -> str:
+    """The op's name; for an unregistered op the name it was written with."""
+    if isinstance(op, UnregisteredOp):
+        return op.op_name.data
+    return op.name
+
+
+def shape_of(value: SSAValue) -> Shape:
+    """Static shape of a ranked tensor; () for anything else (tokens, scalars)."""
+    type_ = value.type
+    if isinstance(type_, TensorType):
+        return cast("TensorType[Attribute]", type_).get_shape()
+    return ()
+
+
+def operand_shapes(op: Operation) -> list[Shape]:
+    return [shape_of(v) for v in op.operands]
+
+
+def result_shapes(op: Operation) -> list[Shape]:
+    return [shape_of(v) for v in op.results]
+
+
+def element_type(value: SSAValue) -> Attribute:
+    type_ = value.type
+    if isinstance(type_, TensorType):
+        return cast("TensorType[Attribute]", type_).element_type
+    return type_
+
+
+def is_bool(type_: Attribute) -> bool:
+    return isinstance(type_, IntegerType) and type_.width.data == 1
+
+
+def is_integer(type_: Attribute) -> bool:
+    return isinstance(type_, IntegerType)
+
+
+def is_complex(type_: Attribute) -> bool:
+    return isinstance(type_, ComplexType)
+
+
+_FLOAT_PRECISION: dict[type[Attribute], tuple[int, int]] = {
+    BFloat16Type: (8, 8),
+    Float16Type: (5, 11),
+    Float32Type: (8, 24),
+    Float64Type: (11, 53),
+}
+
+
+def keeps_sums(source: Attribute, target: Attribute) -> bool:
+    """Whether converting `source` elements to `target` commutes with addition.
+
+    True for float and complex conversions that lose neither exponent nor mantissa, and for integer
+    conversions to the same or a smaller width (arithmetic modulo 2^n); never for bool.
+    """
+    if source == target:
+        return not is_bool(source)
+    if isinstance(source, IntegerType) and isinstance(target, IntegerType):
+        return 1 < target.width.data <= source.width.data
+    if isinstance(source, ComplexType) and isinstance(target, ComplexType):
+        return keeps_sums(
+            cast("ComplexType[Any]", source).element_type,
+            cast("ComplexType[Any]", target).element_type,
+        )
+    old, new = _FLOAT_PRECISION.get(type(source)), _FLOAT_PRECISION.get(type(target))
+    return old is not None and new is not None and old[0] <= new[0] and old[1] <= new[1]
+
+
+def attribute(op: Operation, name: str) -> Attribute | None:
+    """An inherent attribute, wherever the form of the op keeps it."""
+    found = op.properties.get(name)
+    return op.attributes.get(name) if found is None else found
+
+
+def ints(op: Operation, name: str, default: Sequence[int] = ()) -> tuple[int, ...]:
+    """An array of integers (dense array, or 1-D dense elements)."""
+    found = attribute(op, name)
+    if isinstance(found, DenseArrayBase):
+        return tuple(int(v) for v in found.get_values())
+    if isinstance(found, DenseIntOrFPElementsAttr):
+        return tuple(int(cast(int, v)) for v in found.get_values())
+    return tuple(default)
+
+
+def integer(op: Operation, name: str, default: int = 0) -> int:
+    found = attribute(op, name)
+    return int(found.value.data) if isinstance(found, IntegerAttr) else default
+
+
+def boolean(op: Operation, name: str) -> bool:
+    found = attribute(op, name)
+    if isinstance(found, BoolAttr):
+        return bool(found.value.data)
+    return isinstance(found, IntegerAttr) and found.value.data != 0
+
+
+def string(op: Operation, name: str) -> str:
+    found = attribute(op, name)
+    if isinstance(found, StringAttr):
+        return found.data
+    if isinstance(found, SymbolRefAttr):
+        return found.string_value()
+    return ""
+
+
+REDUCERS = {
+    "stablehlo.add": "sum",
+    "stablehlo.maximum": "max",
+    "stablehlo.minimum": "min",
+    "stablehlo.multiply": "product",
+    "stablehlo.and": "bitwise_and",
+    "stablehlo.or": "bitwise_or",
+    "stablehlo.xor": "bitwise_xor",
+}
+_COMPLEMENT_FREE = {"sum": "bitwise_or", "product": "bitwise_and"}
+
+
+def body_reducer(region: Region) -> str | None:
+    """The reduction kind of a reducer body: one known op an accumulator, the same for all.
+
+    None for every other body (argmax and the like, a body that just takes the new value).
+    On bool, `add` is `or` and `multiply` is `and`, as StableHLO defines them.
+    """
+    block = region.first_block
+    if block is None or block.last_op is None:
+        return None
+    returned = block.last_op.operands
+    arguments = block.args
+    count = len(returned)
+    if len(arguments) != 2 * count:
+        return None
+    kind: str | None = None
+    for index, value in enumerate(returned):
+        owner = value.owner
+        if not isinstance(owner, Operation):
+            return None
+        this = REDUCERS.get(op_name(owner))
+        if this is None or (kind is not None and this != kind):
+            return None
+        read = tuple(owner.operands)
+        pair = (arguments[index], arguments[count + index])
+        if read != pair and read != (pair[1], pair[0]):
+            return None
+        if is_bool(element_type(value)):
+            this = _COMPLEMENT_FREE.get(this, this)
+        kind = this
+    return kind

@@ -1,0 +1,197 @@
+"""Rules of elementwise ops: every dimension of the result is a factor, shared by all operands.
+
+Scalar operands (clamp's bounds, select's predicate) hold no factor.
+"""
+
+from __future__ import annotations
+
+from xdsl.ir import Operation
+
+from .access import (
+    element_type,
+    is_bool,
+    is_complex,
+    is_integer,
+    keeps_sums,
+    operand_shapes,
+    result_shapes,
+)
+from .core import FactorKind, ShardingRule
+from .registry import sharding_rule
+
+Linear = tuple[tuple[int, ...], ...]
+
+
+def pointwise_rule(op: Operation, *, linear: Linear = (), moves_data: bool = False) -> ShardingRule:
+    """One pass-through factor a dimension, over all tensors of the result's rank."""
+    results = result_shapes(op)
+    operands = operand_shapes(op)
+    shape = max([*results, *operands], key=len, default=())
+    rank = len(shape)
+    full = tuple((dim,) for dim in range(rank))
+    sizes = list(shape)
+    kinds = [FactorKind.PASS_THROUGH] * rank
+
+    def mapping(tensor: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        if len(tensor) == rank:
+            return full
+        own = tuple((len(sizes) + dim,) for dim in range(len(tensor)))
+        sizes.extend(tensor)
+        kinds.extend([FactorKind.NEED_REPLICATION] * len(tensor))
+        return own
+
+    operand_maps = tuple(mapping(t) for t in operands)
+    result_maps = tuple(mapping(t) for t in results)
+    return ShardingRule(
+        tuple(sizes),
+        operand_maps,
+        result_maps,
+        tuple(kinds),
+        (None,) * len(sizes),
+        frozenset(),
+        linear,
+        moves_data,
+    )
+
+
+PLAIN = """
+    abs and atan2 cbrt ceil compare cosine count_leading_zeros exponential exponential_minus_one
+    floor is_finite log log_plus_one logistic map maximum minimum not or popcnt power
+    reduce_precision remainder round_nearest_afz round_nearest_even rsqrt shift_right_arithmetic
+    shift_right_logical sign sine sqrt tan tanh xor clamp uniform_quantize uniform_dequantize
+    all_reduce collective_permute collective_broadcast cross-replica-sum
+""".split()
+
+CHLO = """
+    acos acosh asin asin_acos_kernel asinh atan atanh bessel_i1e conj constant_like cosh digamma
+    erf erf_inv erfc is_inf is_neg_inf is_pos_inf lgamma next_after polygamma sinh square tan zeta
+    _asin_acos_kernel
+""".split()
+
+CHLO_BROADCASTING = """
+    broadcast_add broadcast_and broadcast_atan2 broadcast_compare broadcast_complex
+    broadcast_divide broadcast_maximum broadcast_minimum broadcast_multiply broadcast_next_after
+    broadcast_or broadcast_polygamma broadcast_power broadcast_remainder broadcast_select
+    broadcast_shift_left broadcast_shift_right_arithmetic broadcast_shift_right_logical
+    broadcast_subtract broadcast_xor broadcast_zeta
+""".split()
+
+ARITH = """
+    addi addf subi subf muli mulf divf divsi divui remf remsi remui andi ori xori shli shrsi shrui
+    maximumf minimumf maxnumf minnumf maxsi maxui minsi minui negf cmpi cmpf extf extsi extui truncf
+    trunci sitofp uitofp fptosi fptoui bitcast
+""".split()
+
+
+@sharding_rule(*(f"stablehlo.{n}" for n in PLAIN), *(f"arith.{n}" for n in ARITH))
+def plain(op: Operation) -> ShardingRule | None:
+    if not op.results:
+        return None
+    return pointwise_rule(op)
+
+
+@sharding_rule(*(f"chlo.{n}" for n in CHLO))
+def chlo(op: Operation) -> ShardingRule:
+    return pointwise_rule(op, linear=((0,),) if op.name == "chlo.conj" else ())
+
+
+@sharding_rule(*(f"chlo.{n}" for n in CHLO_BROADCASTING))
+def chlo_broadcasting(op: Operation) -> ShardingRule | None:
+    """Only without an actual broadcast of dimensions (JAX emits none of these)."""
+    shape = result_shapes(op)[0]
+    if any(s and s != shape for s in operand_shapes(op)):
+        return None
+    return pointwise_rule(op)
+
+
+@sharding_rule(
+    "stablehlo.add", "stablehlo.subtract", "arith.addi", "arith.addf", "arith.subi", "arith.subf"
+)
+def additive(op: Operation) -> ShardingRule:
+    linear = () if is_bool(element_type(op.results[0])) else ((0, 1),)
+    return pointwise_rule(op, linear=linear)
+
+
+@sharding_rule("stablehlo.negate", "arith.negf")
+def negate(op: Operation) -> ShardingRule:
+    return pointwise_rule(op, linear=((0,),))
+
+
+@sharding_rule("stablehlo.multiply", "arith.muli", "arith.mulf")
+def multiply(op: Operation) -> ShardingRule:
+    linear = () if is_bool(element_type(op.results[0])) else ((0,), (1,))
+    return pointwise_rule(op, linear=linear)
+
+
+@sharding_rule("stablehlo.divide", "arith.divf")
+def divide(op: Operation) -> ShardingRule:
+    # Integer division rounds: not linear.
+    linear = () if is_integer(element_type(op.results[0])) else ((0,),)
+    return pointwise_rule(op, linear=linear)
+
+
+@sharding_rule("stablehlo.shift_left", "arith.shli")
+def shift_left(op: Operation) -> ShardingRule:
+    return pointwise_rule(op, linear=((0,),))
+
+
+@sharding_rule(
+    "stablehlo.convert",
+    "arith.extf",
+    "arith.trunci",
+)
+def convert(op: Operation) -> ShardingRule:
+    source, target = element_type(op.operands[0]), element_type(op.results[0])
+    return pointwise_rule(op, linear=((0,),) if keeps_sums(source, target) else ())
+
+
+@sharding_rule("stablehlo.select", "arith.select")
+def select(op: Operation) -> ShardingRule:
+    return pointwise_rule(op, linear=((1, 2),), moves_data=True)
+
+
+@sharding_rule("stablehlo.real", "stablehlo.imag")
+def real_part(op: Operation) -> ShardingRule:
+    # On a real operand `real` is the identity and `imag` is zero.
+    return pointwise_rule(op, linear=((0,),))
+
+
+@sharding_rule("stablehlo.complex")
+def complex_(op: Operation) -> ShardingRule:
+    assert is_complex(element_type(op.results[0]))
+    return pointwise_rule(op, linear=((0, 1),))
+
+
+IDENTITIES = (
+    "autopar.constraint",
+    "autopar.reshard",
+    "sdy.sharding_constraint",
+    "sdy.reshard",
+    "sdy.propagation_barrier",
+    "sdy.data_flow_edge",
+    "stablehlo.optimization_barrier",
+    "shard.shard",
+    "mesh.shard",
+)
+
+
+@sharding_rule(*IDENTITIES)
+def identity(op: Operation) -> ShardingRule | None:
+    """Result i is operand i (`stablehlo.optimization_barrier` has many; each has own factors)."""
+    if len(op.results) == 1:
+        return pointwise_rule(op, linear=((0,),), moves_data=True)
+    sizes: list[int] = []
+    maps: list[tuple[tuple[int, ...], ...]] = []
+    for shape in result_shapes(op):
+        maps.append(tuple((len(sizes) + dim,) for dim in range(len(shape))))
+        sizes.extend(shape)
+    return ShardingRule(
+        tuple(sizes),
+        tuple(maps),
+        tuple(maps),
+        (FactorKind.PASS_THROUGH,) * len(sizes),
+        (None,) * len(sizes),
+        frozenset(),
+        tuple((i,) for i in range(len(maps))),
+        False,
+    )

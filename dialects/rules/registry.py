@@ -1,0 +1,193 @@
+"""The table of sharding rules: look-up, registration, cache.
+
+A rule function gives the rule of one op instance. Rules depend on an op's name, types, inherent
+attributes and reduction body alone, so they are cached under these: the importer interns types and
+attributes, and the key is their identity (the entry holds them alive).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+from xdsl.ir import Attribute, Operation
+
+from .access import body_reducer, op_name, string
+from .core import FactorKind, RuleFunction, ShardingRule
+
+FAMILIES = (
+    "elementwise",
+    "dot",
+    "convolution",
+    "reduction",
+    "shape",
+    "indexing",
+    "linalg",
+    "custom_call",
+)
+
+SHARDING_RULE_ATTRIBUTE = "sdy.sharding_rule"
+
+NO_RULE: dict[str, str] = {}
+"""Ops that have no rule on purpose, with the reason (`declare_no_rule`)."""
+
+_RULES: dict[str, RuleFunction] = {}
+_CUSTOM_CALLS: dict[str, RuleFunction] = {}
+_CACHE: dict[tuple[object, ...], tuple[ShardingRule | None, tuple[object, ...]]] = {}
+_BY_VALUE: dict[tuple[object, ...], ShardingRule | None] = {}
+_loaded = False
+
+
+def sharding_rule(*names: str) -> Callable[[RuleFunction], RuleFunction]:
+    """Decorator: the function gives the rule of the ops of these names."""
+
+    def register(function: RuleFunction) -> RuleFunction:
+        for name in names:
+            _RULES[name] = function
+        return function
+
+    return register
+
+
+def register_sharding_rule(name: str, function: RuleFunction) -> None:
+    """Adds or replaces the rule of the op `name` (for third parties)."""
+    _load_families()
+    _RULES[name] = function
+    NO_RULE.pop(name, None)
+    clear_cache()
+
+
+def register_custom_call_rule(target: str, function: RuleFunction) -> None:
+    """Adds or replaces the rule of `stablehlo.custom_call` ops that call `target`."""
+    _load_families()
+    _CUSTOM_CALLS[target] = function
+    clear_cache()
+
+
+def custom_call_rule(*targets: str) -> Callable[[RuleFunction], RuleFunction]:
+    """Decorator: the function gives the rule of custom_calls to these targets."""
+
+    def register(function: RuleFunction) -> RuleFunction:
+        for target in targets:
+            _CUSTOM_CALLS[target] = function
+        return function
+
+    return register
+
+
+def declare_no_rule(reason: str, names: Iterable[str]) -> None:
+    NO_RULE.update(dict.fromkeys(names, reason))
+
+
+def has_rule(name: str) -> bool:
+    """Whether a rule function is registered for ops of this name."""
+    _load_families()
+    return name in _RULES
+
+
+def clear_cache() -> None:
+    """Forgets all computed rules (after a registration)."""
+    _CACHE.clear()
+    _BY_VALUE.clear()
+
+
+def get_rule(op: Operation) -> ShardingRule | None:
+    """The sharding rule of `op`; None where it has none (the op is replicated).
+
+    An `sdy.sharding_rule` attribute on the op wins over the registered rule.
+    """
+    attributes = op.attributes
+    if attributes:
+        written = attributes.get(SHARDING_RULE_ATTRIBUTE)
+        if written is not None:
+            return _written_rule(written)
+    parts: list[object] = [v.type for v in op.operands]
+    count = len(parts)
+    parts += [v.type for v in op.results]
+    properties = op.properties
+    if properties:
+        parts += properties.values()
+    name = op.name
+    reducer = None
+    if op.regions:
+        reducer = tuple(map(body_reducer, op.regions))
+    if name == "builtin.unregistered":
+        name = op_name(op)
+        parts += attributes.values()
+        key = (name, count, reducer, *properties, *attributes, *map(id, parts))
+    else:
+        key = (name, count, reducer, *properties, *map(id, parts))
+    entry = _CACHE.get(key)
+    if entry is not None:
+        return entry[0]
+    return _compute(op, name, key, tuple(parts), reducer)
+
+
+def _compute(
+    op: Operation,
+    name: str,
+    key: tuple[object, ...],
+    parts: tuple[object, ...],
+    reducer: object,
+) -> ShardingRule | None:
+    _load_families()
+    value_key = (*key[: len(key) - len(parts)], *parts)
+    if value_key in _BY_VALUE:
+        rule = _BY_VALUE[value_key]
+    else:
+        function = (
+            _CUSTOM_CALLS.get(string(op, "call_target_name"))
+            if name == "stablehlo.custom_call"
+            else _RULES.get(name)
+        )
+        rule = function(op) if function is not None else None
+        if rule is not None:
+            rule = _RULE_POOL.setdefault(rule, rule)
+        _BY_VALUE[value_key] = rule
+    _CACHE[key] = (rule, parts)
+    return rule
+
+
+_RULE_POOL: dict[ShardingRule, ShardingRule] = {}
+
+
+def _written_rule(attribute: Attribute) -> ShardingRule | None:
+    """The rule that an `#sdy.op_sharding_rule` attribute spells."""
+    key = (SHARDING_RULE_ATTRIBUTE, id(attribute))
+    entry = _CACHE.get(key)
+    if entry is not None:
+        return entry[0]
+    data: Any = getattr(attribute, "data", None)
+    rule = None if data is None else _from_sdy(data)
+    _CACHE[key] = (rule, (attribute,))
+    return rule
+
+
+def _from_sdy(written: Any) -> ShardingRule:
+    """The rule that sdy's own rule data says; its reductions are sums."""
+    kinds = [FactorKind.PASS_THROUGH] * len(written.factor_sizes)
+    for kind, factors in (
+        (FactorKind.REDUCTION, written.reduction),
+        (FactorKind.NEED_REPLICATION, written.need_replication),
+        (FactorKind.PERMUTATION, written.permutation),
+    ):
+        for factor in factors:
+            kinds[factor] = kind
+    return ShardingRule(
+        tuple(written.factor_sizes),
+        tuple(tuple(tuple(dim) for dim in tensor) for tensor in written.operands),
+        tuple(tuple(tuple(dim) for dim in tensor) for tensor in written.results),
+        tuple(kinds),
+        tuple("sum" if kind is FactorKind.REDUCTION else None for kind in kinds),
+        frozenset(written.blocked_propagation),
+        is_custom=True,
+    )
+
+
+def _load_families() -> None:
+    global _loaded
+    if not _loaded:
+        _loaded = True
+        for family in FAMILIES:
+            import_module(f".{family}", __package__)

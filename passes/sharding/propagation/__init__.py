@@ -1,0 +1,106 @@
+"""Sharding propagation with Shardy's semantics (https://openxla.org/shardy/propagation)."""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Operation
+
+from autopar.dialects.autopar import result_sharding, sharding_of
+from autopar.dialects.shard import GridOp
+from autopar.dialects.sharding import Grid
+
+from .constraints import ConstraintApplier
+from .engine import Engine
+from .graph import GraphBuilder
+from .manual import border_sharding, manual_axes, without_manual
+from .write_back import Writer
+
+__all__ = ["propagate_shardings"]
+
+
+def grids_of(module: ModuleOp) -> dict[str, Grid]:
+    """The device grids that a module declares, by name."""
+    return {
+        op.sym_name.data: op.to_grid() for op in module.body.block.ops if isinstance(op, GridOp)
+    }
+
+
+def propagate_shardings(module: ModuleOp) -> None:
+    """Gives every value a closed sharding, from those that the user wrote.
+
+    Nothing happens in a module without a grid.
+    """
+    grids = grids_of(module)
+    if not grids:
+        return
+    applier = ConstraintApplier(module)
+    applier.run()
+    graph = GraphBuilder(module).build()
+    engine = Engine(graph, grids)
+    _set_initial(engine, applier)
+    _join_groups(engine)
+    engine.run()
+    Writer(engine, next(iter(grids))).write()
+
+
+def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
+    graph = engine.graph
+    for func, joined in graph.functions:
+        _set_arguments(engine, func)
+        for index, (_, slot) in enumerate(joined):
+            sharding = result_sharding(func, index)
+            if sharding is not None:
+                engine.set_initial(slot, sharding)
+    for op in graph.ops:
+        if id(op) in graph.instances:
+            _set_instances(engine, op)
+            continue
+        for result in op.results:
+            slot = graph.slot_of.get(id(result))
+            sharding = applier.values.get(id(result)) or (
+                sharding_of(result) if op.attributes or op.name.startswith("autopar.") else None
+            )
+            if slot is not None and sharding is not None:
+                engine.set_initial(slot, sharding)
+    for func, _ in graph.functions:
+        for argument in func.body.block.args:
+            sharding = applier.values.get(id(argument))
+            if sharding is not None:
+                engine.set_initial(graph.slot_of[id(argument)], sharding)
+    for user, index, instance, result in graph.use_instances:
+        sharding = applier.uses.get((id(user), index))
+        if sharding is not None and not engine.is_set(instance.slots[result]):
+            engine.set_initial(instance.slots[result], sharding)
+    for manual, slot in graph.manual_slots:
+        border = border_sharding(manual.op, manual.index, manual.is_entry)
+        engine.set_initial(slot, border)
+        if manual.is_entry:
+            inside = without_manual(engine.state(slot), manual_axes(manual.op))
+            engine.set_initial_state(slot, inside)
+
+
+def _set_arguments(engine: Engine, func: FuncOp) -> None:
+    for argument in func.body.block.args:
+        sharding = sharding_of(argument)
+        if sharding is not None:
+            engine.set_initial(engine.graph.slot_of[id(argument)], sharding)
+
+
+def _set_instances(engine: Engine, op: Operation) -> None:
+    for instance in engine.graph.instances[id(op)]:
+        for result, slot in zip(op.results, instance.slots, strict=True):
+            sharding = sharding_of(result)
+            if sharding is not None:
+                engine.set_initial(slot, sharding)
+
+
+def _join_groups(engine: Engine) -> None:
+    """All members of a sharding group start with the sharding that one of them has."""
+    for slots in engine.graph.groups.values():
+        given = [slot for slot in slots if engine.is_set(slot)]
+        if given:
+            state = engine.state(given[0])
+            for slot in slots:
+                if not engine.is_set(slot):
+                    engine.set_initial_state(slot, state)

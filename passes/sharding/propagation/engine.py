@@ -1,0 +1,258 @@
+"""The fixed point: which node is visited when, at which level, at which user priority.
+
+The order of visits follows Shardy's driver, since it decides conflicts: the nodes in program
+order; when a slot changes, its nodes that were already visited go on a stack that is served first.
+A step depends on the states of a node's slots alone, so its results are kept (`_steps`): the layers
+of a network repeat each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from autopar.dialects.sharding import Axes, AxisRef, DimSharding, Grid, Sharding
+
+from .axes import AxisAlgebra
+from .factors import TensorState, propagate_step
+from .graph import LEVELS, Graph, Variant
+from .manual import border_sharding, manual_axes, with_manual, without_manual
+
+_MAX_ROUNDS = 10
+
+
+class Engine:
+    """States of the slots of a graph, and their propagation."""
+
+    def __init__(self, graph: Graph, grids: Mapping[str, Grid]) -> None:
+        self.graph = graph
+        self._algebras = {name: AxisAlgebra(grid) for name, grid in grids.items()}
+        self._grids = grids
+        self._table: list[TensorState] = []
+        self._ids: dict[TensorState, int] = {}
+        self._open = {rank: self._intern(_open_state(rank)) for rank in set(graph.ranks)}
+        self._states = [self._open[rank] for rank in graph.ranks]
+        self._steps: dict[tuple[int, ...], tuple[tuple[int, int], ...]] = {}
+        self._dirty = bytearray(len(graph.nodes))
+        self._originals: dict[int, Sharding] = {}
+        """Shardings with user priorities above 0."""
+
+    # States
+
+    def _intern(self, state: TensorState) -> int:
+        found = self._ids.get(state)
+        if found is None:
+            found = self._ids[state] = len(self._table)
+            self._table.append(state)
+        return found
+
+    def state(self, slot: int) -> TensorState:
+        return self._table[self._states[slot]]
+
+    def state_id(self, slot: int) -> int:
+        """A number that is equal for slots of equal state."""
+        return self._states[slot]
+
+    def state_of_id(self, state_id: int) -> TensorState:
+        return self._table[state_id]
+
+    def set_initial(self, slot: int, sharding: Sharding) -> None:
+        """The sharding that a slot starts with; dimensions of a later priority wait for it."""
+        if any(dim.priority for dim in sharding.dims):
+            if slot in self.graph.edge_slots:
+                dims = tuple(dim._replace(priority=None) for dim in sharding.dims)
+                sharding = replace(sharding, dims=dims)
+            else:
+                self._originals[slot] = sharding
+        self._states[slot] = self._intern(self._initial_state(sharding))
+
+    def set_initial_state(self, slot: int, state: TensorState) -> None:
+        self._states[slot] = self._intern(state)
+
+    def is_set(self, slot: int) -> bool:
+        return self.state(slot).grid is not None
+
+    def _initial_state(self, sharding: Sharding) -> TensorState:
+        algebra = self._algebras[sharding.grid]
+        waiting: list[AxisRef] = []
+        dims: list[Axes] = []
+        closed: list[bool] = []
+        for dim in sharding.dims:
+            axes = tuple(algebra.canonical(axis) for axis in dim.axes)
+            if dim.priority:
+                waiting += axes
+                dims.append(())
+                closed.append(True)
+            else:
+                dims.append(axes)
+                closed.append(not dim.is_open)
+        replicated = [algebra.canonical(axis) for axis in sharding.replicated]
+        if waiting:
+            order = self._grids[sharding.grid].axis_names
+            replicated = sorted(
+                replicated + waiting, key=lambda axis: (order.index(axis.name), axis.pre)
+            )
+        return TensorState(
+            sharding.grid, tuple(dims), tuple(closed), tuple(replicated), sharding.partial
+        )
+
+    # The fixed point
+
+    def run(self) -> None:
+        """Propagates priority by priority until nothing changes."""
+        self._propagate_levels()
+        priorities = {
+            dim.priority for s in self._originals.values() for dim in s.dims if dim.priority
+        }
+        for priority in sorted(priorities):
+            for slot, original in self._originals.items():
+                self._admit(slot, original, priority)
+            self._propagate_levels()
+
+    def _admit(self, slot: int, original: Sharding, priority: int) -> None:
+        """Gives the dimensions of this priority their axes back."""
+        if all(dim.priority != priority for dim in original.dims):
+            return
+        state = self.state(slot)
+        algebra = self._algebras[original.grid]
+        dims, closed = list(state.dims), list(state.closed)
+        seen: set[AxisRef] = set()
+        for index, dim in enumerate(original.dims):
+            if dim.priority == priority:
+                dims[index] = tuple(algebra.canonical(axis) for axis in dim.axes)
+                closed[index] = not dim.is_open
+                seen.update(dims[index])
+        self._states[slot] = self._intern(
+            state._replace(
+                dims=tuple(dims),
+                closed=tuple(closed),
+                replicated=tuple(axis for axis in state.replicated if axis not in seen),
+            )
+        )
+
+    def _propagate_levels(self) -> None:
+        nodes = self.graph.nodes
+        previous: dict[tuple[int, ...], bool] = {}
+        self._dirty = bytearray(b"\x01" * len(nodes))
+        for level in range(LEVELS):
+            if level:
+                # Nodes that may do more at this level than at the one before.
+                previous.clear()
+                dirty = self._dirty
+                for index, node in enumerate(nodes):
+                    variants = node.variants
+                    changed = previous.get(variants)
+                    if changed is None:
+                        changed = variants[level] != variants[level - 1]
+                        previous[variants] = changed
+                    if changed:
+                        dirty[index] = 1
+            self._propagate_function_results()
+            self._visit_all(level)
+            self._propagate_function_results()
+
+    def _propagate_function_results(self) -> None:
+        """Joins each returned value with the function's result."""
+        graph, states = self.graph, self._states
+        for _, joined in graph.functions:
+            for pair in joined:
+                variant = graph.result_variants[graph.ranks[pair[0]]]
+                for index, new in self._step(variant, (variant, states[pair[0]], states[pair[1]])):
+                    for slot in graph.groups.get(pair[index], (pair[index],)):
+                        states[slot] = new
+                        for node in graph.notify[slot]:
+                            self._dirty[node] = 1
+
+    def _visit_all(self, level: int) -> None:
+        graph, states, dirty, steps = self.graph, self._states, self._dirty, self._steps
+        notify, groups = graph.notify, graph.groups
+        slots_of = [node.slots for node in graph.nodes]
+        variant_of = [node.variants[level] for node in graph.nodes]
+        for _ in range(_MAX_ROUNDS):
+            changed = False
+            stack: list[int] = []
+            waiting: set[int] = set()
+            cursor = -1
+            while True:
+                if stack:
+                    index = stack.pop()
+                    waiting.discard(index)
+                else:
+                    index = cursor = dirty.find(1, cursor + 1)
+                    if index < 0:
+                        break
+                dirty[index] = 0
+                variant = variant_of[index]
+                if variant < 0:
+                    continue
+                slots = slots_of[index]
+                key = (variant, *[states[slot] for slot in slots])
+                updates = steps.get(key)
+                if updates is None:
+                    updates = self._step(variant, key)
+                if not updates:
+                    continue
+                changed = True
+                for position, new in updates:
+                    slot = slots[position]
+                    members = groups.get(slot)
+                    for member in (slot,) if members is None else (slot, *members):
+                        states[member] = new
+                        for node in notify[member]:
+                            if node == index:
+                                continue
+                            dirty[node] = 1
+                            if node <= cursor and node not in waiting:
+                                waiting.add(node)
+                                stack.append(node)
+                # In the next round, since what it did may allow it more.
+                dirty[index] = 1
+            if not changed:
+                break
+
+    def _step(self, variant: int, key: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        known = self._steps.get(key)
+        if known is None:
+            known = self._steps[key] = self._compute(self.graph.variants[variant], key[1:])
+        return known
+
+    def _compute(self, variant: Variant, ids: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        states = [self._table[i] for i in ids]
+        grids = {state.grid for state in states if state.grid is not None}
+        manual = variant.manual
+        if manual is not None:
+            border = border_sharding(manual.op, manual.index, manual.is_entry)
+            axes = manual_axes(manual.op)
+            grids.add(border.grid)
+            if manual.is_entry:
+                states[-1] = with_manual(states[-1], border, axes)
+            else:
+                states[-1] = without_manual(states[-1], axes)
+        if len(grids) != 1:
+            return ()
+        changes = propagate_step(variant.step, states, self._algebras[grids.pop()])
+        result: list[tuple[int, int]] = []
+        for index, state in changes:
+            if manual is not None and index == len(states) - 1:
+                if manual.is_entry:
+                    state = without_manual(state, axes)
+                else:
+                    state = with_manual(state, border, axes)
+            new = self._intern(state)
+            if new != ids[index]:
+                result.append((index, new))
+        return tuple(result)
+
+
+def _open_state(rank: int) -> TensorState:
+    return TensorState(None, ((),) * rank, (False,) * rank)
+
+
+def closed_sharding(state: TensorState, grid: str) -> Sharding:
+    """The sharding that a state ends as: closed, without priorities."""
+    return Sharding(
+        state.grid or grid,
+        tuple(DimSharding(axes) for axes in state.dims),
+        state.replicated,
+        state.partial,
+    )

@@ -1,0 +1,507 @@
+"""The program as propagation sees it: slots that hold a sharding, nodes that spread shardings.
+
+A slot is what one sharding belongs to: an SSA value, all targets of a data-flow edge, a function's
+result, or one use of a constant expression. Constants (and scalars that are broadcast) are cheap,
+so each use decides for itself, as if every user had its own copy; `write_back` makes the copies
+that turn out different. Nodes and slots are small integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block, Operation, SSAValue
+
+from autopar.dialects.rules.access import op_name
+from autopar.dialects.rules.core import FactorKind, ShardingRule
+from autopar.dialects.rules.regions import (
+    BARRIER,
+    MANUAL,
+    NAMED,
+    REGION_OPS,
+    DataFlowEdge,
+    data_flow_edges,
+)
+from autopar.dialects.rules.registry import get_rule
+
+from .classes import CONSTRAINTS, ELEMENTWISE, find_constants, rank_of
+from .factors import Direction, Step
+
+BARRIER_OP = "sdy.propagation_barrier"
+GROUP_OP = "sdy.sharding_group"
+_RESHARDS = frozenset({"autopar.reshard", "sdy.reshard"})
+
+LEVELS = 5
+"""Op priorities: passes of propagation, each with more ops and directions than the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manual:
+    """The border of a manual computation that an edge crosses."""
+
+    op: Operation
+    index: int
+    is_entry: bool
+
+
+@dataclass(eq=False, slots=True)
+class Variant:
+    """How a node propagates at one level."""
+
+    step: Step
+    manual: Manual | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """An op (or edge) that spreads shardings between slots: operands, then results."""
+
+    position: int
+    slots: tuple[int, ...]
+    variants: tuple[int, ...]
+    """For each level the index of a variant; -1: nothing to do."""
+
+
+@dataclass(eq=False, slots=True)
+class Instance:
+    """One use's own copy of an op of a constant expression."""
+
+    op: Operation
+    operands: tuple[Instance | None, ...]
+    """The instances that the operands come from; None where the operand is a plain value."""
+    slots: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Graph:
+    """Slots and nodes of a module."""
+
+    module: ModuleOp
+    ranks: list[int] = field(default_factory=list)
+    """For each slot the rank of its tensor."""
+    nodes: list[Node] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list)
+    slot_of: dict[int, int] = field(default_factory=dict)
+    """Slots of SSA values by id(); constant expressions are not in here."""
+    functions: list[tuple[FuncOp, list[tuple[int, int]]]] = field(default_factory=list)
+    """Functions with (slot of the returned value, slot of the result) of each result."""
+    result_variants: dict[int, int] = field(default_factory=dict)
+    """For each rank the variant that joins a returned value and the function's result."""
+    ops: list[Operation] = field(default_factory=list)
+    """All ops whose results carry shardings, in program order."""
+    instances: dict[int, list[Instance]] = field(default_factory=dict)
+    """Instances of each op of constant expressions, by id() of the op."""
+    use_instances: list[tuple[Operation, int, Instance, int]] = field(default_factory=list)
+    """Uses of constant expressions: user, operand index, instance, result index."""
+    manual_slots: list[tuple[Manual, int]] = field(default_factory=list)
+    groups: dict[int, list[int]] = field(default_factory=dict)
+    """For each slot in a sharding group all slots of the group."""
+    notify: list[list[int]] = field(default_factory=list)
+    """For each slot the nodes to visit when it changes, the last one first."""
+    edge_slots: set[int] = field(default_factory=set[int])
+
+
+class GraphBuilder:
+    """Builds the graph of a module in one walk."""
+
+    def __init__(self, module: ModuleOp) -> None:
+        self.graph = Graph(module)
+        self._position = 0
+        self._users: dict[int, list[Node]] = {}
+        """Nodes that read an SSA value, in program order, by id() of the value."""
+        self._slot_users: dict[int, list[Node]] = {}
+        self._owner: dict[int, Node] = {}
+        self._edge_targets: dict[int, tuple[SSAValue, ...]] = {}
+        self._constants = find_constants(module)
+        """Ops (by id()) that each use has a copy of."""
+        self._constant_positions: dict[int, int] = {}
+        self._calls: list[tuple[Operation, int]] = []
+        self._call_slots: dict[tuple[int, int], int] = {}
+        """Slots of the operands of calls and of what functions return, by id() of the op."""
+        self._variant_sets: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._group_ids: dict[int, list[int]] = {}
+
+    def build(self) -> Graph:
+        graph = self.graph
+        for op in graph.module.body.block.ops:
+            if isinstance(op, FuncOp) and not op.is_declaration:
+                block = op.body.block
+                for argument in block.args:
+                    self._define(argument)
+                self._visit_block(block)
+                self._add_function(op, block)
+        for call, position in self._calls:
+            self._add_call(call, position)
+        graph.nodes.sort(key=lambda node: node.position)
+        self._fill_notify()
+        for slots in _merged(self._group_ids.values()):
+            for slot in slots:
+                graph.groups[slot] = slots
+        return graph
+
+    def _add_function(self, func: FuncOp, block: Block) -> None:
+        joined: list[tuple[int, int]] = []
+        last = block.last_op
+        if last is not None:
+            for index, value in enumerate(last.operands):
+                slot = self._use(value, last, index)
+                self._call_slots[id(last), index] = slot
+                rank = self.graph.ranks[slot]
+                joined.append((slot, self._new_slot(rank)))
+                if rank not in self.graph.result_variants:
+                    self.graph.result_variants[rank] = self._variant(
+                        Step(_identity(rank, 1), (Direction.BOTH,) * rank, False)
+                    )
+        self.graph.functions.append((func, joined))
+
+    # Slots
+
+    def _new_slot(self, rank: int) -> int:
+        self.graph.ranks.append(rank)
+        return len(self.graph.ranks) - 1
+
+    def _define(self, value: SSAValue) -> int:
+        slot = self._new_slot(rank_of(value))
+        self.graph.slot_of[id(value)] = slot
+        return slot
+
+    def _use(self, value: SSAValue, user: Operation, index: int) -> int:
+        """The slot of operand `index` of `user`."""
+        slot = self.graph.slot_of.get(id(value))
+        if slot is not None:
+            return slot
+        owner = value.owner
+        if not isinstance(owner, Operation) or id(owner) not in self._constants:
+            return self._define(value)  # of a region that is not looked into
+        instance = self._instantiate(owner, {})
+        result = owner.results.index(value)
+        self.graph.use_instances.append((user, index, instance, result))
+        return instance.slots[result]
+
+    def _instantiate(self, op: Operation, made: dict[int, Instance]) -> Instance:
+        """A copy of the constant expression `op` for one use."""
+        known = made.get(id(op))
+        if known is not None:
+            return known
+        operands: list[Instance | None] = []
+        operand_slots: list[int] = []
+        for value in op.operands:
+            slot = self.graph.slot_of.get(id(value))
+            if slot is None:
+                owner = value.owner
+                assert isinstance(owner, Operation), "constant expressions have no block arguments"
+                source = self._instantiate(owner, made)
+                operands.append(source)
+                operand_slots.append(source.slots[owner.results.index(value)])
+            else:
+                operands.append(None)
+                operand_slots.append(slot)
+        slots = tuple(self._new_slot(rank_of(result)) for result in op.results)
+        made[id(op)] = instance = Instance(op, tuple(operands), slots)
+        self.graph.instances.setdefault(id(op), []).append(instance)
+        rule = get_rule(op)
+        if rule is not None and operand_slots:
+            node = self._add_node(
+                self._constant_positions[id(op)],
+                (*operand_slots, *slots),
+                self._variants_of(rule, _kind(op_name(op)), True),
+            )
+            for slot in operand_slots:
+                self._slot_users.setdefault(slot, []).append(node)
+            for slot in slots:
+                self._owner[slot] = node
+        return instance
+
+    # Nodes
+
+    def _variant(self, step: Step, manual: Manual | None = None) -> int:
+        self.graph.variants.append(Variant(step, manual))
+        return len(self.graph.variants) - 1
+
+    def _variants_of(self, rule: ShardingRule, kind: str, single_use: bool) -> tuple[int, ...]:
+        key = (id(rule), kind, single_use)
+        found = self._variant_sets.get(key)
+        if found is None:
+            directions = [_directions(rule, kind, single_use, level) for level in range(LEVELS)]
+            made: dict[tuple[Direction, ...], int] = {}
+            indices: list[int] = []
+            for dirs in directions:
+                if not any(dirs):
+                    indices.append(-1)
+                    continue
+                if dirs not in made:
+                    made[dirs] = self._variant(Step(rule, dirs, kind == "elementwise"))
+                indices.append(made[dirs])
+            found = self._variant_sets[key] = tuple(indices)
+        return found
+
+    def _add_node(self, position: int, slots: tuple[int, ...], variants: tuple[int, ...]) -> Node:
+        node = Node(position, slots, variants)
+        self.graph.nodes.append(node)
+        return node
+
+    def _visit_block(self, block: Block) -> None:
+        graph = self.graph
+        slot_of, users, owner_of, constants = (
+            graph.slot_of,
+            self._users,
+            self._owner,
+            self._constants,
+        )
+        for op in block.ops:
+            self._position += 1
+            name = op.name
+            if name == "builtin.unregistered":
+                name = op_name(op)
+            if id(op) in constants:
+                self._constant_positions[id(op)] = self._position
+                graph.ops.append(op)
+                continue
+            if name in REGION_OPS or name in (MANUAL, NAMED, BARRIER, "func.call"):
+                self._visit_data_flow(op, name)
+                continue
+            if name == GROUP_OP:
+                self._visit_group(op)
+                continue
+            operands = op.operands
+            slots = [
+                slot if (slot := slot_of.get(id(value))) is not None else self._use(value, op, i)
+                for i, value in enumerate(operands)
+            ]
+            results = op.results
+            if not results:
+                continue
+            graph.ops.append(op)
+            count = len(slots)
+            slots += [self._define(result) for result in results]
+            if name in _RESHARDS or all(result.first_use is None for result in results):
+                continue
+            if name == BARRIER_OP:
+                variants = self._barrier_variants(op, slots[0])
+            else:
+                rule = get_rule(op)
+                if rule is None or not rule.factor_sizes:
+                    continue
+                variants = self._variants_of(rule, _kind(name), self._single_uses(operands))
+            node = Node(self._position, tuple(slots), variants)
+            graph.nodes.append(node)
+            for value, slot in zip(operands, slots[:count], strict=True):
+                if id(value) in slot_of:
+                    reading = users.get(id(value))
+                    if reading is None:
+                        users[id(value)] = [node]
+                    elif reading[-1] is not node:
+                        reading.append(node)
+                else:
+                    self._slot_users.setdefault(slot, []).append(node)
+            for slot in slots[count:]:
+                owner_of[slot] = node
+
+    def _single_uses(self, operands: Iterable[SSAValue]) -> bool:
+        """Whether every operand that is no scalar has one use (a constant always has)."""
+        for value in operands:
+            if not value.has_one_use() and id(value) in self.graph.slot_of and rank_of(value):
+                return False
+        return True
+
+    def _barrier_variants(self, op: Operation, slot: int) -> tuple[int, ...]:
+        """A propagation barrier lets through its direction, at every level."""
+        text = str(op.properties.get("allowed_direction", op.attributes.get("allowed_direction")))
+        direction = next(
+            (d for d in (Direction.FORWARD, Direction.BACKWARD, Direction.BOTH) if d.name in text),
+            Direction.NONE,
+        )
+        if direction is Direction.NONE:
+            direction = {"1": Direction.FORWARD, "2": Direction.BACKWARD, "3": Direction.BOTH}.get(
+                text.split(":")[0].strip(), Direction.NONE
+            )
+        rank = self.graph.ranks[slot]
+        if direction is Direction.NONE or rank == 0:
+            return (-1,) * LEVELS
+        return (self._variant(Step(_identity(rank, 1), (direction,) * rank, True)),) * LEVELS
+
+    def _visit_group(self, op: Operation) -> None:
+        group = str(op.properties.get("group_id", op.attributes.get("group_id")))
+        slot = self._use(op.operands[0], op, 0)
+        self._group_ids.setdefault(hash(group), []).append(slot)
+
+    # Regions and calls
+
+    def _visit_data_flow(self, op: Operation, name: str) -> None:
+        edges = data_flow_edges(op)
+        is_manual = name == MANUAL
+        if name == "func.call":
+            self.graph.ops.append(op)
+            for index, value in enumerate(op.operands):
+                self._call_slots[id(op), index] = self._use(value, op, index)
+            for result in op.results:
+                self._define(result)
+            self._calls.append((op, self._position))
+            return
+        entries = [edge for edge in edges if edge.is_entry]
+        exits = [edge for edge in edges if not edge.is_entry]
+        self.graph.ops.append(op)
+        for edge in edges:
+            slot = self._define(edge.targets[0])
+            self.graph.edge_slots.add(slot)
+            self._edge_targets[slot] = edge.targets
+            for target in edge.targets[1:]:
+                self.graph.slot_of[id(target)] = slot
+        for index, edge in enumerate(entries):
+            self._position += 1
+            self._add_edge(op, edge, Manual(op, index, True) if is_manual else None)
+        if name != BARRIER:
+            for region in op.regions:
+                for block in region.blocks:
+                    self._visit_block(block)
+        for index, edge in enumerate(exits):
+            self._position += 1
+            self._add_edge(op, edge, Manual(op, index, False) if is_manual else None)
+
+    def _add_edge(self, op: Operation, edge: DataFlowEdge, manual: Manual | None) -> None:
+        graph = self.graph
+        slot = graph.slot_of[id(edge.targets[0])]
+        rank = graph.ranks[slot]
+        sources = [self._use(user.operands[index], user, index) for user, index in edge.sources]
+        if manual is not None:
+            graph.manual_slots.append((manual, slot))
+        if rank:
+            node = self._identity_node(self._position, (*sources, slot), edge.targets[0], manual)
+            self._register(edge.source_values, sources, node)
+            self._owner[slot] = node
+
+    def _add_call(self, call: Operation, position: int) -> None:
+        """Joins the operands and results of a call with the callee's arguments and results."""
+        for edge in data_flow_edges(call):
+            sources = [self._call_slots[id(user), index] for user, index in edge.sources]
+            slot = self.graph.slot_of[id(edge.targets[0])]
+            if self.graph.ranks[slot]:
+                node = self._identity_node(position, (*sources, slot), edge.targets[0], None)
+                self._register(edge.source_values, sources, node)
+                self._register(edge.targets, [slot], node)
+
+    def _identity_node(
+        self, position: int, slots: tuple[int, ...], like: SSAValue, manual: Manual | None
+    ) -> Node:
+        key = ("edge", len(slots), like.type)
+        variants = None if manual else self._variant_sets.get(key)
+        if variants is None:
+            rank = rank_of(like)
+            step = Step(_identity(rank, len(slots) - 1, like), (Direction.BOTH,) * rank, False)
+            variants = (self._variant(step, manual),) * LEVELS
+            if manual is None:
+                self._variant_sets[key] = variants
+        return self._add_node(position, slots, variants)
+
+    def _register(self, values: Iterable[SSAValue], slots: Iterable[int], node: Node) -> None:
+        """Notes that `node` reads these values."""
+        for value, slot in zip(values, slots, strict=True):
+            if self.graph.slot_of.get(id(value)) == slot:
+                self._users.setdefault(id(value), []).append(node)
+            else:
+                self._slot_users.setdefault(slot, []).append(node)
+
+    def _fill_notify(self) -> None:
+        """Lists for each slot the nodes that its change concerns.
+
+        They are pushed on a stack in this order: owner, then users from last to first, so that the
+        first user is visited first. This is the order of Shardy's driver, and decides conflicts.
+        """
+        graph = self.graph
+        index_of = {id(node): index for index, node in enumerate(graph.nodes)}
+        graph.notify = [[] for _ in graph.ranks]
+        for value_id, slot in graph.slot_of.items():
+            users = self._users.get(value_id)
+            if not users:
+                continue
+            indices = [index_of[id(node)] for node in users]
+            if slot not in graph.edge_slots:
+                indices.reverse()
+                graph.notify[slot] += indices
+        for slot, targets in self._edge_targets.items():
+            order: list[int] = []
+            for target in targets[1:]:
+                order += [index_of[id(n)] for n in reversed(self._users.get(id(target), []))]
+            if slot in self._owner:
+                order.append(index_of[id(self._owner[slot])])
+            order += [index_of[id(n)] for n in self._users.get(id(targets[0]), [])]
+            graph.notify[slot] = order
+        for slot, nodes in self._slot_users.items():
+            graph.notify[slot] += [index_of[id(node)] for node in reversed(nodes)]
+        for slot, node in self._owner.items():
+            if slot not in graph.edge_slots:
+                graph.notify[slot].insert(0, index_of[id(node)])
+
+
+def _identity(rank: int, sources: int, like: SSAValue | None = None) -> ShardingRule:
+    """The rule that joins `sources` tensors and one result dimension by dimension."""
+    type_ = None if like is None else like.type
+    sizes = type_.get_shape() if isinstance(type_, TensorType) else (1 << 30,) * rank
+    mapping = tuple((dim,) for dim in range(rank))
+    return ShardingRule(
+        tuple(sizes),
+        (mapping,) * sources,
+        (mapping,),
+        (FactorKind.PASS_THROUGH,) * rank,
+        (None,) * rank,
+    )
+
+
+def _kind(name: str) -> str:
+    if name in ELEMENTWISE or name in CONSTRAINTS:
+        return "elementwise"
+    if name in ("stablehlo.reshape", "stablehlo.transpose"):
+        return "pass_through"
+    if name in ("stablehlo.dynamic_slice", "stablehlo.dynamic_update_slice"):
+        return "forward"
+    if name == "stablehlo.broadcast_in_dim":
+        return "broadcast"
+    return "other"
+
+
+def _directions(
+    rule: ShardingRule, kind: str, single_use: bool, level: int
+) -> tuple[Direction, ...]:
+    """Directions of each factor at a level.
+
+    0: elementwise ops, reshape and transpose whose operands have no other use (dynamic slices:
+    forward). 1: the same whatever the uses. 2: pass-through factors of all ops, broadcasts
+    backward. 3: all factors. 4: broadcasts forward too. Each level includes those before it.
+    """
+    none, both = Direction.NONE, Direction.BOTH
+    early = none
+    if kind in ("elementwise", "pass_through"):
+        early = both
+    elif kind == "forward":
+        early = Direction.FORWARD
+    if level == 0 and not single_use:
+        early = none
+    result: list[Direction] = []
+    for factor, factor_kind in enumerate(rule.kinds):
+        direction = early
+        if factor in rule.blocked:
+            direction = none
+        elif level >= 4:
+            direction = both
+        elif level >= 2 and (level >= 3 or factor_kind is FactorKind.PASS_THROUGH):
+            direction |= Direction.BACKWARD if kind == "broadcast" else both
+        result.append(direction)
+    return tuple(result)
+
+
+def _merged(groups: Iterable[list[int]]) -> list[list[int]]:
+    """Groups that share a member, merged."""
+    result: list[list[int]] = []
+    for group in groups:
+        joined = list(dict.fromkeys(group))
+        apart: list[list[int]] = []
+        for other in result:
+            if set(other) & set(joined):
+                joined = list(dict.fromkeys(other + joined))
+            else:
+                apart.append(other)
+        result = [*apart, joined]
+    return result
