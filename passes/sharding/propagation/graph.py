@@ -277,7 +277,9 @@ class GraphBuilder:
             graph.ops.append(op)
             count = len(slots)
             slots += [self._define(result) for result in results]
-            if name in _RESHARDS or all(result.first_use is None for result in results):
+            if name in _RESHARDS or (
+                name not in CONSTRAINTS and all(result.first_use is None for result in results)
+            ):
                 continue
             if name == BARRIER_OP:
                 variants = self._barrier_variants(op, slots[0])
