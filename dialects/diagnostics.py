@@ -23,6 +23,8 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 
+from .locations import FileLineColRange, FileLocation
+
 logger = logging.getLogger("autopar")
 
 Place = Operation | SSAValue | Attribute | None
@@ -34,10 +36,10 @@ _LIBRARIES = {"jax", "jaxlib", "flax", "optax", "equinox", "haiku", "chex", "orb
 """Libraries whose frames a user cannot change."""
 
 
-def location_frames(location: Attribute) -> Iterator[FileLineColLoc]:
+def location_frames(location: Attribute) -> Iterator[FileLocation]:
     """The file positions of a location, innermost frame first."""
     match location:
-        case FileLineColLoc():
+        case FileLineColLoc() | FileLineColRange():
             yield location
         case NameLoc():
             yield from location_frames(location.location)
@@ -59,7 +61,7 @@ def is_user_file(filename: str) -> bool:
     return not filename.startswith("<frozen ")
 
 
-def user_frame(location: Attribute) -> FileLineColLoc | None:
+def user_frame(location: Attribute) -> FileLocation | None:
     """The innermost frame in the user's own files, else the innermost one of all."""
     first = None
     for frame in location_frames(location):

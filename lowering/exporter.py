@@ -1,0 +1,230 @@
+"""xDSL modules into jaxlib's, object by object: the inverse of `importer`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    CallSiteLoc,
+    ComplexType,
+    DenseIntOrFPElementsAttr,
+    FileLineColLoc,
+    FusedLoc,
+    IntegerType,
+    ModuleOp,
+    NameLoc,
+    NoneAttr,
+    StringAttr,
+    TensorType,
+    UnregisteredOp,
+)
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from autopar.dialects.constants import UnsupportedElementType, storage_dtype
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.locations import FileLineColRange
+from autopar.dialects.text import IRPrinter
+
+from .importer import Native, no_garbage_collection
+from .mlir_context import diagnostic_of, make_mlir_context
+
+
+def _text(attribute: Attribute) -> str:
+    from io import StringIO
+
+    stream = StringIO()
+    IRPrinter(stream).print_attribute(attribute)
+    return stream.getvalue()
+
+
+class _Exporter:
+    def __init__(self, context: Native) -> None:
+        from jaxlib.mlir import ir
+
+        self.ir = ir
+        self.context = context
+        self.unknown = ir.Location.unknown(context)
+        self._types: dict[Attribute, Native] = {}
+        self._attributes: dict[Attribute, Native] = {}
+        self._locations: dict[Attribute, Native] = {}
+        self._values: dict[SSAValue, Native] = {}
+        self._blocks: dict[Block, Native] = {}
+        # converted by identity first: interned objects skip hashing their whole content
+        self._by_id: dict[int, tuple[Attribute, Native]] = {}
+
+    def type(self, type_: Attribute) -> Native:
+        found = self._by_id.get(id(type_))
+        if found is not None:
+            return found[1]
+        native = self._types.get(type_)
+        if native is None:
+            native = self._types[type_] = self.ir.Type.parse(_text(type_), self.context)
+        self._by_id[id(type_)] = (type_, native)
+        return native
+
+    def attribute(self, attribute: Attribute) -> Native:
+        found = self._by_id.get(id(attribute))
+        if found is not None:
+            return found[1]
+        native = self._attributes.get(attribute)
+        if native is None:
+            native = self._attributes[attribute] = self._convert_attribute(attribute)
+        self._by_id[id(attribute)] = (attribute, native)
+        return native
+
+    def _convert_attribute(self, attribute: Attribute) -> Native:
+        match attribute:
+            case DenseIntOrFPElementsAttr() if isinstance(attribute.type, TensorType):
+                native = self._dense(attribute)
+                if native is not None:
+                    return native
+            case StringAttr():
+                return self.ir.StringAttr.get(attribute.data, self.context)
+            case ArrayAttr():
+                items = [self.attribute(item) for item in attribute.data]
+                return self.ir.ArrayAttr.get(items, self.context)
+            case _:
+                pass
+        try:
+            return self.ir.Attribute.parse(_text(attribute), self.context)
+        except self.ir.MLIRError as error:
+            raise DiagnosticError(
+                None, f"jaxlib refuses the attribute {attribute}: {diagnostic_of(error).message}"
+            ) from None
+
+    def _dense(self, attribute: DenseIntOrFPElementsAttr) -> Native | None:
+        """From the bytes; None where jaxlib takes no buffer of this element type."""
+        element_type = attribute.get_element_type()
+        data = attribute.data.data
+        if not data:
+            return None
+        try:
+            raw = np.frombuffer(data, storage_dtype(element_type))
+        except UnsupportedElementType:
+            return None
+        if isinstance(element_type, IntegerType) and (width := element_type.width.data) < 8:
+            raw = raw.view(np.uint8) & ((1 << width) - 1)
+        elif not isinstance(element_type, IntegerType | ComplexType):
+            raw = raw.view(f"u{raw.dtype.itemsize}")
+        return self.ir.DenseElementsAttr.get(
+            np.ascontiguousarray(raw),
+            type=self.type(element_type),
+            shape=list(attribute.get_shape()),
+            context=self.context,
+        )
+
+    def location(self, location: Attribute) -> Native:
+        found = self._by_id.get(id(location))
+        if found is not None:
+            return found[1]
+        native = self._locations.get(location)
+        if native is None:
+            native = self._locations[location] = self._convert_location(location)
+        self._by_id[id(location)] = (location, native)
+        return native
+
+    def _convert_location(self, location: Attribute) -> Native:
+        make = self.ir.Location
+        match location:
+            case FileLineColLoc():
+                return make.file(
+                    location.filename.data, location.line.data, location.column.data, self.context
+                )
+            case FileLineColRange():
+                return make.file(
+                    location.filename.data,
+                    location.line.data,
+                    location.column.data,
+                    location.end_line.data,
+                    location.end_column.data,
+                    self.context,
+                )
+            case NameLoc():
+                child = location.location
+                native = None if isinstance(child, NoneAttr) else self.location(child)
+                return make.name(location.desc.data, native, self.context)
+            case CallSiteLoc():
+                callee, caller = self.location(location.callee), self.location(location.caller)
+                return make.callsite(callee, [caller], self.context)
+            case FusedLoc() if isinstance(location.locations, ArrayAttr):
+                parts = [self.location(part) for part in location.locations]  # pyright: ignore
+                return make.fused(parts, None, self.context)
+            case _:
+                return self.unknown
+
+    # ---- operations
+
+    def operation(self, op: Operation) -> Native:
+        attributes = op.attributes
+        name = op.name
+        if isinstance(op, UnregisteredOp):
+            name = op.op_name.data
+            attributes = {k: v for k, v in attributes.items() if k != "op_name__"}
+        convert, type_, values = self.attribute, self.type, self._values
+        native_attributes = {k: convert(v) for k, v in op.properties.items()}
+        for key, value in attributes.items():
+            native_attributes[key] = convert(value)
+        regions = op.regions
+        native = self.ir.Operation.create(
+            name,
+            results=[type_(result.type) for result in op.results],
+            operands=[values[value] for value in op._operands],  # pyright: ignore[reportPrivateUsage]
+            attributes=native_attributes,
+            successors=[self._blocks[block] for block in op.successors]
+            if op._successors  # pyright: ignore[reportPrivateUsage]
+            else None,
+            regions=len(regions),
+            loc=self.location(op.location),
+            ip=False,
+        )
+        for result, native_result in zip(op.results, native.results, strict=True):
+            values[result] = native_result
+        for region, native_region in zip(regions, native.regions, strict=True):
+            self.region(region, native_region)
+        return native
+
+    def region(self, region: Region, native: Native) -> None:
+        pairs: list[tuple[Block, Native]] = []
+        for block in region.blocks:
+            native_block = native.blocks.append(
+                *[self.type(value.type) for value in block.args],
+                arg_locs=[self.location(value.location) for value in block.args],
+            )
+            for value, native_value in zip(block.args, native_block.arguments, strict=True):
+                self._values[value] = native_value
+            pairs.append((block, native_block))
+        if len(pairs) > 1:
+            self._blocks.update(pairs)
+        for block, native_block in pairs:
+            append = native_block.append
+            op = block.first_op
+            while op is not None:
+                append(self.operation(op))
+                op = op.next_op
+
+
+def export_module(module: ModuleOp, context: Any = None, *, verify: bool = True) -> Native:
+    """The jaxlib module of an xDSL module, verified by jaxlib.
+
+    What jaxlib refuses becomes a DiagnosticError at the operation's place.
+    """
+    from jaxlib.mlir import ir
+
+    context = make_mlir_context() if context is None else context
+    with context, no_garbage_collection():
+        exporter = _Exporter(context)
+        result = ir.Module.create(exporter.location(module.location))
+        operation = result.operation
+        for name, value in {**module.properties, **module.attributes}.items():
+            operation.attributes[name] = exporter.attribute(value)
+        body = result.body
+        for op in module.body.block.ops:
+            body.append(exporter.operation(op))
+        if verify:
+            try:
+                operation.verify()
+            except ir.MLIRError as error:
+                raise diagnostic_of(error) from None
+    return result
