@@ -1,0 +1,35 @@
+"""Bytes that collectives move, by the ring algorithms.
+
+Bytes a device sends for a collective in a group of `p` devices (Thakur et al. 2005, "Optimization of
+collective communication operations in MPICH"; the figures NCCL's ring algorithms reach):
+
+    all_reduce                   2 (p - 1) / p  of the full buffer
+    all_gather, reduce_scatter     (p - 1) / p  of the full (gathered, unscattered) buffer
+    all_to_all                     (p - 1) / p  of the local buffer
+    permute                      the local buffer
+"""
+
+from __future__ import annotations
+
+
+def all_reduce_bytes(num_bytes: float, group: int) -> float:
+    """`num_bytes`: the buffer that each device holds before and after."""
+    return 2 * (group - 1) / group * num_bytes
+
+
+def all_gather_bytes(local_bytes: float, group: int) -> float:
+    """`local_bytes`: what each device holds before the gather."""
+    return (group - 1) * local_bytes
+
+
+def reduce_scatter_bytes(num_bytes: float, group: int) -> float:
+    """`num_bytes`: what each device holds before the reduction."""
+    return (group - 1) / group * num_bytes
+
+
+def all_to_all_bytes(local_bytes: float, group: int) -> float:
+    return (group - 1) / group * local_bytes
+
+
+def permute_bytes(local_bytes: float) -> float:
+    return local_bytes

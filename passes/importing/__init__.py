@@ -1,0 +1,1 @@
+"""Into and out of autopar's spelling of shardings, and the clean-up on the way in."""

@@ -1,0 +1,43 @@
+"""Pass `annotate-method`: what a parallel method means, written as shardings of arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from autopar.passes.partition.grid_option import ensure_grid
+
+from .methods import MethodOptions, annotate_method
+
+
+@dataclass(frozen=True)
+class AnnotateMethodPass(ModulePass):
+    """Annotate the arguments and results of @main as a parallel method lays them out.
+
+    Methods: `dp` (batch sharded, the rest replicated), `zero2` (optimizer state sharded over the
+    batch axes as well), `zero3` or `fsdp` (parameters too; they are gathered before their uses in
+    the forward phase and again in the backward phase), `shard` (the user's own annotations only).
+
+    Needs a grid (in the module, or `grid=8`). What an argument is stands in `autopar.kind` and
+    `autopar.batch_dim`, or is inferred: aliased or donated arguments are state, of which those that
+    only elementwise ops read are optimizer state; other tensors are the batch. Arguments that the
+    user annotated keep their sharding. `batch-axis=NAME` restricts the method to one grid axis.
+
+    Guarantees that every argument and result of @main that the method speaks of is annotated.
+    """
+
+    name = "annotate-method"
+
+    method: str = "dp"
+    grid: str | None = None
+    axis_names: tuple[str, ...] | None = None
+    batch_axis: str | None = None
+    small_tensor_elements: int = 512
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        ensure_grid(op, self.grid, self.axis_names)
+        options = MethodOptions(self.method, self.batch_axis, self.small_tensor_elements)
+        annotate_method(op, options)

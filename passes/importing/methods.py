@@ -1,0 +1,282 @@
+"""Parallel methods as annotations: data parallelism and ZeRO.
+
+ZeRO (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054): stage 2 shards the optimizer state
+and the gradients over the data-parallel devices, stage 3 the parameters as well. Here a stage is
+only a set of shardings on arguments and results: propagation carries them to the gradients, and
+partitioning turns the sums over the batch into reduce-scatters. Stage 3 adds one constraint for
+every parameter and phase that gathers it before its uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from xdsl.dialects.builtin import (
+    DictionaryAttr,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    TensorType,
+)
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from autopar.dialects.autopar import (
+    ConstraintOp,
+    entries_of,
+    result_sharding,
+    set_arg_shardings,
+    set_result_sharding,
+    sharding_of,
+)
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.shard import grid_of
+from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
+
+METHODS = {
+    "dp": 0,
+    "zero2": 2,
+    "zero3": 3,
+    "fsdp": 3,
+    "shard": None,
+}
+"""The strings of every command line and of `parallelize`, with the ZeRO stage that they mean."""
+
+KIND = "autopar.kind"
+BATCH_DIM = "autopar.batch_dim"
+KINDS = ("parameter", "optimizer_state", "batch", "other")
+
+PARAMETER_PRIORITY = 1
+"""Priority of state shardings: the batch's (0) propagates first and wins conflicts."""
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    method: str
+    batch_axis: str | None = None
+    """The grid axis that the method uses (None: all axes, flattened)."""
+    small_tensor_elements: int = 512
+    """State tensors with fewer elements than this stay whole."""
+
+
+def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
+    """Annotates @main (the only function with a body, if it has another name) in place."""
+    if options.method not in METHODS:
+        raise DiagnosticError(
+            module,
+            f"annotate-method: method={options.method} is unknown (known: {', '.join(METHODS)})",
+        )
+    stage = METHODS[options.method]
+    func = main_function(module)
+    grid = grid_of(module)
+    if stage is None:
+        return
+    axes = _method_axes(module, grid, options)
+    kinds = argument_kinds(func)
+    shardings = [
+        sharding_of(arg) or _argument_sharding(arg, kind, grid, axes, stage, options)
+        for arg, kind in zip(func.body.block.args, kinds, strict=True)
+    ]
+    set_arg_shardings(func, shardings)
+    for arg_index, result_index in aliases(func):
+        if result_sharding(func, result_index) is None:
+            sharding = shardings[arg_index]
+            set_result_sharding(func, result_index, None if sharding is None else sharding.closed())
+    if stage == 3:
+        for arg, kind in zip(func.body.block.args, kinds, strict=True):
+            if kind == "parameter":
+                gather_by_phase(arg, grid)
+
+
+def main_function(module: ModuleOp) -> FuncOp:
+    """@main, or the only public function."""
+    functions = [op for op in module.ops if isinstance(op, FuncOp) and op.body.blocks]
+    for func in functions:
+        if func.sym_name.data == "main":
+            return func
+    public = [f for f in functions if f.sym_visibility is None or f.sym_visibility.data == "public"]
+    if len(public) != 1:
+        raise DiagnosticError(module, f"expected a function @main, found {len(public)} functions")
+    return public[0]
+
+
+def aliases(func: FuncOp) -> list[tuple[int, int]]:
+    """(argument, result) pairs that share a buffer by `tf.aliasing_output`."""
+    if func.arg_attrs is None:
+        return []
+    pairs: list[tuple[int, int]] = []
+    for index, entry in enumerate(func.arg_attrs.data):
+        alias = entry.data.get("tf.aliasing_output")
+        if isinstance(alias, IntegerAttr):
+            pairs.append((index, alias.value.data))
+    return pairs
+
+
+def _method_axes(module: ModuleOp, grid: Grid, options: MethodOptions) -> tuple[AxisRef, ...]:
+    if options.batch_axis is None:
+        return tuple(AxisRef(name) for name, size in grid.axes if size > 1)
+    if options.batch_axis not in grid.sizes:
+        raise DiagnosticError(
+            module,
+            f"batch-axis={options.batch_axis}: grid @{grid.name} has no such axis "
+            f"(its axes: {', '.join(grid.axis_names)})",
+        )
+    return (AxisRef(options.batch_axis),)
+
+
+# ---- what arguments are --------------------------------------------------------------------------
+
+
+def argument_kinds(func: FuncOp) -> list[str]:
+    """The kind of each argument: as `autopar.kind` says, else inferred."""
+    args = func.body.block.args
+    entries = entries_of(func.arg_attrs, len(args))
+    return [
+        _stated_kind(func, index, entry) or _inferred_kind(arg, entry)
+        for index, (arg, entry) in enumerate(zip(args, entries, strict=True))
+    ]
+
+
+def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
+    kind = entry.data.get(KIND)
+    if kind is None:
+        return None
+    if not isinstance(kind, StringAttr) or kind.data not in KINDS:
+        raise DiagnosticError(
+            func, f"argument {index}: {KIND} = {kind} is none of {', '.join(KINDS)}"
+        )
+    return kind.data
+
+
+def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr) -> str:
+    shape = arg.type.get_shape() if isinstance(arg.type, TensorType) else ()
+    if "tf.aliasing_output" in entry.data or "jax.buffer_donor" in entry.data:
+        if not shape:
+            return "other"
+        return "parameter" if _feeds_contraction(arg) else "optimizer_state"
+    return "batch" if shape else "other"
+
+
+_CONTRACTIONS = frozenset(
+    {"stablehlo.dot_general", "stablehlo.convolution", "stablehlo.gather", "stablehlo.while"}
+)
+_VIEWS = frozenset(
+    {
+        "stablehlo.broadcast_in_dim",
+        "stablehlo.convert",
+        "stablehlo.reshape",
+        "stablehlo.slice",
+        "stablehlo.transpose",
+    }
+)
+
+
+def _feeds_contraction(value: SSAValue) -> bool:
+    """Whether a dot, convolution, look-up or loop reads the value, or it is broadcast."""
+    for use in value.uses:
+        user = use.operation
+        if user.name in _CONTRACTIONS or user.name == "stablehlo.broadcast_in_dim":
+            return True
+        if user.name in _VIEWS and _feeds_contraction(user.results[0]):
+            return True
+    return False
+
+
+def batch_dim(func: FuncOp, index: int) -> int:
+    """The batch dimension of a batch argument (`autopar.batch_dim`, 0 where absent)."""
+    entry = entries_of(func.arg_attrs, len(func.body.block.args))[index]
+    attr = entry.data.get(BATCH_DIM)
+    return attr.value.data if isinstance(attr, IntegerAttr) else 0
+
+
+# ---- where they lie ------------------------------------------------------------------------------
+
+
+def _argument_sharding(
+    arg: BlockArgument,
+    kind: str,
+    grid: Grid,
+    axes: tuple[AxisRef, ...],
+    stage: int,
+    options: MethodOptions,
+) -> Sharding | None:
+    if not isinstance(arg.type, TensorType):
+        return None
+    shape = arg.type.get_shape()
+    if kind == "batch" and shape:
+        func = arg.block.parent_op()
+        assert isinstance(func, FuncOp)
+        return _on_dim(grid, len(shape), batch_dim(func, arg.index), axes)
+    sharded = (kind == "optimizer_state" and stage >= 2) or (kind == "parameter" and stage >= 3)
+    if sharded:
+        dim = state_dim(shape, grid.parts(axes), options.small_tensor_elements)
+        if dim is not None:
+            return _on_dim(grid, len(shape), dim, axes, PARAMETER_PRIORITY)
+    return Sharding.fully_replicated(grid.name, len(shape))
+
+
+def state_dim(shape: Sequence[int], parts: int, small: int) -> int | None:
+    """The dimension along which ZeRO splits a state tensor: the largest that `parts` divides,
+    else the largest (padded); None for small tensors and for those with no dimension that long."""
+    if parts == 1 or prod(shape) < small:
+        return None
+    divisible = [d for d, size in enumerate(shape) if size % parts == 0]
+    candidates = divisible or [d for d, size in enumerate(shape) if size >= parts]
+    return max(candidates, key=lambda d: (shape[d], -d)) if candidates else None
+
+
+def _on_dim(
+    grid: Grid, rank: int, dim: int, axes: tuple[AxisRef, ...], priority: int | None = None
+) -> Sharding:
+    dims = [DimSharding()] * rank
+    dims[dim] = DimSharding(axes, False, priority)
+    return Sharding(grid.name, tuple(dims))
+
+
+# ---- ZeRO-3: gathering parameters by phase -------------------------------------------------------
+
+
+def gather_by_phase(arg: BlockArgument, grid: Grid) -> None:
+    """Gathers a sharded parameter for its forward uses and once more for its backward uses.
+
+    The two gathers are distinct ops that nothing merges; the backward one takes its input through
+    an optimization barrier with a value of the backward phase, so that it cannot run early.
+    Uses in the update phase read the shard.
+    """
+    sharding = sharding_of(arg)
+    if sharding is None or sharding.is_replicated:
+        return
+    whole = Sharding.fully_replicated(grid.name, sharding.rank)
+    phases: dict[str, list[tuple[Operation, int]]] = {"forward": [], "backward": []}
+    for use in list(arg.uses):
+        phase = phase_of(use.operation)
+        if phase in phases:
+            phases[phase].append((use.operation, use.index))
+    for uses in phases.values():
+        if not uses:
+            continue
+        first = _first(op for op, _ in uses)
+        constraint = ConstraintOp(arg, whole)
+        constraint.location = first.location
+        Rewriter.insert_op(constraint, InsertPoint.before(first))
+        for op, index in uses:
+            op.operands[index] = constraint.result
+
+
+def _first(ops: Iterable[Operation]) -> Operation:
+    """The op that comes first; all stand in the same block."""
+    candidates = set(ops)
+    block = next(iter(candidates)).parent
+    assert block is not None
+    return next(op for op in block.ops if op in candidates)
+
+
+def phase_of(op: Operation) -> str:
+    """forward, backward or update, by the name stack that JAX leaves in the op's location."""
+    name = str(op.location)
+    if "transpose(" in name or "rematted_computation" in name:
+        return "backward"
+    return "forward" if "jvp(" in name else "update"

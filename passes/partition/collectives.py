@@ -1,0 +1,198 @@
+"""Emitting a resharding plan as `shard` collectives on local shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.ir import SSAValue
+
+from autopar.dialects.shard import (
+    AllGatherOp,
+    AllReduceOp,
+    AllSliceOp,
+    AllToAllOp,
+    PermuteOp,
+    ReduceScatterOp,
+    make_collective,
+)
+from autopar.dialects.sharding import local_dim
+
+from .local_builder import LocalBuilder
+from .reshard_plan import Step
+from .specs import Spec
+from .windows import block_starts, fetch_window
+
+
+def emit_steps(
+    builder: LocalBuilder,
+    value: SSAValue,
+    source: Spec,
+    steps: Sequence[Step],
+    shape: Sequence[int],
+) -> SSAValue:
+    """Applies `steps` to the local `value` of a tensor of global `shape` that lies as `source`."""
+    for step in steps:
+        value = _EMITTERS[step.kind](builder, value, source, step, shape)
+        source = step.after
+    return value
+
+
+def _padded_to(
+    builder: LocalBuilder, value: SSAValue, dim: int, parts: int, block: int
+) -> SSAValue:
+    """Pads `dim` to `parts` whole blocks, as a collective that splits it evenly wants."""
+    have = value.type.get_shape()[dim]  # pyright: ignore
+    return builder.pad(value, dim, 0, parts * block - have)
+
+
+def _block(builder: LocalBuilder, spec: Spec, dim: int, shape: Sequence[int]) -> int:
+    return local_dim(shape[dim], builder.table.parts(spec.dims[dim]))
+
+
+def _resize(value: SSAValue, dim: int, size: int) -> list[int]:
+    shape = list(value.type.get_shape())  # pyright: ignore
+    shape[dim] = size
+    return shape
+
+
+def _all_slice(
+    builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
+) -> SSAValue:
+    block = _block(builder, step.after, step.dim, shape)
+    value = _padded_to(builder, value, step.dim, builder.table.parts(step.axes), block)
+    grid = builder.table.refined.name
+    return builder.insert(
+        make_collective(
+            AllSliceOp,
+            value,
+            grid,
+            step.axes,
+            _resize(value, step.dim, block),
+            slice_axis=step.dim,
+        )
+    )
+
+
+def _all_gather(
+    builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
+) -> SSAValue:
+    group = builder.table.parts(step.axes)
+    have = value.type.get_shape()[step.dim]  # pyright: ignore
+    gathered = builder.insert(
+        make_collective(
+            AllGatherOp,
+            value,
+            builder.table.refined.name,
+            step.axes,
+            _resize(value, step.dim, have * group),
+            gather_axis=step.dim,
+        )
+    )
+    return builder.slice(gathered, step.dim, 0, _block(builder, step.after, step.dim, shape))
+
+
+def _all_to_all(
+    builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
+) -> SSAValue:
+    group = builder.table.parts(step.axes)
+    block = _block(builder, step.after, step.target_dim, shape)
+    value = _padded_to(builder, value, step.target_dim, group, block)
+    after = _resize(value, step.target_dim, block)
+    after[step.dim] *= group
+    moved = builder.insert(
+        make_collective(
+            AllToAllOp,
+            value,
+            builder.table.refined.name,
+            step.axes,
+            after,
+            split_axis=step.target_dim,
+            concat_axis=step.dim,
+        )
+    )
+    return builder.slice(moved, step.dim, 0, _block(builder, step.after, step.dim, shape))
+
+
+def _reduce_scatter(
+    builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
+) -> SSAValue:
+    block = _block(builder, step.after, step.dim, shape)
+    value = _padded_to(builder, value, step.dim, builder.table.parts(step.axes), block)
+    return builder.insert(
+        make_collective(
+            ReduceScatterOp,
+            value,
+            builder.table.refined.name,
+            step.axes,
+            _resize(value, step.dim, block),
+            reduction=step.reduction,
+            scatter_axis=step.dim,
+        )
+    )
+
+
+def _all_reduce(
+    builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
+) -> SSAValue:
+    return builder.insert(
+        make_collective(
+            AllReduceOp, value, builder.table.refined.name, step.axes, reduction=step.reduction
+        )
+    )
+
+
+def _permute(
+    builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
+) -> SSAValue:
+    grid = builder.table.refined
+    holders: dict[tuple[int, ...], list[int]] = {}
+    for device, key in enumerate(_part_keys(builder, source)):
+        holders.setdefault(key, []).append(device)
+    pairs: list[tuple[int, int]] = []
+    served: dict[tuple[int, ...], int] = {}
+    for device, key in enumerate(_part_keys(builder, step.after)):
+        nth = served.get(key, 0)
+        served[key] = nth + 1
+        pairs.append((holders[key][nth], device))
+    return builder.insert(
+        make_collective(PermuteOp, value, grid.name, range(len(grid.axes)), pairs=pairs)
+    )
+
+
+def _part_keys(builder: LocalBuilder, spec: Spec) -> list[tuple[int, ...]]:
+    """For each device which block it holds (and which summand, of a partial)."""
+    columns = [builder.part_index(axes) for axes in spec.dims]
+    columns.append(builder.part_index(tuple(sorted(spec.partial_axes))))
+    return list(zip(*columns, strict=True))
+
+
+def _to_partial(
+    builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
+) -> SSAValue:
+    """Kept on the devices of index 0 along the axes, the neutral element elsewhere."""
+    neutral = builder.neutral(step.reduction, value.type)
+    index = builder.per_device(builder.part_index(step.axes))
+    is_first = builder.compare(index, "EQ", builder.index(0))
+    flags = builder.broadcast(is_first, value.type.get_shape(), [])  # pyright: ignore
+    return builder.select(flags, value, neutral)
+
+
+def _window(
+    builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
+) -> SSAValue:
+    size = shape[step.dim]
+    starts = block_starts(builder, step.after.dims[step.dim], size)
+    width = _block(builder, step.after, step.dim, shape)
+    return fetch_window(builder, value, step.dim, source.dims[step.dim], size, starts, width)
+
+
+_EMITTERS = {
+    "all_slice": _all_slice,
+    "all_gather": _all_gather,
+    "all_to_all": _all_to_all,
+    "reduce_scatter": _reduce_scatter,
+    "all_reduce": _all_reduce,
+    "permute": _permute,
+    "to_partial": _to_partial,
+    "window": _window,
+}

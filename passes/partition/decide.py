@@ -1,0 +1,570 @@
+"""Deciding, op by op, how each is split, and making reshardings explicit.
+
+One walk in program order. For every value the walk knows where it lies (its spec); for every op it
+chooses the strategy that moves the fewest bytes (strategy.py), reshards the operands that lie
+elsewhere and resolves partial results, each once, where it is cheapest:
+
+- a partial result with one user that is linear in it, and whose result is no larger, stays partial
+  (so an all-reduce is paid late, and once for a sum of several);
+- a loop carry that is only added to is partial where what is added is: gradients accumulated over
+  microbatches are reduced once, after the loop;
+- anything else is resolved where it is made, straight to the sharding that the value is to have
+  (so a sharded one is reduce-scattered).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, DictionaryAttr, ModuleOp, StringAttr, i64
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from autopar.dialects.autopar import (
+    SHARDING,
+    STRATEGY,
+    ConstraintOp,
+    ReshardOp,
+    ShardingAttr,
+    StrategyAttr,
+    result_sharding,
+    set_arg_shardings,
+    set_result_shardings,
+    sharding_of,
+)
+from autopar.dialects.diagnostics import DiagnosticError, remark
+from autopar.dialects.rules.core import FactorKind, ShardingRule
+from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.shard import GridOp, make_grid_op
+from autopar.dialects.sharding import AxisRef, Grid, Sharding
+
+from .reshard_plan import ReshardPlanner
+from .special import splittable_factors
+from .specs import AxisTable, Spec, merge_partial
+from .strategy import Strategy, StrategyChooser, TensorUse
+from .tensors import is_splittable, item_bytes, shape_of
+
+GRID = "autopar.grid"
+
+Carried = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def insert_reshards(module: ModuleOp) -> None:
+    """Decides the whole module in place (see the pass)."""
+    grid_op = find_grid_op(module)
+    if grid_op is None:
+        raise DiagnosticError(
+            module,
+            "partitioning needs a device grid, and the module declares none: "
+            "give --shard-partition=\"grid=2x4\" or a shard.grid (sdy.mesh) in the module",
+        )
+    grid = grid_op.to_grid()
+    table = AxisTable(grid, _used_axes(module))
+    for op in module.ops:
+        if isinstance(op, FuncOp) and op.body.blocks:
+            FunctionDecider(op, table).run()
+    _refine_grid(module, grid_op, table)
+
+
+def find_grid_op(module: ModuleOp) -> GridOp | None:
+    """The module's grid; an error where it has several (import-sdy unifies them)."""
+    grids = [op for op in module.ops if isinstance(op, GridOp)]
+    if len(grids) > 1:
+        names = ", ".join(f"@{g.sym_name.data}" for g in grids)
+        raise DiagnosticError(
+            grids[1], f"a program is partitioned over one grid, but the module has {names}"
+        )
+    return grids[0] if grids else None
+
+
+def _refine_grid(module: ModuleOp, grid_op: GridOp, table: AxisTable) -> None:
+    module.attributes.setdefault(
+        GRID,
+        DictionaryAttr(
+            {
+                "axes": ArrayAttr([StringAttr(name) for name in table.grid.axis_names]),
+                "shape": DenseArrayBase.from_list(i64, table.grid.shape),
+            }
+        ),
+    )
+    if table.refined.axes != table.grid.axes:
+        Rewriter.replace_op(grid_op, make_grid_op(table.refined), [])
+
+
+def _used_axes(module: ModuleOp) -> set[AxisRef]:
+    """Every axis that some sharding of the module names, sub-axes included."""
+    shardings: set[Sharding] = set()
+
+    def collect(attr: Attribute | None) -> None:
+        if isinstance(attr, ShardingAttr):
+            shardings.add(attr.data)
+        elif isinstance(attr, ArrayAttr):
+            for item in attr.data:
+                collect(item)
+        elif isinstance(attr, DictionaryAttr):
+            collect(attr.data.get(SHARDING))
+
+    seen: set[int] = set()
+    for op in module.walk():
+        attr = op.attributes.get(SHARDING)
+        if attr is not None and id(attr) not in seen:
+            seen.add(id(attr))
+            collect(attr)
+        if isinstance(op, ConstraintOp | ReshardOp):
+            shardings.add(op.sharding.data)
+        elif isinstance(op, FuncOp):
+            collect(op.arg_attrs)
+            collect(op.res_attrs)
+    return {axis for sharding in shardings for axis in sharding.used_axes()}
+
+
+class FunctionDecider:
+    """Decides one function. `specs` says where each value lies as the walk goes."""
+
+    def __init__(self, func: FuncOp, table: AxisTable) -> None:
+        self._func = func
+        self._table = table
+        self._planner = ReshardPlanner(table)
+        self._chooser = StrategyChooser(table, self._planner)
+        self._specs: dict[SSAValue, Spec] = {}
+        self._versions: dict[SSAValue, list[SSAValue]] = {}
+        """For a value what it was resharded to."""
+        self._accumulators: dict[SSAValue, tuple[Operation, int]] = {}
+        """Loop carries that may become partial: body argument -> (while op, index)."""
+        self._sharding_attrs: dict[Spec, ShardingAttr] = {}
+        self._result_attrs: dict[tuple[Spec, ...], ArrayAttr[ShardingAttr]] = {}
+        self._strategy_attrs: dict[tuple[tuple[int, ...], ...], StrategyAttr] = {}
+        self._uses: dict[tuple[Spec, int], TensorUse] = {}
+        self._reported: set[str] = set()
+
+    # ---- the walk ----
+
+    def run(self) -> None:
+        func = self._func
+        entry = func.body.block
+        for arg in entry.args:
+            self._specs[arg] = self._annotated(arg)
+        self._block(entry)
+        terminator = entry.last_op
+        assert terminator is not None
+        wanted: list[Spec] = []
+        for index, value in enumerate(terminator.operands):
+            annotated = result_sharding(func, index)
+            spec = (
+                self._table.spec(annotated)
+                if annotated is not None
+                else self._resolved(value)
+            )
+            wanted.append(spec)
+            self._bring(terminator, index, spec)
+        set_arg_shardings(func, [self._sharding(self._specs[a]) for a in entry.args])
+        set_result_shardings(func, [self._sharding(s) for s in wanted])
+
+    def _block(self, block: Block) -> None:
+        op = block.first_op
+        while op is not None:
+            following = op.next_op
+            self._op(op)
+            op = following
+
+    def _op(self, op: Operation) -> None:
+        name = op.name
+        if isinstance(op, ConstraintOp | ReshardOp):
+            self._constraint(op)
+        elif name in ("stablehlo.while", "stablehlo.case", "stablehlo.if"):
+            self._control_flow(op)
+        elif name == "stablehlo.optimization_barrier":
+            self._barrier(op)
+        elif op.results or op.operands:
+            if op.next_op is None and not op.results:
+                return  # terminators belong to whoever walks the block
+            self._compute(op)
+
+    # ---- shardings of values ----
+
+    def _annotated(self, value: SSAValue) -> Spec:
+        """What the IR says of a value, without partials; replicated where it says nothing."""
+        sharding = sharding_of(value)
+        if sharding is None or not is_splittable(value.type):
+            return self._table.replicated(len(shape_of(value.type)))
+        return self._table.spec(sharding).with_partial(())
+
+    def _resolved(self, value: SSAValue) -> Spec:
+        """Where a value is to lie once it is no longer partial."""
+        spec = self._specs[value]
+        return spec if not spec.partial else self._annotated_or(value, spec)
+
+    def _annotated_or(self, value: SSAValue, spec: Spec) -> Spec:
+        if isinstance(value, BlockArgument) or sharding_of(value) is None:
+            return spec.with_partial(())
+        return self._annotated(value)
+
+    def _sharding(self, spec: Spec) -> Sharding:
+        return self._table.sharding(spec)
+
+    def _sharding_attr(self, spec: Spec) -> ShardingAttr:
+        attr = self._sharding_attrs.get(spec)
+        if attr is None:
+            attr = self._sharding_attrs[spec] = ShardingAttr(self._table.sharding(spec))
+        return attr
+
+    def _record(self, op: Operation, specs: Sequence[Spec]) -> None:
+        """Writes the shardings of the results and remembers them."""
+        key = tuple(specs)
+        attr = self._result_attrs.get(key)
+        if attr is None:
+            attr = self._result_attrs[key] = ArrayAttr([self._sharding_attr(s) for s in key])
+        op.attributes[SHARDING] = attr
+        for result, spec in zip(op.results, key, strict=True):
+            self._specs[result] = spec
+
+    def _use(self, value: SSAValue, spec: Spec) -> TensorUse:
+        key = (spec, id(value.type))
+        use = self._uses.get(key)
+        if use is None:
+            use = TensorUse(spec, shape_of(value.type), item_bytes(value.type))
+            self._uses[key] = use
+        return use
+
+    # ---- reshardings ----
+
+    def _bring(self, op: Operation, index: int, spec: Spec) -> None:
+        """Makes operand `index` of `op` lie as `spec` says, by a reshard if it does not."""
+        value = op.operands[index]
+        if self._specs[value] != spec:
+            op.operands[index] = self._resharded(value, spec, op)
+
+    def _resharded(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
+        """`value` laid out by `spec`: an earlier reshard of it, or a new one before `before`."""
+        best: SSAValue = value
+        best_cost = self._reshard_cost(value, value, spec)
+        for version in self._versions.get(value, ()):
+            if not _is_visible(version, before):
+                continue
+            if self._specs[version] == spec:
+                return version
+            cost = self._reshard_cost(version, value, spec)
+            if cost < best_cost:
+                best, best_cost = version, cost
+        op = ReshardOp(best, self._sharding_attr(spec))
+        op.location = before.location
+        Rewriter.insert_op(op, InsertPoint.before(before))
+        self._specs[op.result] = spec
+        self._versions.setdefault(value, []).append(op.result)
+        return op.result
+
+    def _reshard_cost(self, version: SSAValue, value: SSAValue, spec: Spec) -> float:
+        return self._planner.cost(
+            self._specs[version], spec, shape_of(value.type), item_bytes(value.type)
+        )
+
+    def _constraint(self, op: ConstraintOp | ReshardOp) -> None:
+        """A demand: the value is resharded to it here, on its own (never a shared reshard)."""
+        spec = self._table.spec(op.sharding.data)
+        source = op.input
+        if self._specs[source] == spec:
+            self._specs[op.result] = spec
+            op.result.replace_all_uses_with(source)
+            Rewriter.erase_op(op)
+            return
+        new = ReshardOp(source, self._sharding_attr(spec))
+        new.location = op.location
+        Rewriter.replace_op(op, new)
+        self._specs[new.result] = spec
+
+    # ---- ops ----
+
+    def _compute(self, op: Operation) -> None:
+        if op.name == "stablehlo.constant":
+            self._constant(op)
+            return
+        rule = get_rule(op)
+        if rule is None or not all(
+            is_splittable(v.type) or not shape_of(v.type) for v in (*op.operands, *op.results)
+        ):
+            self._replicate(op, rule)
+            return
+        carried = self._carried(op, rule)
+        operand_uses = [self._use(v, self._specs[v]) for v in op.operands]
+        result_uses = [self._use(r, self._annotated(r)) for r in op.results]
+        splittable = splittable_factors(op, rule)
+        given = op.attributes.get(STRATEGY)
+        if isinstance(given, StrategyAttr):
+            factors = tuple(self._table.indices(axes) for axes in given.data)
+            strategy = self._chooser.complete(rule, splittable, factors, carried)
+        else:
+            strategy = self._chooser.choose(rule, splittable, operand_uses, result_uses, carried)
+        self._operands(op, rule, strategy, carried)
+        self._remark_gathered(op, rule, strategy, operand_uses)
+        attr = self._strategy_attrs.get(strategy.factors)
+        if attr is None:
+            attr = StrategyAttr(tuple(self._table.axes(f) for f in strategy.factors))
+            self._strategy_attrs[strategy.factors] = attr
+        op.attributes[STRATEGY] = attr
+        wanted = [use.spec for use in result_uses]
+        self._record(op, strategy.results)
+        self._results(op, strategy.results, wanted)
+
+    def _operands(
+        self, op: Operation, rule: ShardingRule, strategy: Strategy, carried: Carried
+    ) -> None:
+        members = self._carrying_operands(op, rule, carried) if carried else frozenset[int]()
+        for index, spec in enumerate(strategy.operands):
+            if index in members:
+                spec = spec.with_partial(merge_partial(spec.partial, carried))
+            if self._specs[op.operands[index]] != spec:
+                self._bring(op, index, spec)
+
+    def _results(self, op: Operation, natural: Sequence[Spec], wanted: Sequence[Spec]) -> None:
+        """Resolves partials and reshards results to what they are wanted as, or defers it."""
+        for result, have, want in zip(op.results, natural, wanted, strict=True):
+            if have == want or (have.partial and self._defers(result, have)):
+                continue
+            if result.first_use is None:
+                continue
+            after = op.next_op
+            assert after is not None
+            new = ReshardOp(result, self._sharding_attr(want))
+            new.location = op.location
+            result.replace_uses_with_if(new.result, lambda use: use.operation is not new)
+            Rewriter.insert_op(new, InsertPoint.before(after))
+            self._specs[new.result] = want
+
+    def _constant(self, op: Operation) -> None:
+        """A splat is the same under any sharding; other constants are made whole and sliced."""
+        result = op.results[0]
+        wanted = self._annotated(result)
+        if not wanted.dim_axes or _is_splat(op):
+            self._record(op, [wanted])
+            return
+        natural = self._table.replicated(len(shape_of(result.type)))
+        self._record(op, [natural])
+        self._results(op, [natural], [wanted])
+
+    def _replicate(self, op: Operation, rule: ShardingRule | None) -> None:
+        """An op that cannot be split: whole operands in, whole results out."""
+        if rule is None:
+            self._remark_replicated(op)
+        for index, value in enumerate(op.operands):
+            self._bring(op, index, self._table.replicated(len(shape_of(value.type))))
+        wanted = [self._annotated(r) for r in op.results]
+        natural = [self._table.replicated(len(shape_of(r.type))) for r in op.results]
+        if op.results:
+            self._record(op, natural)
+            self._results(op, natural, wanted)
+
+    # ---- partial results ----
+
+    def _carried(self, op: Operation, rule: ShardingRule) -> Carried:
+        """The partial axes that pass through `op`, resolving here what cannot pass."""
+        partials = [
+            (index, self._specs[value].partial)
+            for index, value in enumerate(op.operands)
+            if self._specs[value].partial
+        ]
+        if not partials:
+            return ()
+        for group in rule.linear:
+            members = [(i, p) for i, p in partials if i in group]
+            if not members or any(i not in group for i, _ in partials):
+                continue
+            wanted = members[0][1]
+            if any(p != wanted for _, p in members):
+                continue
+            if not rule.moves_data and any(kind != "sum" for kind, _ in wanted):
+                continue
+            axes = {axis for _, partial_axes in wanted for axis in partial_axes}
+            if any(
+                axes & self._specs[value].dim_axes
+                for index, value in enumerate(op.operands)
+                if index not in group
+            ):
+                continue
+            if len(members) == len(set(group)) or self._accumulates(op, group, wanted):
+                return wanted
+        return ()
+
+    def _carrying_operands(
+        self, op: Operation, rule: ShardingRule, carried: Carried
+    ) -> frozenset[int]:
+        for group in rule.linear:
+            if any(self._specs[op.operands[i]].partial == carried for i in group):
+                return frozenset(group)
+        return frozenset()
+
+    def _accumulates(self, op: Operation, group: Sequence[int], wanted: Carried) -> bool:
+        """Whether the other operands of a sum are loop carries that may be partial as well.
+
+        If so the carry becomes partial from here on (its only use is this op).
+        """
+        others = [op.operands[i] for i in group if not self._specs[op.operands[i]].partial]
+        if not all(value in self._accumulators for value in others):
+            return False
+        axes = {axis for _, partial_axes in wanted for axis in partial_axes}
+        if any(axes & self._specs[value].dim_axes for value in others):
+            return False
+        for value in others:
+            self._specs[value] = self._specs[value].with_partial(wanted)
+        return True
+
+    def _defers(self, value: SSAValue, spec: Spec) -> bool:
+        """Whether a partial value is better resolved after its (only) user."""
+        use = value.first_use
+        if use is None:
+            return True
+        if not value.has_one_use():
+            return False
+        user = use.operation
+        if len(user.results) != 1 or not isinstance(user, Operation):
+            return self._defers_to_terminator(user, use.index, spec)
+        rule = get_rule(user)
+        if rule is None or isinstance(user, ConstraintOp | ReshardOp):
+            return False
+        group = next((g for g in rule.linear if use.index in g), None)
+        if group is None or (not rule.moves_data and any(kind != "sum" for kind, _ in spec.partial)):
+            return False
+        result = user.results[0]
+        if _num_bytes(result) > _num_bytes(value):
+            return False
+        for index, other in enumerate(user.operands):
+            known = self._specs.get(other)
+            if index == use.index or other is value or known is None:
+                continue  # not known: made later, it may turn out partial as well
+            if index not in group:
+                if known.dim_axes & spec.partial_axes or known.partial:
+                    return False
+            elif known.partial != spec.partial and other not in self._accumulators:
+                return False
+        return True
+
+    def _defers_to_terminator(self, user: Operation, index: int, spec: Spec) -> bool:
+        """A loop's body may return a partial for a carry that is partial."""
+        parent = user.parent_op()
+        if parent is None or parent.name != "stablehlo.while" or user.next_op is not None:
+            return False
+        body = parent.regions[1].block
+        return self._specs[body.args[index]].partial == spec.partial
+
+    # ---- regions ----
+
+    def _control_flow(self, op: Operation) -> None:
+        if op.name == "stablehlo.while":
+            self._while(op)
+            return
+        for index, value in enumerate(op.operands):
+            self._bring(op, index, self._table.replicated(len(shape_of(value.type))))
+        specs = [self._annotated(r) for r in op.results]
+        for region in op.regions:
+            self._block(region.block)
+            terminator = region.block.last_op
+            assert terminator is not None
+            for index, spec in enumerate(specs):
+                self._bring(terminator, index, spec)
+        self._record(op, specs)
+
+    def _while(self, op: Operation) -> None:
+        condition, body = op.regions
+        specs = [self._annotated(r) for r in op.results]
+        for block in (condition.block, body.block):
+            for arg, spec in zip(block.args, specs, strict=True):
+                self._specs[arg] = spec
+        for index, arg in enumerate(body.block.args):
+            if condition.block.args[index].first_use is None and _is_accumulator(arg, index):
+                self._accumulators[arg] = (op, index)
+        self._block(condition.block)
+        predicate = condition.block.last_op
+        assert predicate is not None
+        for index in range(len(predicate.operands)):
+            self._bring(predicate, index, self._table.replicated(0))
+        self._block(body.block)
+        terminator = body.block.last_op
+        assert terminator is not None
+        for index, arg in enumerate(body.block.args):
+            specs[index] = self._specs[arg]
+            self._specs[condition.block.args[index]] = specs[index]
+            self._bring(terminator, index, specs[index])
+        for index, spec in enumerate(specs):
+            self._bring(op, index, spec)
+        wanted = [self._annotated(r) for r in op.results]
+        self._record(op, specs)
+        self._results(op, specs, wanted)
+
+    def _barrier(self, op: Operation) -> None:
+        specs = [self._annotated(r) for r in op.results]
+        for index, spec in enumerate(specs):
+            self._bring(op, index, spec)
+        self._record(op, specs)
+
+    # ---- remarks ----
+
+    def _remark_replicated(self, op: Operation) -> None:
+        num_bytes = sum(_num_bytes(r) for r in op.results)
+        remark(
+            op,
+            f"'{op.name}' has no sharding rule: it is replicated on all "
+            f"{self._table.grid.num_devices} devices ({num_bytes} result bytes each)",
+        )
+
+    def _remark_gathered(
+        self,
+        op: Operation,
+        rule: ShardingRule,
+        strategy: Strategy,
+        operands: Sequence[TensorUse],
+    ) -> None:
+        """Says which sharded dimensions of operands could not be kept."""
+        for index, (use, required) in enumerate(zip(operands, strategy.operands, strict=True)):
+            for dim, (have, need) in enumerate(zip(use.spec.dims, required.dims, strict=True)):
+                if not have or need[: len(have)] == have:
+                    continue
+                kinds = {rule.kinds[f] for f in rule.operands[index][dim]}
+                if kinds <= {FactorKind.PASS_THROUGH, FactorKind.REDUCTION}:
+                    continue
+                cost = self._planner.cost(use.spec, required, use.shape, use.item_bytes)
+                remark(
+                    op,
+                    f"'{op.name}' cannot keep dimension {dim} of operand {index} sharded: "
+                    f"it is gathered ({int(cost)} bytes a device)",
+                )
+
+
+def _num_bytes(value: SSAValue) -> int:
+    total = item_bytes(value.type)
+    for size in shape_of(value.type):
+        total *= size
+    return total
+
+
+def _is_splat(op: Operation) -> bool:
+    value = op.properties.get("value")
+    return getattr(value, "is_splat", lambda: False)()
+
+
+def _is_visible(value: SSAValue, op: Operation) -> bool:
+    """Whether `value`, defined earlier in the walk, dominates `op` (its block encloses it)."""
+    block = value.owner.parent if isinstance(value.owner, Operation) else value.owner
+    current = op.parent
+    while current is not None:
+        if current is block:
+            return True
+        parent = current.parent_op()
+        current = None if parent is None else parent.parent
+    return False
+
+
+def _is_accumulator(arg: BlockArgument, index: int) -> bool:
+    """Whether a loop carry is only added to: arg -> add -> … -> add -> its place in the return."""
+    value: SSAValue = arg
+    while value.has_one_use():
+        use = value.first_use
+        assert use is not None
+        user = use.operation
+        if user.next_op is None and not user.results:
+            return use.index == index and value is not arg
+        if user.name not in ("stablehlo.add", "arith.addf", "arith.addi"):
+            return False
+        if user.parent is not arg.block:
+            return False
+        value = user.results[0]
+    return False

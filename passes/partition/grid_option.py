@@ -1,0 +1,58 @@
+"""The `grid=2x4 axis-names=x,y` option of passes: a grid for a module that declares none."""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import ModuleOp
+
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.shard import GridOp, make_grid_op
+from autopar.dialects.sharding import Grid
+
+
+def parse_grid(text: str, axis_names: tuple[str, ...] | None = None, name: str = "mesh") -> Grid:
+    """A grid from `2x4`. Axis names default to x, y, z, … ValueError for anything else."""
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or any(size < 1 for size in shape):
+        raise ValueError(f"grid={text}: expected sizes joined by x, as in grid=2x4")
+    names = axis_names or tuple(
+        "xyz"[i] if len(shape) <= 3 else f"a{i}" for i in range(len(shape))
+    )
+    if len(names) != len(shape):
+        raise ValueError(
+            f"grid={text} has {len(shape)} axes, axis-names={','.join(names)} names {len(names)}"
+        )
+    if len(set(names)) != len(names):
+        raise ValueError(f"axis-names={','.join(names)}: a name is used twice")
+    return Grid(name, tuple(zip(names, shape, strict=True)))
+
+
+def ensure_grid(
+    module: ModuleOp, text: str | None, axis_names: tuple[str, ...] | None = None
+) -> None:
+    """Declares the grid of the option, or checks that it is the module's."""
+    if text is None:
+        return
+    try:
+        wanted = parse_grid(text, axis_names)
+    except ValueError as error:
+        raise DiagnosticError(module, str(error)) from None
+    existing = next((op for op in module.ops if isinstance(op, GridOp)), None)
+    if existing is None:
+        block = module.body.block
+        grid_op = make_grid_op(wanted)
+        if block.first_op is None:
+            block.add_op(grid_op)
+        else:
+            block.insert_op_before(grid_op, block.first_op)
+        return
+    have = existing.to_grid()
+    if have.shape != wanted.shape or (axis_names and have.axis_names != wanted.axis_names):
+        axes = ", ".join(f'"{name}"={size}' for name, size in have.axes)
+        raise DiagnosticError(
+            existing,
+            f"the option grid={text} differs from the module's grid @{have.name} ({axes}): "
+            "leave the option out, or change the module",
+        )

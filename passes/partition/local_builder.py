@@ -1,0 +1,265 @@
+"""Builds StableHLO on local shapes, in front of an op that is being partitioned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, TensorType, i1, i32, i64
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+
+from autopar.dialects.stablehlo import StableHLO
+from autopar.dialects.stablehlo.attributes import ComparisonDirection
+from autopar.dialects.stablehlo.constants import dtype_of, make_constant
+
+from .specs import AxisTable
+
+_OPS = {op.name: op for op in StableHLO.operations}
+
+
+def i64_array(values: Sequence[int]) -> Attribute:
+    return DenseArrayBase.from_list(i64, values)
+
+
+def resized(type: Attribute, shape: Sequence[int]) -> TensorType[Attribute]:
+    """The tensor type with another shape (its encoding kept)."""
+    assert isinstance(type, TensorType)
+    return TensorType(type.element_type, shape, type.encoding)
+
+
+def neutral_value(kind: str, dtype: np.dtype) -> np.ndarray:
+    """The element that a reduction of `kind` ignores, as a scalar array of `dtype`."""
+    if kind in ("sum", "bitwise_or", "bitwise_xor"):
+        return np.zeros((), dtype)
+    if kind == "product":
+        return np.ones((), dtype)
+    if kind == "bitwise_and":
+        return np.ones((), dtype) if dtype == np.bool_ else np.invert(np.zeros((), dtype))
+    if kind not in ("max", "min"):
+        raise ValueError(f"no neutral element is known for the reduction {kind}")
+    sign = -1 if kind == "max" else 1
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return np.array(limits.min if kind == "max" else limits.max, dtype)
+    if dtype == np.bool_:
+        return np.array(kind == "min", dtype)
+    return np.array(sign * np.inf).astype(dtype)
+
+
+class LocalBuilder:
+    """Inserts ops before `anchor`; knows the grid, so that devices' own numbers can be looked up."""
+
+    def __init__(self, table: AxisTable, anchor: Operation) -> None:
+        self.table = table
+        self.anchor = anchor
+        block = anchor.parent
+        assert block is not None
+        self._block: Block = block
+        self._index: SSAValue | None = None
+
+    def insert(self, op: Operation) -> SSAValue:
+        op.location = self.anchor.location
+        self._block.insert_op_before(op, self.anchor)
+        return op.results[0]
+
+    def op(
+        self,
+        name: str,
+        operands: Sequence[SSAValue],
+        type: Attribute,
+        **properties: Attribute,
+    ) -> SSAValue:
+        """`stablehlo.<name>` with one result."""
+        return self.insert(
+            _OPS[f"stablehlo.{name}"].create(
+                operands=operands, result_types=[type], properties=properties
+            )
+        )
+
+    # ---- constants and devices ----
+
+    def constant(self, array: np.ndarray, element: Attribute) -> SSAValue:
+        """A constant tensor of `array`'s shape."""
+        return self.insert(make_constant(array, element))
+
+    def index(self, value: int) -> SSAValue:
+        return self.constant(np.array(value, np.int32), i32)
+
+    def neutral(self, kind: str, type: Attribute) -> SSAValue:
+        """The neutral element of a reduction, broadcast to `type`."""
+        assert isinstance(type, TensorType)
+        value = neutral_value(kind, dtype_of(type.element_type))
+        return self.constant(np.broadcast_to(value, type.get_shape()), type.element_type)
+
+    def device_index(self) -> SSAValue:
+        """This device's row-major index in the grid, tensor<i32>."""
+        if self._index is None:
+            from xdsl.dialects.builtin import IntegerType, Signedness
+
+            unsigned = TensorType(IntegerType(32, Signedness.UNSIGNED), [])
+            replica = self.op("replica_id", [], unsigned)
+            self._index = self.op("convert", [replica], TensorType(i32, []))
+        return self._index
+
+    def per_device(self, values: Sequence[int]) -> SSAValue:
+        """A scalar tensor<i32> that has its own value on every device of the grid."""
+        if len(set(values)) == 1:
+            return self.index(values[0])
+        table = self.constant(np.array(values, np.int32), i32)
+        one = self.op(
+            "dynamic_slice",
+            [table, self.device_index()],
+            TensorType(i32, [1]),
+            slice_sizes=i64_array([1]),
+        )
+        return self.op("reshape", [one], TensorType(i32, []))
+
+    def part_index(self, axes: Sequence[int]) -> list[int]:
+        """For each device the index of the part that it holds of a dimension split over `axes`."""
+        grid = self.table.refined
+        refs = self.table.axes(axes)
+        return [grid.linear_coordinate(device, refs) for device in range(grid.num_devices)]
+
+    # ---- shapes ----
+
+    def slice(self, value: SSAValue, dim: int, start: int, limit: int, stride: int = 1) -> SSAValue:
+        """`value[..., start:limit:stride, ...]` along one dimension."""
+        type = value.type
+        assert isinstance(type, TensorType)
+        shape = list(type.get_shape())
+        if start == 0 and limit == shape[dim] and stride == 1:
+            return value
+        starts, limits, strides = [0] * len(shape), list(shape), [1] * len(shape)
+        starts[dim], limits[dim], strides[dim] = start, limit, stride
+        shape[dim] = -(-(limit - start) // stride)
+        return self.op(
+            "slice",
+            [value],
+            resized(type, shape),
+            start_indices=i64_array(starts),
+            limit_indices=i64_array(limits),
+            strides=i64_array(strides),
+        )
+
+    def dynamic_slice(self, value: SSAValue, dim: int, start: SSAValue, size: int) -> SSAValue:
+        """`value[..., start:start+size, ...]`; `start` is a tensor<i32>, clamped by the op."""
+        type = value.type
+        assert isinstance(type, TensorType)
+        shape = list(type.get_shape())
+        zero = self.index(0)
+        starts = [start if d == dim else zero for d in range(len(shape))]
+        shape[dim] = size
+        return self.op(
+            "dynamic_slice",
+            [value, *starts],
+            resized(type, shape),
+            slice_sizes=i64_array(shape),
+        )
+
+    def pad(
+        self,
+        value: SSAValue,
+        dim: int,
+        low: int,
+        high: int,
+        interior: int = 0,
+        fill: SSAValue | None = None,
+    ) -> SSAValue:
+        """Padding along one dimension by the scalar `fill` (None: zeros)."""
+        if low == 0 and high == 0 and interior == 0:
+            return value
+        type = value.type
+        assert isinstance(type, TensorType)
+        shape = list(type.get_shape())
+        if fill is None:
+            fill = self.neutral("sum", TensorType(type.element_type, []))
+        lows, highs, interiors = [0] * len(shape), [0] * len(shape), [0] * len(shape)
+        lows[dim], highs[dim], interiors[dim] = low, high, interior
+        shape[dim] += low + high + max(0, shape[dim] - 1) * interior
+        return self.op(
+            "pad",
+            [value, fill],
+            resized(type, shape),
+            edge_padding_low=i64_array(lows),
+            edge_padding_high=i64_array(highs),
+            interior_padding=i64_array(interiors),
+        )
+
+    def concatenate(self, values: Sequence[SSAValue], dim: int) -> SSAValue:
+        if len(values) == 1:
+            return values[0]
+        type = values[0].type
+        assert isinstance(type, TensorType)
+        shape = list(type.get_shape())
+        shape[dim] = sum(v.type.get_shape()[dim] for v in values)  # pyright: ignore
+        return self.op(
+            "concatenate", values, resized(type, shape), dimension=IntegerAttr(dim, i64)
+        )
+
+    def reverse(self, value: SSAValue, dim: int) -> SSAValue:
+        return self.op("reverse", [value], value.type, dimensions=i64_array([dim]))
+
+    def broadcast(self, value: SSAValue, shape: Sequence[int], dims: Sequence[int]) -> SSAValue:
+        return self.op(
+            "broadcast_in_dim",
+            [value],
+            resized(value.type, shape),
+            broadcast_dimensions=i64_array(dims),
+        )
+
+    def iota(self, shape: Sequence[int], dim: int) -> SSAValue:
+        """tensor<…xi32> of the index along `dim`."""
+        return self.op(
+            "iota", [], TensorType(i32, shape), iota_dimension=IntegerAttr(dim, i64)
+        )
+
+    # ---- arithmetic on tensors of equal type ----
+
+    def add(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.op("add", [a, b], a.type)
+
+    def subtract(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.op("subtract", [a, b], a.type)
+
+    def clamp(self, low: SSAValue, value: SSAValue, high: SSAValue) -> SSAValue:
+        return self.op("clamp", [low, value, high], value.type)
+
+    def both(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.op("and", [a, b], a.type)
+
+    def select(self, predicate: SSAValue, a: SSAValue, b: SSAValue) -> SSAValue:
+        return self.op("select", [predicate, a, b], a.type)
+
+    def compare(self, a: SSAValue, direction: str, b: SSAValue) -> SSAValue:
+        type = a.type
+        assert isinstance(type, TensorType)
+        return self.op(
+            "compare",
+            [a, b],
+            TensorType(i1, type.get_shape()),
+            comparison_direction=ComparisonDirection(direction),
+        )
+
+    def in_range(self, value: SSAValue, low: int, high: int) -> SSAValue:
+        """Where `low <= value < high`, elementwise on tensor<…xi32>."""
+        type = value.type
+        assert isinstance(type, TensorType)
+        shape = type.get_shape()
+        lows = self.constant(np.full(shape, low, np.int32), i32)
+        highs = self.constant(np.full(shape, high, np.int32), i32)
+        return self.both(self.compare(value, "GE", lows), self.compare(value, "LT", highs))
+
+    def positions(self, shape: Sequence[int], dim: int, offset: SSAValue) -> SSAValue:
+        """tensor<shape x i32> of `offset` (a scalar) plus the index along `dim`."""
+        return self.add(self.iota(shape, dim), self.broadcast(offset, shape, []))
+
+    def mask(self, value: SSAValue, dim: int, offset: SSAValue, low: int, high: int, fill: SSAValue) -> SSAValue:
+        """`value` where offset + index along `dim` is in [low, high), else `fill` (a scalar or a
+        tensor of the same type)."""
+        type = value.type
+        assert isinstance(type, TensorType)
+        shape = type.get_shape()
+        inside = self.in_range(self.positions(shape, dim, offset), low, high)
+        if fill.type != type:
+            fill = self.broadcast(fill, shape, [])
+        return self.select(inside, value, fill)

@@ -1,0 +1,112 @@
+"""The local form of one op, given its strategy.
+
+Most ops are legal on local shapes as they are: their result types change, and operands that a
+split reduction reads with padding are masked by the neutral element. Ops with attributes that
+speak of sizes or positions have a routine, registered by name; it gets a `LocalOp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import TensorType
+from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.rewriter import Rewriter
+
+from autopar.dialects.rules.core import ShardingRule
+
+from ..local_builder import LocalBuilder, resized
+from ..specs import AxisTable, Spec
+from ..windows import block_starts
+
+
+@dataclass
+class LocalOp:
+    """An op with local operands, and what its global form was."""
+
+    op: Operation
+    table: AxisTable
+    rule: ShardingRule
+    factors: tuple[tuple[int, ...], ...]
+    """The axes of each factor."""
+    reducers: tuple[str | None, ...]
+    operand_specs: tuple[Spec, ...]
+    operand_shapes: tuple[tuple[int, ...], ...]
+    """Global shapes."""
+    result_specs: tuple[Spec, ...]
+    result_shapes: tuple[tuple[int, ...], ...]
+
+    def builder(self) -> LocalBuilder:
+        return LocalBuilder(self.table, self.op)
+
+    def local_result_shape(self, index: int = 0) -> tuple[int, ...]:
+        return self.table.local_shape(self.result_shapes[index], self.result_specs[index])
+
+    def local_result_type(self, index: int = 0) -> TensorType[Attribute]:
+        return resized(self.op.results[index].type, self.local_result_shape(index))
+
+    def set_local_types(self) -> None:
+        """Gives the results their local types: the op stays as it is otherwise."""
+        for index, result in enumerate(self.op.results):
+            if isinstance(result.type, TensorType) and self.result_specs[index].dim_axes:
+                result._type = self.local_result_type(index)  # pyright: ignore[reportPrivateUsage]
+
+    def replace(self, values: Sequence[SSAValue]) -> None:
+        """The op's results are `values` from here on."""
+        Rewriter.replace_op(self.op, [], values)
+
+    def is_padded(self, size: int, axes: tuple[int, ...]) -> bool:
+        return bool(axes) and not self.table.is_divisible(size, axes)
+
+    def mask_reduced(self, fills: Sequence[SSAValue | None] | None = None) -> None:
+        """Puts neutral elements into the padding of operand dimensions that are reduced.
+
+        `fills`: for each operand the scalar to use instead of the reducer's neutral element.
+        """
+        for factor, (axes, reducer) in enumerate(zip(self.factors, self.reducers, strict=True)):
+            if not axes or reducer is None:
+                continue
+            for index, mapping in enumerate(self.rule.operands):
+                for dim, held in enumerate(mapping):
+                    size = self.operand_shapes[index][dim]
+                    if held != (factor,) or not self.is_padded(size, axes):
+                        continue
+                    builder = self.builder()
+                    value = self.op.operands[index]
+                    fill = fills[index] if fills is not None else None
+                    if fill is None:
+                        fill = builder.neutral(reducer, value.type)
+                    offset = builder.per_device(block_starts(builder, axes, size))
+                    self.op.operands[index] = builder.mask(value, dim, offset, 0, size, fill)
+
+
+Localizer = Callable[[LocalOp], None]
+
+_LOCALIZERS: dict[str, Localizer] = {}
+
+
+def localizer(*names: str) -> Callable[[Localizer], Localizer]:
+    """Registers the routine that makes ops of these names local."""
+
+    def register(function: Localizer) -> Localizer:
+        for name in names:
+            _LOCALIZERS[name] = function
+        return function
+
+    return register
+
+
+def localize(local: LocalOp) -> None:
+    """Makes one op local: its own routine, or the common one."""
+    routine = _LOCALIZERS.get(local.op.name)
+    if routine is not None:
+        routine(local)
+        return
+    if any(r is not None and a for r, a in zip(local.reducers, local.factors, strict=True)):
+        local.mask_reduced()
+    local.set_local_types()
+
+
+def has_localizer(name: str) -> bool:
+    return name in _LOCALIZERS

@@ -1,0 +1,200 @@
+"""Local forms of ops that read and write at computed positions.
+
+On a split dimension every device knows the global positions of its block: indices are shifted by
+the block's first position, reads outside the block give zeros (so that the result is a partial
+sum), writes outside it are dropped, as StableHLO drops them out of bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from xdsl.dialects.builtin import IntegerType, TensorType, i1, i32
+from xdsl.ir import SSAValue
+
+from ..local_builder import LocalBuilder, i64_array
+from ..windows import block_starts
+from .core import LocalOp, localizer
+
+
+@localizer("stablehlo.gather")
+def _gather(local: LocalOp) -> None:
+    op = local.op
+    numbers: Any = op.properties["dimension_numbers"]
+    sizes = list(op.properties["slice_sizes"].get_values())  # pyright: ignore
+    local_operand = local.table.local_shape(local.operand_shapes[0], local.operand_specs[0])
+    masked: list[int] = []
+    for dim, axes in enumerate(local.operand_specs[0].dims):
+        if not axes:
+            continue
+        if sizes[dim] == local.operand_shapes[0][dim] and sizes[dim] != 1:
+            sizes[dim] = local_operand[dim]
+        elif dim not in numbers.operand_batching_dims:
+            masked.append(dim)
+    op.properties["slice_sizes"] = i64_array(sizes)
+    if not masked:
+        local.set_local_types()
+        return
+    builder = local.builder()
+    indices, inside = _local_indices(
+        local, builder, op.operands[1], numbers, numbers.start_index_map, masked, clamp=True
+    )
+    op.operands[1] = indices
+    local.set_local_types()
+    result = op.results[0]
+    shape = local.local_result_shape()
+    after = LocalBuilder(local.table, _next(op))
+    batch_dims = [d for d in range(len(shape)) if d not in numbers.offset_dims]
+    flags = after.broadcast(inside, shape, batch_dims)
+    zeros = after.neutral("sum", result.type)
+    select = after.select(flags, result, zeros)
+    result.replace_uses_with_if(select, lambda use: use.operation is not select.owner)
+
+
+def _next(op: Any) -> Any:
+    assert op.next_op is not None
+    return op.next_op
+
+
+def _local_indices(
+    local: LocalOp,
+    builder: LocalBuilder,
+    indices: SSAValue,
+    numbers: Any,
+    index_map: Sequence[int],
+    dims: Sequence[int],
+    *,
+    clamp: bool,
+) -> tuple[SSAValue, SSAValue]:
+    """Indices shifted to the block of each of the split `dims`, and where they fall inside it.
+
+    With `clamp` the global index is clamped first, as gather does. The second result is a tensor
+    of bool of the indices' batch shape.
+    """
+    type = indices.type
+    assert isinstance(type, TensorType)
+    if not (isinstance(type.element_type, IntegerType) and type.element_type.width.data == 32):
+        type = TensorType(i32, type.get_shape())
+        indices = builder.op("convert", [indices], type)
+    elif type.element_type != i32:
+        type = TensorType(i32, type.get_shape())
+        indices = builder.op("convert", [indices], type)
+    shape = type.get_shape()
+    vector = numbers.index_vector_dim
+    has_vector = vector < len(shape)
+    length = shape[vector] if has_vector else 1
+    batch_shape = [s for d, s in enumerate(shape) if d != vector]
+    whole = local.operand_shapes[0]
+    blocks = local.table.local_shape(whole, local.operand_specs[0])
+    inside = builder.constant(np.broadcast_to(np.array(True), batch_shape), i1)
+    columns: list[SSAValue] = []
+    for component in range(length):
+        dim = index_map[component]
+        column = builder.slice(indices, vector, component, component + 1) if has_vector else indices
+        if dim in dims:
+            if clamp:
+                high = whole[dim] - 1
+                column = builder.clamp(builder.index(0), column, builder.index(high))
+            starts = block_starts(builder, local.operand_specs[0].dims[dim], whole[dim])
+            column_type = column.type
+            assert isinstance(column_type, TensorType)
+            start = builder.broadcast(builder.per_device(starts), column_type.get_shape(), [])
+            column = builder.subtract(column, start)
+            flags = builder.in_range(column, 0, blocks[dim])
+            if has_vector:
+                flags = builder.op("reshape", [flags], TensorType(i1, batch_shape))
+            inside = builder.both(inside, flags)
+        columns.append(column)
+    for dim in dims:
+        if dim in index_map:
+            continue
+        # Not indexed: position 0, which only the first block has.
+        starts = block_starts(builder, local.operand_specs[0].dims[dim], whole[dim])
+        first = builder.compare(builder.per_device(starts), "EQ", builder.index(0))
+        inside = builder.both(inside, builder.broadcast(first, batch_shape, []))
+    result = builder.concatenate(columns, vector) if has_vector else columns[0]
+    return result, inside
+
+
+@localizer("stablehlo.scatter")
+def _scatter(local: LocalOp) -> None:
+    op = local.op
+    numbers: Any = op.properties["scatter_dimension_numbers"]
+    count = len(op.results)
+    local.mask_reduced()
+    held = {factor for dim in local.rule.operands[count + 1] for factor in dim}
+    indexed = [
+        dim
+        for dim, axes in enumerate(local.operand_specs[0].dims)
+        if axes
+        and dim in numbers.scatter_dims_to_operand_dims
+        and not held.intersection(local.rule.operands[0][dim])  # whole windows stay at 0
+    ]
+    if indexed:
+        builder = local.builder()
+        # A position in another device's block, or in padding, is out of bounds here; positions
+        # that are negative globally stay negative.
+        op.operands[count], _ = _local_indices(
+            local,
+            builder,
+            op.operands[count],
+            numbers,
+            numbers.scatter_dims_to_operand_dims,
+            indexed,
+            clamp=False,
+        )
+    local.set_local_types()
+
+
+@localizer("stablehlo.dynamic_slice")
+def _dynamic_slice(local: LocalOp) -> None:
+    op = local.op
+    sizes = list(op.properties["slice_sizes"].get_values())  # pyright: ignore
+    for dim, size in enumerate(local.local_result_shape()):
+        if local.result_specs[0].dims[dim]:
+            sizes[dim] = size
+    op.properties["slice_sizes"] = i64_array(sizes)
+    local.set_local_types()
+
+
+@localizer("stablehlo.dynamic_update_slice")
+def _dynamic_update_slice(local: LocalOp) -> None:
+    """Where a partly updated dimension is split, every device takes what falls in its block."""
+    op = local.op
+    split = [
+        dim
+        for dim, axes in enumerate(local.result_specs[0].dims)
+        if axes and local.operand_shapes[0][dim] != local.operand_shapes[1][dim]
+    ]
+    if not split:
+        local.set_local_types()
+        return
+    builder = local.builder()
+    operand, update = op.operands[0], op.operands[1]
+    shape = list(local.local_result_shape())
+    inside: SSAValue | None = None
+    for dim in split:
+        whole, length = local.operand_shapes[0][dim], local.operand_shapes[1][dim]
+        block = shape[dim]
+        start = op.operands[2 + dim]
+        start = builder.op("convert", [start], TensorType(i32, []))
+        start = builder.clamp(builder.index(0), start, builder.index(whole - length))
+        first = builder.per_device(block_starts(builder, local.result_specs[0].dims[dim], whole))
+        shift = builder.subtract(first, start)  # of the block's first element in the update
+        padded = builder.pad(update, dim, block, block)
+        begin = builder.clamp(builder.index(-block), shift, builder.index(length))
+        begin = builder.add(begin, builder.index(block))
+        update = builder.dynamic_slice(padded, dim, begin, block)
+        flags = builder.in_range(builder.positions(shape, dim, shift), 0, length)
+        inside = flags if inside is None else builder.both(inside, flags)
+    assert inside is not None
+    # The other dimensions are updated in place, then the split ones chosen by position.
+    zero = builder.index(0)
+    starts = [
+        zero if dim in split else builder.op("convert", [start], TensorType(i32, []))
+        for dim, start in enumerate(op.operands[2:])
+    ]
+    updated = builder.op("dynamic_update_slice", [operand, update, *starts], operand.type)
+    local.replace([builder.select(inside, updated, operand)])

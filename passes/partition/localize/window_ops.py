@@ -1,0 +1,165 @@
+"""Local forms of windowed ops and contractions: halos, group counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xdsl.dialects.builtin import DenseArrayBase, DenseIntElementsAttr, IntegerAttr, TensorType, i64
+from xdsl.ir import Attribute, SSAValue
+
+from ..local_builder import LocalBuilder, i64_array
+from ..windows import block_starts, fetch_window
+from .core import LocalOp, localizer
+
+
+def _ints(attr: Attribute | None, default: list[int]) -> list[int]:
+    if attr is None:
+        return list(default)
+    if isinstance(attr, DenseArrayBase):
+        return [int(v) for v in attr.get_values()]
+    assert isinstance(attr, DenseIntElementsAttr)
+    return [int(v) for v in attr.get_values()]
+
+
+def _padding_attr(pairs: list[list[int]]) -> Attribute:
+    return DenseIntElementsAttr.from_list(
+        TensorType(i64, [len(pairs), 2]), [v for pair in pairs for v in pair]
+    )
+
+
+def _spread_window(
+    builder: LocalBuilder,
+    local: LocalOp,
+    value: SSAValue,
+    operand: int,
+    dim: int,
+    dilation: int,
+    starts: list[int],
+    width: int,
+    fill: SSAValue,
+) -> SSAValue:
+    """`width` positions from starts[d] of the dimension dilated by `dilation` (filled between)."""
+    size = local.operand_shapes[operand][dim]
+    axes = local.operand_specs[operand].dims[dim]
+    if dilation == 1:
+        return fetch_window(builder, value, dim, axes, size, starts, width, fill)
+    # Element e stands at position e * dilation: the first at or after the window's start.
+    elements = [-(-start // dilation) for start in starts]
+    leads = [e * dilation - start for e, start in zip(elements, starts, strict=True)]
+    count = -(-width // dilation)
+    window = fetch_window(builder, value, dim, axes, size, elements, count, fill)
+    spread = builder.pad(window, dim, dilation - 1, width, dilation - 1, fill)
+    begin = builder.per_device([dilation - 1 - lead for lead in leads])
+    return builder.dynamic_slice(spread, dim, begin, width)
+
+
+@localizer("stablehlo.convolution")
+def _convolution(local: LocalOp) -> None:
+    op = local.op
+    numbers: Any = op.properties["dimension_numbers"]
+    rank = len(numbers.input_spatial_dimensions)
+    strides = _ints(op.properties.get("window_strides"), [1] * rank)
+    padding_values = _ints(op.properties.get("padding"), [0] * (2 * rank))
+    padding = [padding_values[2 * i : 2 * i + 2] for i in range(rank)]
+    lhs_dilation = _ints(op.properties.get("lhs_dilation"), [1] * rank)
+    rhs_dilation = _ints(op.properties.get("rhs_dilation"), [1] * rank)
+    local.mask_reduced()
+    out_shape = local.local_result_shape()
+    for index in range(rank):
+        out_dim = numbers.output_spatial_dimensions[index]
+        axes = local.result_specs[0].dims[out_dim]
+        if not axes:
+            continue
+        builder = local.builder()
+        in_dim = numbers.input_spatial_dimensions[index]
+        taps = local.operand_shapes[1][numbers.kernel_spatial_dimensions[index]]
+        span = (taps - 1) * rhs_dilation[index] + 1
+        low = padding[index][0]
+        stride = strides[index]
+        first = block_starts(builder, axes, local.result_shapes[0][out_dim])
+        width = (out_shape[out_dim] - 1) * stride + span
+        value = op.operands[0]
+        zero = builder.neutral("sum", TensorType(value.type.element_type, []))  # pyright: ignore
+        op.operands[0] = _spread_window(
+            builder,
+            local,
+            value,
+            0,
+            in_dim,
+            lhs_dilation[index],
+            [r * stride - low for r in first],
+            width,
+            zero,
+        )
+        padding[index] = [0, 0]
+        lhs_dilation[index] = 1
+    if "padding" in op.properties:
+        op.properties["padding"] = _padding_attr(padding)
+    if "lhs_dilation" in op.properties:
+        op.properties["lhs_dilation"] = i64_array(lhs_dilation)
+    _set_group_count(local, "feature_group_count", 1, numbers.kernel_output_feature_dimension)
+    _set_group_count(local, "batch_group_count", 0, numbers.input_batch_dimension)
+    local.set_local_types()
+
+
+def _set_group_count(local: LocalOp, name: str, operand: int, dim: int) -> None:
+    """Divides the number of groups by how often the groups are split."""
+    attr = local.op.properties.get(name)
+    if not isinstance(attr, IntegerAttr) or attr.value.data == 1:
+        return
+    groups = attr.value.data
+    factors = local.rule.operands[operand][dim]
+    for factor in factors:
+        if local.rule.factor_sizes[factor] == groups and local.factors[factor]:
+            parts = local.table.parts(local.factors[factor])
+            local.op.properties[name] = IntegerAttr(groups // parts, i64)
+            return
+
+
+@localizer("stablehlo.reduce_window")
+def _reduce_window(local: LocalOp) -> None:
+    op = local.op
+    rank = len(local.operand_shapes[0])
+    ones = [1] * rank
+    windows = _ints(op.properties.get("window_dimensions"), ones)
+    strides = _ints(op.properties.get("window_strides"), ones)
+    base_dilations = _ints(op.properties.get("base_dilations"), ones)
+    window_dilations = _ints(op.properties.get("window_dilations"), ones)
+    padding_values = _ints(op.properties.get("padding"), [0] * (2 * rank))
+    padding = [padding_values[2 * i : 2 * i + 2] for i in range(rank)]
+    count = len(op.results)
+    out_shape = local.local_result_shape()
+    for dim in range(rank):
+        axes = local.result_specs[0].dims[dim]
+        plain = (
+            windows[dim] == 1
+            and strides[dim] == 1
+            and base_dilations[dim] == 1
+            and padding[dim] == [0, 0]
+        )
+        if not axes or plain:
+            continue
+        builder = local.builder()
+        span = (windows[dim] - 1) * window_dilations[dim] + 1
+        first = block_starts(builder, axes, local.result_shapes[0][dim])
+        starts = [r * strides[dim] - padding[dim][0] for r in first]
+        width = (out_shape[dim] - 1) * strides[dim] + span
+        for index in range(count):
+            op.operands[index] = _spread_window(
+                builder,
+                local,
+                op.operands[index],
+                index,
+                dim,
+                base_dilations[dim],
+                starts,
+                width,
+                op.operands[count + index],
+            )
+        padding[dim] = [0, 0]
+        base_dilations[dim] = 1
+    if "padding" in op.properties:
+        op.properties["padding"] = _padding_attr(padding)
+    if "base_dilations" in op.properties:
+        op.properties["base_dilations"] = i64_array(base_dilations)
+    local.set_local_types()

@@ -1,0 +1,326 @@
+"""The cheapest sequence of collectives from one spec to another.
+
+Dijkstra over layouts of one tensor: a state is (axes of each dimension, partial axes); an edge is
+one collective and costs the ring bytes that a device sends (passes/cost/collectives.py), plus a
+small cost a step so that fewer collectives win ties.
+
+    all_slice       adds axes at the minor end of a dimension              no bytes
+    all_gather      removes axes at the minor end of a dimension
+    all_to_all      moves axes from the minor end of one dimension to that of another
+    permute         any layout with the same number of parts a dimension: blocks change devices
+    reduce_scatter  partial axes to the minor end of a dimension
+    all_reduce      partial axes away
+    to_partial      a replicated axis becomes a partial one (kept on index 0, neutral elsewhere)
+    window          along one dimension, any layout to any other (shifted blocks); for padded
+                    dimensions, whose layouts over (a, b) and over a do not nest
+
+Dimensions that the axes do not divide: local size is ceil(global / parts), padding at the end, so
+6 over 4 is 2,2,2,0 and over 2 is 3,3: an axis may be gathered or sliced only where blocks nest.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, permutations
+from typing import Literal
+
+from autopar.dialects.sharding import local_dim
+from autopar.passes.cost.collectives import (
+    all_gather_bytes,
+    all_reduce_bytes,
+    all_to_all_bytes,
+    permute_bytes,
+    reduce_scatter_bytes,
+)
+
+from .specs import AxisTable, Dims, Spec, merge_partial
+
+StepKind = Literal[
+    "all_slice",
+    "all_gather",
+    "all_to_all",
+    "permute",
+    "reduce_scatter",
+    "all_reduce",
+    "to_partial",
+    "window",
+]
+
+STEP_COST = 64.0
+"""Bytes' worth of starting a collective: only breaks ties between sequences of equal traffic."""
+SLICE_COST = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One collective of a resharding plan; `after` is the layout that it leaves."""
+
+    kind: StepKind
+    axes: tuple[int, ...]
+    after: Spec
+    dim: int = -1
+    """The dimension sliced, gathered, scattered or windowed; the source of an all_to_all."""
+    target_dim: int = -1
+    """Where an all_to_all puts the axes."""
+    reduction: str = "sum"
+    num_bytes: float = 0.0
+
+
+def nests(size: int, major_parts: int, minor_parts: int) -> bool:
+    """Whether blocks of `size` over (major, minor) are sub-blocks of those over major alone."""
+    if major_parts == 1:
+        return True
+    return minor_parts * local_dim(size, major_parts * minor_parts) == local_dim(size, major_parts)
+
+
+class ReshardPlanner:
+    """Plans reshardings on one refined grid; plans are cached by (specs, shape, item size)."""
+
+    def __init__(self, table: AxisTable) -> None:
+        self._table = table
+        self._cache: dict[tuple[Spec, Spec, tuple[int, ...], int], tuple[Step, ...]] = {}
+
+    def plan(
+        self, source: Spec, target: Spec, shape: Sequence[int], item_bytes: int
+    ) -> tuple[Step, ...]:
+        """The cheapest steps from `source` to `target` for a tensor of global `shape`."""
+        if source == target:
+            return ()
+        key = (source, target, tuple(shape), item_bytes)
+        steps = self._cache.get(key)
+        if steps is None:
+            steps = self._cache[key] = self._search(*key)
+        return steps
+
+    def cost(self, source: Spec, target: Spec, shape: Sequence[int], item_bytes: int) -> float:
+        """Ring bytes a device sends for the resharding, plus the tie-breaking step costs."""
+        return sum(
+            step.num_bytes + (SLICE_COST if step.kind in ("all_slice", "to_partial") else STEP_COST)
+            for step in self.plan(source, target, shape, item_bytes)
+        )
+
+    def _search(
+        self, source: Spec, target: Spec, shape: tuple[int, ...], item_bytes: int
+    ) -> tuple[Step, ...]:
+        search = _Search(self._table, source, target, shape, item_bytes)
+        tie = count()
+        frontier: list[tuple[float, int, Spec]] = [(0.0, next(tie), source)]
+        best: dict[Spec, float] = {source: 0.0}
+        came_from: dict[Spec, tuple[Spec, Step]] = {}
+        done: set[Spec] = set()
+        while frontier:
+            cost, _, state = heapq.heappop(frontier)
+            if state in done:
+                continue
+            if state == target:
+                break
+            done.add(state)
+            for step in search.steps(state):
+                overhead = SLICE_COST if step.kind in ("all_slice", "to_partial") else STEP_COST
+                new_cost = cost + step.num_bytes + overhead
+                if new_cost < best.get(step.after, float("inf")):
+                    best[step.after] = new_cost
+                    came_from[step.after] = (state, step)
+                    heapq.heappush(frontier, (new_cost, next(tie), step.after))
+        else:
+            raise AssertionError(f"no resharding from {source} to {target} of {shape}")
+        path: list[Step] = []
+        state = target
+        while state != source:
+            state, step = came_from[state]
+            path.append(step)
+        return tuple(reversed(path))
+
+
+class _Search:
+    """The moves of one resharding problem."""
+
+    def __init__(
+        self, table: AxisTable, source: Spec, target: Spec, shape: tuple[int, ...], item_bytes: int
+    ) -> None:
+        self._table = table
+        self._target = target
+        self._shape = shape
+        self._item_bytes = item_bytes
+        changed = [
+            dim
+            for dim, (a, b) in enumerate(zip(source.dims, target.dims, strict=True))
+            if a != b
+        ]
+        # Axes may rest for a while on a dimension that is the same at both ends (all_to_all there
+        # and back), which never pays; only dimensions that change take part.
+        self._dims = changed
+
+    def _local_bytes(self, dims: Dims) -> float:
+        num = self._item_bytes
+        for size, axes in zip(self._shape, dims, strict=True):
+            num *= local_dim(size, self._table.parts(axes)) if axes else size
+        return float(num)
+
+    def steps(self, state: Spec) -> Iterator[Step]:
+        if state.partial != self._target.partial:
+            yield from self._partial_steps(state)
+        for dim in self._dims:
+            axes = state.dims[dim]
+            if axes == self._target.dims[dim]:
+                continue
+            for keep in range(len(axes)):
+                yield from self._removing(state, dim, axes[:keep], axes[keep:])
+            yield from self._slices(state, dim, axes)
+        yield from self._permutes(state)
+        yield from self._windows(state)
+
+    def _used(self, state: Spec) -> set[int]:
+        return {a for dim in state.dims for a in dim} | {
+            a for _, axes in state.partial for a in axes
+        }
+
+    def _nests(self, dim: int, major: tuple[int, ...], minor: tuple[int, ...]) -> bool:
+        return nests(self._shape[dim], self._table.parts(major), self._table.parts(minor))
+
+    def _with(self, state: Spec, *changes: tuple[int, tuple[int, ...]]) -> Spec:
+        dims = list(state.dims)
+        for dim, axes in changes:
+            dims[dim] = axes
+        return Spec(tuple(dims), state.partial)
+
+    def _removing(
+        self, state: Spec, dim: int, keep: tuple[int, ...], move: tuple[int, ...]
+    ) -> Iterator[Step]:
+        """all_gather of the minor axes `move` of `dim`, or all_to_all of them elsewhere."""
+        if not self._nests(dim, keep, move):
+            return
+        group = self._table.parts(move)
+        local = self._local_bytes(state.dims)
+        yield Step(
+            "all_gather",
+            move,
+            self._with(state, (dim, keep)),
+            dim,
+            num_bytes=all_gather_bytes(local, group),
+        )
+        for other in self._dims:
+            into = state.dims[other]
+            if other == dim or not self._nests(other, into, move):
+                continue
+            yield Step(
+                "all_to_all",
+                move,
+                self._with(state, (dim, keep), (other, into + move)),
+                dim,
+                other,
+                num_bytes=all_to_all_bytes(local, group),
+            )
+
+    def _slices(self, state: Spec, dim: int, axes: tuple[int, ...]) -> Iterator[Step]:
+        """all_slice along the axes that the target has on this dimension next."""
+        target = self._target.dims[dim]
+        used = self._used(state)
+        if target[: len(axes)] == axes:
+            rest = target[len(axes) :]
+            for take in range(1, len(rest) + 1):
+                new = rest[:take]
+                if not used.intersection(new) and self._nests(dim, axes, new):
+                    yield Step("all_slice", new, self._with(state, (dim, axes + new)), dim)
+        # An axis that another dimension will hold may be put here first and moved by a permute.
+        for other in self._dims:
+            for axis in self._target.dims[other]:
+                if axis not in used and self._nests(dim, axes, (axis,)):
+                    yield Step("all_slice", (axis,), self._with(state, (dim, (*axes, axis))), dim)
+
+    def _permutes(self, state: Spec) -> Iterator[Step]:
+        """Blocks of equal shape on other devices: straight to the target, or an order of axes."""
+        table = self._table
+        if all(
+            table.parts(a) == table.parts(b)
+            for a, b in zip(state.dims, self._target.dims, strict=True)
+        ) and not (self._used(state) - state.dim_axes) & self._target.dim_axes:
+            if state.dims != self._target.dims:
+                yield Step(
+                    "permute",
+                    (),
+                    Spec(self._target.dims, state.partial),
+                    num_bytes=permute_bytes(self._local_bytes(state.dims)),
+                )
+            return
+        for dim in self._dims:
+            axes = state.dims[dim]
+            if 1 < len(axes) <= 3 and axes != self._target.dims[dim]:
+                for order in permutations(axes):
+                    if order != axes:
+                        yield Step(
+                            "permute",
+                            (),
+                            self._with(state, (dim, order)),
+                            num_bytes=permute_bytes(self._local_bytes(state.dims)),
+                        )
+
+    def _windows(self, state: Spec) -> Iterator[Step]:
+        """One dimension straight to its target layout where padded blocks do not nest."""
+        for dim in self._dims:
+            axes, target = state.dims[dim], self._target.dims[dim]
+            size = self._shape[dim]
+            if axes == target or not axes or not target:
+                continue
+            elsewhere = self._used(state) - set(axes)
+            if elsewhere.intersection(target):
+                continue
+            if size % self._table.parts(axes) == 0 and size % self._table.parts(target) == 0:
+                continue
+            after = self._with(state, (dim, target))
+            yield Step("window", target, after, dim, num_bytes=2 * self._local_bytes(after.dims))
+
+    def _partial_steps(self, state: Spec) -> Iterator[Step]:
+        wanted = dict(self._target.partial)
+        have = dict(state.partial)
+        local = self._local_bytes(state.dims)
+        for kind, axes in state.partial:
+            surplus = tuple(a for a in axes if a not in wanted.get(kind, ()))
+            if not surplus:
+                continue
+            left = merge_partial(
+                [(k, a) for k, a in state.partial if k != kind],
+                [(kind, [a for a in axes if a not in surplus])],
+            )
+            group = self._table.parts(surplus)
+            yield Step(
+                "all_reduce",
+                surplus,
+                Spec(state.dims, left),
+                reduction=kind,
+                num_bytes=all_reduce_bytes(local, group),
+            )
+            for dim in self._dims:
+                current, target = state.dims[dim], self._target.dims[dim]
+                if target[: len(current)] != current:
+                    continue
+                rest = target[len(current) :]
+                for take in range(1, len(rest) + 1):
+                    new = rest[:take]
+                    if set(new) <= set(surplus) and self._nests(dim, current, new):
+                        dims = list(state.dims)
+                        dims[dim] = current + new
+                        remaining = merge_partial(
+                            [(k, a) for k, a in state.partial if k != kind],
+                            [(kind, [a for a in axes if a not in new])],
+                        )
+                        yield Step(
+                            "reduce_scatter",
+                            new,
+                            Spec(tuple(dims), remaining),
+                            dim,
+                            reduction=kind,
+                            num_bytes=reduce_scatter_bytes(local, self._table.parts(new)),
+                        )
+        used = self._used(state)
+        for kind, axes in self._target.partial:
+            missing = tuple(a for a in axes if a not in have.get(kind, ()))
+            if missing and not used.intersection(missing):
+                yield Step(
+                    "to_partial",
+                    missing,
+                    Spec(state.dims, merge_partial(state.partial, [(kind, missing)])),
+                    reduction=kind,
+                )

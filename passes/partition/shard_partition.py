@@ -1,0 +1,39 @@
+"""Pass `shard-partition`: from decided programs to one program for every device (L1' to L2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from autopar.passes.partition.grid_option import ensure_grid
+
+from .decide import GRID, insert_reshards
+from .partition import partition
+
+
+@dataclass(frozen=True)
+class ShardPartitionPass(ModulePass):
+    """Rewrite every function on local shapes, with explicit `shard` collectives.
+
+    Needs a grid (in the module, or `grid=2x4 axis-names=x,y`; one unequal to the module's is an
+    error). A module that insert-reshards has not decided is decided first, by the same function.
+
+    Guarantees that every value is local (size ceil(global / parts), padding at the end, its content
+    unspecified), that resharding is done by collectives on grid axes, and that each op computes on
+    local values what the global program says. Arguments and results of functions keep
+    `autopar.sharding` and say their global type in `autopar.global`.
+    """
+
+    name = "shard-partition"
+
+    grid: str | None = None
+    axis_names: tuple[str, ...] | None = None
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        ensure_grid(op, self.grid, self.axis_names)
+        if GRID not in op.attributes:
+            insert_reshards(op)
+        partition(op)

@@ -1,0 +1,113 @@
+"""Which factors of an op partitioning can split, beyond what the kind of the factor says.
+
+Pass-through factors and reductions with a known reducer can always be split. For the ops below
+`localize/` knows a routine for more: windows of other devices' data (slice, pad, concatenate,
+reverse, convolution, reduce_window), or masked access with offset indices (gather, scatter).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from xdsl.dialects.builtin import IntegerType, TensorType
+from xdsl.ir import Operation
+
+from autopar.dialects.rules.core import FactorKind, ShardingRule
+
+from .strategy import Splittable, splittable_by_kind
+from .tensors import shape_of
+
+WINDOWED = frozenset(
+    {
+        "stablehlo.slice",
+        "stablehlo.pad",
+        "stablehlo.concatenate",
+        "stablehlo.reverse",
+    }
+)
+"""Ops whose permutation factors are split by fetching windows."""
+
+_SplittableFunction = Callable[[Operation, ShardingRule, list[bool], list[str | None]], None]
+
+
+def splittable_factors(op: Operation, rule: ShardingRule) -> Splittable:
+    """The factors of `op` that may be split, and the reducers of those that leave partials."""
+    base = splittable_by_kind(rule)
+    extend = _EXTENSIONS.get(op.name)
+    if extend is None:
+        return base
+    allowed, reducers = list(base.allowed), list(base.reducers)
+    extend(op, rule, allowed, reducers)
+    return Splittable(tuple(allowed), tuple(reducers))
+
+
+def _windows(
+    op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
+) -> None:
+    for factor, kind in enumerate(rule.kinds):
+        if kind is FactorKind.PERMUTATION:
+            allowed[factor] = True
+
+
+def _is_summable(op: Operation) -> bool:
+    """Whether parts of the result can be put together by a sum (not so for bool)."""
+    type = op.results[0].type
+    return isinstance(type, TensorType) and not (
+        isinstance(type.element_type, IntegerType) and type.element_type.width.data == 1
+    )
+
+
+def _gather(
+    op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
+) -> None:
+    """Indexed operand dimensions are masked by zeros: on bool, `or` puts the parts together."""
+    if not _is_summable(op):
+        for factor, reducer in enumerate(reducers):
+            reducers[factor] = "bitwise_or" if reducer is not None else None
+
+
+def _scatter(
+    op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
+) -> None:
+    """Indexed dimensions may be split where an update is one element of them.
+
+    Updates split over the batch count the input once only for sums (the input is then partial as
+    well) and for reductions that may see it twice.
+    """
+    numbers: Any = op.properties["scatter_dimension_numbers"]
+    num_inputs = len(op.results)
+    windows = [
+        dim
+        for dim in range(len(rule.results[0]))
+        if dim not in numbers.inserted_window_dims and dim not in numbers.input_batching_dims
+    ]
+    updates = shape_of(op.operands[num_inputs + 1].type)
+    whole = shape_of(op.results[0].type)
+    sizes = dict(zip(windows, (updates[d] for d in numbers.update_window_dims), strict=True))
+    for dim in range(len(whole)):
+        if dim in numbers.input_batching_dims or sizes.get(dim) == whole[dim]:
+            continue
+        if sizes.get(dim, 1) != 1 or dim not in numbers.scatter_dims_to_operand_dims:
+            for factor in rule.results[0][dim]:
+                allowed[factor] = False
+    for factor, reducer in enumerate(reducers):
+        if reducer in ("product", "bitwise_xor"):
+            allowed[factor], reducers[factor] = False, None
+
+
+def _iota(
+    op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
+) -> None:
+    for factor in range(rule.num_factors):
+        allowed[factor] = True
+
+
+_EXTENSIONS: dict[str, _SplittableFunction] = {
+    **dict.fromkeys(WINDOWED, _windows),
+    "stablehlo.reduce_window": _windows,
+    "stablehlo.convolution": _windows,
+    "stablehlo.gather": _gather,
+    "stablehlo.scatter": _scatter,
+    "stablehlo.iota": _iota,
+}
