@@ -7,5 +7,6 @@ PASSES: dict[str, str] = {
     "import-sdy": "autopar.passes.importing.import_sdy:ImportSdyPass",
     "inline": "autopar.passes.importing.inline:InlinePass",
     "shard-attributes-to-ops": "autopar.passes.importing.shard_attributes_to_ops:ShardAttributesToOpsPass",
+    "sharding-propagation": "autopar.passes.sharding.sharding_propagation:ShardingPropagationPass",
     "shard-ops-to-attributes": "autopar.passes.importing.shard_ops_to_attributes:ShardOpsToAttributesPass",
 }

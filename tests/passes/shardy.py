@@ -20,6 +20,8 @@ from jax._src.interpreters import mlir as jax_mlir  # noqa: E402
 from jaxlib.mlir import passmanager  # noqa: E402
 from jaxlib.mlir.dialects import stablehlo as jaxlib_stablehlo  # noqa: E402
 
+from autopar.lowering.importer import import_module  # noqa: E402
+from autopar.passes.importing.import_sdy import import_sdy  # noqa: E402
 from autopar.passes.sharding.propagation.classes import CONSTANT_FOLLOWERS  # noqa: E402
 
 jaxlib_stablehlo.register_stablehlo_passes()
@@ -87,14 +89,8 @@ def walk_ours(op: Operation) -> Iterator[Operation]:
 
 def our_module(text: str) -> ModuleOp:
     """The same text, read by our dialects, sdy imported."""
-    from xdsl.parser import Parser
-
-    from autopar.dialects import make_context
-    from autopar.passes.importing.import_sdy import ImportSdyPass
-
-    context = make_context()
-    module = Parser(context, generic(parse(text))).parse_module()
-    ImportSdyPass().apply(context, module)
+    module = import_module(parse(text))
+    import_sdy(module)
     return module
 
 
