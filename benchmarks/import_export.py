@@ -11,7 +11,7 @@ import argparse
 import time
 
 import jax
-from benchmarks.programs import GPTSizes, gpt_step
+from programs import GPTSizes, gpt_step
 
 from autopar.lowering.exporter import export_module
 from autopar.lowering.importer import import_module

@@ -131,9 +131,7 @@ class Sharding:
         if self.replicated:
             text += f", replicated={{{', '.join(map(str, self.replicated))}}}"
         if self.partial:
-            kinds = ", ".join(
-                f"{p.kind} = [{', '.join(map(str, p.axes))}]" for p in self.partial
-            )
+            kinds = ", ".join(f"{p.kind} = [{', '.join(map(str, p.axes))}]" for p in self.partial)
             text += f", partial={{{kinds}}}"
         return text
 

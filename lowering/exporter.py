@@ -10,7 +10,9 @@ from xdsl.dialects.builtin import (
     CallSiteLoc,
     ComplexType,
     DenseIntOrFPElementsAttr,
+    DictionaryAttr,
     FileLineColLoc,
+    FunctionType,
     FusedLoc,
     IntegerType,
     ModuleOp,
@@ -48,7 +50,6 @@ class _Exporter:
         self.unknown = ir.Location.unknown(context)
         self._types: dict[Attribute, Native] = {}
         self._attributes: dict[Attribute, Native] = {}
-        self._locations: dict[Attribute, Native] = {}
         self._values: dict[SSAValue, Native] = {}
         self._blocks: dict[Block, Native] = {}
         # converted by identity first: interned objects skip hashing their whole content
@@ -85,6 +86,11 @@ class _Exporter:
             case ArrayAttr():
                 items = [self.attribute(item) for item in attribute.data]
                 return self.ir.ArrayAttr.get(items, self.context)
+            case DictionaryAttr():
+                entries = {name: self.attribute(item) for name, item in attribute.data.items()}
+                return self.ir.DictAttr.get(entries, self.context)
+            case FunctionType():
+                return self.ir.TypeAttr.get(self.function_type(attribute), self.context)
             case _:
                 pass
         try:
@@ -93,6 +99,13 @@ class _Exporter:
             raise DiagnosticError(
                 None, f"jaxlib refuses the attribute {attribute}: {diagnostic_of(error).message}"
             ) from None
+
+    def function_type(self, type_: FunctionType) -> Native:
+        return self.ir.FunctionType.get(
+            [self.type(item) for item in type_.inputs],
+            [self.type(item) for item in type_.outputs],
+            self.context,
+        )
 
     def _dense(self, attribute: DenseIntOrFPElementsAttr) -> Native | None:
         """From the bytes; None where jaxlib takes no buffer of this element type."""
@@ -119,9 +132,8 @@ class _Exporter:
         found = self._by_id.get(id(location))
         if found is not None:
             return found[1]
-        native = self._locations.get(location)
-        if native is None:
-            native = self._locations[location] = self._convert_location(location)
+        # not looked up by content: hashing a call stack costs more than making it again
+        native = self._convert_location(location)
         self._by_id[id(location)] = (location, native)
         return native
 

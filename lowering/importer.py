@@ -21,7 +21,9 @@ from xdsl.dialects.builtin import (
     BytesAttr,
     CallSiteLoc,
     DenseIntOrFPElementsAttr,
+    DictionaryAttr,
     FileLineColLoc,
+    FunctionType,
     FusedLoc,
     IntAttr,
     ModuleOp,
@@ -162,7 +164,13 @@ class _Importer:
     def type(self, native: Native) -> Attribute:
         found = self._types.get(native)
         if found is None:
-            found = IRParser(self.context, str(native)).parse_type()
+            if type(native).__name__ == "FunctionType":
+                found = FunctionType.from_lists(
+                    [self.type(item) for item in native.inputs],
+                    [self.type(item) for item in native.results],
+                )
+            else:
+                found = IRParser(self.context, str(native)).parse_type()
             self._types[native] = found
         return found
 
@@ -182,9 +190,13 @@ class _Importer:
                     return DenseIntOrFPElementsAttr(dense, BytesAttr(data))
         elif kind == "StringAttr":
             return StringAttr(native.value)
-        elif kind == "ArrayAttr":
+        elif kind == "TypeAttr":
+            return self.type(native.value)
+        elif kind in ("ArrayAttr", "DictAttr"):
             try:
-                return ArrayAttr([self.attribute(item) for item in native])
+                if kind == "ArrayAttr":
+                    return ArrayAttr([self.attribute(item) for item in native])
+                return DictionaryAttr({item.name: self.attribute(item.attr) for item in native})
             except TypeError:  # an element without a Python class: see `attributes_of`
                 pass
         return parse_attribute_text(self.context, str(native))

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from autopar.dialects.diagnostics import Diagnostic, DiagnosticError
+from autopar.dialects.diagnostics import DiagnosticError
 
 JAXLIB_DIALECTS = frozenset(
     {"builtin", "func", "arith", "stablehlo", "chlo", "sdy", "mpmd", "scf", "cf", "math"}

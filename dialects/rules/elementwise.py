@@ -22,9 +22,7 @@ from .registry import sharding_rule
 Linear = tuple[tuple[int, ...], ...]
 
 
-def pointwise_rule(
-    op: Operation, *, linear: Linear = (), moves_data: bool = False
-) -> ShardingRule:
+def pointwise_rule(op: Operation, *, linear: Linear = (), moves_data: bool = False) -> ShardingRule:
     """One pass-through factor a dimension, over all tensors of the result's rank."""
     results = result_shapes(op)
     operands = operand_shapes(op)
@@ -197,5 +195,3 @@ def identity(op: Operation) -> ShardingRule | None:
         tuple((i,) for i in range(len(maps))),
         False,
     )
-
-

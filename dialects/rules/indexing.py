@@ -54,7 +54,14 @@ def _gather_scatter_factors(
         indices_dim = batch_position + (batch_position >= index_vector_dim)
         explicit = indices_dim in indices_batching
         batch = input_batching[list(indices_batching).index(indices_dim)] if explicit else None
-        add(batch, indices_dim, dim, size, reduction if is_scatter and not explicit else pass_, False)
+        add(
+            batch,
+            indices_dim,
+            dim,
+            size,
+            reduction if is_scatter and not explicit else pass_,
+            False,
+        )
         batch_position += 1
     for dim in collapsed_dims:
         add(dim, None, None, input_shape[dim], pass_ if is_scatter else reduction, False)
@@ -76,9 +83,7 @@ def gather(op: Operation) -> ShardingRule:
         kind: FactorKind,
         blocked: bool,
     ) -> None:
-        builder.factor(
-            [source_dim, indices_dim], [dim], size, kind, reducer="sum", blocked=blocked
-        )
+        builder.factor([source_dim, indices_dim], [dim], size, kind, reducer="sum", blocked=blocked)
 
     _gather_scatter_factors(
         add,

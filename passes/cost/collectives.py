@@ -1,7 +1,7 @@
 """Bytes that collectives move, by the ring algorithms.
 
-Bytes a device sends for a collective in a group of `p` devices (Thakur et al. 2005, "Optimization of
-collective communication operations in MPICH"; the figures NCCL's ring algorithms reach):
+Bytes a device sends for a collective in a group of `p` devices (Thakur, Rabenseifner, Gropp 2005,
+"Optimization of Collective Communication Operations in MPICH"; what NCCL's ring algorithms reach):
 
     all_reduce                   2 (p - 1) / p  of the full buffer
     all_gather, reduce_scatter     (p - 1) / p  of the full (gathered, unscattered) buffer

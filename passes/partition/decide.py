@@ -16,7 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, DictionaryAttr, ModuleOp, StringAttr, i64
+import numpy as np
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DenseArrayBase,
+    DenseIntOrFPElementsAttr,
+    DictionaryAttr,
+    ModuleOp,
+    StringAttr,
+    i64,
+)
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -33,12 +42,14 @@ from autopar.dialects.autopar import (
     set_result_shardings,
     sharding_of,
 )
+from autopar.dialects.constants import constant_array, is_splat
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.shard import GridOp, make_grid_op
-from autopar.dialects.sharding import AxisRef, Grid, Sharding
+from autopar.dialects.sharding import AxisRef, Sharding
 
+from .local_builder import neutral_value
 from .reshard_plan import ReshardPlanner
 from .special import splittable_factors
 from .specs import AxisTable, Spec, merge_partial
@@ -57,7 +68,7 @@ def insert_reshards(module: ModuleOp) -> None:
         raise DiagnosticError(
             module,
             "partitioning needs a device grid, and the module declares none: "
-            "give --shard-partition=\"grid=2x4\" or a shard.grid (sdy.mesh) in the module",
+            'give --shard-partition="grid=2x4" or a shard.grid (sdy.mesh) in the module',
         )
     grid = grid_op.to_grid()
     table = AxisTable(grid, _used_axes(module))
@@ -151,11 +162,7 @@ class FunctionDecider:
         wanted: list[Spec] = []
         for index, value in enumerate(terminator.operands):
             annotated = result_sharding(func, index)
-            spec = (
-                self._table.spec(annotated)
-                if annotated is not None
-                else self._resolved(value)
-            )
+            spec = self._table.spec(annotated) if annotated is not None else self._resolved(value)
             wanted.append(spec)
             self._bring(terminator, index, spec)
         set_arg_shardings(func, [self._sharding(self._specs[a]) for a in entry.args])
@@ -237,6 +244,8 @@ class FunctionDecider:
 
     def _resharded(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
         """`value` laid out by `spec`: an earlier reshard of it, or a new one before `before`."""
+        if _splat_value(value) is not None and _is_neutral(value, spec.partial):
+            return self._constant_copy(value, spec, before)
         best: SSAValue = value
         best_cost = self._reshard_cost(value, value, spec)
         for version in self._versions.get(value, ()):
@@ -253,6 +262,18 @@ class FunctionDecider:
         self._specs[op.result] = spec
         self._versions.setdefault(value, []).append(op.result)
         return op.result
+
+    def _constant_copy(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
+        """A splat is the same under any sharding: a copy of it instead of a reshard."""
+        for version in self._versions.get(value, ()):
+            if self._specs[version] == spec and _is_visible(version, before):
+                return version
+        assert isinstance(value.owner, Operation)
+        copy = value.owner.clone()
+        Rewriter.insert_op(copy, InsertPoint.before(before))
+        self._record(copy, [spec])
+        self._versions.setdefault(value, []).append(copy.results[0])
+        return copy.results[0]
 
     def _reshard_cost(self, version: SSAValue, value: SSAValue, spec: Spec) -> float:
         return self._planner.cost(
@@ -327,7 +348,9 @@ class FunctionDecider:
             assert after is not None
             new = ReshardOp(result, self._sharding_attr(want))
             new.location = op.location
-            result.replace_uses_with_if(new.result, lambda use: use.operation is not new)
+            for use in list(result.uses):
+                if use.operation is not new:
+                    use.operation.operands[use.index] = new.result
             Rewriter.insert_op(new, InsertPoint.before(after))
             self._specs[new.result] = want
 
@@ -335,7 +358,7 @@ class FunctionDecider:
         """A splat is the same under any sharding; other constants are made whole and sliced."""
         result = op.results[0]
         wanted = self._annotated(result)
-        if not wanted.dim_axes or _is_splat(op):
+        if not wanted.dim_axes or _splat_value(result) is not None:
             self._record(op, [wanted])
             return
         natural = self._table.replicated(len(shape_of(result.type)))
@@ -381,7 +404,11 @@ class FunctionDecider:
                 if index not in group
             ):
                 continue
-            if len(members) == len(set(group)) or self._accumulates(op, group, wanted):
+            others = [
+                v for i, v in enumerate(op.operands) if i in group and not self._specs[v].partial
+            ]
+            others = [v for v in others if not _is_neutral(v, wanted)]
+            if not others or self._accumulates(others, wanted):
                 return wanted
         return ()
 
@@ -393,12 +420,11 @@ class FunctionDecider:
                 return frozenset(group)
         return frozenset()
 
-    def _accumulates(self, op: Operation, group: Sequence[int], wanted: Carried) -> bool:
-        """Whether the other operands of a sum are loop carries that may be partial as well.
+    def _accumulates(self, others: Sequence[SSAValue], wanted: Carried) -> bool:
+        """Whether the `other` operands of a sum are loop carries that may be partial as well.
 
-        If so the carry becomes partial from here on (its only use is this op).
+        If so they become partial from here on (their only use is this sum).
         """
-        others = [op.operands[i] for i in group if not self._specs[op.operands[i]].partial]
         if not all(value in self._accumulators for value in others):
             return False
         axes = {axis for _, partial_axes in wanted for axis in partial_axes}
@@ -422,7 +448,9 @@ class FunctionDecider:
         if rule is None or isinstance(user, ConstraintOp | ReshardOp):
             return False
         group = next((g for g in rule.linear if use.index in g), None)
-        if group is None or (not rule.moves_data and any(kind != "sum" for kind, _ in spec.partial)):
+        if group is None or (
+            not rule.moves_data and any(kind != "sum" for kind, _ in spec.partial)
+        ):
             return False
         result = user.results[0]
         if _num_bytes(result) > _num_bytes(value):
@@ -434,7 +462,9 @@ class FunctionDecider:
             if index not in group:
                 if known.dim_axes & spec.partial_axes or known.partial:
                     return False
-            elif known.partial != spec.partial and other not in self._accumulators:
+            elif known.partial != spec.partial and not (
+                other in self._accumulators or _is_neutral(other, spec.partial)
+            ):
                 return False
         return True
 
@@ -536,9 +566,25 @@ def _num_bytes(value: SSAValue) -> int:
     return total
 
 
-def _is_splat(op: Operation) -> bool:
-    value = op.properties.get("value")
-    return getattr(value, "is_splat", lambda: False)()
+def _splat_value(value: SSAValue) -> np.ndarray | None:
+    """The one element of a splat constant, as a scalar array; None for anything else."""
+    op = value.owner
+    if not isinstance(op, Operation) or op.name != "stablehlo.constant":
+        return None
+    dense = op.properties["value"]
+    if not isinstance(dense, DenseIntOrFPElementsAttr) or not is_splat(dense):
+        return None
+    array = constant_array(dense)
+    return array.reshape(-1)[:1].reshape(()) if array.size else None
+
+
+def _is_neutral(value: SSAValue, partial: Carried) -> bool:
+    """Whether the value is a constant that adds nothing to reductions of these kinds: it may be
+    called partial for free."""
+    element = _splat_value(value)
+    return element is not None and all(
+        element.tobytes() == neutral_value(kind, element.dtype).tobytes() for kind, _ in partial
+    )
 
 
 def _is_visible(value: SSAValue, op: Operation) -> bool:

@@ -17,9 +17,7 @@ def parse_grid(text: str, axis_names: tuple[str, ...] | None = None, name: str =
         shape = ()
     if not shape or any(size < 1 for size in shape):
         raise ValueError(f"grid={text}: expected sizes joined by x, as in grid=2x4")
-    names = axis_names or tuple(
-        "xyz"[i] if len(shape) <= 3 else f"a{i}" for i in range(len(shape))
-    )
+    names = axis_names or tuple("xyz"[i] if len(shape) <= 3 else f"a{i}" for i in range(len(shape)))
     if len(names) != len(shape):
         raise ValueError(
             f"grid={text} has {len(shape)} axes, axis-names={','.join(names)} names {len(names)}"

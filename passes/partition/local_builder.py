@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, TensorType, i1, i32, i64
+from xdsl.dialects.builtin import (
+    DenseArrayBase,
+    IntegerAttr,
+    IntegerType,
+    Signedness,
+    TensorType,
+    i1,
+    i32,
+    i64,
+)
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
+from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.stablehlo import StableHLO
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
-from autopar.dialects.stablehlo.constants import dtype_of, make_constant
+from autopar.dialects.stablehlo.constants import make_constant
 
 from .specs import AxisTable
 
@@ -47,7 +57,7 @@ def neutral_value(kind: str, dtype: np.dtype) -> np.ndarray:
 
 
 class LocalBuilder:
-    """Inserts ops before `anchor`; knows the grid, so that devices' own numbers can be looked up."""
+    """Inserts ops before `anchor`; knows the grid, to look up each device's own numbers."""
 
     def __init__(self, table: AxisTable, anchor: Operation) -> None:
         self.table = table
@@ -80,7 +90,7 @@ class LocalBuilder:
 
     def constant(self, array: np.ndarray, element: Attribute) -> SSAValue:
         """A constant tensor of `array`'s shape."""
-        return self.insert(make_constant(array, element))
+        return self.insert(make_constant(array, TensorType(element, array.shape)))
 
     def index(self, value: int) -> SSAValue:
         return self.constant(np.array(value, np.int32), i32)
@@ -88,14 +98,12 @@ class LocalBuilder:
     def neutral(self, kind: str, type: Attribute) -> SSAValue:
         """The neutral element of a reduction, broadcast to `type`."""
         assert isinstance(type, TensorType)
-        value = neutral_value(kind, dtype_of(type.element_type))
+        value = neutral_value(kind, numpy_dtype(type.element_type))
         return self.constant(np.broadcast_to(value, type.get_shape()), type.element_type)
 
     def device_index(self) -> SSAValue:
         """This device's row-major index in the grid, tensor<i32>."""
         if self._index is None:
-            from xdsl.dialects.builtin import IntegerType, Signedness
-
             unsigned = TensorType(IntegerType(32, Signedness.UNSIGNED), [])
             replica = self.op("replica_id", [], unsigned)
             self._index = self.op("convert", [replica], TensorType(i32, []))
@@ -192,9 +200,7 @@ class LocalBuilder:
         assert isinstance(type, TensorType)
         shape = list(type.get_shape())
         shape[dim] = sum(v.type.get_shape()[dim] for v in values)  # pyright: ignore
-        return self.op(
-            "concatenate", values, resized(type, shape), dimension=IntegerAttr(dim, i64)
-        )
+        return self.op("concatenate", values, resized(type, shape), dimension=IntegerAttr(dim, i64))
 
     def reverse(self, value: SSAValue, dim: int) -> SSAValue:
         return self.op("reverse", [value], value.type, dimensions=i64_array([dim]))
@@ -209,9 +215,7 @@ class LocalBuilder:
 
     def iota(self, shape: Sequence[int], dim: int) -> SSAValue:
         """tensor<…xi32> of the index along `dim`."""
-        return self.op(
-            "iota", [], TensorType(i32, shape), iota_dimension=IntegerAttr(dim, i64)
-        )
+        return self.op("iota", [], TensorType(i32, shape), iota_dimension=IntegerAttr(dim, i64))
 
     # ---- arithmetic on tensors of equal type ----
 
@@ -253,7 +257,9 @@ class LocalBuilder:
         """tensor<shape x i32> of `offset` (a scalar) plus the index along `dim`."""
         return self.add(self.iota(shape, dim), self.broadcast(offset, shape, []))
 
-    def mask(self, value: SSAValue, dim: int, offset: SSAValue, low: int, high: int, fill: SSAValue) -> SSAValue:
+    def mask(
+        self, value: SSAValue, dim: int, offset: SSAValue, low: int, high: int, fill: SSAValue
+    ) -> SSAValue:
         """`value` where offset + index along `dim` is in [low, high), else `fill` (a scalar or a
         tensor of the same type)."""
         type = value.type

@@ -145,9 +145,7 @@ class _Search:
         self._shape = shape
         self._item_bytes = item_bytes
         changed = [
-            dim
-            for dim, (a, b) in enumerate(zip(source.dims, target.dims, strict=True))
-            if a != b
+            dim for dim, (a, b) in enumerate(zip(source.dims, target.dims, strict=True)) if a != b
         ]
         # Axes may rest for a while on a dimension that is the same at both ends (all_to_all there
         # and back), which never pays; only dimensions that change take part.
@@ -233,10 +231,13 @@ class _Search:
     def _permutes(self, state: Spec) -> Iterator[Step]:
         """Blocks of equal shape on other devices: straight to the target, or an order of axes."""
         table = self._table
-        if all(
-            table.parts(a) == table.parts(b)
-            for a, b in zip(state.dims, self._target.dims, strict=True)
-        ) and not (self._used(state) - state.dim_axes) & self._target.dim_axes:
+        if (
+            all(
+                table.parts(a) == table.parts(b)
+                for a, b in zip(state.dims, self._target.dims, strict=True)
+            )
+            and not (self._used(state) - state.dim_axes) & self._target.dim_axes
+        ):
             if state.dims != self._target.dims:
                 yield Step(
                     "permute",

@@ -8,6 +8,7 @@ partial. Specs are interned tuples: comparing and hashing them is cheap on 16,00
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -35,7 +36,9 @@ class Spec(NamedTuple):
         return Spec(self.dims, partial)
 
 
-def merge_partial(*partials: Iterable[tuple[str, Iterable[int]]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def merge_partial(
+    *partials: Iterable[tuple[str, Iterable[int]]],
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """One entry a kind, axes ascending, kinds in alphabetical order."""
     kinds: dict[str, set[int]] = {}
     for partial in partials:
@@ -65,7 +68,7 @@ class AxisTable:
         for name, size in grid.axes:
             bounds = sorted(cuts[name])
             pieces = self._pieces[name] = []
-            spans = list(zip(bounds, bounds[1:], strict=False)) or [(1, size)]
+            spans = list(pairwise(bounds)) or [(1, size)]
             for low, high in spans:
                 if high % low:
                     raise ValueError(

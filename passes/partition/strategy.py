@@ -1,9 +1,9 @@
 """Choosing the strategy of an op: which grid axes split each factor of its sharding rule.
 
 Where operands and result agree there is nothing to choose. Where they differ, every tensor in turn
-leads (its layout is kept, the others fill in what is left), and the assignment that moves the fewest
-bytes is taken: operands from where they lie to what the op needs, results from what the op gives to
-what is wanted. Ties go to the assignment with less work on each device.
+leads (its layout is kept, the others fill in what is left), and the assignment that moves the
+fewest bytes is taken: operands from where they lie to what the op needs, results from what the op
+gives to what is wanted. Ties go to the assignment with less work on each device.
 """
 
 from __future__ import annotations
@@ -126,9 +126,7 @@ class StrategyChooser:
         """Operand and result layouts that follow from the axes of each factor."""
         reduced = [
             (factor, reducer, axes)
-            for factor, (axes, reducer) in enumerate(
-                zip(factors, splittable.reducers, strict=True)
-            )
+            for factor, (axes, reducer) in enumerate(zip(factors, splittable.reducers, strict=True))
             if axes and reducer is not None
         ]
         partial = merge_partial(carried, ((kind, axes) for _, kind, axes in reduced))

@@ -122,9 +122,7 @@ class _Rounds:
         )
 
 
-def _by_permutes(
-    builder: LocalBuilder, value: SSAValue, dim: int, rounds: _Rounds
-) -> SSAValue:
+def _by_permutes(builder: LocalBuilder, value: SSAValue, dim: int, rounds: _Rounds) -> SSAValue:
     grid = builder.table.refined
     pieces: list[SSAValue] = []
     for turn, (low, high) in enumerate(rounds.spans):
@@ -162,9 +160,7 @@ def _by_permutes(
     return _cut(builder, buffer, dim, offsets, rounds.width)
 
 
-def _merge(
-    builder: LocalBuilder, got: Sequence[bool], new: SSAValue, old: SSAValue
-) -> SSAValue:
+def _merge(builder: LocalBuilder, got: Sequence[bool], new: SSAValue, old: SSAValue) -> SSAValue:
     """`new` on the devices that `got` it, `old` elsewhere."""
     flag = builder.compare(builder.per_device([int(g) for g in got]), "NE", builder.index(0))
     shape = new.type.get_shape()  # pyright: ignore

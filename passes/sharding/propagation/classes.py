@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, SSAValue
 
 from autopar.dialects.rules.elementwise import ARITH, CHLO, PLAIN
 from autopar.dialects.rules.regions import MANUAL, NAMED, REGION_OPS

@@ -1,0 +1,1 @@
+"""autopar: a single-device JAX program, run on a cluster."""

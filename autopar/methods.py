@@ -1,0 +1,80 @@
+"""Parallel methods: how `parallelize` is to lay a program out on a mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of the methods on one mesh.
+
+    `mesh`: a jax Mesh, a shape such as (2, 4), or None for what `parallelize` is given.
+    `num_micro_batches`: split the batch into this many parts and accumulate gradients; None: whole.
+    """
+
+    name: ClassVar[str]
+
+    mesh: Any = None
+    num_micro_batches: int | None = None
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Further options of the pass annotate-method (batch_axis, small_tensor_elements)."""
+
+
+@dataclass(frozen=True)
+class DataParallel(Method):
+    """Every device has the whole state and a part of the batch; gradients are all-reduced."""
+
+    name = "dp"
+
+
+@dataclass(frozen=True)
+class Zero2Parallel(Method):
+    """Data parallelism with the optimizer state and the gradients sharded (ZeRO-2)."""
+
+    name = "zero2"
+
+
+@dataclass(frozen=True)
+class Zero3Parallel(Method):
+    """Data parallelism with the parameters sharded as well (ZeRO-3, FSDP): they are gathered
+    before their uses in the forward phase and again in the backward phase."""
+
+    name = "zero3"
+
+
+FSDP = Zero3Parallel
+
+
+@dataclass(frozen=True)
+class ShardParallel(Method):
+    """Follows the user's own annotations: NamedSharding of arguments, with_sharding_constraint,
+    shard_map; everything else is propagated from them."""
+
+    name = "shard"
+
+
+_BY_NAME: dict[str, type[Method]] = {
+    "dp": DataParallel,
+    "zero2": Zero2Parallel,
+    "zero3": Zero3Parallel,
+    "fsdp": Zero3Parallel,
+    "shard": ShardParallel,
+}
+
+DEFAULT_METHOD = "dp"
+"""The best road that this version has when no method is given ("auto", "alpa")."""
+
+
+def resolve_method(method: Method | str | None) -> Method:
+    """A method object from what the user gave; ValueError names the known strings."""
+    if isinstance(method, Method):
+        return method
+    name = method or "auto"
+    if name in ("auto", "alpa"):
+        name = DEFAULT_METHOD
+    if name not in _BY_NAME:
+        known = ", ".join(("auto", "alpa", *_BY_NAME))
+        raise ValueError(f"method={method!r} is unknown; known methods: {known}")
+    return _BY_NAME[name]()

@@ -1,0 +1,122 @@
+"""A per-device program as data: what runs on every device, and how its global values lie.
+
+Read off a module after `convert-shard-to-stablehlo`; nothing else tells the runtime anything.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DenseArrayBase,
+    DictionaryAttr,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    TensorType,
+)
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute
+
+from autopar.dialects.constants import numpy_dtype
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.sharding import AxisRef, Grid
+
+_SUB_AXIS = re.compile(r"(.+):\((\d+)\)(\d+)$")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a global array lies on the devices of a program."""
+
+    dims: tuple[tuple[str, ...], ...]
+    """For each dimension the grid axes that split it, major to minor; sub-axes as `x:(1)2`."""
+    shape: tuple[int, ...]
+    """Global shape."""
+    dtype: Any
+    """NumPy (or ml_dtypes) dtype; None for a token."""
+
+
+@dataclass(frozen=True)
+class DeviceProgram:
+    """A program for one device of `grid`, in xDSL."""
+
+    module: ModuleOp
+    grid: Grid
+    arguments: tuple[Layout, ...]
+    results: tuple[Layout, ...]
+    aliases: tuple[tuple[int, int], ...]
+    """(argument, result) pairs that share a buffer."""
+
+
+def parse_axis(text: str) -> AxisRef:
+    """`x` or `x:(pre)size`, as layouts spell axes."""
+    match = _SUB_AXIS.match(text)
+    return AxisRef(match[1], int(match[2]), int(match[3])) if match else AxisRef(text)
+
+
+def device_program(module: ModuleOp) -> DeviceProgram:
+    """Reads the contract's attributes off a per-device module.
+
+    DiagnosticError where the module has not been through convert-shard-to-stablehlo.
+    """
+    grid = _grid(module)
+    func = next(
+        (op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main"), None
+    )
+    if func is None:
+        raise DiagnosticError(module, "a per-device module needs a function @main")
+    arguments = _layouts(func, func.arg_attrs, "argument")
+    results = _layouts(func, func.res_attrs, "result")
+    aliases = tuple(
+        (index, alias.value.data)
+        for index, entry in enumerate(func.arg_attrs.data if func.arg_attrs else ())
+        if isinstance(alias := entry.data.get("tf.aliasing_output"), IntegerAttr)
+    )
+    return DeviceProgram(module, grid, arguments, results, aliases)
+
+
+def _grid(module: ModuleOp) -> Grid:
+    attr = module.attributes.get("autopar.grid")
+    if not isinstance(attr, DictionaryAttr) or "mhlo.num_replicas" not in module.attributes:
+        raise DiagnosticError(
+            module,
+            "the module is no per-device program (no autopar.grid and mhlo.num_replicas): "
+            "run shard-partition and convert-shard-to-stablehlo first",
+        )
+    axes, shape = attr.data["axes"], attr.data["shape"]
+    assert isinstance(axes, ArrayAttr) and isinstance(shape, DenseArrayBase)
+    names = [name.data for name in axes.data if isinstance(name, StringAttr)]
+    sizes = [int(size) for size in shape.get_values()]
+    return Grid("mesh", tuple(zip(names, sizes, strict=True)))
+
+
+def _layouts(
+    func: FuncOp, attrs: ArrayAttr[DictionaryAttr] | None, what: str
+) -> tuple[Layout, ...]:
+    if attrs is None:
+        return ()
+    layouts: list[Layout] = []
+    for index, entry in enumerate(attrs.data):
+        attr = entry.data.get("autopar.layout")
+        if not isinstance(attr, DictionaryAttr):
+            raise DiagnosticError(func, f"{what} {index} of @main has no autopar.layout")
+        layouts.append(_layout(attr))
+    return tuple(layouts)
+
+
+def _layout(attr: DictionaryAttr) -> Layout:
+    whole: Attribute | None = attr.data.get("global")
+    if not isinstance(whole, TensorType):
+        return Layout((), (), None)
+    dims = attr.data["dims"]
+    assert isinstance(dims, ArrayAttr)
+    axes = tuple(
+        tuple(axis.data for axis in dim.data if isinstance(axis, StringAttr))
+        for dim in dims.data
+        if isinstance(dim, ArrayAttr)
+    )
+    return Layout(axes, whole.get_shape(), numpy_dtype(whole.element_type))

@@ -1,0 +1,36 @@
+"""The only ordered lists of passes, each with the reason for its place.
+
+A pipeline is a list of pass specifications as the command line has them (`name{option=value}`).
+"""
+
+from __future__ import annotations
+
+IMPORT = (
+    "import-sdy",  # meshes and shardings in our own attributes, before anything reads them
+    "inline",  # propagation and partitioning see whole data flow, not calls
+)
+PROPAGATE = ("sharding-propagation",)  # decides where every value lies
+DECIDE = ("insert-reshards",)  # needs all shardings; makes every resharding an op
+PARTITION = (
+    "shard-partition",  # local shapes
+    "optimize-collectives",  # sees collectives next to each other only after partitioning
+)
+LOWER = ("convert-shard-to-stablehlo",)  # last: replica groups know no grid axes
+
+LEVELS: dict[str, tuple[str, ...]] = {
+    "stablehlo": (),
+    "sharded": (*IMPORT, *PROPAGATE),
+    "decided": (*IMPORT, *PROPAGATE, *DECIDE),
+    "spmd": (*IMPORT, *PROPAGATE, *DECIDE, *PARTITION),
+    "per-device": (*IMPORT, *PROPAGATE, *DECIDE, *PARTITION, *LOWER),
+}
+"""The passes from the imported program to each level that `.as_text(level)` shows."""
+
+RUN = (
+    "import-sdy",
+    "sharding-propagation",
+    "shard-partition",
+    "optimize-collectives",
+    "convert-shard-to-stablehlo",
+)
+"""What `autopar run` does by default with a global, annotated module."""

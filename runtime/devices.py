@@ -1,0 +1,54 @@
+"""Devices of the local JAX backend: virtual CPU devices set up for the user, real ones as found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+logger = logging.getLogger("autopar")
+
+_FLAG = "--xla_force_host_platform_device_count"
+
+
+class DeviceError(RuntimeError):
+    """The devices that were asked for cannot be had."""
+
+
+def init_devices(count: int | None) -> list[Any]:
+    """The first `count` devices (None: all), making virtual CPU devices if JAX has not started.
+
+    DeviceError where JAX's backend exists already with fewer devices: it says what to move.
+    """
+    from autopar.lowering.jax_compat import backend_is_initialized
+
+    if count is not None and count < 1:
+        raise DeviceError(f"devices={count}: at least one device is needed")
+    if count is not None and not backend_is_initialized():
+        _request_virtual_devices(count)
+    import jax
+
+    devices = jax.devices()
+    if count is not None and len(devices) < count:
+        raise DeviceError(
+            f"{count} devices were asked for, JAX already runs with {len(devices)}: call "
+            f"autopar.init(devices={count}) before the first JAX computation, or "
+            f'export XLA_FLAGS="{_FLAG}={count}"'
+        )
+    return devices if count is None else devices[:count]
+
+
+def _request_virtual_devices(count: int) -> None:
+    """Sets XLA's flag for the CPU backend, keeping a larger number that the user set."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    match = re.search(rf"{_FLAG}=(\d+)", flags)
+    if match is None:
+        os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={count}".strip()
+    elif int(match[1]) < count:
+        os.environ["XLA_FLAGS"] = flags.replace(match[0], f"{_FLAG}={count}")
+
+
+def platform_of(devices: Sequence[Any]) -> str:
+    return devices[0].platform

@@ -1,0 +1,138 @@
+"""The embedded runtime: a per-device program on N devices of this process.
+
+The program is compiled once through the raw client and run on sharded jax.Arrays; results are
+ordinary global jax.Arrays with NamedSharding, made by JAX's own result handlers (as fast as jit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from autopar.dialects.sharding import AxisRef, Grid, local_dim
+from autopar.lowering.exporter import export_module
+from autopar.lowering.jax_compat import compile_replicas, execute, result_handler
+from autopar.lowering.program import DeviceProgram, Layout, parse_axis
+from autopar.passes.partition.specs import AxisTable
+
+
+class MeshExecutable:
+    """A compiled program on the devices of one mesh.
+
+    `mesh` is the user's jax Mesh (its axes are the program's grid), or None to make one of
+    `devices`. Arguments are brought to `input_shardings` where they lie elsewhere.
+    """
+
+    def __init__(
+        self,
+        program: DeviceProgram,
+        devices: Sequence[Any],
+        mesh: Mesh | None = None,
+        host_callbacks: Sequence[Any] = (),
+        keepalive: object = None,
+    ) -> None:
+        grid = program.grid
+        if len(devices) != grid.num_devices:
+            raise ValueError(
+                f"the program is for {grid.num_devices} devices, {len(devices)} were given"
+            )
+        self.program = program
+        self.devices = list(devices)
+        self._keepalive = keepalive
+        self.mesh = mesh if mesh is not None else make_mesh(grid, devices)
+        self._refined = _RefinedMesh(program, self.mesh)
+        self.input_shardings = [self._refined.sharding(a) for a in program.arguments]
+        self.output_shardings = [self._refined.sharding(r) for r in program.results]
+        module = export_module(program.module)
+        self.loaded = compile_replicas(module, self.devices, host_callbacks)
+        self._handlers = [
+            result_handler(padded_shape(r, grid), r.dtype, s)
+            for r, s in zip(program.results, self.output_shardings, strict=True)
+        ]
+        self._is_cpu = self.devices[0].platform == "cpu"
+        self._in_flight: list[Any] = []
+
+    def run(self, arguments: Sequence[jax.Array]) -> list[jax.Array]:
+        """Runs on arguments that lie as `input_shardings` say; asynchronous on accelerators.
+
+        On virtual CPU devices a run waits for the one before: programs with collectives that wait
+        for each other's threads would deadlock.
+        """
+        if self._is_cpu:
+            for array in self._in_flight:
+                if not array.is_deleted():
+                    array.block_until_ready()
+        results = execute(self.loaded, arguments, self._handlers)
+        if self._is_cpu:
+            self._in_flight = results
+        return results
+
+
+def make_mesh(grid: Grid, devices: Sequence[Any]) -> Mesh:
+    """A jax Mesh with the grid's axes over `devices` in row-major order."""
+    shape = grid.shape or (1,)
+    return Mesh(np.array(devices).reshape(shape), grid.axis_names or ("_",))
+
+
+class _RefinedMesh:
+    """NamedShardings for layouts; sub-axes need a mesh whose axes are split further."""
+
+    def __init__(self, program: DeviceProgram, mesh: Mesh) -> None:
+        refs = {
+            parse_axis(axis)
+            for layout in (*program.arguments, *program.results)
+            for dim in layout.dims
+            for axis in dim
+        }
+        self._mesh = mesh
+        if any(not ref.is_whole for ref in refs):
+            table = AxisTable(program.grid, refs)
+            refined = table.refined
+            self._mesh = Mesh(mesh.devices.reshape(refined.shape), refined.axis_names)
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+
+    def sharding(self, layout: Layout) -> NamedSharding:
+        if not any(layout.dims):
+            return self._replicated
+        spec = [dim[0] if len(dim) == 1 else (dim or None) for dim in layout.dims]
+        while spec and spec[-1] is None:
+            spec.pop()
+        return NamedSharding(self._mesh, PartitionSpec(*spec))
+
+
+def padded_shape(layout: Layout, grid: Grid) -> tuple[int, ...]:
+    """The global shape with every split dimension rounded up to whole blocks."""
+    return tuple(
+        local_dim(size, parts) * parts
+        for size, parts in zip(layout.shape, dim_parts(layout, grid), strict=True)
+    )
+
+
+def dim_parts(layout: Layout, grid: Grid) -> list[int]:
+    """Into how many parts each dimension is split."""
+    if not layout.dims:
+        return [1] * len(layout.shape)
+    return [grid.parts(_refs(dim)) for dim in layout.dims]
+
+
+def _refs(dim: Sequence[str]) -> list[AxisRef]:
+    return [parse_axis(axis) for axis in dim]
+
+
+def place(array: Any, layout: Layout, sharding: NamedSharding, grid: Grid) -> jax.Array:
+    """A global host array as a sharded jax.Array, padded to whole blocks where it must be."""
+    padded = padded_shape(layout, grid)
+    if padded != tuple(layout.shape):
+        widths = [(0, p - s) for s, p in zip(layout.shape, padded, strict=True)]
+        array = np.pad(np.asarray(array), widths)
+    return jax.device_put(array, sharding)
+
+
+def fetch(array: jax.Array, layout: Layout) -> np.ndarray[Any, Any]:
+    """The global host array of a result, its padding cut off."""
+    host = np.asarray(array)
+    return host[tuple(slice(0, size) for size in layout.shape)]
