@@ -22,7 +22,7 @@ from xdsl.dialects.builtin import (
     TensorType,
     UnregisteredOp,
 )
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue, TypeAttribute
 
 from autopar.dialects.constants import UnsupportedElementType, storage_dtype
 from autopar.dialects.diagnostics import DiagnosticError
@@ -68,6 +68,8 @@ class _Exporter:
         return native
 
     def attribute(self, attribute: Attribute) -> Native:
+        if isinstance(attribute, TypeAttribute) and not isinstance(attribute, FunctionType):
+            return self.ir.TypeAttr.get(self.type(attribute), self.context)
         found = self._by_id.get(id(attribute))
         if found is not None:
             return found[1]

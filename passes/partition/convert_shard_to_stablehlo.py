@@ -23,9 +23,12 @@ from xdsl.dialects.builtin import (
     DenseArrayBase,
     DictionaryAttr,
     IntegerAttr,
+    IntegerType,
     ModuleOp,
+    Signedness,
     StringAttr,
     TensorType,
+    i1,
     i32,
     i64,
 )
@@ -299,6 +302,46 @@ def _reducer(op: Operation, element_type: Attribute) -> Region:
     return Region(block)
 
 
+def _stacked(lowering: _Lowering, op: Operation) -> SSAValue:
+    """The operands of all devices of the group, along a new first dimension."""
+    value = op.operands[0]
+    type = _tensor(value, op)
+    shape, groups = list(type.get_shape()), lowering.groups(op)
+    row = lowering.insert(stablehlo.ReshapeOp(value, [1, *shape]), op)
+    result = tensor_type(type, [len(groups[0]), *shape])
+    new = stablehlo.AllGatherOp([row], 0, groups, [result], lowering.next_channel())
+    return lowering.insert(new, op)
+
+
+def _must_gather(op: Operation, element_type: Attribute) -> bool:
+    """Whether XLA's collectives do not know the reduction: the bitwise ones, but on predicates."""
+    attr = op.properties.get("reduction")
+    kind = attr.data.value if isinstance(attr, shard.ReductionKindAttr) else "sum"
+    return kind in _IDENTITIES and (element_type != i1 or kind == "bitwise_xor")
+
+
+_IDENTITIES = {"bitwise_and": -1, "bitwise_or": 0, "bitwise_xor": 0}
+
+
+def _gathered_reduction(lowering: _Lowering, op: Operation) -> SSAValue:
+    """All-reduce as all-gather and a reduction on each device."""
+    value = op.operands[0]
+    element_type = _tensor(value, op).element_type
+    attr = op.properties["reduction"]
+    assert isinstance(attr, shard.ReductionKindAttr)
+    stacked = _stacked(lowering, op)
+    identity = _IDENTITIES[attr.data.value]
+    if isinstance(element_type, IntegerType) and element_type.width.data == 1:
+        identity = bool(identity)
+    elif isinstance(element_type, IntegerType) and (
+        identity < 0 and element_type.signedness.data is Signedness.UNSIGNED
+    ):
+        identity += 1 << element_type.width.data
+    init = lowering.insert(stablehlo.scalar_constant(identity, element_type), op)
+    new = stablehlo.ReduceOp([stacked], [init], [0], _reducer(op, element_type), [value.type])
+    return lowering.insert(new, op)
+
+
 def _averaged(lowering: _Lowering, op: Operation, value: SSAValue) -> SSAValue:
     attr = op.properties.get("reduction")
     if not isinstance(attr, shard.ReductionKindAttr) or attr.data.value != "average":
@@ -327,6 +370,8 @@ def _all_reduce(lowering: _Lowering, op: Operation) -> list[SSAValue]:
     groups = lowering.groups(op)
     if len(groups[0]) == 1:
         return [value]
+    if _must_gather(op, element_type):
+        return [_gathered_reduction(lowering, op)]
     new = stablehlo.AllReduceOp(
         [value], groups, _reducer(op, element_type), lowering.next_channel()
     )
@@ -378,6 +423,9 @@ def _reduce_scatter(lowering: _Lowering, op: Operation) -> list[SSAValue]:
     groups = lowering.groups(op)
     if len(groups[0]) == 1:
         return [value]
+    if _must_gather(op, element_type):
+        whole = _gathered_reduction(lowering, op)
+        return [_own_part(lowering, op, whole, _dim(op, "scatter_axis"))]
     new = stablehlo.ReduceScatterOp(
         value,
         _dim(op, "scatter_axis"),
@@ -472,17 +520,7 @@ def _from_root(lowering: _Lowering, op: Operation) -> SSAValue:
     for axis, index in zip(lowering.axes(op), where, strict=True):
         place = place * lowering.grid.shape[axis] + index
     shape = list(type.get_shape())
-    row = lowering.insert(stablehlo.ReshapeOp(value, [1, *shape]), op)
-    gathered = lowering.insert(
-        stablehlo.AllGatherOp(
-            [row],
-            0,
-            groups,
-            [tensor_type(type, [len(groups[0]), *shape])],
-            lowering.next_channel(),
-        ),
-        op,
-    )
+    gathered = _stacked(lowering, op)
     start, limit = [place] + [0] * len(shape), [place + 1, *shape]
     chosen = lowering.insert(stablehlo.SliceOp(gathered, start, limit), op)
     return lowering.insert(stablehlo.ReshapeOp(chosen, shape), op)
