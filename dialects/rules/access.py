@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from xdsl.dialects.builtin import (
     BFloat16Type,
-    BoolAttr,
     ComplexType,
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
@@ -117,10 +116,7 @@ def integer(op: Operation, name: str, default: int = 0) -> int:
 
 
 def boolean(op: Operation, name: str) -> bool:
-    found = attribute(op, name)
-    if isinstance(found, BoolAttr):
-        return bool(found.value.data)
-    return isinstance(found, IntegerAttr) and found.value.data != 0
+    return integer(op, name) != 0
 
 
 def string(op: Operation, name: str) -> str:

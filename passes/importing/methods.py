@@ -156,10 +156,15 @@ def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
 def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr) -> str:
     shape = arg.type.get_shape() if isinstance(arg.type, TensorType) else ()
     if "tf.aliasing_output" in entry.data or "jax.buffer_donor" in entry.data:
-        if not shape:
-            return "other"
-        return "parameter" if _feeds_contraction(arg) else "optimizer_state"
+        return state_kind(arg)
     return "batch" if shape else "other"
+
+
+def state_kind(arg: BlockArgument) -> str:
+    """Parameter or optimizer state: the latter only elementwise ops read. Scalars are neither."""
+    if not isinstance(arg.type, TensorType) or not arg.type.get_shape():
+        return "other"
+    return "parameter" if _feeds_contraction(arg) else "optimizer_state"
 
 
 _CONTRACTIONS = frozenset(

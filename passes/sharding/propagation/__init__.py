@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
@@ -10,6 +12,7 @@ from autopar.dialects.autopar import result_sharding, sharding_of
 from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import Grid
 
+from .classes import find_constants
 from .constraints import ConstraintApplier
 from .engine import Engine
 from .graph import GraphBuilder
@@ -34,10 +37,21 @@ def propagate_shardings(module: ModuleOp) -> None:
     grids = grids_of(module)
     if not grids:
         return
-    applier = ConstraintApplier(module)
+    # Nothing made here is garbage before the end, and the collector would walk the whole program.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        _propagate(module, grids)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _propagate(module: ModuleOp, grids: dict[str, Grid]) -> None:
+    constants = find_constants(module)
+    applier = ConstraintApplier(module, constants)
     applier.run()
-    graph = GraphBuilder(module).build()
-    engine = Engine(graph, grids)
+    engine = Engine(GraphBuilder(module, constants).build(), grids)
     _set_initial(engine, applier)
     _join_groups(engine)
     engine.run()

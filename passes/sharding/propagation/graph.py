@@ -27,7 +27,7 @@ from autopar.dialects.rules.regions import (
 )
 from autopar.dialects.rules.registry import get_rule
 
-from .classes import CONSTRAINTS, ELEMENTWISE, find_constants, rank_of
+from .classes import CONSTRAINTS, ELEMENTWISE, rank_of
 from .factors import Direction, Step
 
 BARRIER_OP = "sdy.propagation_barrier"
@@ -107,7 +107,7 @@ class Graph:
 class GraphBuilder:
     """Builds the graph of a module in one walk."""
 
-    def __init__(self, module: ModuleOp) -> None:
+    def __init__(self, module: ModuleOp, constants: set[int]) -> None:
         self.graph = Graph(module)
         self._position = 0
         self._users: dict[int, list[Node]] = {}
@@ -115,7 +115,7 @@ class GraphBuilder:
         self._slot_users: dict[int, list[Node]] = {}
         self._owner: dict[int, Node] = {}
         self._edge_targets: dict[int, tuple[SSAValue, ...]] = {}
-        self._constants = find_constants(module)
+        self._constants = constants
         """Ops (by id()) that each use has a copy of."""
         self._constant_positions: dict[int, int] = {}
         self._calls: list[tuple[Operation, int]] = []
@@ -277,7 +277,9 @@ class GraphBuilder:
             graph.ops.append(op)
             count = len(slots)
             slots += [self._define(result) for result in results]
-            if name in _RESHARDS or all(result.first_use is None for result in results):
+            if name in _RESHARDS or (
+                name not in CONSTRAINTS and all(result.first_use is None for result in results)
+            ):
                 continue
             if name == BARRIER_OP:
                 variants = self._barrier_variants(op, slots[0])
