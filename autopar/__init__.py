@@ -1,1 +1,50 @@
-"""autopar: a single-device JAX program, run on a cluster."""
+"""autopar: a single-device JAX program, run on a cluster.
+
+The public names are imported when first used, so that compilers that embed `autopar.passes` pay for
+neither JAX nor the runtime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .api import init, local_devices, parallelize, shutdown
+    from .methods import FSDP, DataParallel, ShardParallel, Zero2Parallel, Zero3Parallel
+    from .plan import Plan
+
+_PUBLIC = {
+    "DataParallel": "methods",
+    "FSDP": "methods",
+    "Plan": "plan",
+    "ShardParallel": "methods",
+    "Zero2Parallel": "methods",
+    "Zero3Parallel": "methods",
+    "init": "api",
+    "local_devices": "api",
+    "parallelize": "api",
+    "shutdown": "api",
+}
+
+__all__ = [
+    "FSDP",
+    "DataParallel",
+    "Plan",
+    "ShardParallel",
+    "Zero2Parallel",
+    "Zero3Parallel",
+    "__version__",
+    "init",
+    "local_devices",
+    "parallelize",
+    "shutdown",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'autopar' has no attribute '{name}'")
+    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)

@@ -1,12 +1,44 @@
-"""Passes over the IR, by name. `PASSES` maps a pass name to "module:Class", imported when used."""
+"""Passes over the IR, by name.
+
+`PASSES` maps a pass name to "module:Class", imported when used, so that a command line that runs one
+pass pays for one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xdsl.passes import ModulePass
+
+_IMPORTING = "autopar.passes.importing"
+_PARTITION = "autopar.passes.partition"
 
 PASSES: dict[str, str] = {
-    "convert-mesh-to-shard": "autopar.passes.importing.convert_mesh_to_shard:ConvertMeshToShardPass",
-    "convert-shard-to-stablehlo": "autopar.passes.partition.convert_shard_to_stablehlo:ConvertShardToStablehloPass",
-    "export-sdy": "autopar.passes.importing.export_sdy:ExportSdyPass",
-    "import-sdy": "autopar.passes.importing.import_sdy:ImportSdyPass",
-    "inline": "autopar.passes.importing.inline:InlinePass",
-    "shard-attributes-to-ops": "autopar.passes.importing.shard_attributes_to_ops:ShardAttributesToOpsPass",
-    "sharding-propagation": "autopar.passes.sharding.sharding_propagation:ShardingPropagationPass",
-    "shard-ops-to-attributes": "autopar.passes.importing.shard_ops_to_attributes:ShardOpsToAttributesPass",
+    "annotate-method": f"{_IMPORTING}.annotate_method:AnnotateMethodPass",
+    "convert-mesh-to-shard": f"{_IMPORTING}.convert_mesh_to_shard:ConvertMeshToShardPass",
+    "convert-shard-to-stablehlo": (
+        f"{_PARTITION}.convert_shard_to_stablehlo:ConvertShardToStablehloPass"
+    ),
+    "even-boundary": f"{_PARTITION}.even_boundary:EvenBoundaryPass",
+    "export-sdy": f"{_IMPORTING}.export_sdy:ExportSdyPass",
+    "import-sdy": f"{_IMPORTING}.import_sdy:ImportSdyPass",
+    "inline": f"{_IMPORTING}.inline:InlinePass",
+    "insert-reshards": f"{_PARTITION}.insert_reshards:InsertReshardsPass",
+    "optimize-collectives": f"{_PARTITION}.optimize_collectives:OptimizeCollectivesPass",
+    "shard-attributes-to-ops": f"{_IMPORTING}.shard_attributes_to_ops:ShardAttributesToOpsPass",
+    "shard-ops-to-attributes": f"{_IMPORTING}.shard_ops_to_attributes:ShardOpsToAttributesPass",
+    "shard-partition": f"{_PARTITION}.shard_partition:ShardPartitionPass",
+    "sharding-propagation": (
+        "autopar.passes.sharding.sharding_propagation:ShardingPropagationPass"
+    ),
 }
+
+
+def load_pass(name: str) -> type[ModulePass]:
+    """The class of a pass. KeyError names the passes there are."""
+    if name not in PASSES:
+        raise KeyError(f"unknown pass '{name}' (known: {', '.join(sorted(PASSES))})")
+    module, attribute = PASSES[name].split(":")
+    return getattr(import_module(module), attribute)

@@ -34,6 +34,7 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
+from autopar.dialects.stablehlo import OptimizationBarrierOp
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 
 METHODS = {
@@ -47,6 +48,8 @@ METHODS = {
 
 KIND = "autopar.kind"
 BATCH_DIM = "autopar.batch_dim"
+PHASE = "autopar.phase"
+"""Attribute of reshards and collectives: those of different phases are never merged."""
 KINDS = ("parameter", "optimizer_state", "batch", "other")
 
 PARAMETER_PRIORITY = 1
@@ -83,8 +86,7 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
     set_arg_shardings(func, shardings)
     for arg_index, result_index in aliases(func):
         if result_sharding(func, result_index) is None:
-            sharding = shardings[arg_index]
-            set_result_sharding(func, result_index, None if sharding is None else sharding.closed())
+            set_result_sharding(func, result_index, shardings[arg_index])
     if stage == 3:
         for arg, kind in zip(func.body.block.args, kinds, strict=True):
             if kind == "parameter":
@@ -154,10 +156,15 @@ def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
 def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr) -> str:
     shape = arg.type.get_shape() if isinstance(arg.type, TensorType) else ()
     if "tf.aliasing_output" in entry.data or "jax.buffer_donor" in entry.data:
-        if not shape:
-            return "other"
-        return "parameter" if _feeds_contraction(arg) else "optimizer_state"
+        return state_kind(arg)
     return "batch" if shape else "other"
+
+
+def state_kind(arg: BlockArgument) -> str:
+    """Parameter or optimizer state: the latter only elementwise ops read. Scalars are neither."""
+    if not isinstance(arg.type, TensorType) or not arg.type.get_shape():
+        return "other"
+    return "parameter" if _feeds_contraction(arg) else "optimizer_state"
 
 
 _CONTRACTIONS = frozenset(
@@ -255,15 +262,40 @@ def gather_by_phase(arg: BlockArgument, grid: Grid) -> None:
         phase = phase_of(use.operation)
         if phase in phases:
             phases[phase].append((use.operation, use.index))
-    for uses in phases.values():
+    for phase, uses in phases.items():
         if not uses:
             continue
         first = _first(op for op, _ in uses)
-        constraint = ConstraintOp(arg, whole)
+        source = _not_before(arg, first) if phase == "backward" else arg
+        constraint = ConstraintOp(source, whole)
         constraint.location = first.location
+        constraint.attributes[PHASE] = StringAttr(phase)
         Rewriter.insert_op(constraint, InsertPoint.before(first))
         for op, index in uses:
             op.operands[index] = constraint.result
+
+
+def _not_before(arg: BlockArgument, first: Operation) -> SSAValue:
+    """`arg`, through an optimization barrier with another operand of its first use: what is made
+    of it cannot be computed before that operand is there."""
+    other = next(
+        (
+            (index, value)
+            for index, value in enumerate(first.operands)
+            if value is not arg and isinstance(value.owner, Operation)
+        ),
+        None,
+    )
+    if other is None:
+        return arg
+    index, value = other
+    barrier = OptimizationBarrierOp.create(
+        operands=[arg, value], result_types=[arg.type, value.type]
+    )
+    barrier.location = first.location
+    Rewriter.insert_op(barrier, InsertPoint.before(first))
+    first.operands[index] = barrier.results[1]
+    return barrier.results[0]
 
 
 def _first(ops: Iterable[Operation]) -> Operation:

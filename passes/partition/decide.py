@@ -291,6 +291,8 @@ class FunctionDecider:
             return
         new = ReshardOp(source, self._sharding_attr(spec))
         new.location = op.location
+        new.attributes.update(op.attributes)
+        new.attributes.pop(SHARDING, None)
         Rewriter.replace_op(op, new)
         self._specs[new.result] = spec
 

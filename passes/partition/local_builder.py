@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from xdsl.dialects.builtin import (
@@ -59,9 +59,16 @@ def neutral_value(kind: str, dtype: np.dtype) -> np.ndarray:
 class LocalBuilder:
     """Inserts ops before `anchor`; knows the grid, to look up each device's own numbers."""
 
-    def __init__(self, table: AxisTable, anchor: Operation) -> None:
+    def __init__(
+        self,
+        table: AxisTable,
+        anchor: Operation,
+        attributes: Mapping[str, Attribute] | None = None,
+    ) -> None:
         self.table = table
         self.anchor = anchor
+        self._attributes = dict(attributes or {})
+        """Discardable attributes that every inserted op gets."""
         block = anchor.parent
         assert block is not None
         self._block: Block = block
@@ -69,6 +76,8 @@ class LocalBuilder:
 
     def insert(self, op: Operation) -> SSAValue:
         op.location = self.anchor.location
+        if self._attributes:
+            op.attributes.update(self._attributes)
         self._block.insert_op_before(op, self.anchor)
         return op.results[0]
 

@@ -211,7 +211,8 @@ class _FunctionPartitioner:
         source, shape = self._specs[op.input], self._shapes[op.input]
         target = self._table.spec(op.sharding.data)
         steps = self._planner.plan(source, target, shape, item_bytes(op.input.type))
-        builder = LocalBuilder(self._table, op)
+        op.attributes.pop(SHARDING, None)
+        builder = LocalBuilder(self._table, op, op.attributes)
         value = emit_steps(builder, op.input, source, steps, shape)
         self._specs[value] = target
         self._shapes[value] = shape

@@ -1,0 +1,129 @@
+"""The road of one program: from an in-memory StableHLO module to a per-device program.
+
+A `Road` keeps the native module and what was asked for; each level of the IR is made by running the
+passes of `passes/pipelines.py` on a fresh import, so that any level can be shown at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i32, i64
+from xdsl.dialects.func import FuncOp
+
+from autopar.dialects import make_context
+from autopar.dialects.autopar import (
+    entries_of,
+    result_sharding,
+    set_entry,
+    set_result_sharding,
+    sharding_of,
+)
+from autopar.dialects.shard import find_grid, make_grid_op
+from autopar.dialects.sharding import Grid
+from autopar.lowering.importer import import_module
+from autopar.lowering.program import DeviceProgram, device_program
+from autopar.passes import load_pass
+from autopar.passes.importing.methods import (
+    BATCH_DIM,
+    KIND,
+    MethodOptions,
+    aliases,
+    annotate_method,
+    main_function,
+    state_kind,
+)
+from autopar.passes.partition.even_boundary import make_boundary_even
+from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
+
+LEVELS = ("stablehlo", "sharded", "decided", "spmd", "per-device")
+
+
+@dataclass(frozen=True)
+class ArgumentInfo:
+    """What `parallelize` knows of one flat argument."""
+
+    kind: str
+    """`state` (parameter or optimizer state, told apart by what reads it), `batch` or `other`."""
+    batch_dim: int = 0
+    alias: int | None = None
+    """The result whose buffer it shares (donation)."""
+
+
+@dataclass
+class Road:
+    """One program and how it is to be partitioned."""
+
+    native: Any
+    """The StableHLO module, as jaxlib's in-memory object."""
+    arguments: Sequence[ArgumentInfo]
+    grid: Grid | None
+    """The mesh asked for; None: the module's own."""
+    options: MethodOptions
+
+    def at(self, level: str) -> ModuleOp:
+        """The program at a level of the design; ValueError names the levels."""
+        if level not in LEVELS:
+            raise ValueError(f"level {level!r} is unknown; levels: {', '.join(LEVELS)}")
+        module = import_module(self.native)
+        context = make_context()
+        stop = LEVELS.index(level)
+        if stop >= 1:
+            self._annotate(module, context)
+            run_passes(module, context, PROPAGATE)
+            make_boundary_even(main_function(module), _grid(module))
+        if stop >= 2:
+            run_passes(module, context, DECIDE)
+        if stop >= 3:
+            run_passes(module, context, PARTITION)
+        if stop >= 4:
+            run_passes(module, context, LOWER)
+        return module
+
+    def program(self) -> DeviceProgram:
+        """The program for one device."""
+        return device_program(self.at("per-device"))
+
+    def _annotate(self, module: ModuleOp, context: Context) -> None:
+        run_passes(module, context, IMPORT)
+        self._describe_arguments(main_function(module))
+        if find_grid(module) is None:
+            assert self.grid is not None
+            block = module.body.block
+            assert block.first_op is not None
+            block.insert_op_before(make_grid_op(self.grid), block.first_op)
+        func = main_function(module)
+        annotate_method(module, self.options)
+        for argument, result in aliases(func):
+            sharding = sharding_of(func.body.block.args[argument])
+            if sharding is not None and result_sharding(func, result) is None:
+                set_result_sharding(func, result, sharding)
+
+    def _describe_arguments(self, func: FuncOp) -> None:
+        """Writes kinds and aliases as the attributes that passes read."""
+        args = func.body.block.args
+        entries = entries_of(func.arg_attrs, len(args))
+        for index, (arg, info) in enumerate(zip(args, self.arguments, strict=True)):
+            kind = state_kind(arg) if info.kind == "state" else info.kind
+            entry = set_entry(entries[index], KIND, StringAttr(kind))
+            if info.kind == "batch":
+                entry = set_entry(entry, BATCH_DIM, IntegerAttr(info.batch_dim, i64))
+            if info.alias is not None:
+                entry = set_entry(entry, "tf.aliasing_output", IntegerAttr(info.alias, i32))
+            entries[index] = entry
+        func.properties["arg_attrs"] = ArrayAttr(entries)
+
+
+def _grid(module: ModuleOp) -> Grid:
+    grid = find_grid(module)
+    assert grid is not None
+    return grid
+
+
+def run_passes(module: ModuleOp, context: Context, names: Sequence[str]) -> None:
+    """Runs passes with their default options."""
+    for name in names:
+        load_pass(name)().apply(context, module)

@@ -1,0 +1,1 @@
+"""Benchmarks: scripts that print ratios against a peer in the same run."""

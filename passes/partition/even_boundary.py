@@ -1,0 +1,76 @@
+"""Pass `even-boundary`: arguments and results of @main only split where the axes divide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute
+from xdsl.passes import ModulePass
+
+from autopar.dialects.autopar import (
+    result_sharding,
+    set_arg_shardings,
+    set_result_shardings,
+    sharding_of,
+)
+from autopar.dialects.diagnostics import remark
+from autopar.dialects.shard import grid_of
+from autopar.dialects.sharding import DimSharding, Grid, Sharding
+
+
+@dataclass(frozen=True)
+class EvenBoundaryPass(ModulePass):
+    """Drop axes that do not divide a dimension of an argument or result of @main.
+
+    Needs shardings on the boundary (sharding-propagation). jax.Arrays with NamedSharding cannot be
+    padded, so that `parallelize` runs this before partitioning; a remark says what was dropped.
+    Guarantees that every sharding on the boundary divides its tensor.
+    """
+
+    name = "even-boundary"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        grid = grid_of(op)
+        for func in op.ops:
+            if isinstance(func, FuncOp) and func.body.blocks:
+                make_boundary_even(func, grid)
+
+
+def make_boundary_even(func: FuncOp, grid: Grid) -> None:
+    """Drops uneven axes from the shardings of the function's arguments and results."""
+    args = func.body.block.args
+    types = func.function_type.outputs.data
+    set_arg_shardings(
+        func,
+        [_even(func, f"argument {a.index}", sharding_of(a), a.type, grid) for a in args],
+    )
+    set_result_shardings(
+        func,
+        [
+            _even(func, f"result {i}", result_sharding(func, i), type, grid)
+            for i, type in enumerate(types)
+        ],
+    )
+
+
+def _even(
+    func: FuncOp, what: str, sharding: Sharding | None, type: Attribute, grid: Grid
+) -> Sharding | None:
+    if sharding is None or not isinstance(type, TensorType):
+        return sharding
+    dims: list[DimSharding] = []
+    for size, dim in zip(type.get_shape(), sharding.dims, strict=True):
+        axes = dim.axes
+        while axes and size % grid.parts(axes):
+            axes = axes[:-1]
+        if axes != dim.axes:
+            remark(
+                func,
+                f"{what} of @{func.sym_name.data}: dimension of size {size} is not divisible over "
+                f"{', '.join(map(str, dim.axes))}: it is kept on {', '.join(map(str, axes)) or 'no axis'}",
+            )
+        dims.append(DimSharding(axes, dim.is_open, dim.priority))
+    return Sharding(sharding.grid, tuple(dims), sharding.replicated, sharding.partial)
