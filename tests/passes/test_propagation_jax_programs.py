@@ -102,9 +102,7 @@ def gpt_step(layers: int) -> tuple[Callable[..., Any], dict[str, tuple[int, ...]
         mask = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
         for layer in range(layers):
             q, k, v = jnp.moveaxis(
-                jnp.einsum(
-                    "bsd,dche->bsche", norm(x, p[f"{layer}.norm"]), p[f"{layer}.qkv"]
-                ),
+                jnp.einsum("bsd,dche->bsche", norm(x, p[f"{layer}.norm"]), p[f"{layer}.qkv"]),
                 2,
                 0,
             )
@@ -165,7 +163,9 @@ def test_scan_with_checkpoint() -> None:
 
         return (lax.scan(jax.checkpoint(body), x, ws)[0] ** 2).sum()
 
-    check_program(jax.grad(loss), array((6, 64, 64), (None, None, "model")), array((16, 64), ("data",)))
+    check_program(
+        jax.grad(loss), array((6, 64, 64), (None, None, "model")), array((16, 64), ("data",))
+    )
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,7 @@ def test_embedding_gradient() -> None:
     def loss(table: Any, tokens: Any) -> Any:
         return (jnp.tanh(constrain(table[tokens], "data", None, "model")) ** 2).sum()
 
-    check_program(
-        jax.grad(loss), array((96, 16), ("model",)), array((8, 6), ("data",), jnp.int32)
-    )
+    check_program(jax.grad(loss), array((96, 16), ("model",)), array((8, 6), ("data",), jnp.int32))
 
 
 def test_rare_ops() -> None:

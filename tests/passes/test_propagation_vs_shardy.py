@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (MLIR text)
 """Our sharding propagation against Shardy's, op by op."""
 
 from __future__ import annotations
