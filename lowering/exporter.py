@@ -54,15 +54,17 @@ class _Exporter:
         self._blocks: dict[Block, Native] = {}
         # converted by identity first: interned objects skip hashing their whole content
         self._by_id: dict[int, tuple[Attribute, Native]] = {}
+        # apart from the above: a type is also an attribute (`TypeAttr`)
+        self._types_by_id: dict[int, tuple[Attribute, Native]] = {}
 
     def type(self, type_: Attribute) -> Native:
-        found = self._by_id.get(id(type_))
+        found = self._types_by_id.get(id(type_))
         if found is not None:
             return found[1]
         native = self._types.get(type_)
         if native is None:
             native = self._types[type_] = self.ir.Type.parse(_text(type_), self.context)
-        self._by_id[id(type_)] = (type_, native)
+        self._types_by_id[id(type_)] = (type_, native)
         return native
 
     def attribute(self, attribute: Attribute) -> Native:

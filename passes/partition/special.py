@@ -34,6 +34,8 @@ _SplittableFunction = Callable[[Operation, ShardingRule, list[bool], list[str | 
 def splittable_factors(op: Operation, rule: ShardingRule) -> Splittable:
     """The factors of `op` that may be split, and the reducers of those that leave partials."""
     base = splittable_by_kind(rule)
+    if any(reducer in _BITWISE for reducer in rule.reducers) and not _is_bool(op):
+        base = _without_bitwise(base)
     extend = _EXTENSIONS.get(op.name)
     if extend is None:
         return base
@@ -50,11 +52,23 @@ def _windows(
             allowed[factor] = True
 
 
-def _is_summable(op: Operation) -> bool:
-    """Whether parts of the result can be put together by a sum (not so for bool)."""
+def _is_bool(op: Operation) -> bool:
     type = op.results[0].type
-    return isinstance(type, TensorType) and not (
-        isinstance(type.element_type, IntegerType) and type.element_type.width.data == 1
+    return (
+        isinstance(type, TensorType)
+        and isinstance(type.element_type, IntegerType)
+        and type.element_type.width.data == 1
+    )
+
+
+_BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor")
+
+
+def _without_bitwise(base: Splittable) -> Splittable:
+    """XLA's collectives reduce bit by bit on bool only."""
+    return Splittable(
+        tuple(a and r not in _BITWISE for a, r in zip(base.allowed, base.reducers, strict=True)),
+        tuple(None if r in _BITWISE else r for r in base.reducers),
     )
 
 
@@ -62,7 +76,7 @@ def _gather(
     op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
 ) -> None:
     """Indexed operand dimensions are masked by zeros: on bool, `or` puts the parts together."""
-    if not _is_summable(op):
+    if _is_bool(op):
         for factor, reducer in enumerate(reducers):
             reducers[factor] = "bitwise_or" if reducer is not None else None
 
