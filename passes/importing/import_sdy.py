@@ -212,6 +212,8 @@ def _unify(
     places = {op.sym_name.data: op for op in ops}
     names = [name for name in meshes if name in used] or list(meshes)
     real = [name for name in names if meshes[name].num_devices > 1]
+    # Meshes of one device (of callbacks, of random bits) do not say what to run on.
+    real = real or [name for name in meshes if meshes[name].num_devices > 1]
     if not real:
         name = names[0] if names else "mesh"
         axes = meshes[name].axes if names else ()
@@ -332,6 +334,8 @@ def _import_op(op: Operation, importer: _Importer) -> None:
 
 def _annotate(op: Operation, shardings: tuple[TensorSharding, ...], importer: _Importer) -> None:
     """Writes the shardings of an op's results."""
+    if not op.results and len(shardings) == 1:
+        return  # JAX gives an effect without results the place where it runs; effects run once
     if len(shardings) != len(op.results):
         raise DiagnosticError(
             op, f"'{op.name}' op has {len(shardings)} shardings for {len(op.results)} results"
