@@ -137,7 +137,8 @@ class _Locations:
 
 def import_location(location: Native, filename: str = "-") -> Attribute:
     """One jaxlib location; `filename` names the text that was parsed (jaxlib calls it `-`)."""
-    return _Locations(filename)(location)
+    with location.context:  # diagnostics hold locations of the base class: get the exact one
+        return _Locations(filename)(type(location).from_attr(location.attr))
 
 
 def _storage(attribute: Native, element_type: Attribute) -> bytes | None:
