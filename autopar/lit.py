@@ -1,8 +1,8 @@
 """A lit configuration for IR tests that use autopar-opt; ours, and for other projects to import.
 
-    # lit.cfg.py
-    from autopar.lit import configure
-    configure(config, __file__, name="my-project")
+# lit.cfg.py
+from autopar.lit import configure
+configure(config, __file__, name="my-project")
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def configure(
             environment[variable] = os.environ[variable]
     # by path, so that a checkout that is not installed is tested as it stands (lit's own `cat`
     # drops PYTHONPATH for the rest of a pipe)
-    start = f"import sys; sys.path.insert(0, '{root}'); from autopar.opt import main; sys.exit(main())"
+    start = (
+        f"import sys; sys.path.insert(0, '{root}'); from autopar.opt import main; sys.exit(main())"
+    )
     command = f'"{sys.executable}" -c "{start}"'
     config.substitutions.append((r"(?<![\w./-])autopar-opt(?![\w-])", command))
     config.substitutions.append(("%python", f'"{sys.executable}"'))

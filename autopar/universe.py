@@ -26,7 +26,7 @@ def _taken() -> tuple[set[str], set[str]]:
             continue
         try:
             universe = entry.load()
-        except Exception:  # a broken plug-in is xDSL's to report, not ours  # noqa: S112
+        except Exception:  # a broken plug-in is xDSL's to report, not ours
             continue
         if isinstance(universe, Universe):
             universes.append(universe)

@@ -1,7 +1,7 @@
 """Expected diagnostics in the comments of a test, as `mlir-opt --verify-diagnostics` has them.
 
-    // expected-error@+1 {{part of the message}}
-    // expected-remark@below {{…}}   expected-error @-2 {{…}}   expected-error-re {{a {{[0-9]+}} b}}
+// expected-error@+1 {{part of the message}}
+// expected-remark@below {{…}}   expected-error @-2 {{…}}   expected-error-re {{a {{[0-9]+}} b}}
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def read_expectations(text: str) -> list[Expectation]:
                 pattern = _regex(whole["text"])
             count = int(match["count"] or 1)
             found += [
-                Expectation(match["severity"], target, match["text"], pattern, number) for _ in range(count)
+                Expectation(match["severity"], target, match["text"], pattern, number)
+                for _ in range(count)
             ]
     return found
 

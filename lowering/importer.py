@@ -107,9 +107,7 @@ class _Locations:
                 location=NoneAttr() if child is UNKNOWN else child,
             )
         if kind == "CallSiteLoc":
-            return _build(
-                CallSiteLoc, callee=self(location.callee), caller=self(location.caller)
-            )
+            return _build(CallSiteLoc, callee=self(location.callee), caller=self(location.caller))
         if kind == "FileLineColLoc":
             start, end = location.start_line, location.end_line
             column, end_column = location.start_col, location.end_col
