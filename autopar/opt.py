@@ -127,7 +127,9 @@ def list_passes() -> str:
     for name in sorted(PASSES):
         lines.append(f"  --{name:28} {_summary(name)}")
         for option in dataclasses.fields(pass_class(name)):
-            default = "" if option.default is dataclasses.MISSING else f" (default {option.default})"
+            default = (
+                "" if option.default is dataclasses.MISSING else f" (default {option.default})"
+            )
             lines.append(f"      {option.name.replace('_', '-')}: {option.type}{default}")
     return "\n".join(lines) + "\n"
 
@@ -137,8 +139,8 @@ def help_text() -> str:
     lines = [
         "usage: autopar-opt FILE|- [options] [passes]",
         "",
-        "Reads MLIR (StableHLO, chlo, sdy, mpmd, func, arith, shard, mesh, tosa, linalg), runs passes",
-        "in the order given, and prints the module.",
+        "Reads MLIR (StableHLO, chlo, sdy, mpmd, func, arith, shard, mesh, tosa, linalg), runs",
+        "passes in the order given, and prints the module.",
         "",
         "options:",
         f"  {'-o FILE':30} write to FILE instead of standard output",
@@ -184,7 +186,11 @@ class Timer:
 
     def report(self) -> str:
         total = sum(self.seconds.values())
-        lines = ["===" + "-" * 73 + "===", "  autopar-opt: execution time report", f"  Total: {total:.4f} s"]
+        lines = [
+            "===" + "-" * 73 + "===",
+            "  autopar-opt: execution time report",
+            f"  Total: {total:.4f} s",
+        ]
         for name, seconds in self.seconds.items():
             share = 100 * seconds / total if total else 0.0
             lines.append(f"  {seconds:9.4f} s ({share:5.1f}%)  {name}")

@@ -1,7 +1,7 @@
 """Expected diagnostics in the comments of a test, as `mlir-opt --verify-diagnostics` has them.
 
-    // expected-error@+1 {{part of the message}}
-    // expected-remark@below {{…}}   expected-error @-2 {{…}}   expected-error-re {{a {{[0-9]+}} b}}
+// expected-error@+1 {{part of the message}}
+// expected-remark@below {{…}}   expected-error @-2 {{…}}   expected-error-re {{a {{[0-9]+}} b}}
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Expectation:
     severity: str
     line: int | None
     """The line that the diagnostic must be on; None: anywhere or nowhere."""
+    text: str
     pattern: str
     at: int
     """The line of the comment."""
@@ -61,7 +62,8 @@ def read_expectations(text: str) -> list[Expectation]:
                 pattern = _regex(whole["text"])
             count = int(match["count"] or 1)
             found += [
-                Expectation(match["severity"], target, pattern, number) for _ in range(count)
+                Expectation(match["severity"], target, match["text"], pattern, number)
+                for _ in range(count)
             ]
     return found
 
@@ -96,7 +98,7 @@ def check_expectations(
         for note in diagnostic.notes:
             _meet(expectations, note, filename)
     problems += [
-        f'{filename}:{e.at}:1: error: expected {e.severity} "{e.pattern}" was not produced'
+        f'{filename}:{e.at}:1: error: expected {e.severity} "{e.text}" was not produced'
         for e in expectations
         if not e.met
     ]

@@ -113,7 +113,7 @@ class _Exporter:
         """From the bytes; None where jaxlib takes no buffer of this element type."""
         element_type = attribute.get_element_type()
         data = attribute.data.data
-        if not data:
+        if not data and not isinstance(element_type, ComplexType):
             return None
         try:
             raw = np.frombuffer(data, storage_dtype(element_type))

@@ -80,7 +80,9 @@ class _StatementParser(IRParser):
 def _print(op: Operation, names: dict[SSAValue, str], *, generic: bool) -> str:
     """The statement without its results, operands under their names in the text."""
     stream = StringIO()
-    printer = IRPrinter(stream, print_generic_format=generic, print_properties_as_attributes=generic)
+    printer = IRPrinter(
+        stream, print_generic_format=generic, print_properties_as_attributes=generic
+    )
     printer._ssa_values.update(names)  # pyright: ignore[reportPrivateUsage]
     if generic:
         printer.print_string(f'"{op.name}"')
@@ -108,9 +110,7 @@ def to_generic(context: Context, text: str, filename: str) -> str:
             raise parse_error(error) from None
         except Exception as error:
             raise DiagnosticError(
-                FileLineColLoc(
-                    StringAttr(filename), *map(IntAttr, parser._position(start))
-                ),
+                FileLineColLoc(StringAttr(filename), *map(IntAttr, parser._position(start))),
                 str(error),
             ) from None
         if isinstance(op, UnregisteredOp):

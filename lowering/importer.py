@@ -107,9 +107,7 @@ class _Locations:
                 location=NoneAttr() if child is UNKNOWN else child,
             )
         if kind == "CallSiteLoc":
-            return _build(
-                CallSiteLoc, callee=self(location.callee), caller=self(location.caller)
-            )
+            return _build(CallSiteLoc, callee=self(location.callee), caller=self(location.caller))
         if kind == "FileLineColLoc":
             start, end = location.start_line, location.end_line
             column, end_column = location.start_col, location.end_col
@@ -137,7 +135,8 @@ class _Locations:
 
 def import_location(location: Native, filename: str = "-") -> Attribute:
     """One jaxlib location; `filename` names the text that was parsed (jaxlib calls it `-`)."""
-    return _Locations(filename)(location)
+    with location.context:  # diagnostics hold locations of the base class: get the exact one
+        return _Locations(filename)(type(location).from_attr(location.attr))
 
 
 def _storage(attribute: Native, element_type: Attribute) -> bytes | None:

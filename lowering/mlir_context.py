@@ -8,6 +8,7 @@ from typing import Any
 
 from autopar.dialects.diagnostics import DiagnosticError
 
+
 @cache
 def jaxlib_available() -> bool:
     """Whether jaxlib is installed."""

@@ -19,7 +19,7 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.text import parse_text
 
 from .foreign import FOREIGN_DIALECTS, has_foreign_syntax, to_generic
-from .importer import import_module, import_location
+from .importer import import_location, import_module
 from .mlir_context import diagnostic_of, jaxlib_available, make_mlir_context
 
 
