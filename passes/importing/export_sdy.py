@@ -7,6 +7,7 @@ demands the reduced value, which is what the program means), strategies.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -176,12 +177,10 @@ def _export_op(op: Operation, exporter: _Exporter) -> None:
     op.attributes.pop(autopar.STRATEGY, None)
     mark = op.attributes.pop(MESH, None)
     attr = op.attributes.pop(autopar.SHARDING, None)
-    if not isinstance(attr, ArrayAttr):
+    if attr is None:
         return
-    values = tuple(
-        exporter.convert(entry, mark, op)
-        for entry in attr.data  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    )
+    entries = cast(ArrayAttr[Attribute], attr).data
+    values = tuple(exporter.convert(entry, mark, op) for entry in entries)
     if isinstance(op, sdy.DataFlowEdgeOp):
         op.properties["sharding"] = TensorShardingAttr(values[0])
     elif isinstance(op, sdy.ManualComputationOp | sdy.NamedComputationOp):
