@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xdsl.dialects.builtin import TensorType
 
 from autopar.dialects.autopar import sharding_of
-from autopar.dialects.diagnostics import Remark, collect_remarks
+from autopar.dialects.diagnostics import Diagnostic, collect_remarks
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.passes.cost.report import CollectiveUse, collectives_of
@@ -38,7 +38,7 @@ class Plan:
     grid: Grid
     arguments: list[PlannedArgument]
     collectives: list[CollectiveUse]
-    remarks: list[Remark] = field(default_factory=list[Remark])
+    remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
 
     @staticmethod
     def of(road: Road) -> Plan:

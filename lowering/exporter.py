@@ -54,20 +54,27 @@ class _Exporter:
         self._blocks: dict[Block, Native] = {}
         # converted by identity first: interned objects skip hashing their whole content
         self._by_id: dict[int, tuple[Attribute, Native]] = {}
+        self._types_by_id: dict[int, tuple[Attribute, Native]] = {}
 
     def type(self, type_: Attribute) -> Native:
-        found = self._by_id.get(id(type_))
+        found = self._types_by_id.get(id(type_))
         if found is not None:
             return found[1]
         native = self._types.get(type_)
         if native is None:
-            native = self._types[type_] = self.ir.Type.parse(_text(type_), self.context)
-        self._by_id[id(type_)] = (type_, native)
+            if isinstance(type_, FunctionType):
+                native = self.ir.FunctionType.get(
+                    [self.type(item) for item in type_.inputs],
+                    [self.type(item) for item in type_.outputs],
+                    self.context,
+                )
+            else:
+                native = self.ir.Type.parse(_text(type_), self.context)
+            self._types[type_] = native
+        self._types_by_id[id(type_)] = (type_, native)
         return native
 
     def attribute(self, attribute: Attribute) -> Native:
-        if isinstance(attribute, TypeAttribute) and not isinstance(attribute, FunctionType):
-            return self.ir.TypeAttr.get(self.type(attribute), self.context)
         found = self._by_id.get(id(attribute))
         if found is not None:
             return found[1]
@@ -91,8 +98,8 @@ class _Exporter:
             case DictionaryAttr():
                 entries = {name: self.attribute(item) for name, item in attribute.data.items()}
                 return self.ir.DictAttr.get(entries, self.context)
-            case FunctionType():
-                return self.ir.TypeAttr.get(self.function_type(attribute), self.context)
+            case TypeAttribute():
+                return self.ir.TypeAttr.get(self.type(attribute), self.context)
             case _:
                 pass
         try:
@@ -101,13 +108,6 @@ class _Exporter:
             raise DiagnosticError(
                 None, f"jaxlib refuses the attribute {attribute}: {diagnostic_of(error).message}"
             ) from None
-
-    def function_type(self, type_: FunctionType) -> Native:
-        return self.ir.FunctionType.get(
-            [self.type(item) for item in type_.inputs],
-            [self.type(item) for item in type_.outputs],
-            self.context,
-        )
 
     def _dense(self, attribute: DenseIntOrFPElementsAttr) -> Native | None:
         """From the bytes; None where jaxlib takes no buffer of this element type."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from xdsl.ir import Operation
 
 from .access import attribute, operand_shapes, result_shapes
 from .core import RuleBuilder, ShardingRule
 from .registry import sharding_rule
+
+if TYPE_CHECKING:
+    from ..stablehlo.attributes import DotDimensionNumbers
 
 
 def dot_rule(
@@ -43,7 +46,7 @@ def dot_rule(
 
 @sharding_rule("stablehlo.dot_general")
 def dot_general(op: Operation) -> ShardingRule:
-    numbers: Any = attribute(op, "dot_dimension_numbers")
+    numbers = cast("DotDimensionNumbers", attribute(op, "dot_dimension_numbers"))
     return dot_rule(
         op,
         list(zip(numbers.lhs_batching_dimensions, numbers.rhs_batching_dimensions, strict=True)),

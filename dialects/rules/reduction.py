@@ -60,14 +60,20 @@ def reduce_window(op: Operation) -> ShardingRule:
 
 @sharding_rule("stablehlo.select_and_scatter")
 def select_and_scatter(op: Operation) -> ShardingRule:
-    """Operand, source and result share a factor a dimension (size: the number of windows)."""
+    """Operand and result share a factor a dimension, the source too where no windows are formed.
+
+    Elsewhere the parts of the operand need windows of their neighbours and the whole source.
+    """
     operand, source, init = operand_shapes(op)
     builder = RuleBuilder([operand, source, init], result_shapes(op))
     windows = ints(op, "window_dimensions", (1,) * len(operand))
-    for dim, size in enumerate(source):
-        plain = size == operand[dim] and windows[dim] == 1
-        kind = FactorKind.PASS_THROUGH if plain else FactorKind.PERMUTATION
-        builder.factor([dim, dim, None], [dim], size, kind)
+    for dim, (size, own) in enumerate(zip(operand, source, strict=True)):
+        if size == own:
+            kind = FactorKind.PASS_THROUGH if windows[dim] == 1 else FactorKind.PERMUTATION
+            builder.factor([dim, dim, None], [dim], size, kind)
+        else:
+            builder.factor([dim, None, None], [dim], size, FactorKind.PERMUTATION)
+            builder.factor([None, dim, None], [None], own, FactorKind.NEED_REPLICATION)
     # Linear in what is scattered: the operand only selects.
     is_sum = len(op.regions) > 1 and body_reducer(op.regions[1]) == "sum"
     return builder.build(linear=((1, 2),) if is_sum else ())

@@ -184,19 +184,21 @@ class _FunctionPartitioner:
         if not any(factors):
             return
         rule, splittable = self._rules[op]
-        localize(
-            LocalOp(
-                op,
-                self._table,
-                rule,
-                factors,
-                splittable.reducers,
-                tuple(self._specs[v] for v in op.operands),
-                tuple(self._shapes[v] for v in op.operands),
-                tuple(specs),
-                tuple(self._shapes[r] for r in op.results),
-            )
+        local = LocalOp(
+            op,
+            self._table,
+            rule,
+            factors,
+            splittable.reducers,
+            tuple(self._specs[v] for v in op.operands),
+            tuple(self._shapes[v] for v in op.operands),
+            tuple(specs),
+            tuple(self._shapes[r] for r in op.results),
         )
+        localize(local)
+        for value, result in local.stands_for.items():
+            self._specs[value] = self._specs[result]
+            self._shapes[value] = self._shapes[result]
 
     def _constant(self, op: Operation, spec: Spec) -> None:
         result = op.results[0]

@@ -28,7 +28,7 @@ ELEMENTWISE = (
 )
 CONSTRAINTS = frozenset({"autopar.constraint", "sdy.sharding_constraint"})
 _CONSTANTS = frozenset({"stablehlo.constant", "stablehlo.iota", "arith.constant", "sdy.constant"})
-_CONSTANT_FOLLOWERS = ELEMENTWISE | {
+CONSTANT_FOLLOWERS = ELEMENTWISE | {
     "stablehlo.broadcast_in_dim",
     "stablehlo.reshape",
     "stablehlo.slice",
@@ -62,7 +62,7 @@ def _find_in_block(block: Block, expressions: set[int], copied: set[int]) -> Non
             expressions.add(id(op))
             if rank_of(op.results[0]):
                 copied.add(id(op))
-        elif name in _CONSTANT_FOLLOWERS:
+        elif name in CONSTANT_FOLLOWERS:
             operands = op.operands
             if all(id(value.owner) in expressions for value in operands):
                 expressions.add(id(op))

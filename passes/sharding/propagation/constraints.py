@@ -17,7 +17,7 @@ from autopar.dialects.autopar import sharding_of
 from autopar.dialects.rules.regions import BARRIER, MANUAL, NAMED, REGION_OPS
 from autopar.dialects.sharding import Sharding
 
-from .classes import CONSTRAINTS, find_constants
+from .classes import CONSTRAINTS
 from .manual import border_sharding
 
 Demands = dict[tuple[int, int], Sharding]
@@ -27,9 +27,9 @@ Demands = dict[tuple[int, int], Sharding]
 class ConstraintApplier:
     """Applies constraints to their operands, in program order."""
 
-    def __init__(self, module: ModuleOp) -> None:
+    def __init__(self, module: ModuleOp, constants: set[int]) -> None:
         self._module = module
-        self._constants = find_constants(module)
+        self._constants = constants
         self.values: dict[int, Sharding] = {}
         """Shardings given to values, by id()."""
         self.uses: Demands = {}
