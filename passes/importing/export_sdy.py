@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation
 from xdsl.passes import ModulePass
+from xdsl.utils.hints import isa
 
 from autopar.dialects import autopar, sdy
 from autopar.dialects.autopar import ShardingAttr
@@ -135,14 +136,13 @@ def export_sdy(module: ModuleOp) -> None:
 def _meshes_of(op: GridOp) -> dict[str, tuple[Mesh, dict[str, Attribute]]]:
     """The sdy meshes to declare, with their other attributes."""
     kept = op.attributes.get(MESHES)
-    if isinstance(kept, DictionaryAttr):
+    if isa(kept, ArrayAttr[DictionaryAttr]):
         found: dict[str, tuple[Mesh, dict[str, Attribute]]] = {}
-        for name, entry in kept.data.items():
-            if isinstance(entry, DictionaryAttr) and isinstance(
-                mesh := entry.data.get("mesh"), MeshAttr
-            ):
-                others = {k: v for k, v in entry.data.items() if k != "mesh"}
-                found[name] = (mesh.data, others)
+        for entry in kept.data:
+            name, mesh = entry.data.get("name"), entry.data.get("mesh")
+            if isinstance(name, StringAttr) and isinstance(mesh, MeshAttr):
+                others = {k: v for k, v in entry.data.items() if k not in ("name", "mesh")}
+                found[name.data] = (mesh.data, others)
         return found
     grid = op.to_grid()
     ids = op.attributes.get("autopar.device_ids")
