@@ -35,7 +35,7 @@ from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from .meshes import axis_problem, overlap, refine_together, translate_axes, translate_sharding
 
 MESHES = "autopar.meshes"
-"""On a grid: the sdy meshes that it stands for, by name."""
+"""On a grid: the sdy meshes that it stands for, in order."""
 MESH = "autopar.mesh"
 """On an argument, a result or an op: the name of the mesh that its sharding was written on."""
 
@@ -257,16 +257,18 @@ def _replace_meshes(module: ModuleOp, ops: list[sdy.MeshOp], importer: _Importer
     own = importer.meshes.get(importer.grid.name)
     same = own is not None and own == Mesh(importer.grid.axes, importer.grid.device_ids or ())
     if importer.several or not same:
-        grid.attributes[MESHES] = DictionaryAttr(
-            {
-                name: DictionaryAttr(
+        # A list: MLIR sorts the entries of dictionaries.
+        grid.attributes[MESHES] = ArrayAttr(
+            [
+                DictionaryAttr(
                     {
                         **(kept[name].attributes if name in kept else {}),
+                        "name": StringAttr(name),
                         "mesh": MeshAttr(mesh),
                     }
                 )
                 for name, mesh in importer.meshes.items()
-            }
+            ]
         )
     elif importer.grid.name in kept:
         grid.attributes.update(kept[importer.grid.name].attributes)

@@ -36,6 +36,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.dialects.shard import GridOp as XdslGridOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
+from xdsl.utils.hints import isa
 
 from autopar.dialects import sdy, shard, stablehlo
 from autopar.dialects.autopar import SHARDING, STRATEGY, ShardingAttr, entries_of
@@ -288,9 +289,14 @@ def _dim(op: Operation, name: str) -> int:
     return attr.value.data
 
 
-def _reducer(op: Operation, element_type: Attribute) -> Region:
+def _kind(op: Operation) -> str:
+    """The reduction of a collective."""
     attr = op.properties.get("reduction")
-    kind = attr.data.value if isinstance(attr, shard.ReductionKindAttr) else "sum"
+    return str(attr.data) if isinstance(attr, shard.ReductionKindAttr) else "sum"
+
+
+def _reducer(op: Operation, element_type: Attribute) -> Region:
+    kind = _kind(op)
     if kind not in _REDUCERS:
         raise DiagnosticError(op, f"'{op.name}' op: reduction {kind} has no form in StableHLO")
     scalar = TensorType(element_type, [])
@@ -315,8 +321,7 @@ def _stacked(lowering: _Lowering, op: Operation) -> SSAValue:
 
 def _must_gather(op: Operation, element_type: Attribute) -> bool:
     """Whether XLA's collectives do not know the reduction: the bitwise ones, but on predicates."""
-    attr = op.properties.get("reduction")
-    kind = attr.data.value if isinstance(attr, shard.ReductionKindAttr) else "sum"
+    kind = _kind(op)
     return kind in _IDENTITIES and (element_type != i1 or kind == "bitwise_xor")
 
 
@@ -327,13 +332,11 @@ def _gathered_reduction(lowering: _Lowering, op: Operation) -> SSAValue:
     """All-reduce as all-gather and a reduction on each device."""
     value = op.operands[0]
     element_type = _tensor(value, op).element_type
-    attr = op.properties["reduction"]
-    assert isinstance(attr, shard.ReductionKindAttr)
     stacked = _stacked(lowering, op)
-    identity = _IDENTITIES[attr.data.value]
-    if isinstance(element_type, IntegerType) and element_type.width.data == 1:
+    identity = _IDENTITIES[_kind(op)]
+    if element_type == i1:
         identity = bool(identity)
-    elif isinstance(element_type, IntegerType) and (
+    elif isa(element_type, IntegerType) and (
         identity < 0 and element_type.signedness.data is Signedness.UNSIGNED
     ):
         identity += 1 << element_type.width.data
@@ -343,8 +346,7 @@ def _gathered_reduction(lowering: _Lowering, op: Operation) -> SSAValue:
 
 
 def _averaged(lowering: _Lowering, op: Operation, value: SSAValue) -> SSAValue:
-    attr = op.properties.get("reduction")
-    if not isinstance(attr, shard.ReductionKindAttr) or attr.data.value != "average":
+    if _kind(op) != "average":
         return value
     count = stablehlo.splat_constant(len(lowering.groups(op)[0]), value.type)
     return lowering.insert(stablehlo.DivOp(value, lowering.insert(count, op)), op)
@@ -352,16 +354,16 @@ def _averaged(lowering: _Lowering, op: Operation, value: SSAValue) -> SSAValue:
 
 def _tensor(value: SSAValue, op: Operation) -> TensorType[Attribute]:
     type = value.type
-    if not isinstance(type, TensorType):
+    if not isa(type, TensorType[Attribute]):
         raise DiagnosticError(op, f"'{op.name}' op: StableHLO has tensors only, found {type}")
-    if op.results and isinstance(result := op.results[0].type, TensorType):
+    if op.results and isa(result := op.results[0].type, TensorType[Attribute]):
         if result.element_type != type.element_type:
             raise DiagnosticError(
                 op,
                 f"'{op.name}' op changes the element type ({type.element_type} to "
                 f"{result.element_type}), which StableHLO's collectives do not: convert it apart",
             )
-    return type  # pyright: ignore[reportUnknownVariableType]
+    return type
 
 
 def _all_reduce(lowering: _Lowering, op: Operation) -> list[SSAValue]:
@@ -584,7 +586,7 @@ def _as_index(op: Operation, result: int, value: SSAValue) -> SSAValue:
                     f"'{user.name}' op uses a device index; in StableHLO that is a tensor: make "
                     "it one by arith.index_cast and tensor.from_elements",
                 )
-        if index is not op.results[result] and isinstance(index.owner, Operation):
+        if index is not op.results[result]:
             index.owner.detach()
             index.owner.erase(safe_erase=False)
     return value
@@ -592,8 +594,8 @@ def _as_index(op: Operation, result: int, value: SSAValue) -> SSAValue:
 
 def _replace_from_elements(user: Operation, value: SSAValue) -> None:
     type = user.results[0].type
-    assert isinstance(type, TensorType) and user.parent is not None
-    element_type: Attribute = type.element_type  # pyright: ignore
+    assert isa(type, TensorType[Attribute]) and user.parent is not None
+    element_type = type.element_type
     if element_type != i32:
         new = convert(value, element_type)
         user.parent.insert_op_before(new, user)
@@ -616,7 +618,7 @@ def _adapt(op: Operation, lowering: _Lowering) -> None:
     """Puts a StableHLO op that depends on the form into the one wanted."""
     wanted = stablehlo.ReplicaIdOp if lowering.form == "replica" else stablehlo.PartitionIdOp
     if isinstance(op, stablehlo.ReplicaIdOp | stablehlo.PartitionIdOp):
-        if not isinstance(op, wanted):
+        if op.name != wanted.name:
             lowering.replace(op, [lowering.insert(wanted(), op)])
     elif isinstance(op, stablehlo.AllToAllOp | stablehlo.CollectivePermuteOp):
         if lowering.form == "replica":

@@ -1,11 +1,11 @@
 // RUN: autopar-opt %s --convert-mesh-to-shard --split-input-file | filecheck %s
 
-// CHECK:      builtin.module @sharding_test {
+// CHECK:      module @sharding_test {
 // CHECK-NEXT:   shard.grid @mesh_2d(shape = 4x8)
-// CHECK:        %0 = shard.sharding @mesh_2d split_axes = [[0], [], [1]] : !shard.sharding
-// CHECK-NEXT:   %sharding_annotated = shard.shard %arg0 to %0 annotate_for_users : tensor<32x1000x4096xf32>
-// CHECK-NEXT:   %1 = shard.sharding @mesh_2d split_axes = [[0], [1]] : !shard.sharding
-// CHECK-NEXT:   %{{.*}} = shard.shard %arg1 to %1 annotate_for_users : tensor<32x4096x8192xf32>
+// CHECK:        %[[S0:.*]] = shard.sharding @mesh_2d split_axes = [[0], [], [1]] : !shard.sharding
+// CHECK-NEXT:   %{{.*}} = shard.shard %{{.*}} to %[[S0]] annotate_for_users : tensor<32x1000x4096xf32>
+// CHECK-NEXT:   %[[S1:.*]] = shard.sharding @mesh_2d split_axes = [[0], [1]] : !shard.sharding
+// CHECK-NEXT:   %{{.*}} = shard.shard %{{.*}} to %[[S1]] annotate_for_users : tensor<32x4096x8192xf32>
 // CHECK-NEXT:   tosa.matmul
 // CHECK-NEXT:   %[[S:.*]] = shard.sharding @mesh_2d split_axes = {{\[\[}}0]] {autopar.partial = "sum[1]"} : !shard.sharding
 // CHECK-NEXT:   %{{.*}} = shard.shard %{{.*}} to %[[S]] : tensor<32x1000x8192xf32>
@@ -26,19 +26,19 @@ module @sharding_test {
 // Collectives and questions about the mesh, one to one.
 
 // CHECK:      shard.grid @m(shape = 2x4)
-// CHECK:      shard.all_gather %x on @m grid_axes = [1] gather_axis = 1 : tensor<4x4xf32> -> tensor<4x16xf32>
-// CHECK-NEXT: shard.all_slice %x on @m grid_axes = [1] slice_axis = 1 : tensor<4x4xf32> -> tensor<4x1xf32>
-// CHECK-NEXT: shard.all_reduce %x on @m grid_axes = [1] reduction = max : tensor<4x4xf32> -> tensor<4x4xf32>
-// CHECK-NEXT: shard.all_reduce %x on @m grid_axes = [0, 1] : tensor<4x4xf32> -> tensor<4x4xf32>
-// CHECK-NEXT: shard.all_to_all %x on @m grid_axes = [1] split_axis = 0 concat_axis = 1 : tensor<4x4xf32> -> tensor<1x16xf32>
-// CHECK-NEXT: shard.reduce_scatter %x on @m grid_axes = [1] reduction = max scatter_axis = 0 : tensor<4x4xf32> -> tensor<1x4xf32>
-// CHECK-NEXT: shard.scatter %x on @m grid_axes = [1] scatter_axis = 0 root = [1] : (tensor<4x4xf32>) -> tensor<1x4xf32>
-// CHECK-NEXT: shard.broadcast %x on @m grid_axes = [1] root = [0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
-// CHECK-NEXT: shard.gather %x on @m grid_axes = [1] gather_axis = 1 root = [1] : (tensor<4x4xf32>) -> tensor<4x16xf32>
-// CHECK-NEXT: shard.reduce %x on @m grid_axes = [1] reduction = min root = [1] : (tensor<4x4xf32>) -> tensor<4x4xf32>
-// CHECK-NEXT: shard.send %x on @m grid_axes = [1] destination = [1] : (tensor<4x4xf32>) -> tensor<4x4xf32>
-// CHECK-NEXT: shard.recv %x on @m grid_axes = [1] source = [0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
-// CHECK-NEXT: shard.shift %x on @m grid_axes = [1] shift_axis = 1 offset = 2 rotate : tensor<4x4xf32> -> tensor<4x4xf32>
+// CHECK:      shard.all_gather %{{.*}} on @m grid_axes = [1] gather_axis = 1 : tensor<4x4xf32> -> tensor<4x16xf32>
+// CHECK-NEXT: shard.all_slice %{{.*}} on @m grid_axes = [1] slice_axis = 1 : tensor<4x4xf32> -> tensor<4x1xf32>
+// CHECK-NEXT: shard.all_reduce %{{.*}} on @m grid_axes = [1] reduction = max : tensor<4x4xf32> -> tensor<4x4xf32>
+// CHECK-NEXT: shard.all_reduce %{{.*}} on @m grid_axes = [0, 1] : tensor<4x4xf32> -> tensor<4x4xf32>
+// CHECK-NEXT: shard.all_to_all %{{.*}} on @m grid_axes = [1] split_axis = 0 concat_axis = 1 : tensor<4x4xf32> -> tensor<1x16xf32>
+// CHECK-NEXT: shard.reduce_scatter %{{.*}} on @m grid_axes = [1] reduction = max scatter_axis = 0 : tensor<4x4xf32> -> tensor<1x4xf32>
+// CHECK-NEXT: shard.scatter %{{.*}} on @m grid_axes = [1] scatter_axis = 0 root = [1] : (tensor<4x4xf32>) -> tensor<1x4xf32>
+// CHECK-NEXT: shard.broadcast %{{.*}} on @m grid_axes = [1] root = [0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+// CHECK-NEXT: shard.gather %{{.*}} on @m grid_axes = [1] gather_axis = 1 root = [1] : (tensor<4x4xf32>) -> tensor<4x16xf32>
+// CHECK-NEXT: shard.reduce %{{.*}} on @m grid_axes = [1] reduction = min root = [1] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+// CHECK-NEXT: shard.send %{{.*}} on @m grid_axes = [1] destination = [1] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+// CHECK-NEXT: shard.recv %{{.*}} on @m grid_axes = [1] source = [0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+// CHECK-NEXT: shard.shift %{{.*}} on @m grid_axes = [1] shift_axis = 1 offset = 2 rotate : tensor<4x4xf32> -> tensor<4x4xf32>
 // CHECK-NEXT: shard.process_multi_index on @m : index, index
 // CHECK-NEXT: shard.process_linear_index on @m : index
 // CHECK-NEXT: shard.grid_shape @m axes = [1] : index

@@ -2,7 +2,7 @@
 
 // Arguments, results, op results, constraints, reshards, collectives; what is unknown stays.
 
-// CHECK:      shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"], stablehlo.mesh = "keep"}
+// CHECK:      shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"], jax.mesh = "keep"}
 // CHECK-NOT:  sdy.mesh
 // CHECK:      func.func public @main(%a: tensor<8x16xf32> {jax.keep = true, autopar.sharding = #autopar.sharding<@mesh, [{"x"}p0, {"y":(1)2, ?}p1]>},
 // CHECK-SAME: %b: tensor<8x16xf32>)
@@ -11,19 +11,21 @@
 // CHECK-NEXT: %1 = autopar.reshard %0 {jax.keep, sharding = #autopar.sharding<@mesh, [{}, {"x"}]>} : tensor<8x16xf32>
 // CHECK-NEXT: sdy.sharding_group %1 group_id=21 : tensor<8x16xf32>
 // CHECK-NEXT: %2 = sdy.propagation_barrier %1 allowed_direction=FORWARD : tensor<8x16xf32>
-// CHECK-NEXT: %3 = sdy.data_flow_edge %2 {autopar.sharding = [#autopar.sharding<@mesh, [{"x"}, {?}]>]} : tensor<8x16xf32>
+// CHECK-NEXT: %{{.*}} = stablehlo.sine
+// CHECK-NEXT: %{{.*}} = sdy.data_flow_edge %{{.*}} {autopar.sharding = [#autopar.sharding<@mesh, [{"x"}, {?}]>]} : tensor<8x16xf32>
 // CHECK-NEXT: %4 = sdy.manual_computation(%3) in_shardings=[<@mesh, [{"x"}, {?}]>] out_shardings=[<@mesh, [{"x"}, {}]>] manual_axes={"x"}
 // CHECK:      } {autopar.sharding = [#autopar.sharding<@mesh, [{"x"}, {}]>]} :
 // CHECK-NEXT: %5 = "unknown.op"(%4) {unknown.x = 1 : i64, autopar.sharding = [#autopar.sharding<@mesh, [{"x"}, {}]>]}
 // CHECK-NEXT: %6 = autopar.reshard %5 {sharding = #autopar.sharding<@mesh, [{"x"}, {}]>} : tensor<8x16xf32>
-sdy.mesh @mesh = <["x"=2, "y"=4]> {stablehlo.mesh = "keep"}
+sdy.mesh @mesh = <["x"=2, "y"=4]> {jax.mesh = "keep"}
 func.func public @main(%a: tensor<8x16xf32> {sdy.sharding = #sdy.sharding<@mesh, [{"x"}p0, {"y":(1)2, ?}p1]>, jax.keep = true}, %b: tensor<8x16xf32>)
     -> (tensor<8x16xf32> {jax.result_info = "r", sdy.sharding = #sdy.sharding<@mesh, [{"x"}, {?}], replicated={"y"}>}) {
   %0 = sdy.sharding_constraint %a <@mesh, [{"x", ?}, {}], unreduced={"y"}> : tensor<8x16xf32>
   %1 = sdy.reshard %0 <@mesh, [{}, {"x"}]> {jax.keep} : tensor<8x16xf32>
   sdy.sharding_group %1 group_id=21 : tensor<8x16xf32>
   %2 = sdy.propagation_barrier %1 allowed_direction=FORWARD : tensor<8x16xf32>
-  %3 = sdy.data_flow_edge %2 sharding=<@mesh, [{"x"}, {?}]> : tensor<8x16xf32>
+  %u = stablehlo.sine %2 : tensor<8x16xf32>
+  %3 = sdy.data_flow_edge %u sharding=<@mesh, [{"x"}, {?}]> : tensor<8x16xf32>
   %4 = sdy.manual_computation(%3) in_shardings=[<@mesh, [{"x"}, {?}]>] out_shardings=[<@mesh, [{"x"}, {}]>] manual_axes={"x"} (%q: tensor<4x16xf32>) {
     sdy.return %q : tensor<4x16xf32>
   } : (tensor<8x16xf32>) -> tensor<8x16xf32>

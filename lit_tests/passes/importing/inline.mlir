@@ -5,19 +5,23 @@
 
 // CHECK-LABEL: func.func public @main
 // CHECK-NEXT:  "stablehlo.case"
-// CHECK:         "stablehlo.sine"(%{{.*}}) : (tensor<4xf32>) -> tensor<4xf32> loc("jit(step)/jit(g)/body/sin"("h.py":5:5))
-// CHECK:       loc("jit(step)/jit(g)/case"("g.py":4:3))
-// CHECK-NEXT:  "stablehlo.sine"(%{{.*}}) : (tensor<4xf32>) -> tensor<4xf32> loc("jit(step)/jit(h)/sin"("h.py":5:5))
-// CHECK-NEXT:  func.call @rec
-// CHECK-NEXT:  "stablehlo.composite"{{.*}} <{{{.*}}decomposition = @kept
+// CHECK-NEXT:    stablehlo.sine %{{.*}} : tensor<4xf32> loc(#[[INNER:.*]])
+// CHECK-NEXT:    stablehlo.return
+// CHECK-NEXT:  }) : (tensor<i32>) -> tensor<4xf32> loc(#[[CASE:.*]])
+// CHECK-NEXT:  stablehlo.sine %{{.*}} : tensor<4xf32> loc(#[[OUTER:.*]])
+// CHECK-NEXT:  call @rec
+// CHECK-NEXT:  stablehlo.composite "x.y" %{{.*}} {decomposition = @kept}
 // CHECK-NEXT:  autopar.constraint %{{.*}} {sharding = #autopar.sharding<@mesh, [{"x"}]>}
-// CHECK-NEXT:  "stablehlo.cosine"
-// CHECK-NEXT:  func.return
+// CHECK-NEXT:  stablehlo.cosine
+// CHECK-NEXT:  return
 // CHECK-NOT:   @g(
 // CHECK-NOT:   @h(
+// CHECK-NOT:   @unused
 // CHECK:       func.func private @kept
 // CHECK:       func.func private @rec
-// CHECK-NOT:   @unused
+// CHECK:       #[[CASE]] = loc("jit(step)/jit(g)/case"(#{{.*}}))
+// CHECK:       #[[INNER]] = loc("jit(step)/jit(g)/body/sin"(#{{.*}}))
+// CHECK:       #[[OUTER]] = loc("jit(step)/jit(h)/sin"(#{{.*}}))
 shard.grid @mesh(shape = 2) {axis_names = ["x"]}
 func.func public @main(%a: tensor<4xf32>, %i: tensor<i32>) -> tensor<4xf32> {
   %0 = func.call @g(%a, %i) : (tensor<4xf32>, tensor<i32>) -> tensor<4xf32> loc("jit(step)/jit(g)"("f.py":1:2))
