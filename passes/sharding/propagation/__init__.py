@@ -13,7 +13,7 @@ from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import Grid
 
 from .check import ShardingChecker
-from .classes import find_constants
+from .classes import CONSTRAINTS, find_constants
 from .constraints import ConstraintApplier
 from .engine import Engine
 from .graph import GraphBuilder
@@ -130,9 +130,20 @@ def _join_groups(engine: Engine) -> None:
 
 
 def _clean_boundary(engine: Engine) -> None:
-    """No sub-axes on arguments and results of the program but those that the user wrote."""
+    """Function results take the partial sums that a constraint states of the returned value.
+
+    No sub-axes stand on arguments and results of the program but those that the user wrote.
+    """
     functions = engine.graph.functions
     for func, joined in functions:
+        returned = func.body.block.last_op
+        for index, (value, slot) in enumerate(joined):
+            assert returned is not None
+            owner = returned.operands[index].owner
+            is_constraint = isinstance(owner, Operation) and owner.name in CONSTRAINTS
+            if is_constraint and result_sharding(func, index) is None:
+                partial = engine.state(value).partial
+                engine.set_initial_state(slot, engine.state(slot)._replace(partial=partial))
         if func.sym_name.data == "main" or len(functions) == 1:
             for argument in func.body.block.args:
                 engine.drop_open_sub_axes(engine.graph.slot_of[id(argument)])
