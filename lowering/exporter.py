@@ -45,9 +45,9 @@ class _Exporter:
     def __init__(self, context: Native) -> None:
         from jaxlib.mlir import ir
 
-        self.ir = ir
+        self.ir: Any = ir  # typed loosely: its stubs are partial and change with versions
         self.context = context
-        self.unknown = ir.Location.unknown(context)
+        self.unknown: Native = self.ir.Location.unknown(context)
         self._types: dict[Attribute, Native] = {}
         self._attributes: dict[Attribute, Native] = {}
         self._values: dict[SSAValue, Native] = {}

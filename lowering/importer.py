@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.context import Context
@@ -47,7 +47,7 @@ UNKNOWN = UnknownLoc()
 
 
 @contextmanager
-def no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Generator[None]:
     """Switch the cyclic collector off while many long-lived objects are made."""
     enabled = gc.isenabled()
     gc.disable()
@@ -64,7 +64,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 def _build(cls: type[Attribute], **fields: Any) -> Any:
     """An attribute without verification (its fields come from a verified module)."""
-    attribute = object.__new__(cls)
+    attribute: Any = object.__new__(cls)
     attribute.__dict__.update(fields)
     return attribute
 
@@ -135,8 +135,9 @@ class _Locations:
 
 def import_location(location: Native, filename: str = "-") -> Attribute:
     """One jaxlib location; `filename` names the text that was parsed (jaxlib calls it `-`)."""
+    kind = cast(Any, type(location))
     with location.context:  # diagnostics hold locations of the base class: get the exact one
-        return _Locations(filename)(type(location).from_attr(location.attr))
+        return _Locations(filename)(kind.from_attr(location.attr))
 
 
 def _storage(attribute: Native, element_type: Attribute) -> bytes | None:
@@ -194,9 +195,9 @@ class _Importer:
         if kind in ("DenseFPElementsAttr", "DenseIntElementsAttr"):
             dense = self.type(native.type)
             if isinstance(dense, TensorType):
-                data = _storage(native, dense.element_type)
+                data = _storage(native, cast(TensorType[Attribute], dense).element_type)
                 if data is not None:
-                    return DenseIntOrFPElementsAttr(dense, BytesAttr(data))
+                    return cast(Any, DenseIntOrFPElementsAttr)(dense, BytesAttr(data))
         elif kind == "StringAttr":
             return StringAttr(native.value)
         elif kind == "TypeAttr":
