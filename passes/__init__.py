@@ -1,7 +1,7 @@
 """Passes over the IR, by name.
 
-`PASSES` maps a pass name to "module:Class", imported when used, so that a command line that runs one
-pass pays for one.
+`PASSES` maps a pass name to "module:Class", imported when used: a command line that runs one pass
+pays for one.
 """
 
 from __future__ import annotations

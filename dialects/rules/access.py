@@ -55,8 +55,13 @@ def element_type(value: SSAValue) -> Attribute:
     return type_
 
 
+def integer_width(type_: Attribute) -> int | None:
+    """Bits of an integer type; None for other types."""
+    return type_.bitwidth if isinstance(type_, IntegerType) else None
+
+
 def is_bool(type_: Attribute) -> bool:
-    return isinstance(type_, IntegerType) and type_.width.data == 1
+    return integer_width(type_) == 1
 
 
 def is_integer(type_: Attribute) -> bool:
@@ -67,12 +72,13 @@ def is_complex(type_: Attribute) -> bool:
     return isinstance(type_, ComplexType)
 
 
-_FLOAT_PRECISION: dict[type[Attribute], tuple[int, int]] = {
-    BFloat16Type: (8, 8),
-    Float16Type: (5, 11),
-    Float32Type: (8, 24),
-    Float64Type: (11, 53),
+_FLOAT_PRECISION: dict[str, tuple[int, int]] = {
+    BFloat16Type.name: (8, 8),
+    Float16Type.name: (5, 11),
+    Float32Type.name: (8, 24),
+    Float64Type.name: (11, 53),
 }
+"""Bits of exponent and mantissa."""
 
 
 def keeps_sums(source: Attribute, target: Attribute) -> bool:
@@ -81,17 +87,18 @@ def keeps_sums(source: Attribute, target: Attribute) -> bool:
     True for float and complex conversions that lose neither exponent nor mantissa, and for integer
     conversions to the same or a smaller width (arithmetic modulo 2^n); never for bool.
     """
-    if source == target:
-        return not is_bool(source)
-    if isinstance(source, IntegerType) and isinstance(target, IntegerType):
-        return 1 < target.width.data <= source.width.data
+    old_width, new_width = integer_width(source), integer_width(target)
+    if old_width is not None or new_width is not None:
+        return old_width is not None and new_width is not None and 1 < new_width <= old_width
     if isinstance(source, ComplexType) and isinstance(target, ComplexType):
         return keeps_sums(
             cast("ComplexType[Any]", source).element_type,
             cast("ComplexType[Any]", target).element_type,
         )
-    old, new = _FLOAT_PRECISION.get(type(source)), _FLOAT_PRECISION.get(type(target))
-    return old is not None and new is not None and old[0] <= new[0] and old[1] <= new[1]
+    old, new = _FLOAT_PRECISION.get(source.name), _FLOAT_PRECISION.get(target.name)
+    if old is None or new is None:
+        return source == target
+    return old[0] <= new[0] and old[1] <= new[1]
 
 
 def attribute(op: Operation, name: str) -> Attribute | None:
@@ -106,7 +113,7 @@ def ints(op: Operation, name: str, default: Sequence[int] = ()) -> tuple[int, ..
     if isinstance(found, DenseArrayBase):
         return tuple(int(v) for v in found.get_values())
     if isinstance(found, DenseIntOrFPElementsAttr):
-        return tuple(int(cast(int, v)) for v in found.get_values())
+        return tuple(int(v) for v in found.get_values())
     return tuple(default)
 
 

@@ -1,14 +1,15 @@
 """Rule of convolutions, gradients included (dilations, batch groups, feature groups).
 
 An input spatial dimension is shared by the windows (the output dimension) and by the offsets in
-a window (the kernel dimension). The larger of the two is the major factor, as in Shardy: it decides
-where a sharding of the input spreads. Sharded windows need their neighbours' rows (PERMUTATION);
-sharded offsets are no plain reduction, since every part meets rows of every other (NEED_REPLICATION).
+a window (the kernel dimension). The larger of the two is the major factor, as in Shardy: it
+decides where a sharding of the input spreads. Sharded windows need their neighbours' rows
+(PERMUTATION); sharded offsets are no plain reduction, since every part of the kernel meets rows of
+every part of the input (NEED_REPLICATION).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from xdsl.ir import Operation
 
@@ -16,10 +17,13 @@ from .access import attribute, integer, operand_shapes, result_shapes
 from .core import FactorKind, RuleBuilder, ShardingRule
 from .registry import sharding_rule
 
+if TYPE_CHECKING:
+    from ..stablehlo.attributes import ConvDimensionNumbers
+
 
 @sharding_rule("stablehlo.convolution")
 def convolution(op: Operation) -> ShardingRule:
-    numbers: Any = attribute(op, "dimension_numbers")
+    numbers = cast("ConvDimensionNumbers", attribute(op, "dimension_numbers"))
     batch_groups = integer(op, "batch_group_count", 1)
     feature_groups = integer(op, "feature_group_count", 1)
     (left, kernel), (out,) = operand_shapes(op), result_shapes(op)

@@ -1,8 +1,8 @@
 """Sharding rules: how the dimensions of an op's operands and results share factors.
 
-A rule is the factor model of Shardy (https://openxla.org/shardy/sharding_propagation), as in einsum:
-a matmul is `([i, k], [k, j]) -> ([i, j])`. Each tensor dimension is a list of factors, major to
-minor; a grid axis on a factor splits every dimension that holds it. Propagation, strategy
+A rule is the factor model of Shardy (https://openxla.org/shardy/sharding_propagation), as in
+einsum: a matmul is `([i, k], [k, j]) -> ([i, j])`. Each tensor dimension is a list of factors,
+major to minor; a grid axis on a factor splits every dimension that holds it. Propagation, strategy
 enumeration, cost and partitioning read this one description of an op.
 
 Beyond Shardy, a rule says how *partial* results pass through the op (`linear`, `moves_data`).

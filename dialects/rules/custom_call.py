@@ -87,7 +87,7 @@ SOLVERS = [
     for prefix in ("cusolver", "hipsolver", "cublas", "hipblas", "cu", "hip")
     for routine in (
         "getrf_ffi geqrf_ffi orgqr_ffi syevd_ffi syrk_ffi gesvd_ffi gesvdj_ffi potrf_ffi "
-        "sytrd_ffi csrlsvqr_ffi getrf_batched_ffi geqrf_batched_ffi trsm_batched_ffi lu_pivots_to_permutation"
+        "sytrd_ffi csrlsvqr_ffi getrf_batched_ffi geqrf_batched_ffi trsm_batched_ffi"
     ).split()
 ]
 

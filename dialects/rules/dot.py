@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from xdsl.ir import Operation
 
 from .access import attribute, operand_shapes, result_shapes
-from .core import RuleBuilder, ShardingRule
+from .core import FactorKind, RuleBuilder, ShardingRule
 from .registry import sharding_rule
+
+if TYPE_CHECKING:
+    from ..stablehlo.attributes import DotDimensionNumbers
 
 
 def dot_rule(
@@ -43,7 +46,7 @@ def dot_rule(
 
 @sharding_rule("stablehlo.dot_general")
 def dot_general(op: Operation) -> ShardingRule:
-    numbers: Any = attribute(op, "dot_dimension_numbers")
+    numbers = cast("DotDimensionNumbers", attribute(op, "dot_dimension_numbers"))
     return dot_rule(
         op,
         list(zip(numbers.lhs_batching_dimensions, numbers.rhs_batching_dimensions, strict=True)),
@@ -60,6 +63,23 @@ def dot_general(op: Operation) -> ShardingRule:
 @sharding_rule("stablehlo.dot")
 def dot(op: Operation) -> ShardingRule:
     return dot_rule(op, [], [(len(operand_shapes(op)[0]) - 1, 0)])
+
+
+@sharding_rule("chlo.ragged_dot")
+def ragged_dot(op: Operation) -> ShardingRule | None:
+    """Rows of [m, k] in groups, each times its own [k, n] of [g, k, n]; other forms have no rule."""
+    shapes, (out,) = operand_shapes(op), result_shapes(op)
+    if list(map(len, shapes)) != [2, 3, 1]:
+        return None
+    (rows, inner), (groups, _, columns) = shapes[0], shapes[1]
+    if shapes[1][1] != inner or out != (rows, columns):
+        return None
+    builder = RuleBuilder(shapes, [out])
+    builder.factor([0, None, None], [0], rows, FactorKind.NEED_REPLICATION)
+    builder.factor([None, 0, 0], [None], groups, FactorKind.NEED_REPLICATION)
+    builder.factor([None, 2, None], [1], columns)
+    builder.reduction([1, 1, None], inner)
+    return builder.build(linear=((0,), (1,)))
 
 
 @sharding_rule("tosa.matmul")

@@ -63,8 +63,8 @@ PLAIN = """
 """.split()
 
 CHLO = """
-    acos acosh asin asin_acos_kernel asinh atan atanh bessel_i1e conj constant_like cosh digamma
-    erf erf_inv erfc is_inf is_neg_inf is_pos_inf lgamma next_after polygamma sinh square tan zeta
+    acos acosh asin asinh atan atanh bessel_i1e conj constant_like cosh digamma
+    erf erf_inv erfc is_inf is_neg_inf is_pos_inf lgamma mulhi next_after polygamma sinh square tan zeta
     _asin_acos_kernel
 """.split()
 

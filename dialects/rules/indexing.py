@@ -9,13 +9,16 @@ updates split over the batch give a partial result. The partitioner has a masked
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from xdsl.ir import Operation
 
 from .access import Shape, attribute, body_reducer, operand_shapes, result_shapes
 from .core import FactorKind, RuleBuilder, ShardingRule
 from .registry import sharding_rule
+
+if TYPE_CHECKING:
+    from ..stablehlo.attributes import GatherDimensionNumbers, ScatterDimensionNumbers
 
 AddFactor = Callable[[int | None, int | None, int | None, int, FactorKind, bool], None]
 
@@ -71,7 +74,7 @@ def _gather_scatter_factors(
 
 @sharding_rule("stablehlo.gather")
 def gather(op: Operation) -> ShardingRule:
-    numbers: Any = attribute(op, "dimension_numbers")
+    numbers = cast("GatherDimensionNumbers", attribute(op, "dimension_numbers"))
     (source, indices), (slices,) = operand_shapes(op), result_shapes(op)
     builder = RuleBuilder([source, indices], [slices])
 
@@ -103,7 +106,7 @@ def gather(op: Operation) -> ShardingRule:
 @sharding_rule("stablehlo.scatter")
 def scatter(op: Operation) -> ShardingRule:
     """Updates split over the batch need a body that is a reducer, else replication."""
-    numbers: Any = attribute(op, "scatter_dimension_numbers")
+    numbers = cast("ScatterDimensionNumbers", attribute(op, "scatter_dimension_numbers"))
     shapes, results = operand_shapes(op), result_shapes(op)
     count = len(results)
     reducer = body_reducer(op.regions[0])

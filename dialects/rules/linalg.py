@@ -95,39 +95,43 @@ def batch_norm(op: Operation) -> ShardingRule:
     return builder.build()
 
 
-declare_no_rule("a constant is made where it is used", ["stablehlo.constant", "arith.constant"])
+declare_no_rule(
+    "a constant is made where it is used",
+    "stablehlo.constant arith.constant chlo.constant sdy.constant".split(),
+)
 declare_no_rule(
     "its values share shardings through data-flow edges (regions.py)",
-    ["stablehlo.while", "stablehlo.case", "stablehlo.if", "sdy.manual_computation",
-     "sdy.named_computation", "func.call"],
+    "stablehlo.while stablehlo.case stablehlo.if sdy.manual_computation sdy.named_computation "
+    "func.call".split(),
 )
-declare_no_rule(
-    "a terminator", ["stablehlo.return", "func.return", "sdy.return"],
-)
+declare_no_rule("a terminator", "stablehlo.return func.return sdy.return".split())
 declare_no_rule(
     "a token or a scalar: nothing to split",
-    ["stablehlo.after_all", "stablehlo.create_token", "stablehlo.partition_id",
-     "stablehlo.replica_id", "stablehlo.get_dimension_size", "shard.process_linear_index",
-     "shard.process_multi_index"],
+    "stablehlo.after_all stablehlo.create_token stablehlo.partition_id stablehlo.replica_id "
+    "stablehlo.get_dimension_size shard.process_linear_index shard.process_multi_index".split(),
 )
 declare_no_rule(
-    "talks to the host or another device: runs once, with full values",
-    ["stablehlo.infeed", "stablehlo.outfeed", "stablehlo.send", "stablehlo.recv",
-     "stablehlo.async_start", "stablehlo.async_done"],
+    "talks to the host or to another device: runs once, with full values",
+    "stablehlo.infeed stablehlo.outfeed stablehlo.send stablehlo.recv stablehlo.async_start "
+    "stablehlo.async_done".split(),
 )
 declare_no_rule(
     "shapes are static here",
-    ["stablehlo.dynamic_broadcast_in_dim", "stablehlo.dynamic_conv", "stablehlo.dynamic_gather",
-     "stablehlo.dynamic_iota", "stablehlo.dynamic_pad", "stablehlo.dynamic_reshape",
-     "stablehlo.real_dynamic_slice"],
+    "stablehlo.dynamic_broadcast_in_dim stablehlo.dynamic_conv stablehlo.dynamic_gather "
+    "stablehlo.dynamic_iota stablehlo.dynamic_pad stablehlo.dynamic_reshape "
+    "stablehlo.real_dynamic_slice".split(),
+)
+declare_no_rule("a call, inlined first", ["stablehlo.composite"])
+declare_no_rule(
+    "JAX does not emit it; StableHLO's own passes legalise it",
+    "stablehlo.tuple stablehlo.get_tuple_element stablehlo.einsum stablehlo.unary_einsum "
+    "stablehlo.torch_index_select chlo.scan".split(),
 )
 declare_no_rule(
-    "a call to be inlined first", ["stablehlo.composite"],
+    "import-sdy makes it a reshard",
+    "sdy.all_gather sdy.all_reduce sdy.all_slice sdy.all_to_all sdy.collective_permute "
+    "sdy.reduce_scatter sdy.replicated_to_unreduced sdy.sharded_to_unreduced".split(),
 )
-declare_no_rule(
-    "not emitted by JAX; legalised by StableHLO's own passes",
-    ["stablehlo.tuple", "stablehlo.get_tuple_element", "stablehlo.einsum",
-     "stablehlo.unary_einsum", "stablehlo.torch_index_select"],
-)
+declare_no_rule("a mark of Shardy's own propagation", ["sdy.func_data_flow_edge"])
 declare_no_rule("a mark on its operand", ["sdy.sharding_group"])
-declare_no_rule("a declaration", ["sdy.mesh", "shard.grid", "func.func", "builtin.module"])
+declare_no_rule("a declaration", "sdy.mesh shard.grid func.func builtin.module".split())

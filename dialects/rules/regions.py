@@ -16,7 +16,6 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from .access import op_name
 
-
 Source = tuple[Operation, int]
 """An operand: the op and its index."""
 

@@ -34,8 +34,8 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
-from autopar.dialects.stablehlo import OptimizationBarrierOp
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
+from autopar.dialects.stablehlo import OptimizationBarrierOp
 
 METHODS = {
     "dp": 0,

@@ -50,11 +50,12 @@ def _windows(
             allowed[factor] = True
 
 
-def _is_summable(op: Operation) -> bool:
-    """Whether parts of the result can be put together by a sum (not so for bool)."""
+def _is_bool(op: Operation) -> bool:
     type = op.results[0].type
-    return isinstance(type, TensorType) and not (
-        isinstance(type.element_type, IntegerType) and type.element_type.width.data == 1
+    return (
+        isinstance(type, TensorType)
+        and isinstance(type.element_type, IntegerType)
+        and type.element_type.width.data == 1
     )
 
 
@@ -62,7 +63,7 @@ def _gather(
     op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
 ) -> None:
     """Indexed operand dimensions are masked by zeros: on bool, `or` puts the parts together."""
-    if not _is_summable(op):
+    if _is_bool(op):
         for factor, reducer in enumerate(reducers):
             reducers[factor] = "bitwise_or" if reducer is not None else None
 

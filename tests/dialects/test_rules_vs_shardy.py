@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (MLIR text)
 """Our sharding rules against Shardy's, rule by rule, on single ops and on lowered JAX programs."""
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ OPS = [
     )),
     *(f"%r = stablehlo.{n} %j : tensor<8x4xi32>" for n in ("not", "popcnt", "count_leading_zeros")),
     f"%r = stablehlo.is_finite %a : ({A}) -> tensor<8x4x6xi1>",
-    f"%r = stablehlo.complex %a, %a : tensor<8x4x6xcomplex<f32>>",
+    "%r = stablehlo.complex %a, %a : tensor<8x4x6xcomplex<f32>>",
     "%r = stablehlo.real %z : (tensor<8x4xcomplex<f32>>) -> tensor<8x4xf32>",
     "%r = stablehlo.imag %z : (tensor<8x4xcomplex<f32>>) -> tensor<8x4xf32>",
     f"%r = stablehlo.compare LT, %a, %a : ({A}, {A}) -> tensor<8x4x6xi1>",
@@ -288,17 +289,16 @@ def programs() -> dict[str, Callable[[], str]]:
             lambda x, w: lax.scan(lambda c, k: (jnp.tanh(c @ k), c), x, w), f(8, 4), f(5, 4, 4)
         ),
         "attention": lambda: lowered(
-            lambda q, k, v: jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k), -1)
-            @ v.transpose(0, 2, 1, 3),
+            lambda q, k, v: (
+                jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k), -1) @ v.transpose(0, 2, 1, 3)
+            ),
             *[f(8, 16, 4, 8)] * 3,
         ),
         "fft": lambda: lowered(lambda x: jnp.fft.irfft2(jnp.fft.rfft2(x)), f(4, 8, 8)),
         "triangular": lambda: lowered(
             lambda a, b: jax.scipy.linalg.solve_triangular(a, b), f(4, 4), f(4, 3)
         ),
-        "random": lambda: lowered(
-            lambda k: jax.random.normal(k, (8, 4)), f(2, dtype=jnp.uint32)
-        ),
+        "random": lambda: lowered(lambda k: jax.random.normal(k, (8, 4)), f(2, dtype=jnp.uint32)),
         "padding": lambda: lowered(
             lambda x: (jnp.pad(x, 2), jnp.roll(x, 3, 0), x[::-1], x[1:, ::2]), f(8, 16)
         ),

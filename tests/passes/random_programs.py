@@ -26,7 +26,12 @@ class ProgramWriter:
     """Writes one function; every choice comes from `random`."""
 
     def __init__(
-        self, random: Random, *, sub_axes: bool = True, priorities: bool = True, regions: bool = True
+        self,
+        random: Random,
+        *,
+        sub_axes: bool = True,
+        priorities: bool = True,
+        regions: bool = True,
     ) -> None:
         self.random = random
         self.mesh = random.choice(MESHES)

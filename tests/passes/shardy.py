@@ -41,6 +41,7 @@ PROPAGATION = ",".join(
         "func.func(sdy-constant-or-scalar-merger)",
         "func.func(sdy-sink-data-flow-edges)",
         "sdy-remove-sharding-groups",
+        "sdy-remove-sub-axes-in-input-output-shardings",
         "sdy-close-shardings",
     ]
 )
@@ -191,9 +192,10 @@ def _follows_constants(op: Any, constants: dict[Any, Any]) -> bool:
 
 
 def _plain(name: str) -> str:
-    return {"sdy.reshard": "sdy.sharding_constraint", "autopar.constraint": "sdy.sharding_constraint"}.get(
-        name, name
-    )
+    return {
+        "sdy.reshard": "sdy.sharding_constraint",
+        "autopar.constraint": "sdy.sharding_constraint",
+    }.get(name, name)
 
 
 def our_shardings(module: ModuleOp) -> Shardings:

@@ -49,8 +49,7 @@ def _gather(local: LocalOp) -> None:
     batch_dims = [d for d in range(len(shape)) if d not in numbers.offset_dims]
     flags = after.broadcast(inside, shape, batch_dims)
     zeros = after.neutral("sum", result.type)
-    select = after.select(flags, result, zeros)
-    result.replace_uses_with_if(select, lambda use: use.operation is not select.owner)
+    local.replace_uses(result, after.select(flags, result, zeros))
 
 
 def _next(op: Any) -> Any:

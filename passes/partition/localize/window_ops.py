@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from xdsl.dialects.builtin import DenseArrayBase, DenseIntElementsAttr, IntegerAttr, TensorType, i64
+import numpy as np
+from xdsl.dialects.builtin import (
+    DenseArrayBase,
+    DenseIntOrFPElementsAttr,
+    IntegerAttr,
+    TensorType,
+    i64,
+)
 from xdsl.ir import Attribute, SSAValue
+
+from autopar.dialects.constants import constant_array, dense_attr
 
 from ..local_builder import LocalBuilder, i64_array
 from ..windows import block_starts, fetch_window
@@ -17,14 +26,12 @@ def _ints(attr: Attribute | None, default: list[int]) -> list[int]:
         return list(default)
     if isinstance(attr, DenseArrayBase):
         return [int(v) for v in attr.get_values()]
-    assert isinstance(attr, DenseIntElementsAttr)
-    return [int(v) for v in attr.get_values()]
+    assert isinstance(attr, DenseIntOrFPElementsAttr)
+    return [int(v) for v in constant_array(attr).reshape(-1)]
 
 
 def _padding_attr(pairs: list[list[int]]) -> Attribute:
-    return DenseIntElementsAttr.from_list(
-        TensorType(i64, [len(pairs), 2]), [v for pair in pairs for v in pair]
-    )
+    return dense_attr(np.array(pairs, np.int64).reshape(-1, 2))
 
 
 def _spread_window(

@@ -12,11 +12,12 @@ from autopar.dialects.autopar import result_sharding, sharding_of
 from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import Grid
 
-from .classes import find_constants
+from .check import ShardingChecker
+from .classes import CONSTRAINTS, find_constants
 from .constraints import ConstraintApplier
 from .engine import Engine
 from .graph import GraphBuilder
-from .manual import border_sharding, manual_axes, without_manual
+from .manual import Border, border_sharding
 from .write_back import Writer
 
 __all__ = ["propagate_shardings"]
@@ -55,20 +56,24 @@ def _propagate(module: ModuleOp, grids: dict[str, Grid]) -> None:
     _set_initial(engine, applier)
     _join_groups(engine)
     engine.run()
+    _clean_boundary(engine)
     Writer(engine, next(iter(grids))).write()
 
 
 def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
     graph = engine.graph
+    check = ShardingChecker(engine.grids)
     for func, joined in graph.functions:
-        _set_arguments(engine, func)
+        _set_arguments(engine, func, check)
         for index, (_, slot) in enumerate(joined):
             sharding = result_sharding(func, index)
             if sharding is not None:
+                rank = graph.ranks[slot]
+                check(sharding, rank, func, f"result {index} of @{func.sym_name.data}")
                 engine.set_initial(slot, sharding)
     for op in graph.ops:
         if id(op) in graph.instances:
-            _set_instances(engine, op)
+            _set_instances(engine, op, check)
             continue
         for result in op.results:
             slot = graph.slot_of.get(id(result))
@@ -76,6 +81,7 @@ def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
                 sharding_of(result) if op.attributes or op.name.startswith("autopar.") else None
             )
             if slot is not None and sharding is not None:
+                check(sharding, graph.ranks[slot], op, f"'{op.name}' op")
                 engine.set_initial(slot, sharding)
     for func, _ in graph.functions:
         for argument in func.body.block.args:
@@ -90,22 +96,25 @@ def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
         border = border_sharding(manual.op, manual.index, manual.is_entry)
         engine.set_initial(slot, border)
         if manual.is_entry:
-            inside = without_manual(engine.state(slot), manual_axes(manual.op))
-            engine.set_initial_state(slot, inside)
+            engine.set_initial_state(slot, Border(manual).inside(engine.state(slot)))
 
 
-def _set_arguments(engine: Engine, func: FuncOp) -> None:
+def _set_arguments(engine: Engine, func: FuncOp, check: ShardingChecker) -> None:
     for argument in func.body.block.args:
         sharding = sharding_of(argument)
         if sharding is not None:
-            engine.set_initial(engine.graph.slot_of[id(argument)], sharding)
+            slot = engine.graph.slot_of[id(argument)]
+            name = f"argument {argument.index} of @{func.sym_name.data}"
+            check(sharding, engine.graph.ranks[slot], func, name)
+            engine.set_initial(slot, sharding)
 
 
-def _set_instances(engine: Engine, op: Operation) -> None:
+def _set_instances(engine: Engine, op: Operation, check: ShardingChecker) -> None:
     for instance in engine.graph.instances[id(op)]:
         for result, slot in zip(op.results, instance.slots, strict=True):
             sharding = sharding_of(result)
             if sharding is not None:
+                check(sharding, engine.graph.ranks[slot], op, f"'{op.name}' op")
                 engine.set_initial(slot, sharding)
 
 
@@ -118,3 +127,25 @@ def _join_groups(engine: Engine) -> None:
             for slot in slots:
                 if not engine.is_set(slot):
                     engine.set_initial_state(slot, state)
+
+
+def _clean_boundary(engine: Engine) -> None:
+    """Function results take the partial sums that a constraint states of the returned value.
+
+    No sub-axes stand on arguments and results of the program but those that the user wrote.
+    """
+    functions = engine.graph.functions
+    for func, joined in functions:
+        returned = func.body.block.last_op
+        for index, (value, slot) in enumerate(joined):
+            assert returned is not None
+            owner = returned.operands[index].owner
+            is_constraint = isinstance(owner, Operation) and owner.name in CONSTRAINTS
+            if is_constraint and result_sharding(func, index) is None:
+                partial = engine.state(value).partial
+                engine.set_initial_state(slot, engine.state(slot)._replace(partial=partial))
+        if func.sym_name.data == "main" or len(functions) == 1:
+            for argument in func.body.block.args:
+                engine.drop_open_sub_axes(engine.graph.slot_of[id(argument)])
+            for _, slot in joined:
+                engine.drop_open_sub_axes(slot)

@@ -27,7 +27,9 @@ ELEMENTWISE = (
     )
 )
 CONSTRAINTS = frozenset({"autopar.constraint", "sdy.sharding_constraint"})
-_CONSTANTS = frozenset({"stablehlo.constant", "stablehlo.iota", "arith.constant", "sdy.constant"})
+_CONSTANTS = frozenset(
+    {"stablehlo.constant", "stablehlo.iota", "arith.constant", "chlo.constant", "sdy.constant"}
+)
 CONSTANT_FOLLOWERS = ELEMENTWISE | {
     "stablehlo.broadcast_in_dim",
     "stablehlo.reshape",

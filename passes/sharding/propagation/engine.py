@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import takewhile
 
 from autopar.dialects.sharding import Axes, AxisRef, DimSharding, Grid, Sharding
 
 from .axes import AxisAlgebra
 from .factors import TensorState, propagate_step
 from .graph import LEVELS, Graph, Variant
-from .manual import border_sharding, manual_axes, with_manual, without_manual
+from .manual import Border
 
 _MAX_ROUNDS = 10
 
@@ -27,7 +28,7 @@ class Engine:
     def __init__(self, graph: Graph, grids: Mapping[str, Grid]) -> None:
         self.graph = graph
         self._algebras = {name: AxisAlgebra(grid) for name, grid in grids.items()}
-        self._grids = grids
+        self.grids = grids
         self._table: list[TensorState] = []
         self._ids: dict[TensorState, int] = {}
         self._open = {rank: self._intern(_open_state(rank)) for rank in set(graph.ranks)}
@@ -52,6 +53,10 @@ class Engine:
     def state_id(self, slot: int) -> int:
         """A number that is equal for slots of equal state."""
         return self._states[slot]
+
+    def open_id(self, rank: int) -> int:
+        """The state of a tensor that nothing is known of."""
+        return self._intern(_open_state(rank))
 
     def state_of_id(self, state_id: int) -> TensorState:
         return self._table[state_id]
@@ -88,13 +93,26 @@ class Engine:
                 closed.append(not dim.is_open)
         replicated = [algebra.canonical(axis) for axis in sharding.replicated]
         if waiting:
-            order = self._grids[sharding.grid].axis_names
+            order = self.grids[sharding.grid].axis_names
             replicated = sorted(
                 replicated + waiting, key=lambda axis: (order.index(axis.name), axis.pre)
             )
         return TensorState(
             sharding.grid, tuple(dims), tuple(closed), tuple(replicated), sharding.partial
         )
+
+    def drop_open_sub_axes(self, slot: int) -> None:
+        """Leaves out sub-axes, and what is minor to them, of dimensions that the user left open.
+
+        For the boundary of the program: a NamedSharding cannot name a part of an axis.
+        """
+        state = self.state(slot)
+        dims = tuple(
+            axes if is_closed else tuple(takewhile(lambda axis: axis.is_whole, axes))
+            for axes, is_closed in zip(state.dims, state.closed, strict=True)
+        )
+        if dims != state.dims:
+            self._states[slot] = self._intern(state._replace(dims=dims))
 
     # The fixed point
 
@@ -219,25 +237,17 @@ class Engine:
     def _compute(self, variant: Variant, ids: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         states = [self._table[i] for i in ids]
         grids = {state.grid for state in states if state.grid is not None}
-        manual = variant.manual
-        if manual is not None:
-            border = border_sharding(manual.op, manual.index, manual.is_entry)
-            axes = manual_axes(manual.op)
-            grids.add(border.grid)
-            if manual.is_entry:
-                states[-1] = with_manual(states[-1], border, axes)
-            else:
-                states[-1] = without_manual(states[-1], axes)
+        border = None if variant.manual is None else Border(variant.manual)
+        if border is not None:
+            grids.add(border.sharding.grid)
+            states[-1] = border.seen_by_sources(states[-1])
         if len(grids) != 1:
             return ()
         changes = propagate_step(variant.step, states, self._algebras[grids.pop()])
         result: list[tuple[int, int]] = []
         for index, state in changes:
-            if manual is not None and index == len(states) - 1:
-                if manual.is_entry:
-                    state = without_manual(state, axes)
-                else:
-                    state = with_manual(state, border, axes)
+            if border is not None and index == len(states) - 1:
+                state = border.seen_by_target(state)
             new = self._intern(state)
             if new != ids[index]:
                 result.append((index, new))

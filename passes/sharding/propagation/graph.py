@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from autopar.dialects.rules.access import op_name
+from autopar.dialects.rules.access import integer, op_name
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.regions import (
     BARRIER,
@@ -29,6 +29,7 @@ from autopar.dialects.rules.registry import get_rule
 
 from .classes import CONSTRAINTS, ELEMENTWISE, rank_of
 from .factors import Direction, Step
+from .manual import Manual
 
 BARRIER_OP = "sdy.propagation_barrier"
 GROUP_OP = "sdy.sharding_group"
@@ -36,15 +37,6 @@ _RESHARDS = frozenset({"autopar.reshard", "sdy.reshard"})
 
 LEVELS = 5
 """Op priorities: passes of propagation, each with more ops and directions than the one before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manual:
-    """The border of a manual computation that an edge crosses."""
-
-    op: Operation
-    index: int
-    is_entry: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -80,26 +72,30 @@ class Graph:
     """Slots and nodes of a module."""
 
     module: ModuleOp
-    ranks: list[int] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list[int])
     """For each slot the rank of its tensor."""
-    nodes: list[Node] = field(default_factory=list)
-    variants: list[Variant] = field(default_factory=list)
-    slot_of: dict[int, int] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list[Node])
+    variants: list[Variant] = field(default_factory=list[Variant])
+    slot_of: dict[int, int] = field(default_factory=dict[int, int])
     """Slots of SSA values by id(); constant expressions are not in here."""
-    functions: list[tuple[FuncOp, list[tuple[int, int]]]] = field(default_factory=list)
+    functions: list[tuple[FuncOp, list[tuple[int, int]]]] = field(
+        default_factory=list[tuple[FuncOp, list[tuple[int, int]]]]
+    )
     """Functions with (slot of the returned value, slot of the result) of each result."""
-    result_variants: dict[int, int] = field(default_factory=dict)
+    result_variants: dict[int, int] = field(default_factory=dict[int, int])
     """For each rank the variant that joins a returned value and the function's result."""
-    ops: list[Operation] = field(default_factory=list)
+    ops: list[Operation] = field(default_factory=list[Operation])
     """All ops whose results carry shardings, in program order."""
-    instances: dict[int, list[Instance]] = field(default_factory=dict)
+    instances: dict[int, list[Instance]] = field(default_factory=dict[int, list[Instance]])
     """Instances of each op of constant expressions, by id() of the op."""
-    use_instances: list[tuple[Operation, int, Instance, int]] = field(default_factory=list)
+    use_instances: list[tuple[Operation, int, Instance, int]] = field(
+        default_factory=list[tuple[Operation, int, Instance, int]]
+    )
     """Uses of constant expressions: user, operand index, instance, result index."""
-    manual_slots: list[tuple[Manual, int]] = field(default_factory=list)
-    groups: dict[int, list[int]] = field(default_factory=dict)
+    manual_slots: list[tuple[Manual, int]] = field(default_factory=list[tuple[Manual, int]])
+    groups: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
     """For each slot in a sharding group all slots of the group."""
-    notify: list[list[int]] = field(default_factory=list)
+    notify: list[list[int]] = field(default_factory=list[list[int]])
     """For each slot the nodes to visit when it changes, the last one first."""
     edge_slots: set[int] = field(default_factory=set[int])
 
@@ -311,24 +307,15 @@ class GraphBuilder:
 
     def _barrier_variants(self, op: Operation, slot: int) -> tuple[int, ...]:
         """A propagation barrier lets through its direction, at every level."""
-        text = str(op.properties.get("allowed_direction", op.attributes.get("allowed_direction")))
-        direction = next(
-            (d for d in (Direction.FORWARD, Direction.BACKWARD, Direction.BOTH) if d.name in text),
-            Direction.NONE,
-        )
-        if direction is Direction.NONE:
-            direction = {"1": Direction.FORWARD, "2": Direction.BACKWARD, "3": Direction.BOTH}.get(
-                text.split(":")[0].strip(), Direction.NONE
-            )
+        direction = Direction(integer(op, "allowed_direction"))
         rank = self.graph.ranks[slot]
         if direction is Direction.NONE or rank == 0:
             return (-1,) * LEVELS
         return (self._variant(Step(_identity(rank, 1), (direction,) * rank, True)),) * LEVELS
 
     def _visit_group(self, op: Operation) -> None:
-        group = str(op.properties.get("group_id", op.attributes.get("group_id")))
         slot = self._use(op.operands[0], op, 0)
-        self._group_ids.setdefault(hash(group), []).append(slot)
+        self._group_ids.setdefault(integer(op, "group_id"), []).append(slot)
 
     # Regions and calls
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from xdsl.ir import Operation
@@ -11,52 +12,71 @@ from autopar.dialects.sharding import Axes, DimSharding, Sharding
 from .factors import TensorState
 
 
-def manual_axes(op: Operation) -> frozenset[str]:
-    data: Any = op.properties["manual_axes"]
-    return frozenset(data.data)
+@dataclass(frozen=True, slots=True)
+class Manual:
+    """One operand or result of a manual computation."""
+
+    op: Operation
+    index: int
+    is_entry: bool
+    """An operand (else a result)."""
 
 
 def border_sharding(op: Operation, index: int, is_entry: bool) -> Sharding:
     """The written (global) sharding of operand or result `index` of a manual computation."""
     attribute: Any = op.properties["in_shardings" if is_entry else "out_shardings"]
-    entry: Any = attribute.data[index]
-    return entry if isinstance(entry, Sharding) else getattr(entry, "sharding", entry)
+    return attribute.data[index].sharding
 
 
-def without_manual(state: TensorState, axes: frozenset[str]) -> TensorState:
-    """The state as the inside sees it."""
-    return state._replace(
-        dims=tuple(_drop(dim, axes) for dim in state.dims),
-        replicated=_drop(state.replicated, axes),
-    )
+class Border:
+    """What a value is on the two sides: outside global, inside without the manual axes.
 
+    Of an operand the target is inside (the body's argument), of a result outside.
+    """
 
-def with_manual(state: TensorState, border: Sharding, axes: frozenset[str]) -> TensorState:
-    """The state as the outside sees it: manual axes of the border first, then free ones."""
-    return state._replace(
-        grid=state.grid or border.grid,
-        dims=tuple(
-            _keep(dim.axes, axes) + _drop(own, axes)
-            for dim, own in zip(border.dims, state.dims, strict=True)
-        ),
-        replicated=_keep(border.replicated, axes) + _drop(state.replicated, axes),
-    )
+    def __init__(self, manual: Manual) -> None:
+        self.sharding = border_sharding(manual.op, manual.index, manual.is_entry)
+        self._is_entry = manual.is_entry
+        axes: Any = manual.op.properties["manual_axes"]
+        self._axes = frozenset[str](axes.data)
 
+    def seen_by_sources(self, target: TensorState) -> TensorState:
+        """The target's state as the side of the sources has it."""
+        return self._outside(target) if self._is_entry else self.inside(target)
 
-def written_border(state: TensorState, border: Sharding, axes: frozenset[str]) -> Sharding:
-    """The closed sharding to write on the op for a state of the inside."""
-    full = with_manual(state, border, axes)
-    return Sharding(
-        border.grid,
-        tuple(DimSharding(dim) for dim in full.dims),
-        full.replicated,
-        border.partial,
-    )
+    def seen_by_target(self, source: TensorState) -> TensorState:
+        """A state of the sources' side as the target has it."""
+        return self.inside(source) if self._is_entry else self._outside(source)
 
+    def inside(self, state: TensorState) -> TensorState:
+        return state._replace(
+            dims=tuple(self._drop(dim) for dim in state.dims),
+            replicated=self._drop(state.replicated),
+        )
 
-def _drop(axes: Axes, manual: frozenset[str]) -> Axes:
-    return tuple(axis for axis in axes if axis.name not in manual)
+    def _outside(self, state: TensorState) -> TensorState:
+        """Manual axes of the border first, then the free ones."""
+        return state._replace(
+            grid=state.grid or self.sharding.grid,
+            dims=tuple(
+                self._keep(dim.axes) + self._drop(own)
+                for dim, own in zip(self.sharding.dims, state.dims, strict=True)
+            ),
+            replicated=self._keep(self.sharding.replicated) + self._drop(state.replicated),
+        )
 
+    def written(self, target: TensorState) -> Sharding:
+        """The closed global sharding to write on the op for a state of the target."""
+        full = self._outside(target)
+        return Sharding(
+            self.sharding.grid,
+            tuple(DimSharding(dim) for dim in full.dims),
+            full.replicated,
+            self.sharding.partial,
+        )
 
-def _keep(axes: Axes, manual: frozenset[str]) -> Axes:
-    return tuple(axis for axis in axes if axis.name in manual)
+    def _drop(self, axes: Axes) -> Axes:
+        return tuple(axis for axis in axes if axis.name not in self._axes)
+
+    def _keep(self, axes: Axes) -> Axes:
+        return tuple(axis for axis in axes if axis.name in self._axes)

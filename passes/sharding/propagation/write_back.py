@@ -15,10 +15,10 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.sdy.attributes import TensorSharding, TensorShardingPerValueAttr
 from autopar.dialects.sharding import Sharding
 
-from .classes import CONSTRAINTS
+from .classes import CONSTRAINTS, rank_of
 from .engine import Engine, closed_sharding
 from .graph import Instance
-from .manual import border_sharding, manual_axes, written_border
+from .manual import Border, border_sharding
 
 
 class Writer:
@@ -42,9 +42,10 @@ class Writer:
                 continue
             if len(results) == 1:
                 slot = slot_of.get(id(results[0]))
-                ids = (0 if slot is None else state_id(slot),)
-                if slot is None:
-                    continue  # a constant that nothing uses
+                # A constant that nothing uses has no slot.
+                ids = (
+                    self._engine.open_id(rank_of(results[0])) if slot is None else state_id(slot),
+                )
             else:
                 ids = tuple([state_id(slot_of[id(result)]) for result in results])
             self._set(op, ids)
@@ -147,10 +148,8 @@ class Writer:
                 ins = [border_sharding(op, i, True) for i in range(len(op.operands))]
                 outs = [border_sharding(op, i, False) for i in range(len(op.results))]
                 entry = written[id(op)] = (op, ins, outs)
-            border = entry[1 if manual.is_entry else 2]
-            border[manual.index] = written_border(
-                self._engine.state(slot), border[manual.index], manual_axes(op)
-            )
+            border = entry[1] if manual.is_entry else entry[2]
+            border[manual.index] = Border(manual).written(self._engine.state(slot))
         for op, ins, outs in written.values():
             assert op.name == MANUAL
             op.properties["in_shardings"] = _per_value(ins)

@@ -1,0 +1,222 @@
+"""Sharding rules: look-up, registration, cache, and what they say about partial results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from xdsl.ir import Operation
+
+from autopar.dialects.chlo import Chlo
+from autopar.dialects.rules import registry
+from autopar.dialects.rules.core import FactorKind, RuleBuilder, ShardingRule
+from autopar.dialects.rules.registry import (
+    NO_RULE,
+    get_rule,
+    has_rule,
+    register_custom_call_rule,
+    register_sharding_rule,
+)
+from autopar.dialects.sdy import Sdy
+from autopar.dialects.stablehlo import StableHLO
+
+from ..passes.shardy import our_module, walk_ours
+
+REDUCTION = FactorKind.REDUCTION
+
+
+def rule_of(text: str, arguments: str = "%x: tensor<8x4xf32>") -> ShardingRule | None:
+    """The rule of the last op of a function."""
+    module = our_module(f"func.func @main({arguments}) {{\n {text}\n return\n}}")
+    ops = [op for op in walk_ours(module) if op.results and op.parent_op().name == "func.func"]
+    return get_rule(ops[-1])
+
+
+def test_every_op_has_a_rule_or_a_reason() -> None:
+    for dialect in (StableHLO, Chlo, Sdy):
+        for op in dialect.operations:
+            name = op.name
+            if name == "stablehlo.custom_call":
+                continue
+            assert has_rule(name) != (name in NO_RULE), (
+                f"{name} needs a rule or an entry in NO_RULE"
+            )
+
+
+def test_no_rule_gives_reasons() -> None:
+    assert all(NO_RULE.values())
+
+
+def test_repeated_ops_share_one_rule() -> None:
+    module = our_module(
+        "func.func @main(%x: tensor<8x4xf32>) {\n %0 = stablehlo.add %x, %x : tensor<8x4xf32>\n"
+        " %1 = stablehlo.add %0, %x : tensor<8x4xf32>\n return\n}"
+    )
+    first, second = (op for op in walk_ours(module) if op.name == "stablehlo.add")
+    assert get_rule(first) is get_rule(second)
+
+
+@pytest.fixture
+def clean_registry() -> Iterator[None]:
+    rules, calls = dict(registry._RULES), dict(registry._CUSTOM_CALLS)  # pyright: ignore[reportPrivateUsage]
+    yield
+    registry._RULES.clear()  # pyright: ignore[reportPrivateUsage]
+    registry._RULES.update(rules)  # pyright: ignore[reportPrivateUsage]
+    registry._CUSTOM_CALLS.clear()  # pyright: ignore[reportPrivateUsage]
+    registry._CUSTOM_CALLS.update(calls)  # pyright: ignore[reportPrivateUsage]
+    registry.clear_cache()
+
+
+def rows_only(op: Operation) -> ShardingRule:
+    return RuleBuilder([(8, 4)], [(8, 4)]).factor([0], [0], 8).build()
+
+
+CALL = "%0 = stablehlo.custom_call @mine(%x) : (tensor<8x4xf32>) -> tensor<8x4xf32>"
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_third_party_custom_call() -> None:
+    assert rule_of(CALL) is None
+    register_custom_call_rule("mine", rows_only)
+    rule = rule_of(CALL)
+    assert rule is not None and rule.kinds == (
+        FactorKind.PASS_THROUGH,
+        FactorKind.NEED_REPLICATION,
+        FactorKind.NEED_REPLICATION,
+    )
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_third_party_op() -> None:
+    register_sharding_rule("stablehlo.tanh", rows_only)
+    rule = rule_of("%0 = stablehlo.tanh %x : tensor<8x4xf32>")
+    assert rule is not None and FactorKind.NEED_REPLICATION in rule.kinds
+
+
+def test_written_rule_wins() -> None:
+    rule = rule_of(
+        "%0 = stablehlo.custom_call @mine(%x) {sdy.sharding_rule = #sdy.op_sharding_rule<"
+        "([i, j])->([j, i]) {i=8, j=4} need_replication={j}, custom>} : "
+        "(tensor<8x4xf32>) -> tensor<4x8xf32>"
+    )
+    assert rule is not None and rule.is_custom
+    assert rule.results == (((1,), (0,)),)
+    assert rule.kinds == (FactorKind.PASS_THROUGH, FactorKind.NEED_REPLICATION)
+
+
+SAME = "tensor<8x4xf32>"
+LINEAR = {
+    f"%0 = stablehlo.add %x, %x : {SAME}": ((0, 1),),
+    f"%0 = stablehlo.subtract %x, %x : {SAME}": ((0, 1),),
+    f"%0 = stablehlo.negate %x : {SAME}": ((0,),),
+    f"%0 = stablehlo.multiply %x, %x : {SAME}": ((0,), (1,)),
+    f"%0 = stablehlo.divide %x, %x : {SAME}": ((0,),),
+    f"%0 = stablehlo.tanh %x : {SAME}": (),
+    f"%0 = stablehlo.maximum %x, %x : {SAME}": (),
+    f"%0 = stablehlo.convert %x : ({SAME}) -> tensor<8x4xf64>": ((0,),),
+    f"%0 = stablehlo.convert %x : ({SAME}) -> tensor<8x4xbf16>": (),
+    f"%0 = stablehlo.convert %x : ({SAME}) -> tensor<8x4xi32>": (),
+    f"%0 = stablehlo.transpose %x, dims = [1, 0] : ({SAME}) -> tensor<4x8xf32>": ((0,),),
+    f"%0 = stablehlo.reshape %x : ({SAME}) -> tensor<32xf32>": ((0,),),
+    f"%0 = stablehlo.concatenate %x, %x, dim = 0 : ({SAME}, {SAME}) -> tensor<16x4xf32>": ((0, 1),),
+    f"%0 = stablehlo.dot_general %x, %x, contracting_dims = [1] x [1] : ({SAME}, {SAME}) -> tensor<8x8xf32>": (
+        (0,),
+        (1,),
+    ),
+}
+
+
+@pytest.mark.parametrize("text", LINEAR)
+def test_linear(text: str) -> None:
+    rule = rule_of(text)
+    assert rule is not None and rule.linear == LINEAR[text]
+
+
+@pytest.mark.parametrize(
+    "source, target, expected",
+    [
+        ("i32", "i8", True),
+        ("i8", "i32", False),
+        ("i1", "i32", False),
+        ("i32", "i1", False),
+        ("i32", "f32", False),
+        ("bf16", "f32", True),
+        ("f16", "bf16", False),
+        ("bf16", "f16", False),
+        ("complex<f32>", "complex<f64>", True),
+        ("complex<f64>", "complex<f32>", False),
+    ],
+)
+def test_conversions_that_keep_sums(source: str, target: str, expected: bool) -> None:
+    rule = rule_of(
+        f"%0 = stablehlo.convert %x : (tensor<8x{source}>) -> tensor<8x{target}>",
+        f"%x: tensor<8x{source}>",
+    )
+    assert rule is not None and (rule.linear == ((0,),)) is expected
+
+
+@pytest.mark.parametrize("element, linear", [("i32", True), ("i1", False)])
+def test_addition_of_bool_is_or(element: str, linear: bool) -> None:
+    type_ = f"tensor<8x{element}>"
+    rule = rule_of(f"%0 = stablehlo.add %x, %x : {type_}", f"%x: {type_}")
+    assert rule is not None and bool(rule.linear) is linear
+
+
+def test_integer_division_is_not_linear() -> None:
+    type_ = "tensor<8xi32>"
+    rule = rule_of(f"%0 = stablehlo.divide %x, %x : {type_}", f"%x: {type_}")
+    assert rule is not None and rule.linear == ()
+
+
+@pytest.mark.parametrize(
+    "op, reducer",
+    [("add", "sum"), ("maximum", "max"), ("minimum", "min"), ("multiply", "product")],
+)
+def test_reducer_of_a_reduction(op: str, reducer: str) -> None:
+    rule = rule_of(
+        f"%0 = stablehlo.reduce(%x init: %s) applies stablehlo.{op} across dimensions = [1] : "
+        "(tensor<8x4xf32>, tensor<f32>) -> tensor<8xf32>",
+        "%x: tensor<8x4xf32>, %s: tensor<f32>",
+    )
+    assert rule is not None
+    assert rule.kinds == (FactorKind.PASS_THROUGH, REDUCTION)
+    assert rule.reducers == (None, reducer)
+    assert rule.linear == (((0, 1),) if op == "add" else ())
+
+
+def test_reduction_of_bool() -> None:
+    rule = rule_of(
+        "%0 = stablehlo.reduce(%x init: %s) applies stablehlo.add across dimensions = [0] : "
+        "(tensor<8xi1>, tensor<i1>) -> tensor<i1>",
+        "%x: tensor<8xi1>, %s: tensor<i1>",
+    )
+    assert rule is not None and rule.reducers == ("bitwise_or",) and rule.linear == ()
+
+
+def test_unknown_reducer_needs_its_dimension_whole() -> None:
+    rule = rule_of(
+        "%0 = stablehlo.reduce(%x init: %s) across dimensions = [1] : "
+        "(tensor<8x4xf32>, tensor<f32>) -> tensor<8xf32>\n"
+        " reducer(%a: tensor<f32>, %b: tensor<f32>) {\n"
+        "  %1 = stablehlo.subtract %a, %b : tensor<f32>\n"
+        "  stablehlo.return %1 : tensor<f32>\n }",
+        "%x: tensor<8x4xf32>, %s: tensor<f32>",
+    )
+    assert rule is not None and rule.kinds[1] is FactorKind.NEED_REPLICATION
+
+
+def test_tosa_matmul() -> None:
+    from xdsl.parser import Parser
+
+    from autopar.dialects import make_context
+
+    source = (
+        "func.func @f(%a: tensor<2x8x4xf32>, %b: tensor<2x4x6xf32>) {\n"
+        '%0 = "tosa.matmul"(%a, %b) : (tensor<2x8x4xf32>, tensor<2x4x6xf32>) -> tensor<2x8x6xf32>\n'
+        "func.return\n}"
+    )
+    module = Parser(make_context(), source).parse_module()
+    (op,) = (op for op in walk_ours(module) if "matmul" in op.name)
+    rule = get_rule(op)
+    assert rule is not None and rule.linear == ((0,), (1,))
+    assert rule.kinds[-1] is REDUCTION and rule.factor_sizes == (2, 8, 6, 4)

@@ -1,0 +1,115 @@
+"""The differential oracle: a partitioned program gives what the unpartitioned one gives.
+
+`check(fn, args, grid, shardings)` lowers a JAX function, annotates its arguments, runs the whole road
+and compares with plain `jax.jit` on one device. Padding of arguments is filled with NaN (or the
+largest integer), so that a result that reads padding is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from autopar.dialects import make_context
+from autopar.dialects.autopar import set_arg_shardings, set_result_shardings
+from autopar.dialects.shard import find_grid, make_grid_op
+from autopar.dialects.sharding import DimSharding, Grid, Sharding
+from autopar.lowering.importer import import_module
+from autopar.lowering.program import Layout, device_program
+from autopar.passes.importing.methods import main_function
+from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
+from autopar.road import run_passes
+from autopar.runtime.embedded import MeshExecutable, fetch, padded_shape
+
+Dims = Sequence[Sequence[str]]
+
+
+def spmd_module(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    grid: Grid,
+    shardings: Sequence[Dims | None],
+    result_shardings: Sequence[Dims | None] | None = None,
+    *,
+    lower: bool = True,
+) -> Any:
+    """The partitioned module (per-device StableHLO, or L2 with `lower=False`)."""
+    module = import_module(jax.jit(fn, keep_unused=True).lower(*args).compiler_ir("stablehlo"))
+    context = make_context()
+    run_passes(module, context, IMPORT)
+    if find_grid(module) is None:
+        block = module.body.block
+        block.insert_op_before(make_grid_op(grid), block.first_op)
+    func = main_function(module)
+    set_arg_shardings(func, [_sharding(grid, s) for s in shardings])
+    if result_shardings is not None:
+        set_result_shardings(func, [_sharding(grid, s) for s in result_shardings])
+    run_passes(module, context, (*PROPAGATE, *DECIDE, *PARTITION))
+    if lower:
+        run_passes(module, context, LOWER)
+    return module
+
+
+def _sharding(grid: Grid, dims: Dims | None) -> Sharding | None:
+    if dims is None:
+        return None
+    closed = Sharding.of(grid.name, dims)
+    return Sharding(grid.name, tuple(DimSharding(d.axes) for d in closed.dims))
+
+
+def run(module: Any, args: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+    """Runs a per-device module on global host arrays; gives global host arrays."""
+    program = device_program(module)
+    executable = MeshExecutable(program, jax.devices()[: program.grid.num_devices])
+    placed = [
+        jax.device_put(_poisoned(np.asarray(arg), layout, program.grid), sharding)
+        for arg, layout, sharding in zip(
+            args, program.arguments, executable.input_shardings, strict=True
+        )
+    ]
+    results = executable.run(placed)
+    return [fetch(r, layout) for r, layout in zip(results, program.results, strict=True)]
+
+
+def _poisoned(array: np.ndarray[Any, Any], layout: Layout, grid: Grid) -> np.ndarray[Any, Any]:
+    padded = padded_shape(layout, grid)
+    if padded == array.shape:
+        return array
+    if array.dtype.kind in "iu":
+        poison: Any = np.iinfo(array.dtype).max
+    else:
+        poison = True if array.dtype == np.bool_ else np.nan
+    result = np.full(padded, poison, array.dtype)
+    result[tuple(slice(0, size) for size in array.shape)] = array
+    return result
+
+
+def check(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    grid: Grid,
+    shardings: Sequence[Dims | None],
+    result_shardings: Sequence[Dims | None] | None = None,
+    *,
+    rtol: float = 2e-5,
+    atol: float = 2e-5,
+) -> Any:
+    """Asserts that the partitioned program equals the unpartitioned; gives its module."""
+    expected = jax.tree.leaves(jax.jit(fn)(*args))
+    module = spmd_module(fn, args, grid, shardings, result_shardings)
+    results = run(module, args)
+    assert len(results) == len(expected)
+    for index, (result, reference) in enumerate(zip(results, expected, strict=True)):
+        np.testing.assert_allclose(
+            result.astype(np.float64) if result.dtype.kind in "fV" else result,
+            np.asarray(reference).astype(np.float64)
+            if result.dtype.kind in "fV"
+            else np.asarray(reference),
+            rtol=rtol,
+            atol=atol,
+            err_msg=f"result {index}",
+        )
+    return module
