@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import (
     ArrayAttr,
     BytesAttr,
     CallSiteLoc,
+    DenseArrayBase,
     DenseIntOrFPElementsAttr,
     DictionaryAttr,
     FileLineColLoc,
@@ -30,8 +31,10 @@ from xdsl.dialects.builtin import (
     NameLoc,
     NoneAttr,
     StringAttr,
+    SymbolRefAttr,
     TensorType,
     UnknownLoc,
+    i64,
 )
 from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue, SSAValues, Use
 from xdsl.irdl import IRDLOperation
@@ -81,13 +84,13 @@ class _Locations:
     def _string(self, text: str) -> StringAttr:
         found = self._strings.get(text)
         if found is None:
-            found = self._strings[text] = StringAttr(text)
+            found = self._strings[text] = _build(StringAttr, data=text)
         return found
 
     def _int(self, value: int) -> IntAttr:
         found = self._ints.get(value)
         if found is None:
-            found = self._ints[value] = IntAttr(value)
+            found = self._ints[value] = _build(IntAttr, data=value)
         return found
 
     def __call__(self, location: Native) -> Any:
@@ -140,6 +143,12 @@ def import_location(location: Native, filename: str = "-") -> Attribute:
         return _Locations(filename)(kind.from_attr(location.attr))
 
 
+def _dynamic_shape(native: Native) -> list[int]:
+    return [
+        -1 if native.is_dynamic_dim(i) else native.get_dim_size(i) for i in range(native.rank)
+    ]
+
+
 def _storage(attribute: Native, element_type: Attribute) -> bytes | None:
     """The elements' bytes in xDSL's layout, one element for a splat; None: not a plain buffer."""
     try:
@@ -179,6 +188,9 @@ class _Importer:
                     [self.type(item) for item in native.inputs],
                     [self.type(item) for item in native.results],
                 )
+            elif type(native).__name__ == "RankedTensorType" and native.encoding is None:
+                shape = native.shape if native.has_static_shape else _dynamic_shape(native)
+                found = TensorType(self.type(native.element_type), shape)
             else:
                 found = IRParser(self.context, str(native)).parse_type()
             self._types[native] = found
@@ -200,6 +212,10 @@ class _Importer:
                     return cast(Any, DenseIntOrFPElementsAttr)(dense, BytesAttr(data))
         elif kind == "StringAttr":
             return StringAttr(native.value)
+        elif kind == "DenseI64ArrayAttr":
+            return DenseArrayBase.from_list(i64, list(native))
+        elif kind == "FlatSymbolRefAttr":
+            return SymbolRefAttr(native.value)
         elif kind == "TypeAttr":
             return self.type(native.value)
         elif kind in ("ArrayAttr", "DictAttr"):
