@@ -393,7 +393,11 @@ def _import_computation(
             importer.convert(value, ssa.type, op, what)
             for value, ssa in zip(attr.data, values, strict=True)
         ]
-        op.properties[key] = PerValueAttr(tuple(TensorSharding(attr.data) for attr in found))
+        # Written on the mesh itself: jaxlib looks for an sdy.mesh, and there is none any more.
+        inlined = Mesh(importer.grid.axes, importer.grid.device_ids or ())
+        op.properties[key] = PerValueAttr(
+            tuple(TensorSharding(attr.data, inlined) for attr in found)
+        )
         if key == "out_shardings" and found:
             op.attributes[autopar.SHARDING] = ArrayAttr(found)
     if isinstance(op, sdy.ManualComputationOp) and first is not None:
