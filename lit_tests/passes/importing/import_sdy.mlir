@@ -57,6 +57,17 @@ func.func @main(%a: tensor<16x8xf32> {sdy.sharding = #sdy.sharding<@other, [{"a"
 
 // -----
 
+// Shardy's copies of constants are constants.
+
+// CHECK: stablehlo.constant {autopar.sharding = [#autopar.sharding<@mesh, [{"x"}]>]} dense<1.000000e+00> : tensor<4xf32>
+sdy.mesh @mesh = <["x"=4]>
+func.func @main() -> tensor<4xf32> {
+  %0 = sdy.constant {sdy.sharding = #sdy.sharding_per_value<[<@mesh, [{"x"}]>]>} dense<1.0> : tensor<4xf32>
+  return %0 : tensor<4xf32>
+}
+
+// -----
+
 // device_ids are kept as they are.
 
 // CHECK: shard.grid @mesh(shape = 4) {autopar.device_ids = array<i64: 3, 2, 1, 0>, axis_names = ["x"]}
