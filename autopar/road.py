@@ -22,7 +22,8 @@ from autopar.dialects.autopar import (
     set_result_sharding,
     sharding_of,
 )
-from autopar.dialects.shard import find_grid, make_grid_op
+from autopar.dialects.sdy import Mesh, MeshOp
+from autopar.dialects.shard import find_grid
 from autopar.dialects.sharding import Grid
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
@@ -88,13 +89,10 @@ class Road:
         return device_program(self.at("per-device"))
 
     def _annotate(self, module: ModuleOp, context: Context) -> None:
+        if self.grid is not None:
+            declare_mesh(module, self.grid)
         run_passes(module, context, IMPORT)
         self._describe_arguments(main_function(module))
-        if find_grid(module) is None:
-            assert self.grid is not None
-            block = module.body.block
-            assert block.first_op is not None
-            block.insert_op_before(make_grid_op(self.grid), block.first_op)
         func = main_function(module)
         annotate_method(module, self.options)
         for argument, result in aliases(func):
@@ -115,6 +113,20 @@ class Road:
                 entry = set_entry(entry, "tf.aliasing_output", IntegerAttr(info.alias, i32))
             entries[index] = entry
         func.properties["arg_attrs"] = ArrayAttr(entries)
+
+
+def declare_mesh(module: ModuleOp, grid: Grid) -> None:
+    """Adds the mesh to a program that was written without one.
+
+    JAX declares meshes of one device for callbacks and random bits: these are no mesh to run on.
+    """
+    if not any(isinstance(op, MeshOp) and op.mesh.data.num_devices > 1 for op in module.ops):
+        name = "mesh"
+        while any(isinstance(op, MeshOp) and op.sym_name.data == name for op in module.ops):
+            name += "_"
+        block = module.body.block
+        assert block.first_op is not None
+        block.insert_op_before(MeshOp(name, Mesh(grid.axes)), block.first_op)
 
 
 def _grid(module: ModuleOp) -> Grid:

@@ -90,7 +90,8 @@ class MeshShardingAttr(Data[MeshSharding]):
 
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> MeshSharding:
-        kind, axes = "", ()
+        kind: str = ""
+        axes: tuple[int, ...] = ()
         with parser.in_angle_brackets():
             mesh = parser.parse_symbol_name().data
             parser.parse_punctuation(",")
@@ -100,7 +101,7 @@ class MeshShardingAttr(Data[MeshSharding]):
             if parser.parse_optional_punctuation(",") is not None:
                 parser.parse_keyword("partial")
                 parser.parse_punctuation("=")
-                kind = parser.parse_str_enum(ReductionKind).value
+                kind = str(parser.parse_str_enum(ReductionKind))
                 axes = _parse_axes(parser)
         return MeshSharding(mesh, tuple(dims), kind, axes)
 
@@ -119,7 +120,7 @@ class PartialAttr(Data[ReductionKind], SpacedOpaqueSyntaxAttribute):
         return parser.parse_str_enum(ReductionKind)
 
     def print_parameter(self, printer: Printer) -> None:
-        printer.print_string(self.data.value)
+        printer.print_string(str(self.data))
 
 
 @irdl_custom_directive
@@ -139,7 +140,7 @@ class Reduction(CustomDirective):
         attr = self.value.get(op)
         assert isinstance(attr, PartialAttr)
         state.print_whitespace(printer)
-        printer.print_string(f"<{attr.data.value}>")
+        printer.print_string(f"<{attr.data}>")
         state.last_was_punctuation = False
         state.should_emit_space = True
 

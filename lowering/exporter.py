@@ -22,7 +22,7 @@ from xdsl.dialects.builtin import (
     TensorType,
     UnregisteredOp,
 )
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue, TypeAttribute
 
 from autopar.dialects.constants import UnsupportedElementType, storage_dtype
 from autopar.dialects.diagnostics import DiagnosticError
@@ -54,7 +54,6 @@ class _Exporter:
         self._blocks: dict[Block, Native] = {}
         # converted by identity first: interned objects skip hashing their whole content
         self._by_id: dict[int, tuple[Attribute, Native]] = {}
-        # apart from the above: a type is also an attribute (`TypeAttr`)
         self._types_by_id: dict[int, tuple[Attribute, Native]] = {}
 
     def type(self, type_: Attribute) -> Native:
@@ -63,7 +62,15 @@ class _Exporter:
             return found[1]
         native = self._types.get(type_)
         if native is None:
-            native = self._types[type_] = self.ir.Type.parse(_text(type_), self.context)
+            if isinstance(type_, FunctionType):
+                native = self.ir.FunctionType.get(
+                    [self.type(item) for item in type_.inputs],
+                    [self.type(item) for item in type_.outputs],
+                    self.context,
+                )
+            else:
+                native = self.ir.Type.parse(_text(type_), self.context)
+            self._types[type_] = native
         self._types_by_id[id(type_)] = (type_, native)
         return native
 
@@ -91,8 +98,8 @@ class _Exporter:
             case DictionaryAttr():
                 entries = {name: self.attribute(item) for name, item in attribute.data.items()}
                 return self.ir.DictAttr.get(entries, self.context)
-            case FunctionType():
-                return self.ir.TypeAttr.get(self.function_type(attribute), self.context)
+            case TypeAttribute():
+                return self.ir.TypeAttr.get(self.type(attribute), self.context)
             case _:
                 pass
         try:
@@ -102,18 +109,11 @@ class _Exporter:
                 None, f"jaxlib refuses the attribute {attribute}: {diagnostic_of(error).message}"
             ) from None
 
-    def function_type(self, type_: FunctionType) -> Native:
-        return self.ir.FunctionType.get(
-            [self.type(item) for item in type_.inputs],
-            [self.type(item) for item in type_.outputs],
-            self.context,
-        )
-
     def _dense(self, attribute: DenseIntOrFPElementsAttr) -> Native | None:
         """From the bytes; None where jaxlib takes no buffer of this element type."""
         element_type = attribute.get_element_type()
         data = attribute.data.data
-        if not data:
+        if not data and not isinstance(element_type, ComplexType):
             return None
         try:
             raw = np.frombuffer(data, storage_dtype(element_type))

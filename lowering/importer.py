@@ -72,7 +72,8 @@ def _build(cls: type[Attribute], **fields: Any) -> Any:
 class _Locations:
     """jaxlib locations -> xDSL locations, interned."""
 
-    def __init__(self) -> None:
+    def __init__(self, filename: str = "-") -> None:
+        self.filename = filename
         self.cache: dict[Native, Attribute] = {}
         self._strings: dict[str, StringAttr] = {}
         self._ints: dict[int, IntAttr] = {}
@@ -106,14 +107,13 @@ class _Locations:
                 location=NoneAttr() if child is UNKNOWN else child,
             )
         if kind == "CallSiteLoc":
-            return _build(
-                CallSiteLoc, callee=self(location.callee), caller=self(location.caller)
-            )
+            return _build(CallSiteLoc, callee=self(location.callee), caller=self(location.caller))
         if kind == "FileLineColLoc":
             start, end = location.start_line, location.end_line
             column, end_column = location.start_col, location.end_col
+            name = location.filename
             fields: dict[str, Attribute] = {
-                "filename": self._string(location.filename),
+                "filename": self._string(self.filename if name == "-" else name),
                 "line": self._int(start),
                 "column": self._int(column),
             }
@@ -133,9 +133,10 @@ class _Locations:
         return UNKNOWN
 
 
-def import_location(location: Native) -> Attribute:
-    """One jaxlib location."""
-    return _Locations()(location)
+def import_location(location: Native, filename: str = "-") -> Attribute:
+    """One jaxlib location; `filename` names the text that was parsed (jaxlib calls it `-`)."""
+    with location.context:  # diagnostics hold locations of the base class: get the exact one
+        return _Locations(filename)(type(location).from_attr(location.attr))
 
 
 def _storage(attribute: Native, element_type: Attribute) -> bytes | None:
@@ -158,9 +159,9 @@ _OpClass = tuple[type[Operation], frozenset[str] | None, bool]
 
 
 class _Importer:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, filename: str) -> None:
         self.context = context
-        self.location = _Locations()
+        self.location = _Locations(filename)
         self._types: dict[Native, Attribute] = {}
         self._attributes: dict[Native, Attribute] = {}
         self._values: dict[Native, SSAValue] = {}
@@ -347,8 +348,13 @@ def _attributes_from_text(context: Context, text: str) -> dict[str, Attribute]:
     return {**parser.parse_optional_properties_dict(), **parser.parse_optional_attr_dict()}
 
 
-def import_module(module: Native, context: Context | None = None) -> ModuleOp:
-    """The xDSL module of a jaxlib module: the same operations, attributes, constants, locations."""
-    importer = _Importer(make_context() if context is None else context)
+def import_module(
+    module: Native, context: Context | None = None, *, filename: str = "-"
+) -> ModuleOp:
+    """The xDSL module of a jaxlib module: the same operations, attributes, constants, locations.
+
+    `filename` replaces the `-` that jaxlib's parser writes into locations.
+    """
+    importer = _Importer(make_context() if context is None else context, filename)
     with no_garbage_collection():
         return importer.module(module.operation)

@@ -8,11 +8,6 @@ from typing import Any
 
 from autopar.dialects.diagnostics import DiagnosticError
 
-JAXLIB_DIALECTS = frozenset(
-    {"builtin", "func", "arith", "stablehlo", "chlo", "sdy", "mpmd", "scf", "cf", "math"}
-)
-"""Dialects that jaxlib reads and prints in their own syntax (others: `jaxlib_knows`)."""
-
 
 @cache
 def jaxlib_available() -> bool:
@@ -38,12 +33,14 @@ def make_mlir_context(*, allow_unregistered: bool = True) -> Any:
     return context
 
 
-def diagnostic_of(error: Any) -> DiagnosticError:
+def diagnostic_of(error: Any, filename: str = "-") -> DiagnosticError:
     """Our error for jaxlib's MLIRError, with its place and notes."""
     from .importer import import_location
 
     diagnostics = list(error.error_diagnostics)
     first = diagnostics[0]
-    notes = [(import_location(note.location), note.message) for note in first.notes]
-    notes += [(import_location(other.location), other.message) for other in diagnostics[1:]]
-    return DiagnosticError(import_location(first.location), first.message, notes)
+    notes = [
+        (import_location(note.location, filename), note.message)
+        for note in (*first.notes, *diagnostics[1:])
+    ]
+    return DiagnosticError(import_location(first.location, filename), first.message, notes)

@@ -1,7 +1,7 @@
 """Passes over the IR, by name.
 
-`PASSES` maps a pass name to "module:Class", imported when used, so that a command line that runs one
-pass pays for one.
+`PASSES` maps a pass name to "module:Class", imported when used: a command line that runs one pass
+pays for one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ _PARTITION = "autopar.passes.partition"
 
 PASSES: dict[str, str] = {
     "annotate-method": f"{_IMPORTING}.annotate_method:AnnotateMethodPass",
+    "canonicalize": "autopar.passes.cleanup.canonicalize:CanonicalizePass",
     "convert-mesh-to-shard": f"{_IMPORTING}.convert_mesh_to_shard:ConvertMeshToShardPass",
     "convert-shard-to-stablehlo": (
         f"{_PARTITION}.convert_shard_to_stablehlo:ConvertShardToStablehloPass"
     ),
+    "cse": "autopar.passes.cleanup.cse:CsePass",
+    "dce": "autopar.passes.cleanup.dce:DcePass",
     "even-boundary": f"{_PARTITION}.even_boundary:EvenBoundaryPass",
     "export-sdy": f"{_IMPORTING}.export_sdy:ExportSdyPass",
     "import-sdy": f"{_IMPORTING}.import_sdy:ImportSdyPass",

@@ -7,6 +7,7 @@ demands the reduced value, which is what the program means), strategies.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -19,6 +20,7 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation
 from xdsl.passes import ModulePass
+from xdsl.utils.hints import isa
 
 from autopar.dialects import autopar, sdy
 from autopar.dialects.autopar import ShardingAttr
@@ -134,14 +136,13 @@ def export_sdy(module: ModuleOp) -> None:
 def _meshes_of(op: GridOp) -> dict[str, tuple[Mesh, dict[str, Attribute]]]:
     """The sdy meshes to declare, with their other attributes."""
     kept = op.attributes.get(MESHES)
-    if isinstance(kept, DictionaryAttr):
+    if isa(kept, ArrayAttr[DictionaryAttr]):
         found: dict[str, tuple[Mesh, dict[str, Attribute]]] = {}
-        for name, entry in kept.data.items():
-            if isinstance(entry, DictionaryAttr) and isinstance(
-                mesh := entry.data.get("mesh"), MeshAttr
-            ):
-                others = {k: v for k, v in entry.data.items() if k != "mesh"}
-                found[name] = (mesh.data, others)
+        for entry in kept.data:
+            name, mesh = entry.data.get("name"), entry.data.get("mesh")
+            if isinstance(name, StringAttr) and isinstance(mesh, MeshAttr):
+                others = {k: v for k, v in entry.data.items() if k not in ("name", "mesh")}
+                found[name.data] = (mesh.data, others)
         return found
     grid = op.to_grid()
     ids = op.attributes.get("autopar.device_ids")
@@ -176,12 +177,10 @@ def _export_op(op: Operation, exporter: _Exporter) -> None:
     op.attributes.pop(autopar.STRATEGY, None)
     mark = op.attributes.pop(MESH, None)
     attr = op.attributes.pop(autopar.SHARDING, None)
-    if not isinstance(attr, ArrayAttr):
+    if attr is None:
         return
-    values = tuple(
-        exporter.convert(entry, mark, op)
-        for entry in attr.data  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    )
+    entries = cast(ArrayAttr[Attribute], attr).data
+    values = tuple(exporter.convert(entry, mark, op) for entry in entries)
     if isinstance(op, sdy.DataFlowEdgeOp):
         op.properties["sharding"] = TensorShardingAttr(values[0])
     elif isinstance(op, sdy.ManualComputationOp | sdy.NamedComputationOp):

@@ -35,7 +35,7 @@ from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from .meshes import axis_problem, overlap, refine_together, translate_axes, translate_sharding
 
 MESHES = "autopar.meshes"
-"""On a grid: the sdy meshes that it stands for, by name."""
+"""On a grid: the sdy meshes that it stands for, in order."""
 MESH = "autopar.mesh"
 """On an argument, a result or an op: the name of the mesh that its sharding was written on."""
 
@@ -212,6 +212,8 @@ def _unify(
     places = {op.sym_name.data: op for op in ops}
     names = [name for name in meshes if name in used] or list(meshes)
     real = [name for name in names if meshes[name].num_devices > 1]
+    # Meshes of one device (of callbacks, of random bits) do not say what to run on.
+    real = real or [name for name in meshes if meshes[name].num_devices > 1]
     if not real:
         name = names[0] if names else "mesh"
         axes = meshes[name].axes if names else ()
@@ -255,16 +257,18 @@ def _replace_meshes(module: ModuleOp, ops: list[sdy.MeshOp], importer: _Importer
     own = importer.meshes.get(importer.grid.name)
     same = own is not None and own == Mesh(importer.grid.axes, importer.grid.device_ids or ())
     if importer.several or not same:
-        grid.attributes[MESHES] = DictionaryAttr(
-            {
-                name: DictionaryAttr(
+        # A list: MLIR sorts the entries of dictionaries.
+        grid.attributes[MESHES] = ArrayAttr(
+            [
+                DictionaryAttr(
                     {
                         **(kept[name].attributes if name in kept else {}),
+                        "name": StringAttr(name),
                         "mesh": MeshAttr(mesh),
                     }
                 )
                 for name, mesh in importer.meshes.items()
-            }
+            ]
         )
     elif importer.grid.name in kept:
         grid.attributes.update(kept[importer.grid.name].attributes)
@@ -332,6 +336,8 @@ def _import_op(op: Operation, importer: _Importer) -> None:
 
 def _annotate(op: Operation, shardings: tuple[TensorSharding, ...], importer: _Importer) -> None:
     """Writes the shardings of an op's results."""
+    if not op.results and len(shardings) == 1:
+        return  # JAX gives an effect without results the place where it runs; effects run once
     if len(shardings) != len(op.results):
         raise DiagnosticError(
             op, f"'{op.name}' op has {len(shardings)} shardings for {len(op.results)} results"

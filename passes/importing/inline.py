@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -152,8 +153,8 @@ def _symbols_in(attr: Attribute) -> Iterator[str]:
     if isinstance(attr, SymbolRefAttr):
         yield attr.root_reference.data
     elif isinstance(attr, ArrayAttr):
-        for element in attr.data:  # pyright: ignore[reportUnknownVariableType]
-            yield from _symbols_in(element)  # pyright: ignore[reportUnknownArgumentType]
+        for element in cast(ArrayAttr[Attribute], attr).data:
+            yield from _symbols_in(element)
     elif isinstance(attr, DictionaryAttr):
         for element in attr.data.values():
             yield from _symbols_in(element)
@@ -228,17 +229,16 @@ def _entries(
 
 def _result_entries(call: CallOp, function: FuncOp) -> list[DictionaryAttr | None]:
     """The attributes of the callee's results, and the shardings that stand on the call."""
-    entries = _entries(function.res_attrs, call.results)
     for name in (autopar.SHARDING, sdy.SHARDING):
         attr = call.attributes.get(name)
         if isinstance(attr, sdy.TensorShardingPerValueAttr):
             found: list[Attribute] = [TensorShardingAttr(value) for value in attr.data]
         elif isinstance(attr, ArrayAttr):
-            found = list(attr.data)  # pyright: ignore[reportUnknownArgumentType]
+            found = list(cast(ArrayAttr[Attribute], attr).data)
         else:
             continue
-        entries = [DictionaryAttr({name: value}) for value in found]
-    return entries
+        return [DictionaryAttr({name: value}) for value in found]
+    return _entries(function.res_attrs, call.results)
 
 
 def _constrained(call: CallOp, value: SSAValue, entry: DictionaryAttr | None) -> SSAValue:

@@ -81,6 +81,8 @@ def _translate_axis(axis: AxisRef, source: MeshAxes, target: MeshAxes) -> Axes |
             if low % product or high % low:
                 return None
             pre, part = low // product, high // low
+            if size % (pre * part):
+                return None
             found.append(AxisRef(name) if part == size else AxisRef(name, pre, part))
         product *= size
     return tuple(found)

@@ -23,9 +23,12 @@ from xdsl.dialects.builtin import (
     DenseArrayBase,
     DictionaryAttr,
     IntegerAttr,
+    IntegerType,
     ModuleOp,
+    Signedness,
     StringAttr,
     TensorType,
+    i1,
     i32,
     i64,
 )
@@ -33,6 +36,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.dialects.shard import GridOp as XdslGridOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
+from xdsl.utils.hints import isa
 
 from autopar.dialects import sdy, shard, stablehlo
 from autopar.dialects.autopar import SHARDING, STRATEGY, ShardingAttr, entries_of
@@ -285,9 +289,14 @@ def _dim(op: Operation, name: str) -> int:
     return attr.value.data
 
 
-def _reducer(op: Operation, element_type: Attribute) -> Region:
+def _kind(op: Operation) -> str:
+    """The reduction of a collective."""
     attr = op.properties.get("reduction")
-    kind = attr.data.value if isinstance(attr, shard.ReductionKindAttr) else "sum"
+    return str(attr.data) if isinstance(attr, shard.ReductionKindAttr) else "sum"
+
+
+def _reducer(op: Operation, element_type: Attribute) -> Region:
+    kind = _kind(op)
     if kind not in _REDUCERS:
         raise DiagnosticError(op, f"'{op.name}' op: reduction {kind} has no form in StableHLO")
     scalar = TensorType(element_type, [])
@@ -299,9 +308,45 @@ def _reducer(op: Operation, element_type: Attribute) -> Region:
     return Region(block)
 
 
+def _stacked(lowering: _Lowering, op: Operation) -> SSAValue:
+    """The operands of all devices of the group, along a new first dimension."""
+    value = op.operands[0]
+    type = _tensor(value, op)
+    shape, groups = list(type.get_shape()), lowering.groups(op)
+    row = lowering.insert(stablehlo.ReshapeOp(value, [1, *shape]), op)
+    result = tensor_type(type, [len(groups[0]), *shape])
+    new = stablehlo.AllGatherOp([row], 0, groups, [result], lowering.next_channel())
+    return lowering.insert(new, op)
+
+
+def _must_gather(op: Operation, element_type: Attribute) -> bool:
+    """Whether XLA's collectives do not know the reduction: the bitwise ones, but on predicates."""
+    kind = _kind(op)
+    return kind in _IDENTITIES and (element_type != i1 or kind == "bitwise_xor")
+
+
+_IDENTITIES = {"bitwise_and": -1, "bitwise_or": 0, "bitwise_xor": 0}
+
+
+def _gathered_reduction(lowering: _Lowering, op: Operation) -> SSAValue:
+    """All-reduce as all-gather and a reduction on each device."""
+    value = op.operands[0]
+    element_type = _tensor(value, op).element_type
+    stacked = _stacked(lowering, op)
+    identity = _IDENTITIES[_kind(op)]
+    if element_type == i1:
+        identity = bool(identity)
+    elif isa(element_type, IntegerType) and (
+        identity < 0 and element_type.signedness.data is Signedness.UNSIGNED
+    ):
+        identity += 1 << element_type.width.data
+    init = lowering.insert(stablehlo.scalar_constant(identity, element_type), op)
+    new = stablehlo.ReduceOp([stacked], [init], [0], _reducer(op, element_type), [value.type])
+    return lowering.insert(new, op)
+
+
 def _averaged(lowering: _Lowering, op: Operation, value: SSAValue) -> SSAValue:
-    attr = op.properties.get("reduction")
-    if not isinstance(attr, shard.ReductionKindAttr) or attr.data.value != "average":
+    if _kind(op) != "average":
         return value
     count = stablehlo.splat_constant(len(lowering.groups(op)[0]), value.type)
     return lowering.insert(stablehlo.DivOp(value, lowering.insert(count, op)), op)
@@ -309,16 +354,16 @@ def _averaged(lowering: _Lowering, op: Operation, value: SSAValue) -> SSAValue:
 
 def _tensor(value: SSAValue, op: Operation) -> TensorType[Attribute]:
     type = value.type
-    if not isinstance(type, TensorType):
+    if not isa(type, TensorType[Attribute]):
         raise DiagnosticError(op, f"'{op.name}' op: StableHLO has tensors only, found {type}")
-    if op.results and isinstance(result := op.results[0].type, TensorType):
+    if op.results and isa(result := op.results[0].type, TensorType[Attribute]):
         if result.element_type != type.element_type:
             raise DiagnosticError(
                 op,
                 f"'{op.name}' op changes the element type ({type.element_type} to "
                 f"{result.element_type}), which StableHLO's collectives do not: convert it apart",
             )
-    return type  # pyright: ignore[reportUnknownVariableType]
+    return type
 
 
 def _all_reduce(lowering: _Lowering, op: Operation) -> list[SSAValue]:
@@ -327,6 +372,8 @@ def _all_reduce(lowering: _Lowering, op: Operation) -> list[SSAValue]:
     groups = lowering.groups(op)
     if len(groups[0]) == 1:
         return [value]
+    if _must_gather(op, element_type):
+        return [_gathered_reduction(lowering, op)]
     new = stablehlo.AllReduceOp(
         [value], groups, _reducer(op, element_type), lowering.next_channel()
     )
@@ -378,6 +425,9 @@ def _reduce_scatter(lowering: _Lowering, op: Operation) -> list[SSAValue]:
     groups = lowering.groups(op)
     if len(groups[0]) == 1:
         return [value]
+    if _must_gather(op, element_type):
+        whole = _gathered_reduction(lowering, op)
+        return [_own_part(lowering, op, whole, _dim(op, "scatter_axis"))]
     new = stablehlo.ReduceScatterOp(
         value,
         _dim(op, "scatter_axis"),
@@ -472,17 +522,7 @@ def _from_root(lowering: _Lowering, op: Operation) -> SSAValue:
     for axis, index in zip(lowering.axes(op), where, strict=True):
         place = place * lowering.grid.shape[axis] + index
     shape = list(type.get_shape())
-    row = lowering.insert(stablehlo.ReshapeOp(value, [1, *shape]), op)
-    gathered = lowering.insert(
-        stablehlo.AllGatherOp(
-            [row],
-            0,
-            groups,
-            [tensor_type(type, [len(groups[0]), *shape])],
-            lowering.next_channel(),
-        ),
-        op,
-    )
+    gathered = _stacked(lowering, op)
     start, limit = [place] + [0] * len(shape), [place + 1, *shape]
     chosen = lowering.insert(stablehlo.SliceOp(gathered, start, limit), op)
     return lowering.insert(stablehlo.ReshapeOp(chosen, shape), op)
@@ -546,7 +586,7 @@ def _as_index(op: Operation, result: int, value: SSAValue) -> SSAValue:
                     f"'{user.name}' op uses a device index; in StableHLO that is a tensor: make "
                     "it one by arith.index_cast and tensor.from_elements",
                 )
-        if index is not op.results[result] and isinstance(index.owner, Operation):
+        if index is not op.results[result]:
             index.owner.detach()
             index.owner.erase(safe_erase=False)
     return value
@@ -554,8 +594,8 @@ def _as_index(op: Operation, result: int, value: SSAValue) -> SSAValue:
 
 def _replace_from_elements(user: Operation, value: SSAValue) -> None:
     type = user.results[0].type
-    assert isinstance(type, TensorType) and user.parent is not None
-    element_type: Attribute = type.element_type  # pyright: ignore
+    assert isa(type, TensorType[Attribute]) and user.parent is not None
+    element_type = type.element_type
     if element_type != i32:
         new = convert(value, element_type)
         user.parent.insert_op_before(new, user)
@@ -578,7 +618,7 @@ def _adapt(op: Operation, lowering: _Lowering) -> None:
     """Puts a StableHLO op that depends on the form into the one wanted."""
     wanted = stablehlo.ReplicaIdOp if lowering.form == "replica" else stablehlo.PartitionIdOp
     if isinstance(op, stablehlo.ReplicaIdOp | stablehlo.PartitionIdOp):
-        if not isinstance(op, wanted):
+        if op.name != wanted.name:
             lowering.replace(op, [lowering.insert(wanted(), op)])
     elif isinstance(op, stablehlo.AllToAllOp | stablehlo.CollectivePermuteOp):
         if lowering.form == "replica":

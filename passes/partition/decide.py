@@ -46,13 +46,14 @@ from autopar.dialects.constants import constant_array, is_splat
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, make_grid_op
 from autopar.dialects.sharding import AxisRef, Sharding
 
 from .local_builder import neutral_value
 from .reshard_plan import ReshardPlanner
 from .special import splittable_factors
-from .specs import AxisTable, Spec, merge_partial
+from .specs import AxisTable, Spec, merge_partial, without_axes
 from .strategy import Strategy, StrategyChooser, TensorUse
 from .tensors import is_splittable, item_bytes, shape_of
 
@@ -127,6 +128,8 @@ def _used_axes(module: ModuleOp) -> set[AxisRef]:
         elif isinstance(op, FuncOp):
             collect(op.arg_attrs)
             collect(op.res_attrs)
+        elif isinstance(op, ManualComputationOp):
+            shardings.update(s.sharding for s in (*op.in_shardings.data, *op.out_shardings.data))
     return {axis for sharding in shardings for axis in sharding.used_axes()}
 
 
@@ -183,6 +186,8 @@ class FunctionDecider:
             self._control_flow(op)
         elif name == "stablehlo.optimization_barrier":
             self._barrier(op)
+        elif isinstance(op, ManualComputationOp):
+            self._manual(op)
         elif op.results or op.operands:
             if op.next_op is None and not op.results:
                 return  # terminators belong to whoever walks the block
@@ -528,6 +533,24 @@ class FunctionDecider:
             self._bring(op, index, spec)
         self._record(op, specs)
 
+    def _manual(self, op: ManualComputationOp) -> None:
+        """A body on shapes local to its manual axes: the other axes are decided inside."""
+        ins, outs = manual_specs(op, self._table)
+        manual = frozenset(self._table.indices(AxisRef(name) for name in op.manual_axes.data))
+        for index, spec in enumerate(ins):
+            self._bring(op, index, spec)
+        block = op.body.block
+        for arg, spec in zip(block.args, ins, strict=True):
+            self._specs[arg] = without_axes(spec, manual)
+        self._block(block)
+        terminator = block.last_op
+        assert terminator is not None
+        for index, spec in enumerate(outs):
+            self._bring(terminator, index, without_axes(spec, manual))
+        wanted = [self._annotated(r) for r in op.results]
+        self._record(op, outs)
+        self._results(op, outs, wanted)
+
     # ---- remarks ----
 
     def _remark_replicated(self, op: Operation) -> None:
@@ -559,6 +582,14 @@ class FunctionDecider:
                     f"'{op.name}' cannot keep dimension {dim} of operand {index} sharded: "
                     f"it is gathered ({int(cost)} bytes a device)",
                 )
+
+
+def manual_specs(op: ManualComputationOp, table: AxisTable) -> tuple[list[Spec], list[Spec]]:
+    """How operands and results of a manual computation lie outside it."""
+    return (
+        [table.spec(s.sharding) for s in op.in_shardings.data],
+        [table.spec(s.sharding) for s in op.out_shardings.data],
+    )
 
 
 def _num_bytes(value: SSAValue) -> int:

@@ -67,10 +67,12 @@ def _even(
         while axes and size % grid.parts(axes):
             axes = axes[:-1]
         if axes != dim.axes:
+            wanted = ", ".join(map(str, dim.axes))
+            kept = ", ".join(map(str, axes)) or "no axis"
             remark(
                 func,
-                f"{what} of @{func.sym_name.data}: dimension of size {size} is not divisible over "
-                f"{', '.join(map(str, dim.axes))}: it is kept on {', '.join(map(str, axes)) or 'no axis'}",
+                f"{what} of @{func.sym_name.data}: a dimension of size {size} is not divisible "
+                f"over {wanted}: it is kept on {kept}",
             )
         dims.append(DimSharding(axes, dim.is_open, dim.priority))
     return Sharding(sharding.grid, tuple(dims), sharding.replicated, sharding.partial)

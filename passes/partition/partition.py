@@ -16,9 +16,10 @@ from xdsl.dialects.builtin import (
     TensorType,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, Block, Operation, SSAValue
-from xdsl.rewriter import Rewriter
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
 
+from autopar.dialects import stablehlo
 from autopar.dialects.autopar import (
     SHARDING,
     STRATEGY,
@@ -33,14 +34,17 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.sdy import ManualComputationOp
+from autopar.dialects.sharding import AxisRef
 
 from .collectives import emit_steps
-from .decide import find_grid_op
+from .decide import find_grid_op, manual_specs
+from .effects import is_effect, run_once
 from .local_builder import LocalBuilder, resized
 from .localize import LocalOp, localize
 from .reshard_plan import ReshardPlanner
 from .special import splittable_factors
-from .specs import AxisTable, Spec
+from .specs import AxisTable, Spec, without_axes
 from .strategy import Splittable
 from .tensors import item_bytes, shape_of
 
@@ -156,6 +160,9 @@ class _FunctionPartitioner:
             self._reshard(op)
             return
         strategy = op.attributes.pop(STRATEGY, None)
+        if is_effect(op):
+            self._effect(op)
+            return
         if not op.results:
             return
         specs = self._result_specs(op)
@@ -165,6 +172,9 @@ class _FunctionPartitioner:
             return
         for result, spec in zip(op.results, specs, strict=True):
             self._remember(result, spec)
+        if isinstance(op, ManualComputationOp):
+            self._manual(op)
+            return
         if op.name == "stablehlo.constant":
             self._constant(op, specs[0])
             return
@@ -200,6 +210,42 @@ class _FunctionPartitioner:
             self._specs[value] = self._specs[result]
             self._shapes[value] = self._shapes[result]
 
+    def _effect(self, op: Operation) -> None:
+        op.attributes.pop(SHARDING, None)
+        values = run_once(op, self._table)
+        for value in values:
+            self._remember(value, self._table.replicated(len(shape_of(value.type))))
+        Rewriter.replace_op(op, [], values)
+
+    def _manual(self, op: ManualComputationOp) -> None:
+        """The body takes the op's place: it is local already but for the other axes."""
+        ins, _ = manual_specs(op, self._table)
+        manual = frozenset(self._table.indices(AxisRef(name) for name in op.manual_axes.data))
+        block = op.body.block
+        for arg, spec in zip(block.args, ins, strict=True):
+            self._place(arg, without_axes(spec, manual))
+        self._block(block)
+        for inner in block.walk():
+            _use_replica_form(inner)
+        terminator = block.last_op
+        assert terminator is not None
+        results = list(terminator.operands)
+        shapes = [self._shapes[r] for r in op.results]
+        specs = [self._specs[r] for r in op.results]
+        for arg, operand in zip(block.args, op.operands, strict=True):
+            arg.replace_all_uses_with(operand)
+        results = [
+            op.operands[r.index] if isinstance(r, BlockArgument) and r.block is block else r
+            for r in results
+        ]
+        Rewriter.erase_op(terminator)
+        for inner in list(block.ops):
+            inner.detach()
+            Rewriter.insert_op(inner, InsertPoint.before(op))
+        for value, spec, shape in zip(results, specs, shapes, strict=True):
+            self._specs[value], self._shapes[value] = spec, shape
+        Rewriter.replace_op(op, [], results)
+
     def _constant(self, op: Operation, spec: Spec) -> None:
         result = op.results[0]
         local = self._local_type(result.type, spec)
@@ -219,6 +265,16 @@ class _FunctionPartitioner:
         self._specs[value] = target
         self._shapes[value] = shape
         Rewriter.replace_op(op, [], [value])
+
+
+def _use_replica_form(op: Operation) -> None:
+    """Collectives of a manual computation name partitions, which are replicas here."""
+    if op.name == "stablehlo.partition_id":
+        new = stablehlo.ReplicaIdOp.create(result_types=[op.results[0].type])
+        Rewriter.replace_op(op, new)
+    elif "replica_groups" in op.properties or "source_target_pairs" in op.properties:
+        op.properties.pop("channel_handle", None)
+        op.properties.pop("use_global_device_ids", None)
 
 
 def _checked_rule(op: Operation, strategy: StrategyAttr) -> tuple[ShardingRule, Splittable]:

@@ -34,8 +34,6 @@ _SplittableFunction = Callable[[Operation, ShardingRule, list[bool], list[str | 
 def splittable_factors(op: Operation, rule: ShardingRule) -> Splittable:
     """The factors of `op` that may be split, and the reducers of those that leave partials."""
     base = splittable_by_kind(rule)
-    if any(reducer in _BITWISE for reducer in rule.reducers) and not _is_bool(op):
-        base = _without_bitwise(base)
     extend = _EXTENSIONS.get(op.name)
     if extend is None:
         return base
@@ -58,17 +56,6 @@ def _is_bool(op: Operation) -> bool:
         isinstance(type, TensorType)
         and isinstance(type.element_type, IntegerType)
         and type.element_type.width.data == 1
-    )
-
-
-_BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor")
-
-
-def _without_bitwise(base: Splittable) -> Splittable:
-    """XLA's collectives reduce bit by bit on bool only."""
-    return Splittable(
-        tuple(a and r not in _BITWISE for a, r in zip(base.allowed, base.reducers, strict=True)),
-        tuple(None if r in _BITWISE else r for r in base.reducers),
     )
 
 

@@ -47,6 +47,14 @@ def merge_partial(
     return tuple((kind, tuple(sorted(axes))) for kind, axes in sorted(kinds.items()) if axes)
 
 
+def without_axes(spec: Spec, axes: frozenset[int]) -> Spec:
+    """The spec as seen where `axes` are manual: tensors there are local to them."""
+    return Spec(
+        tuple(tuple(a for a in dim if a not in axes) for dim in spec.dims),
+        merge_partial((kind, [a for a in over if a not in axes]) for kind, over in spec.partial),
+    )
+
+
 class AxisTable:
     """Translates between `Sharding`s on a user's grid and specs on its refinement.
 

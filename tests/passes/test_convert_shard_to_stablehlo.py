@@ -246,15 +246,27 @@ def test_collective_runs(
 
 
 @pytest.mark.parametrize("kind", ["and", "or", "xor"])
-def test_bitwise_reductions(kind: str) -> None:
-    op = f"shard.all_reduce %x on @mesh grid_axes = [1] reduction = bitwise_{kind}"
-    type = "tensor<4xi32>"
-    module = parse(program(f"%r = {op} : {type} -> {type}", type, type))
+@pytest.mark.parametrize("dtype", ["i32", "ui8", "i1"])
+@pytest.mark.parametrize("scatter", [False, True])
+def test_bitwise_reductions(kind: str, dtype: str, scatter: bool) -> None:
+    name = "reduce_scatter" if scatter else "all_reduce"
+    op = f"shard.{name} %x on @mesh grid_axes = [1] reduction = bitwise_{kind}"
+    type, result = f"tensor<4x{dtype}>", f"tensor<{1 if scatter else 4}x{dtype}>"
+    op += " scatter_axis = 0" if scatter else ""
+    module = parse(program(f"%r = {op} : {type} -> {result}", type, result))
     convert_shard_to_stablehlo(module)
-    inputs: Arrays = list(np.random.default_rng(0).integers(0, 2**30, (8, 4)).astype(np.int32))
+    module.verify()
+    numbers = np.random.default_rng(0).integers(0, 2**31 - 1, (8, 4))
+    inputs: Arrays = list(
+        numbers % 3 > 0 if dtype == "i1" else numbers.astype({"i32": "i4", "ui8": "u1"}[dtype])
+    )
     function = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[kind]
-    wanted = per_group([1], lambda g, i: reduce(function, g))(inputs)
-    np.testing.assert_array_equal(run(module, inputs), wanted)
+
+    def of(g: Arrays, i: int) -> np.ndarray[Any, Any]:
+        whole = reduce(function, g)
+        return part(whole, 0, 4, i) if scatter else whole
+
+    np.testing.assert_array_equal(run(module, inputs), per_group([1], of)(inputs))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""Our passes on modules of other compilers, in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def apply(module: Any, pipeline: str) -> Any:
+    """Run passes over one of jaxlib's in-memory modules and give a new one.
+
+        module = jax.jit(step).lower(*args).compiler_ir("stablehlo")
+        per_device = autopar.apply(module, "sharding-propagation,shard-partition{grid=2x4}")
+
+    `pipeline` is a pipeline text as `autopar-opt` takes it. An xDSL module is changed in place and
+    returned. Wrong pipelines raise PipelineError, wrong programs DiagnosticError.
+    """
+    from xdsl.dialects.builtin import ModuleOp
+
+    from .dialects import make_context
+    from .passes.manager import build_pipeline, run_passes
+
+    passes = build_pipeline(pipeline)
+    context = make_context()
+    if isinstance(module, ModuleOp):
+        run_passes(module, passes, context)
+        return module
+    from .lowering.exporter import export_module
+    from .lowering.importer import import_module
+
+    imported = import_module(module, context)
+    run_passes(imported, passes, context)
+    return export_module(imported)

@@ -1,0 +1,370 @@
+"""`autopar-opt`: read MLIR, run passes in the order given, print MLIR.
+
+    autopar-opt FILE|- [--pass[="option=value …"]] …
+    autopar-opt FILE --pass-pipeline='builtin.module(pass{option=value},…)'
+    autopar-opt FILE -p 'pass{option=value},pass'
+
+JAX is not imported: jaxlib's parser is used where it is installed, xDSL's otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+from .passes import PASSES
+
+if TYPE_CHECKING:
+    from xdsl.context import Context
+    from xdsl.dialects.builtin import ModuleOp
+    from xdsl.passes import ModulePass
+
+    from .dialects.diagnostics import Diagnostic
+    from .passes.manager import PassSpec
+
+FLAGS: dict[str, str] = {
+    "split-input-file": "treat the parts between '// -----' lines as separate modules",
+    "verify-diagnostics": "check 'expected-error@±N {{text}}' (and remark, warning, note) comments",
+    "mlir-print-ir-after-all": "print the IR after each pass to standard error",
+    "mlir-print-op-generic": "print operations in generic form",
+    "mlir-print-debuginfo": "print source locations",
+    "mlir-timing": "print the time of each step to standard error",
+    "allow-unregistered-dialect": "accepted; unknown operations always pass through",
+    "remarks": "print what the passes have to say to standard error",
+    "list-passes": "list the passes and exit",
+    "version": "print the version and exit",
+    "help": "print this text and exit",
+}
+ALIASES = {
+    "print-ir-after-all": "mlir-print-ir-after-all",
+    "print-op-generic": "mlir-print-op-generic",
+    "print-debuginfo": "mlir-print-debuginfo",
+    "timing": "mlir-timing",
+    "h": "help",
+}
+_SPLIT = re.compile(r"^// -----.*$\n?", re.MULTILINE)
+
+
+class UsageError(Exception):
+    """A wrong command line; the message is one line."""
+
+
+@dataclass
+class Options:
+    """A parsed command line."""
+
+    files: list[str] = field(default_factory=list[str])
+    output: str = "-"
+    specs: list[PassSpec] = field(default_factory=list["PassSpec"])
+    flags: set[str] = field(default_factory=set[str])
+
+
+def parse_arguments(arguments: Sequence[str]) -> Options:
+    """The command line, passes in their order; UsageError or PipelineError if it is wrong."""
+    from .passes.manager import PassSpec, parse_options, parse_pipeline
+
+    options = Options()
+    rest = list(arguments)
+
+    def value_of(name: str, value: str | None) -> str:
+        if value is not None:
+            return value
+        if not rest:
+            raise UsageError(f"option '{name}' needs a value")
+        return rest.pop(0)
+
+    while rest:
+        argument = rest.pop(0)
+        if argument == "-" or not argument.startswith("-"):
+            options.files.append(argument)
+            continue
+        name, equals, text = argument.lstrip("-").partition("=")
+        value = text if equals else None
+        name = ALIASES.get(name, name)
+        if name in ("o", "output"):
+            options.output = value_of(argument, value)
+        elif name in ("p", "passes", "pass-pipeline"):
+            options.specs += parse_pipeline(value_of(argument, value))
+        elif name in FLAGS:
+            if value is None or value in ("true", "1"):
+                options.flags.add(name)
+            elif value not in ("false", "0"):
+                raise UsageError(f"option '--{name}' takes true or false, found '{value}'")
+        elif name in PASSES:
+            options.specs.append(PassSpec(name, parse_options(value or "")))
+        else:
+            import difflib
+
+            close = difflib.get_close_matches(name, [*PASSES, *FLAGS, *ALIASES], n=1)
+            hint = f"; did you mean '--{close[0]}'?" if close else "; see --help"
+            raise UsageError(f"unknown option or pass '{argument}'{hint}")
+    if len(options.files) > 1:
+        raise UsageError(f"expected one input file, found {', '.join(options.files)}")
+    return options
+
+
+# ---- informing options -------------------------------------------------------------------------
+
+
+def _summary(name: str) -> str:
+    from .passes.manager import pass_class
+
+    return (pass_class(name).__doc__ or "").strip().partition("\n")[0]
+
+
+def list_passes() -> str:
+    """Every pass with its summary and options."""
+    import dataclasses
+
+    from .passes.manager import pass_class
+
+    lines: list[str] = []
+    for name in sorted(PASSES):
+        lines.append(f"  --{name:28} {_summary(name)}")
+        for option in dataclasses.fields(pass_class(name)):
+            default = (
+                "" if option.default is dataclasses.MISSING else f" (default {option.default})"
+            )
+            lines.append(f"      {option.name.replace('_', '-')}: {option.type}{default}")
+    return "\n".join(lines) + "\n"
+
+
+def help_text() -> str:
+    """The text of --help."""
+    lines = [
+        "usage: autopar-opt FILE|- [options] [passes]",
+        "",
+        "Reads MLIR (StableHLO, chlo, sdy, mpmd, func, arith, shard, mesh, tosa, linalg), runs",
+        "passes in the order given, and prints the module.",
+        "",
+        "options:",
+        f"  {'-o FILE':30} write to FILE instead of standard output",
+        f"  {'-p PIPELINE':30} pass{{option=value}},pass",
+        f"  {'--pass-pipeline=PIPELINE':30} builtin.module(pass{{option=value}},pass)",
+    ]
+    lines += [f"  --{name:28} {text}" for name, text in FLAGS.items()]
+    lines += [
+        "  aliases: " + ", ".join(f"--{a} = --{b}" for a, b in ALIASES.items() if len(a) > 1),
+        "",
+        'passes, as --pass or --pass="option=value option=value":',
+    ]
+    return "\n".join(lines) + "\n" + list_passes()
+
+
+def version_text() -> str:
+    """autopar's version and those of what it stands on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    parts: list[str] = []
+    for package in ("autopar", "xdsl", "jaxlib"):
+        try:
+            parts.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            parts.append(f"{package} (not installed)")
+    return "autopar-opt: " + ", ".join(parts) + "\n"
+
+
+# ---- one module --------------------------------------------------------------------------------
+
+
+@dataclass
+class Timer:
+    """Seconds by step."""
+
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    start: float = field(default_factory=time.perf_counter)
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self.start
+        self.start = now
+
+    def report(self) -> str:
+        total = sum(self.seconds.values())
+        lines = [
+            "===" + "-" * 73 + "===",
+            "  autopar-opt: execution time report",
+            f"  Total: {total:.4f} s",
+        ]
+        for name, seconds in self.seconds.items():
+            share = 100 * seconds / total if total else 0.0
+            lines.append(f"  {seconds:9.4f} s ({share:5.1f}%)  {name}")
+        return "\n".join(lines) + "\n"
+
+
+def process(
+    text: str,
+    filename: str,
+    passes: Sequence[ModulePass],
+    flags: set[str],
+    context: Context,
+    timer: Timer,
+) -> str:
+    """Parse, transform and print one module; DiagnosticError if something is wrong."""
+    from .dialects.diagnostics import DiagnosticError
+    from .lowering.parse import parse_module
+    from .lowering.print import print_module
+    from .passes.manager import run_passes
+
+    generic, locations = "mlir-print-op-generic" in flags, "mlir-print-debuginfo" in flags
+    module = parse_module(text, filename, context)
+    timer.lap("parse")
+    current = ""
+
+    def after(pass_: ModulePass, module: ModuleOp) -> None:
+        timer.lap(pass_.name)
+        if "mlir-print-ir-after-all" in flags:
+            dump = print_module(module, context, generic=generic, locations=locations, verify=False)
+            name = type(pass_).__name__.removesuffix("Pass")
+            sys.stderr.write(f"// -----// IR Dump After {name} ({pass_.name}) //----- //\n{dump}\n")
+            timer.lap("print")
+
+    try:
+        for pass_ in passes:
+            current = f"pass '{pass_.name}'"
+            run_passes(module, [pass_], context, after)
+        current = "printing"
+        result = print_module(module, context, generic=generic, locations=locations)
+    except DiagnosticError:
+        raise
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # xDSL's ArgSpecParseError is no Exception
+        if os.environ.get("AUTOPAR_TRACEBACK"):
+            raise
+        raise internal_error(module, current, error) from error
+    timer.lap("print")
+    return result
+
+
+def internal_error(module: ModuleOp, current: str, error: BaseException) -> Exception:
+    """An error that a pass did not foresee, at the operation if xDSL knows it."""
+    from xdsl.utils.exceptions import VerifyException
+
+    from .dialects.diagnostics import DiagnosticError
+
+    text = str(error).strip() or "no message"
+    if isinstance(error, VerifyException):
+        return DiagnosticError(module, f"{current}: {text}")
+    return DiagnosticError(
+        module,
+        f"{current}: internal error: {type(error).__name__}: {text} "
+        "(AUTOPAR_TRACEBACK=1 shows where)",
+    )
+
+
+def run(options: Options, text: str, filename: str, errors: TextIO) -> tuple[str, bool]:
+    """The output for a whole input and whether all went well."""
+    from .dialects import make_context
+    from .dialects.diagnostics import DiagnosticError, collect_remarks
+    from .passes.manager import build_pipeline
+
+    passes = build_pipeline(options.specs)
+    context = make_context()
+    timer = Timer()
+    outputs: list[str] = []
+    success = True
+    verify = "verify-diagnostics" in options.flags
+    for chunk in _chunks(text, "split-input-file" in options.flags):
+        found: list[Diagnostic] = []
+        output = ""
+        with collect_remarks() as remarks:
+            try:
+                output = process(chunk, filename, passes, options.flags, context, timer)
+            except DiagnosticError as error:
+                found.append(error.diagnostic)
+        if verify:
+            from .verify_diagnostics import check_expectations
+
+            problems = check_expectations(
+                chunk, filename, [*found, *remarks], strict_remarks="remarks" in options.flags
+            )
+            errors.write("".join(problem + "\n" for problem in problems))
+            success &= not problems
+        else:
+            shown = [*remarks, *found] if "remarks" in options.flags else found
+            shown += [r for r in remarks if r.severity == "warning" and r not in shown]
+            errors.write("".join(diagnostic.text + "\n" for diagnostic in shown))
+            success &= not found
+        outputs.append(output)
+    if "mlir-timing" in options.flags:
+        errors.write(timer.report())
+    return "// -----\n".join(outputs), success
+
+
+def _chunks(text: str, split: bool) -> list[str]:
+    """The modules of a text, each behind as many newlines as stand before it."""
+    if not split:
+        return [text]
+    chunks: list[str] = []
+    start = 0
+    for match in [*_SPLIT.finditer(text), None]:
+        end = len(text) if match is None else match.start()
+        chunks.append("\n" * text.count("\n", 0, start) + text[start:end])
+        start = end if match is None else match.end()
+    return chunks
+
+
+def read_input(name: str) -> str:
+    """The text of a file, `-` for standard input; UsageError if it cannot be read."""
+    try:
+        if name == "-":
+            return sys.stdin.read()
+        with open(name, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot read {name}: {reason}") from None
+
+
+def write_output(name: str, text: str) -> None:
+    """Write a file, `-` for standard output; UsageError if it cannot be written."""
+    if name == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    try:
+        with open(name, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"cannot write {name}: {error.strerror}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit status."""
+    from .passes.manager import PipelineError
+
+    informing: dict[str, Callable[[], str]] = {
+        "help": help_text,
+        "version": version_text,
+        "list-passes": list_passes,
+    }
+    try:
+        options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        for name, text in informing.items():
+            if name in options.flags:
+                sys.stdout.write(text())
+                return 0
+        filename = options.files[0] if options.files else "-"
+        output, success = run(options, read_input(filename), filename, sys.stderr)
+        if success or options.output == "-":
+            write_output(options.output, output)
+        return 0 if success else 1
+    except (UsageError, PipelineError) as error:
+        sys.stderr.write(f"autopar-opt: error: {error}\n")
+        return 1
+    except BrokenPipeError:
+        # the reader of a pipe has gone: nothing more to say, and no second error at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

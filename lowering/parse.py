@@ -1,0 +1,73 @@
+"""MLIR text in: through jaxlib's parser where it is installed, else through xDSL's.
+
+jaxlib reads StableHLO's pretty forms, verifies, and is a hundred times faster than xDSL; statements
+of dialects that it does not know are rewritten to generic form first (`foreign`). Without jaxlib,
+xDSL reads every dialect but StableHLO's pretty forms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+from xdsl.utils.exceptions import DiagnosticException, VerifyException
+
+from autopar.dialects import make_context
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.text import parse_text
+
+from .foreign import FOREIGN_DIALECTS, has_foreign_syntax, to_generic
+from .importer import import_location, import_module
+from .mlir_context import diagnostic_of, jaxlib_available, make_mlir_context
+
+
+def parse_module(
+    text: str, filename: str = "-", context: Context | None = None, *, use_jaxlib: bool = True
+) -> ModuleOp:
+    """The module of an MLIR text, verified. A mistake is a DiagnosticError with its place."""
+    context = make_context() if context is None else context
+    if not (use_jaxlib and jaxlib_available()):
+        module = parse_text(context, text, filename)
+        verify(module)
+        return module
+    if has_foreign_syntax(text):
+        text = to_generic(context, text, filename)
+    native = parse_native(text, filename)
+    module = import_module(native, context, filename=filename)
+    for op in module.walk():
+        if op.name.partition(".")[0] in FOREIGN_DIALECTS:
+            verify_op(op)
+    return module
+
+
+def parse_native(text: str, filename: str = "-") -> Any:
+    """jaxlib's module of a text (generic or jaxlib's own pretty forms), verified."""
+    from jaxlib.mlir import ir
+
+    native_context = make_mlir_context()
+    try:
+        return ir.Module.parse(text, native_context)
+    except ir.MLIRError as error:
+        raise diagnostic_of(error, filename) from None
+
+
+def verify_op(op: Operation) -> None:
+    """xDSL's verification of one operation (its regions aside), as a DiagnosticError."""
+    try:
+        op.verify(verify_nested_ops=False)
+    except (VerifyException, DiagnosticException) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise DiagnosticError(op, str(cause)) from None
+
+
+def verify(module: ModuleOp) -> None:
+    """xDSL's verification of a module; slow, for user text where there is no jaxlib."""
+    for op in module.walk():
+        verify_op(op)
+
+
+__all__ = ["import_location", "parse_module", "parse_native", "verify", "verify_op"]

@@ -1,0 +1,37 @@
+"""MLIR text out: jaxlib's pretty forms, foreign dialects in their own syntax."""
+
+from __future__ import annotations
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+
+from autopar.dialects import make_context
+from autopar.dialects.text import print_text
+
+from .exporter import export_module
+from .foreign import FOREIGN_DIALECTS, to_custom
+from .mlir_context import jaxlib_available
+
+
+def print_module(
+    module: ModuleOp,
+    context: Context | None = None,
+    *,
+    generic: bool = False,
+    locations: bool = False,
+    verify: bool = True,
+    use_jaxlib: bool = True,
+) -> str:
+    """The text of a module, which `parse_module` and (where it knows the dialects) jaxlib read.
+
+    jaxlib verifies what it prints; what it refuses is a DiagnosticError at the operation's place.
+    """
+    if not (use_jaxlib and jaxlib_available()):
+        return print_text(module, generic=generic, locations=locations) + "\n"
+    native = export_module(module, verify=verify)
+    text = native.operation.get_asm(
+        enable_debug_info=locations, print_generic_op_form=generic, assume_verified=True
+    )
+    if not generic and any(f'"{name}.' in text for name in FOREIGN_DIALECTS):
+        text = to_custom(make_context() if context is None else context, text)
+    return text if text.endswith("\n") else text + "\n"

@@ -1,0 +1,1 @@
+"""Clean-ups: xDSL's own passes under our driver."""

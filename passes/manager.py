@@ -1,0 +1,242 @@
+"""Pass pipelines from text: names, options, nesting; the same for every way to run passes.
+
+Three spellings give the same list: a flag a pass (`--shard-partition`, `--auto-shard="grid=2x4"`),
+`builtin.module(auto-shard{grid=2x4},shard-partition)`, and xDSL's
+`auto-shard{grid=2x4},shard-partition`.
+Option values are read as the pass's fields say (int, float, bool, str, tuples of them), so that
+paths, scientific numbers and `2x4` need no quotes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import PASSES
+
+if TYPE_CHECKING:
+    from xdsl.context import Context
+    from xdsl.dialects.builtin import ModuleOp
+    from xdsl.passes import ModulePass
+
+
+class PipelineError(ValueError):
+    """A pipeline that names an unknown pass or has a wrong option; the message is one line."""
+
+
+@dataclass(frozen=True)
+class PassSpec:
+    """A pass by name, with its options as text."""
+
+    name: str
+    options: tuple[tuple[str, str | None], ...] = ()
+    """(name, value) in order; a value of None is a flag."""
+
+    def __str__(self) -> str:
+        texts = [name if value is None else f"{name}={value}" for name, value in self.options]
+        return self.name + (f"{{{' '.join(texts)}}}" if texts else "")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+@cache
+def pass_class(name: str) -> type[ModulePass]:
+    """The class of a pass; PipelineError with the nearest name if there is none."""
+    if name not in PASSES:
+        raise PipelineError(f"unknown pass '{name}'{_hint(name, PASSES)}")
+    module, _, attribute = PASSES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+# ---- options -----------------------------------------------------------------------------------
+
+_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+
+
+def _to_bool(text: str) -> bool:
+    if text.lower() in _TRUE | _FALSE:
+        return text.lower() in _TRUE
+    raise ValueError("expected true or false")
+
+
+def _to_int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+        if not value.is_integer():
+            raise ValueError("expected a whole number") from None
+        return int(value)
+
+
+_SCALARS: dict[Any, Callable[[str], Any]] = {
+    bool: _to_bool,
+    int: _to_int,
+    float: float,
+    str: str,
+}
+
+
+def _convert(text: str, hint: Any) -> Any:
+    """A value of the hinted type from its text; ValueError says what was expected."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        choices = [choice for choice in arguments if choice is not type(None)]
+        if len(choices) < len(arguments) and text.lower() in ("none", ""):
+            return None
+        for choice in choices[:-1]:
+            try:
+                return _convert(text, choice)
+            except ValueError:
+                continue
+        return _convert(text, choices[-1])
+    if origin is typing.Literal:
+        for choice in arguments:
+            if text == str(choice):
+                return choice
+        raise ValueError(f"expected one of {', '.join(map(str, arguments))}")
+    if origin is tuple:
+        separator = "x" if arguments[0] is int and "," not in text else ","
+        parts = [part.strip() for part in text.split(separator)] if text else []
+        return tuple(_convert(part, arguments[0]) for part in parts)
+    if hint in _SCALARS:
+        return _SCALARS[hint](text)
+    if isinstance(hint, type) and issubclass(hint, str):
+        return hint(text)
+    raise ValueError(f"options of type {hint} cannot be given as text")
+
+
+def build_pass(spec: PassSpec) -> ModulePass:
+    """The pass of a specification; PipelineError names the option that is wrong."""
+    cls = pass_class(spec.name)
+    fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, text in spec.options:
+        name = key.replace("_", "-")
+        if name not in fields:
+            known = f"; it has {', '.join(fields)}" if fields else "; it has none"
+            raise PipelineError(
+                f"pass '{spec.name}' has no option '{key}'{_hint(name, fields) or known}"
+            )
+        field = fields[name].name
+        if field in values:
+            raise PipelineError(f"option '{key}' of pass '{spec.name}' is given twice")
+        try:
+            values[field] = _convert("true" if text is None else text, hints[field])
+        except ValueError as error:
+            raise PipelineError(
+                f"option '{key}' of pass '{spec.name}': {error}, found '{text}'"
+            ) from None
+    missing = [
+        name
+        for name, field in fields.items()
+        if field.name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise PipelineError(f"pass '{spec.name}' needs the option {', '.join(missing)}")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise PipelineError(f"pass '{spec.name}': {error}") from None
+
+
+_CLOSERS = {"{": "}", "(": ")", "[": "]"}
+
+
+def _split(text: str, separators: str) -> list[str]:
+    """Split outside of quotes and brackets."""
+    parts = [""]
+    stack: list[str] = []
+    quote = ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+        elif char in _CLOSERS:
+            stack.append(_CLOSERS[char])
+        elif char in "})]":
+            if not stack or stack.pop() != char:
+                raise PipelineError(f"unbalanced '{char}' in '{text}'")
+        elif char in separators and not stack:
+            parts.append("")
+            continue
+        parts[-1] += char
+    if stack or quote:
+        raise PipelineError(f"missing '{quote or stack[-1]}' in '{text}'")
+    return parts
+
+
+def _unquote(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return text[1:-1] if text[:1] == "{" and text[-1:] == "}" else text
+
+
+def parse_options(text: str) -> tuple[tuple[str, str | None], ...]:
+    """`a=1 b="x y" flag` as (name, value) pairs."""
+    options: list[tuple[str, str | None]] = []
+    for part in _split(text, " \t\n"):
+        if part:
+            name, equals, value = part.partition("=")
+            options.append((name, _unquote(value) if equals else None))
+    return tuple(options)
+
+
+def parse_pipeline(text: str) -> list[PassSpec]:
+    """A pipeline text, nested (`builtin.module(…)`) or flat."""
+    specs: list[PassSpec] = []
+    for part in _split(text, ","):
+        part = part.strip()
+        if not part:
+            continue
+        brace, paren = part.find("{"), part.find("(")
+        if paren >= 0 and (brace < 0 or paren < brace):
+            anchor = part[:paren].strip()
+            if not part.endswith(")") or anchor not in ("builtin.module", "func.func", "any"):
+                raise PipelineError(f"expected builtin.module(…), found '{part}'")
+            specs += parse_pipeline(part[paren + 1 : -1])
+        elif brace >= 0:
+            if not part.endswith("}"):
+                raise PipelineError(f"expected '}}' at the end of '{part}'")
+            specs.append(PassSpec(part[:brace].strip(), parse_options(part[brace + 1 : -1])))
+        else:
+            specs.append(PassSpec(part))
+    return specs
+
+
+def build_pipeline(pipeline: str | Sequence[PassSpec]) -> list[ModulePass]:
+    """The passes of a pipeline text or of specifications."""
+    specs = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    return [build_pass(spec) for spec in specs]
+
+
+def run_passes(
+    module: ModuleOp,
+    passes: Iterable[ModulePass],
+    context: Context,
+    after: Callable[[ModulePass, ModuleOp], None] | None = None,
+) -> None:
+    """Run passes in order; `after` is called behind each (dumps, timing)."""
+    for pass_ in passes:
+        pass_.apply(context, module)
+        if after is not None:
+            after(pass_, module)
+
+
+def run_pipeline(module: ModuleOp, pipeline: str, context: Context) -> None:
+    """Run a pipeline text over a module."""
+    run_passes(module, build_pipeline(pipeline), context)

@@ -1,0 +1,87 @@
+"""Side effects run once: on the first device, with full values.
+
+A callback (jax.debug.print, io_callback, pure_callback) is a custom_call; every device would run it.
+It is put into a branch that only device 0 takes; what it returns is summed over all devices, the
+others adding zeros, so that everybody has it.
+"""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import IntegerAttr, IntegerType, StringAttr, TensorType
+from xdsl.ir import Block, Operation, Region, SSAValue
+
+from autopar.dialects import stablehlo
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.shard import AllReduceOp, make_collective
+
+from .local_builder import LocalBuilder
+from .specs import AxisTable
+
+_PURE_CALLBACKS = ("xla_ffi_python_cpu_callback", "xla_ffi_python_gpu_callback")
+
+
+def is_effect(op: Operation) -> bool:
+    """Whether the op must run once: a custom_call with side effects or into Python."""
+    if op.name != "stablehlo.custom_call":
+        return False
+    effect = op.properties.get("has_side_effect")
+    if isinstance(effect, IntegerAttr) and effect.value.data:
+        return True
+    target = op.properties.get("call_target_name")
+    return isinstance(target, StringAttr) and target.data in _PURE_CALLBACKS
+
+
+def run_once(op: Operation, table: AxisTable) -> list[SSAValue]:
+    """Moves `op` into a branch of device 0; the values that stand for its results."""
+    if any(not isinstance(v.type, TensorType) for v in (*op.operands, *op.results)):
+        raise DiagnosticError(
+            op,
+            f"'{op.name}' is an ordered effect (it takes a token), which a partitioned program "
+            "cannot run: use the unordered form (ordered=False)",
+        )
+    builder = LocalBuilder(table, op)
+    first = builder.compare(builder.device_index(), "EQ", builder.index(0))
+    types = [r.type for r in op.results]
+    call = op.clone()
+    taken, other = Block(), Block()
+    taken.add_op(call)
+    taken.add_op(stablehlo.ReturnOp(*call.results))
+    zeros = [_zeros(t) for t in types]
+    for zero in zeros:
+        other.add_op(zero)
+    other.add_op(stablehlo.ReturnOp(*(z.results[0] for z in zeros)))
+    branch = stablehlo.IfOp.create(
+        operands=[first], result_types=types, regions=[Region(taken), Region(other)]
+    )
+    branch.location = op.location
+    assert op.parent is not None
+    op.parent.insert_op_before(branch, op)
+    axes = range(len(table.refined.axes))
+    return [
+        builder.insert(
+            make_collective(
+                AllReduceOp,
+                result,
+                table.refined.name,
+                axes,
+                reduction="bitwise_or" if _is_bool(result.type) else "sum",
+            )
+        )
+        for result in branch.results
+    ]
+
+
+def _zeros(type: object) -> Operation:
+    assert isinstance(type, TensorType)
+    return stablehlo.splat_constant(0, type)
+
+
+def _is_bool(type: object) -> bool:
+    return (
+        isinstance(type, TensorType)
+        and isinstance(type.element_type, IntegerType)
+        and type.element_type.width.data == 1
+    )
+
+
+

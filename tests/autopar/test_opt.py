@@ -1,0 +1,154 @@
+"""autopar-opt from inside: pipelines, options, expected diagnostics, embedding."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import pytest
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from autopar.embed import apply
+from autopar.lowering.parse import parse_module
+from autopar.lowering.print import print_module
+from autopar.opt import main
+from autopar.passes import PASSES
+from autopar.passes.manager import PipelineError, build_pipeline, parse_pipeline
+from autopar.verify_diagnostics import read_expectations
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class ProbePass(ModulePass):
+    """Holds an option of every kind."""
+
+    name = "probe"
+
+    grid: tuple[int, ...] = ()
+    alpha: tuple[float, ...] = ()
+    names: tuple[str, ...] | None = None
+    report: str | None = None
+    count: int = 3
+    scale: float = 1.0
+    flag: bool = False
+    kind: Literal["a", "b"] = "a"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        if self.flag:
+            raise TypeError("the probe\nfails")
+
+
+@pytest.fixture(autouse=True)
+def probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PASSES, "probe", f"{__name__}:ProbePass")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+
+
+OPTIONS = (
+    "grid=2x4 alpha=1e-6,2.5e-6 names=data,model report=/tmp/a/b-1.json count=1e3 scale=2e-3 kind=b"
+)
+
+
+def test_options_by_every_spelling() -> None:
+    expected = ProbePass(
+        (2, 4), (1e-6, 2.5e-6), ("data", "model"), "/tmp/a/b-1.json", 1000, 2e-3, False, "b"
+    )
+    for text in (
+        f"probe{{{OPTIONS}}}",
+        f"builtin.module(probe{{{OPTIONS}}})",
+        f"builtin.module(func.func(probe{{{OPTIONS}}}))",
+        'probe{grid=2,4 alpha="1e-6,2.5e-6" names="data,model" report="/tmp/a/b-1.json" '
+        "count=1000 scale=0.002 kind=b flag=false}",
+    ):
+        assert build_pipeline(text) == [expected], text
+    assert build_pipeline("probe{flag}") == [ProbePass(flag=True)]
+    assert str(parse_pipeline("probe{a=1 b},cse")[0]) == "probe{a=1 b}"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "message"),
+    [
+        ("prob", "unknown pass 'prob'; did you mean 'probe'"),
+        ("probe{gird=1}", "no option 'gird'; did you mean 'grid'"),
+        (
+            "probe{count=1.5}",
+            "option 'count' of pass 'probe': expected a whole number, found '1.5'",
+        ),
+        ("probe{flag=maybe}", "expected true or false, found 'maybe'"),
+        ("probe{kind=c}", "expected one of a, b, found 'c'"),
+        ("probe{count=1 count=2}", "given twice"),
+        ("probe{count=1", "missing '}'"),
+        ("some.op(cse)", "expected builtin.module"),
+    ],
+)
+def test_wrong_pipelines(pipeline: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        build_pipeline(pipeline)
+
+
+def test_unforeseen_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.mlir"
+    file.write_text("func.func @f() {\n  return\n}\n")
+    assert main([str(file), "--probe=flag"]) == 1
+    output, errors = capsys.readouterr()
+    assert not output and "Traceback" not in errors
+    assert "error: pass 'probe': internal error: TypeError: the probe" in errors
+
+
+def test_expectations() -> None:
+    text = (
+        "// expected-error@+2 {{a {b} c}}\n"
+        "// expected-remark@below 2 {{x}}\n"
+        "// expected-error-re@above {{n {{[0-9]+}} m}}"
+    )
+    found = [(e.severity, e.line, e.pattern) for e in read_expectations(text)]
+    assert found[0] == ("error", 3, r"a\ \{b\}\ c")
+    assert found[1:3] == [("remark", 4, "x")] * 2
+    assert found[3][2] == r"n\ [0-9]+\ m"
+
+
+def test_apply_on_jaxlib_modules() -> None:
+    native = jax.jit(lambda x: jnp.sin(x) + jnp.sin(x)).lower(1.0).compiler_ir()
+    result: Any = apply(native, "cse")
+    assert str(result).count("stablehlo.sine") == 1
+    with pytest.raises(PipelineError):
+        apply(native, "no-such-pass")
+
+
+def test_without_jaxlib() -> None:
+    """Generic StableHLO and our own custom forms need no jaxlib."""
+    text = (
+        "shard.grid @mesh(shape = 2x4)\nfunc.func @f(%a: tensor<4xf32>) -> tensor<4xf32> {\n"
+        '  %0 = "stablehlo.tanh"(%a) : (tensor<4xf32>) -> tensor<4xf32>\n'
+        "  return %0 : tensor<4xf32>\n}\n"
+    )
+    module = parse_module(text, use_jaxlib=False)
+    again = parse_module(print_module(module, use_jaxlib=False), use_jaxlib=False)
+    assert print_module(again) == print_module(parse_module(text))
+
+
+def test_passes_are_light() -> None:
+    """Importing the passes or parsing text pulls in neither JAX nor Ray."""
+    code = (
+        "import sys, autopar.passes, autopar.passes.manager, autopar.opt; "
+        "from autopar.lowering.parse import parse_module; parse_module('func.func private @f()'); "
+        "assert not {'jax', 'ray'} & set(sys.modules), 'JAX or Ray was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+@pytest.mark.parametrize("name", sorted(PASSES))
+def test_every_pass_says_what_it_does(name: str) -> None:
+    from autopar.passes.manager import pass_class
+
+    cls = pass_class(name)
+    assert cls.name == name
+    assert (cls.__doc__ or "").strip().partition("\n")[0].endswith("."), name
