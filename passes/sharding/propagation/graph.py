@@ -34,8 +34,12 @@ from .manual import Manual
 
 BARRIER_OP = "sdy.propagation_barrier"
 GROUP_OP = "sdy.sharding_group"
-_SPECIAL = REGION_OPS | CONSTRAINTS | RESHARDS | {MANUAL, NAMED, BARRIER, "func.call"}
-_SPECIAL |= {GROUP_OP, BARRIER_OP}
+_SPECIAL = (
+    REGION_OPS
+    | CONSTRAINTS
+    | RESHARDS
+    | {MANUAL, NAMED, BARRIER, "func.call", GROUP_OP, BARRIER_OP}
+)
 _BY_USES = frozenset({"elementwise", "pass_through", "forward"})
 """Kinds of ops whose first level depends on how often their operands are used."""
 
@@ -269,10 +273,10 @@ class GraphBuilder:
                     self._visit_data_flow(op, name)
                     continue
             operands = operands_of(op)
-            slots = [*map(slot_of.get, map(id, operands))]
-            if None in slots:
+            slots = [slot_of.get(value, -1) for value in map(id, operands)]
+            if -1 in slots:
                 for index, slot in enumerate(slots):
-                    if slot is None:
+                    if slot < 0:
                         slots[index] = self._use(operands[index], op, index)
             results = op.results
             if not results:
