@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Literal, cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -45,6 +45,7 @@ from autopar.dialects.sharding import Axes, AxisRef, Grid
 from autopar.dialects.stablehlo import ChannelHandle
 from autopar.dialects.stablehlo.elementwise import convert
 from autopar.dialects.stablehlo.shape import tensor_type
+from autopar.passes.collector import collector_off
 
 GLOBAL = "autopar.global"
 LAYOUT = "autopar.layout"
@@ -75,6 +76,11 @@ class ConvertShardToStablehloPass(ModulePass):
 
 def convert_shard_to_stablehlo(module: ModuleOp, form: Form = "replica") -> None:
     """Lowers the shard ops of `module`; see the pass."""
+    with collector_off():
+        _convert(module, form)
+
+
+def _convert(module: ModuleOp, form: Form) -> None:
     grids = [op for op in module.body.block.ops if isinstance(op, XdslGridOp)]
     if not grids:
         raise DiagnosticError(
@@ -84,16 +90,18 @@ def convert_shard_to_stablehlo(module: ModuleOp, form: Form = "replica") -> None
         names = ", ".join(f"@{op.sym_name.data}" for op in grids)
         raise DiagnosticError(grids[1], f"a program for one device has one grid, found {names}")
     grid = shard.grid_of(module, grids[0].sym_name.data)
-    _check_ops(module)
-    lowering = _Lowering(grid, form, _next_channel(module))
-    for op in list(module.walk()):
+    ops = list(module.walk())
+    _check_ops(ops)
+    lowering = _Lowering(grid, form, _next_channel(ops))
+    for op in ops:
         if (lower := _LOWERINGS.get(op.name)) is not None:
             lowering.replace(op, lower(lowering, op))
             continue
         if op.attributes:
             op.attributes.pop(SHARDING, None)
             op.attributes.pop(STRATEGY, None)
-        _adapt(op, lowering)
+        if op.name in _FORM_DEPENDENT:
+            _adapt(op, lowering)
     for op in list(module.body.block.ops):
         if isinstance(op, FuncOp):
             _write_layouts(op)
@@ -127,9 +135,13 @@ _NOT_PARTITIONED = ("autopar", "sdy", "mesh", "mpmd")
 _ANNOTATIONS = ("shard.shard", "shard.sharding", "shard.get_sharding")
 
 
-def _check_ops(module: ModuleOp) -> None:
+def _check_ops(ops: Sequence[Operation]) -> None:
     """Refuses ops that no StableHLO program for one device can hold."""
-    for op in module.walk():
+    fine: set[str] = set()
+    for op in ops:
+        if op.name in fine:
+            continue
+        fine.add(op.name)
         dialect = op.name.partition(".")[0]
         if (how := _NOT_STABLEHLO.get(dialect)) is not None:
             if dialect in ("arith", "tensor") and _is_index_use(op):
@@ -155,10 +167,10 @@ def _is_index_use(op: Operation) -> bool:
     return op.name in ("arith.index_cast", "tensor.from_elements")
 
 
-def _next_channel(module: ModuleOp) -> int:
+def _next_channel(ops: Sequence[Operation]) -> int:
     """The first channel handle that is free (bodies of shard_map bring their own)."""
     last = 0
-    for op in module.walk():
+    for op in ops:
         handle = op.properties.get("channel_handle")
         if isinstance(handle, ChannelHandle):
             last = max(last, handle.handle)
@@ -354,9 +366,11 @@ def _averaged(lowering: _Lowering, op: Operation, value: SSAValue) -> SSAValue:
 
 def _tensor(value: SSAValue, op: Operation) -> TensorType[Attribute]:
     type = value.type
-    if not isa(type, TensorType[Attribute]):
+    if not isinstance(type, TensorType):
         raise DiagnosticError(op, f"'{op.name}' op: StableHLO has tensors only, found {type}")
-    if op.results and isa(result := op.results[0].type, TensorType[Attribute]):
+    type = cast(TensorType[Attribute], type)
+    if op.results and isinstance(result := op.results[0].type, TensorType):
+        result = cast(TensorType[Attribute], result)
         if result.element_type != type.element_type:
             raise DiagnosticError(
                 op,
@@ -612,6 +626,17 @@ def _replace_from_elements(user: Operation, value: SSAValue) -> None:
 ################################################################################
 # StableHLO that is there already (bodies of shard_map)                        #
 ################################################################################
+
+
+_FORM_DEPENDENT = {
+    kind.name
+    for kind in (
+        stablehlo.ReplicaIdOp,
+        stablehlo.PartitionIdOp,
+        stablehlo.AllToAllOp,
+        stablehlo.CollectivePermuteOp,
+    )
+}
 
 
 def _adapt(op: Operation, lowering: _Lowering) -> None:
