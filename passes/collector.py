@@ -7,12 +7,12 @@ at every one of them again and again and find nothing.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def collector_off() -> Iterator[None]:
+def collector_off() -> Generator[None]:
     """Switches the collector off inside, if it was on."""
     if not gc.isenabled():
         yield
