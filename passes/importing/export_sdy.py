@@ -199,7 +199,7 @@ def _export_op(op: Operation, exporter: _Exporter) -> None:
         op.properties["sharding"] = TensorShardingAttr(values[0])
     elif isinstance(op, sdy.ManualComputationOp | sdy.NamedComputationOp):
         op.properties["out_shardings"] = PerValueAttr(values)
-    elif not op.name.startswith("sdy."):
+    elif not op.name.startswith("sdy.") or isinstance(op, sdy.PropagationBarrierOp):
         op.attributes[sdy.SHARDING] = PerValueAttr(values)
 
 
