@@ -350,6 +350,8 @@ class FunctionDecider:
     def _results(self, op: Operation, natural: Sequence[Spec], wanted: Sequence[Spec]) -> None:
         """Resolves partials and reshards results to what they are wanted as, or defers it."""
         for result, have, want in zip(op.results, natural, wanted, strict=True):
+            if have.partial:
+                want = want.with_partial(self._demanded_partial(result, have))
             if have == want or (have.partial and self._defers(result, have)):
                 continue
             if result.first_use is None:
@@ -363,6 +365,16 @@ class FunctionDecider:
                     use.operation.operands[use.index] = new.result
             Rewriter.insert_op(new, InsertPoint.before(after))
             self._specs[new.result] = want
+
+    def _demanded_partial(self, result: SSAValue, have: Spec) -> Carried:
+        """What of a partial value's axes its own annotation wants to stay partial."""
+        sharding = sharding_of(result)
+        if sharding is None or not sharding.partial:
+            return ()
+        demanded = dict(self._table.spec(sharding).partial)
+        return merge_partial(
+            (kind, [a for a in axes if a in demanded.get(kind, ())]) for kind, axes in have.partial
+        )
 
     def _constant(self, op: Operation) -> None:
         """A splat is the same under any sharding; other constants are made whole and sliced."""
