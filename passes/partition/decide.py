@@ -205,6 +205,13 @@ class FunctionDecider:
             return self._table.replicated(len(shape_of(value.type)))
         return self._table.spec(sharding).with_partial(())
 
+    def _demanded_partial(self, value: SSAValue) -> Carried:
+        """What the annotation of a value wants to stay partial."""
+        sharding = sharding_of(value)
+        if sharding is None or not sharding.partial:
+            return ()
+        return self._table.spec(sharding).partial
+
     def _resolved(self, value: SSAValue) -> Spec:
         """Where a value is to lie once it is no longer partial."""
         spec = self._specs[value]
@@ -334,8 +341,9 @@ class FunctionDecider:
             self._strategy_attrs[strategy.factors] = attr
         op.attributes[STRATEGY] = attr
         wanted = [use.spec for use in result_uses]
+        demands = [self._demanded_partial(r) for r in op.results]
         self._record(op, strategy.results)
-        self._results(op, strategy.results, wanted)
+        self._results(op, strategy.results, wanted, demands)
 
     def _operands(
         self, op: Operation, rule: ShardingRule, strategy: Strategy, carried: Carried
@@ -347,11 +355,21 @@ class FunctionDecider:
             if self._specs[op.operands[index]] != spec:
                 self._bring(op, index, spec)
 
-    def _results(self, op: Operation, natural: Sequence[Spec], wanted: Sequence[Spec]) -> None:
-        """Resolves partials and reshards results to what they are wanted as, or defers it."""
-        for result, have, want in zip(op.results, natural, wanted, strict=True):
+    def _results(
+        self,
+        op: Operation,
+        natural: Sequence[Spec],
+        wanted: Sequence[Spec],
+        demands: Sequence[Carried] | None = None,
+    ) -> None:
+        """Resolves partials and reshards results to what they are wanted as, or defers it.
+
+        `demands`: what the results' own annotations want to stay partial.
+        """
+        demands = demands or [()] * len(natural)
+        for result, have, want, demanded in zip(op.results, natural, wanted, demands, strict=True):
             if have.partial:
-                want = want.with_partial(self._demanded_partial(result, have))
+                want = want.with_partial(_common_partial(have.partial, demanded))
             if have == want or (have.partial and self._defers(result, have)):
                 continue
             if result.first_use is None:
@@ -365,16 +383,6 @@ class FunctionDecider:
                     use.operation.operands[use.index] = new.result
             Rewriter.insert_op(new, InsertPoint.before(after))
             self._specs[new.result] = want
-
-    def _demanded_partial(self, result: SSAValue, have: Spec) -> Carried:
-        """What of a partial value's axes its own annotation wants to stay partial."""
-        sharding = sharding_of(result)
-        if sharding is None or not sharding.partial:
-            return ()
-        demanded = dict(self._table.spec(sharding).partial)
-        return merge_partial(
-            (kind, [a for a in axes if a in demanded.get(kind, ())]) for kind, axes in have.partial
-        )
 
     def _constant(self, op: Operation) -> None:
         """A splat is the same under any sharding; other constants are made whole and sliced."""
@@ -614,6 +622,13 @@ def _num_bytes(value: SSAValue) -> int:
     for size in shape_of(value.type):
         total *= size
     return total
+
+
+def _common_partial(have: Carried, demanded: Carried) -> Carried:
+    if not demanded:
+        return ()
+    wanted = dict(demanded)
+    return merge_partial((kind, [a for a in axes if a in wanted.get(kind, ())]) for kind, axes in have)
 
 
 def _splat_value(value: SSAValue) -> np.ndarray | None:
