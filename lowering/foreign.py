@@ -18,7 +18,10 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.utils.exceptions import ParseError
 
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.shard import GridOp
 from autopar.dialects.text import IRParser, IRPrinter
+
+from .grid_disguise import disguised_text, text_needs_disguise
 
 FOREIGN_DIALECTS = ("shard", "mesh", "tosa", "linalg", "autopar")
 """Dialects that we read and print ourselves."""
@@ -111,12 +114,16 @@ def _print(
 def to_generic(context: Context, text: str, filename: str) -> str:
     """The text with every foreign statement in generic form."""
     blanked = _blank(text)
+    disguise = text_needs_disguise(text)
     parser = _StatementParser(context, text, filename)
     parser.read_aliases(blanked)
     parts: list[str] = []
     position = 0
-    for match in _CUSTOM.finditer(blanked):
-        start = match.start()
+    statements = [(m.start(), len(m["results"] or "")) for m in _CUSTOM.finditer(blanked)]
+    if disguise:  # grids in generic form too
+        generic = (m for m in _GENERIC.finditer(text) if m["name"] == "shard.grid")
+        statements = sorted(statements + [(m.start("statement"), 0) for m in generic])
+    for start, results in statements:
         if start < position:
             continue
         try:
@@ -130,14 +137,12 @@ def to_generic(context: Context, text: str, filename: str) -> str:
             ) from None
         if isinstance(op, UnregisteredOp):
             continue
-        results = text[start : start + len(match["results"] or "")]
+        if disguise and isinstance(op, GridOp):
+            statement = disguised_text(op)
+        else:
+            statement = _print(op, names, generic=True, prefix=f"inner{start}")
         newlines = "\n" * text.count("\n", start, end)
-        parts += [
-            text[position:start],
-            results,
-            _print(op, names, generic=True, prefix=f"inner{start}"),
-            newlines,
-        ]
+        parts += [text[position : start + results], statement, newlines]
         position = end
     return "".join([*parts, text[position:]])
 
