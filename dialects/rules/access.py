@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 from xdsl.dialects.builtin import (
@@ -23,6 +24,12 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Operation, Region, SSAValue
 
 Shape = tuple[int, ...]
+
+
+operands_of: Callable[[Operation], tuple[SSAValue, ...]] = attrgetter("_operands")
+"""The operands, for loops over whole programs: `op.operands` makes a view at each access."""
+type_of: Callable[[SSAValue], Attribute] = attrgetter("_type")
+"""The type of a value, without the call of a property."""
 
 
 def op_name(op: Operation) -> str:

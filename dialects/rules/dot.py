@@ -67,7 +67,7 @@ def dot(op: Operation) -> ShardingRule:
 
 @sharding_rule("chlo.ragged_dot")
 def ragged_dot(op: Operation) -> ShardingRule | None:
-    """Rows of [m, k] in groups, each times its own [k, n] of [g, k, n]; other forms have no rule."""
+    """Rows of [m, k] in groups, each times its own [k, n] of [g, k, n]; else no rule."""
     shapes, (out,) = operand_shapes(op), result_shapes(op)
     if list(map(len, shapes)) != [2, 3, 1]:
         return None

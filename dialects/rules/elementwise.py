@@ -64,7 +64,8 @@ PLAIN = """
 
 CHLO = """
     acos acosh asin asinh atan atanh bessel_i1e conj constant_like cosh digamma
-    erf erf_inv erfc is_inf is_neg_inf is_pos_inf lgamma mulhi next_after polygamma sinh square tan zeta
+    erf erf_inv erfc is_inf is_neg_inf is_pos_inf lgamma mulhi next_after polygamma sinh
+    square tan zeta
     _asin_acos_kernel
 """.split()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from xdsl.ir import Attribute, Operation
 
-from .access import body_reducer, op_name, string
+from .access import body_reducer, op_name, operands_of, string, type_of
 from .core import FactorKind, RuleFunction, ShardingRule
 
 FAMILIES = (
@@ -102,12 +102,14 @@ def get_rule(op: Operation) -> ShardingRule | None:
         written = attributes.get(SHARDING_RULE_ATTRIBUTE)
         if written is not None:
             return _written_rule(written)
-    parts: list[object] = [v.type for v in op.operands]
-    count = len(parts)
-    parts += [v.type for v in op.results]
+    operands = operands_of(op)
     properties = op.properties
-    if properties:
-        parts += properties.values()
+    parts: list[object] = [
+        *map(type_of, operands),
+        *map(type_of, op.results),
+        *properties.values(),
+    ]
+    count = len(operands)
     name = op.name
     reducer = None
     if op.regions:

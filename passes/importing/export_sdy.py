@@ -6,7 +6,7 @@ demands the reduced value, which is what the program means), strategies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from xdsl.context import Context
@@ -29,6 +29,7 @@ from autopar.dialects.sdy import Mesh, MeshAttr, MeshOp, TensorSharding, TensorS
 from autopar.dialects.sdy import TensorShardingPerValueAttr as PerValueAttr
 from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import DimSharding, Partial, Sharding
+from autopar.passes.collector import collector_off
 
 from .import_sdy import MESH, MESHES
 from .meshes import axis_problem, in_mesh_order, merge_axes, translate_sharding
@@ -60,6 +61,13 @@ class _Exporter:
     cache: dict[tuple[Attribute, str], TensorSharding] = field(
         default_factory=dict[tuple[Attribute, str], TensorSharding]
     )
+
+    def convert_all(
+        self, attr: PerValueAttr, mark: Attribute | None, place: Operation
+    ) -> PerValueAttr:
+        """The shardings of a computation's operands or results, written on a named mesh."""
+        found = [ShardingAttr(replace(value.sharding, grid=self.grid)) for value in attr.data]
+        return PerValueAttr(tuple(self.convert(entry, mark, place) for entry in found))
 
     def convert(self, attr: Attribute, mark: Attribute | None, place: Operation) -> TensorSharding:
         assert isinstance(attr, ShardingAttr)
@@ -120,8 +128,9 @@ def export_sdy(module: ModuleOp) -> None:
         exporter = _Exporter(grid.name, grid.axes, {n: m for n, (m, _) in meshes.items()})
     else:
         meshes, exporter = {}, _Exporter("", (), {})
-    for op in list(module.walk()):
-        _export_op(op, exporter)
+    with collector_off():
+        for op in list(module.walk()):
+            _export_op(op, exporter)
     if grids:
         block = module.body.block
         for name, (mesh, attributes) in meshes.items():
@@ -172,6 +181,11 @@ def _export_op(op: Operation, exporter: _Exporter) -> None:
     if isinstance(op, autopar.ConstraintOp | autopar.ReshardOp):
         _replace(op, exporter)
         return
+    if isinstance(op, sdy.ManualComputationOp | sdy.NamedComputationOp) and exporter.grid:
+        for key in ("in_shardings", "out_shardings"):
+            if isinstance(values := op.properties.get(key), PerValueAttr):
+                mark = op.attributes.get(MESH)
+                op.properties[key] = exporter.convert_all(values, mark, op)
     if not op.attributes:
         return
     op.attributes.pop(autopar.STRATEGY, None)
@@ -185,7 +199,7 @@ def _export_op(op: Operation, exporter: _Exporter) -> None:
         op.properties["sharding"] = TensorShardingAttr(values[0])
     elif isinstance(op, sdy.ManualComputationOp | sdy.NamedComputationOp):
         op.properties["out_shardings"] = PerValueAttr(values)
-    elif not op.name.startswith("sdy."):
+    elif not op.name.startswith("sdy.") or isinstance(op, sdy.PropagationBarrierOp):
         op.attributes[sdy.SHARDING] = PerValueAttr(values)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (MLIR text)
 """Sharding rules: look-up, registration, cache, and what they say about partial results."""
 
 from __future__ import annotations

@@ -190,7 +190,8 @@ class ProgramWriter:
             self.random.choice(SIZES) if s == 1 and d != position else s for d, s in enumerate(out)
         )
         self.emit(
-            f"stablehlo.broadcast_in_dim {name}, dims = {dims} : ({tensor(shape)}) -> {tensor(out)}",
+            f"stablehlo.broadcast_in_dim {name}, dims = {dims} : "
+            f"({tensor(shape)}) -> {tensor(out)}",
             out,
         )
 

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from autopar.lowering.exporter import export_module
+from autopar.passes.importing.export_sdy import export_sdy
 from autopar.passes.sharding.propagation import propagate_shardings
 
 from .random_programs import random_program
@@ -23,13 +25,20 @@ from .shardy import (
 
 
 def compare(text: str) -> tuple[list[str], Shardings]:
-    """Where the two differ, and what ours gave. Dead code is removed first: Shardy's driver drops
-    it on the way."""
+    """Where the two differ, and what ours gave.
+
+    Dead code is removed first: Shardy's driver drops it on the way. What export-sdy makes of ours
+    must be a module that jaxlib accepts, with the same shardings.
+    """
     text = str(run(parse(legalise_chlo(text)), "canonicalize"))
     module = our_module(text)
     propagate_shardings(module)
     ours = our_shardings(module)
-    return mismatches(ours, shardy_shardings(text)), ours
+    export_sdy(module)
+    exported = export_module(module)
+    assert exported.operation.verify()
+    again = mismatches(ours, shardy_shardings(str(exported), "symbol-dce"))
+    return mismatches(ours, shardy_shardings(text)) + [f"exported: {line}" for line in again], ours
 
 
 def check(text: str) -> None:

@@ -11,9 +11,10 @@ from xdsl.ir import Operation
 from autopar.dialects.autopar import result_sharding, sharding_of
 from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import Grid
+from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
 from .check import ShardingChecker
-from .classes import CONSTRAINTS, find_constants
+from .classes import CONSTRAINTS
 from .constraints import ConstraintApplier
 from .engine import Engine
 from .graph import GraphBuilder
@@ -38,6 +39,7 @@ def propagate_shardings(module: ModuleOp) -> None:
     grids = grids_of(module)
     if not grids:
         return
+    shard_ops_to_attributes(module)  # Either spelling is taken.
     # Nothing made here is garbage before the end, and the collector would walk the whole program.
     collects = gc.isenabled()
     gc.disable()
@@ -49,10 +51,9 @@ def propagate_shardings(module: ModuleOp) -> None:
 
 
 def _propagate(module: ModuleOp, grids: dict[str, Grid]) -> None:
-    constants = find_constants(module)
-    applier = ConstraintApplier(module, constants)
+    applier = ConstraintApplier(module)
     applier.run()
-    engine = Engine(GraphBuilder(module, constants).build(), grids)
+    engine = Engine(GraphBuilder(module).build(), grids)
     _set_initial(engine, applier)
     _join_groups(engine)
     engine.run()
@@ -71,23 +72,18 @@ def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
                 rank = graph.ranks[slot]
                 check(sharding, rank, func, f"result {index} of @{func.sym_name.data}")
                 engine.set_initial(slot, sharding)
-    for op in graph.ops:
+    for op in graph.annotated:
         if id(op) in graph.instances:
             _set_instances(engine, op, check)
             continue
         for result in op.results:
             slot = graph.slot_of.get(id(result))
-            sharding = applier.values.get(id(result)) or (
-                sharding_of(result) if op.attributes or op.name.startswith("autopar.") else None
-            )
+            sharding = sharding_of(result)
             if slot is not None and sharding is not None:
                 check(sharding, graph.ranks[slot], op, f"'{op.name}' op")
                 engine.set_initial(slot, sharding)
-    for func, _ in graph.functions:
-        for argument in func.body.block.args:
-            sharding = applier.values.get(id(argument))
-            if sharding is not None:
-                engine.set_initial(graph.slot_of[id(argument)], sharding)
+    for value, sharding in applier.values.items():
+        engine.set_initial(graph.slot_of[value], sharding)
     for user, index, instance, result in graph.use_instances:
         sharding = applier.uses.get((id(user), index))
         if sharding is not None and not engine.is_set(instance.slots[result]):

@@ -17,7 +17,7 @@ from autopar.dialects.autopar import sharding_of
 from autopar.dialects.rules.regions import BARRIER, MANUAL, NAMED, REGION_OPS
 from autopar.dialects.sharding import Sharding
 
-from .classes import CONSTRAINTS
+from .classes import CONSTRAINTS, find_constants
 from .manual import border_sharding
 
 Demands = dict[tuple[int, int], Sharding]
@@ -27,9 +27,9 @@ Demands = dict[tuple[int, int], Sharding]
 class ConstraintApplier:
     """Applies constraints to their operands, in program order."""
 
-    def __init__(self, module: ModuleOp, constants: set[int]) -> None:
+    def __init__(self, module: ModuleOp) -> None:
         self._module = module
-        self._constants = constants
+        self._constants: set[int] = set()
         self.values: dict[int, Sharding] = {}
         """Shardings given to values, by id()."""
         self.uses: Demands = {}
@@ -41,6 +41,8 @@ class ConstraintApplier:
             if isinstance(func, FuncOp) and not func.is_declaration
             for op in _constraint_users(func.body.block)
         ]
+        if users:
+            self._constants = find_constants(self._module)
         for op in users:
             if op.name == MANUAL:
                 for index in range(len(op.operands)):
@@ -131,7 +133,7 @@ def _constraint_users(block: Block) -> list[Operation]:
     found: list[Operation] = []
     for op in block.ops:
         name = op.name
-        if name in REGION_OPS or name in (MANUAL, NAMED):
+        if op.regions and (name in REGION_OPS or name in (MANUAL, NAMED)):
             for region in op.regions:
                 for inner in region.blocks:
                     found += _constraint_users(inner)

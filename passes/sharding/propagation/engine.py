@@ -34,7 +34,10 @@ class Engine:
         self._open = {rank: self._intern(_open_state(rank)) for rank in set(graph.ranks)}
         self._states = [self._open[rank] for rank in graph.ranks]
         self._steps: dict[tuple[int, ...], tuple[tuple[int, int], ...]] = {}
-        self._dirty = bytearray(len(graph.nodes))
+        self._dirty = bytearray()
+        """For each node whether a slot changed since its last visit."""
+        self._touched = bytearray()
+        """For each node whether a slot has a sharding."""
         self._originals: dict[int, Sharding] = {}
         """Shardings with user priorities above 0."""
 
@@ -49,6 +52,11 @@ class Engine:
 
     def state(self, slot: int) -> TensorState:
         return self._table[self._states[slot]]
+
+    @property
+    def state_ids(self) -> list[int]:
+        """The state's number of every slot."""
+        return self._states
 
     def state_id(self, slot: int) -> int:
         """A number that is equal for slots of equal state."""
@@ -149,25 +157,32 @@ class Engine:
         )
 
     def _propagate_levels(self) -> None:
-        nodes = self.graph.nodes
-        previous: dict[tuple[int, ...], bool] = {}
-        self._dirty = bytearray(b"\x01" * len(nodes))
+        node_variants = self.graph.node_variants
+        self._mark_all()
+        dirty, touched = self._dirty, self._touched
         for level in range(LEVELS):
             if level:
                 # Nodes that may do more at this level than at the one before.
-                previous.clear()
-                dirty = self._dirty
-                for index, node in enumerate(nodes):
-                    variants = node.variants
-                    changed = previous.get(variants)
-                    if changed is None:
-                        changed = variants[level] != variants[level - 1]
-                        previous[variants] = changed
-                    if changed:
+                more = {v for v in set(node_variants) if v[level] != v[level - 1]}
+                for index, variants in enumerate(node_variants):
+                    if touched[index] and variants in more:
                         dirty[index] = 1
             self._propagate_function_results()
             self._visit_all(level)
             self._propagate_function_results()
+
+    def _mark_all(self) -> None:
+        """Everything next to a sharding is to be visited."""
+        count = len(self.graph.node_slots)
+        self._dirty, self._touched = bytearray(count), bytearray(count)
+        annotated = [state.grid is not None for state in self._table]
+        for slot, state in enumerate(self._states):
+            if annotated[state]:
+                self._mark(slot)
+
+    def _mark(self, slot: int) -> None:
+        for node in self.graph.notify[slot]:
+            self._dirty[node] = self._touched[node] = 1
 
     def _propagate_function_results(self) -> None:
         """Joins each returned value with the function's result."""
@@ -178,14 +193,13 @@ class Engine:
                 for index, new in self._step(variant, (variant, states[pair[0]], states[pair[1]])):
                     for slot in graph.groups.get(pair[index], (pair[index],)):
                         states[slot] = new
-                        for node in graph.notify[slot]:
-                            self._dirty[node] = 1
+                        self._mark(slot)
 
     def _visit_all(self, level: int) -> None:
         graph, states, dirty, steps = self.graph, self._states, self._dirty, self._steps
-        notify, groups = graph.notify, graph.groups
-        slots_of = [node.slots for node in graph.nodes]
-        variant_of = [node.variants[level] for node in graph.nodes]
+        notify, groups, touched = graph.notify, graph.groups, self._touched
+        slots_of = graph.node_slots
+        variant_of = [variants[level] for variants in graph.node_variants]
         for _ in range(_MAX_ROUNDS):
             changed = False
             stack: list[int] = []
@@ -219,7 +233,7 @@ class Engine:
                         for node in notify[member]:
                             if node == index:
                                 continue
-                            dirty[node] = 1
+                            dirty[node] = touched[node] = 1
                             if node <= cursor and node not in waiting:
                                 waiting.add(node)
                                 stack.append(node)

@@ -15,7 +15,8 @@ from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from autopar.dialects.rules.access import integer, op_name
+from autopar.dialects.autopar import SHARDING
+from autopar.dialects.rules.access import integer, operands_of, type_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.regions import (
     BARRIER,
@@ -27,13 +28,20 @@ from autopar.dialects.rules.regions import (
 )
 from autopar.dialects.rules.registry import get_rule
 
-from .classes import CONSTRAINTS, ELEMENTWISE, rank_of
+from .classes import CONSTRAINTS, KINDS, RESHARDS, ConstantFinder, rank_of
 from .factors import Direction, Step
 from .manual import Manual
 
 BARRIER_OP = "sdy.propagation_barrier"
 GROUP_OP = "sdy.sharding_group"
-_RESHARDS = frozenset({"autopar.reshard", "sdy.reshard"})
+_SPECIAL = (
+    REGION_OPS
+    | CONSTRAINTS
+    | RESHARDS
+    | {MANUAL, NAMED, BARRIER, "func.call", GROUP_OP, BARRIER_OP}
+)
+_BY_USES = frozenset({"elementwise", "pass_through", "forward"})
+"""Kinds of ops whose first level depends on how often their operands are used."""
 
 LEVELS = 5
 """Op priorities: passes of propagation, each with more ops and directions than the one before."""
@@ -45,16 +53,6 @@ class Variant:
 
     step: Step
     manual: Manual | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Node:
-    """An op (or edge) that spreads shardings between slots: operands, then results."""
-
-    position: int
-    slots: tuple[int, ...]
-    variants: tuple[int, ...]
-    """For each level the index of a variant; -1: nothing to do."""
 
 
 @dataclass(eq=False, slots=True)
@@ -74,7 +72,10 @@ class Graph:
     module: ModuleOp
     ranks: list[int] = field(default_factory=list[int])
     """For each slot the rank of its tensor."""
-    nodes: list[Node] = field(default_factory=list[Node])
+    node_slots: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
+    """For each node the slots of its operands, then of its results."""
+    node_variants: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
+    """For each node and level the index of a variant; -1: nothing to do."""
     variants: list[Variant] = field(default_factory=list[Variant])
     slot_of: dict[int, int] = field(default_factory=dict[int, int])
     """Slots of SSA values by id(); constant expressions are not in here."""
@@ -86,6 +87,8 @@ class Graph:
     """For each rank the variant that joins a returned value and the function's result."""
     ops: list[Operation] = field(default_factory=list[Operation])
     """All ops whose results carry shardings, in program order."""
+    annotated: list[Operation] = field(default_factory=list[Operation])
+    """Those of them that the user annotated."""
     instances: dict[int, list[Instance]] = field(default_factory=dict[int, list[Instance]])
     """Instances of each op of constant expressions, by id() of the op."""
     use_instances: list[tuple[Operation, int, Instance, int]] = field(
@@ -96,24 +99,27 @@ class Graph:
     groups: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
     """For each slot in a sharding group all slots of the group."""
     notify: list[list[int]] = field(default_factory=list[list[int]])
-    """For each slot the nodes to visit when it changes, the last one first."""
+    """For each slot the nodes to visit when it changes, the last one to visit first."""
     edge_slots: set[int] = field(default_factory=set[int])
 
 
 class GraphBuilder:
     """Builds the graph of a module in one walk."""
 
-    def __init__(self, module: ModuleOp, constants: set[int]) -> None:
+    def __init__(self, module: ModuleOp) -> None:
         self.graph = Graph(module)
         self._position = 0
-        self._users: dict[int, list[Node]] = {}
+        self._positions: list[int] = []
+        """For each node its place in the program; nodes are numbered as made until the end."""
+        self._users: dict[int, list[int]] = {}
         """Nodes that read an SSA value, in program order, by id() of the value."""
-        self._slot_users: dict[int, list[Node]] = {}
-        self._owner: dict[int, Node] = {}
+        self._slot_users: dict[int, list[int]] = {}
+        self._owner: dict[int, int] = {}
         self._edge_targets: dict[int, tuple[SSAValue, ...]] = {}
-        self._constants = constants
-        """Ops (by id()) that each use has a copy of."""
-        self._constant_positions: dict[int, int] = {}
+        self._rank_of_type: dict[int, int] = {}
+        self._constants = ConstantFinder()
+        self._copied: dict[int, int] = {}
+        """Ops (by id()) that each use has a copy of, with their position."""
         self._calls: list[tuple[Operation, int]] = []
         self._call_slots: dict[tuple[int, int], int] = {}
         """Slots of the operands of calls and of what functions return, by id() of the op."""
@@ -131,8 +137,7 @@ class GraphBuilder:
                 self._add_function(op, block)
         for call, position in self._calls:
             self._add_call(call, position)
-        graph.nodes.sort(key=lambda node: node.position)
-        self._fill_notify()
+        self._fill_notify(self._order_nodes())
         for slots in _merged(self._group_ids.values()):
             for slot in slots:
                 graph.groups[slot] = slots
@@ -170,7 +175,7 @@ class GraphBuilder:
         if slot is not None:
             return slot
         owner = value.owner
-        if not isinstance(owner, Operation) or id(owner) not in self._constants:
+        if not isinstance(owner, Operation) or id(owner) not in self._copied:
             return self._define(value)  # of a region that is not looked into
         instance = self._instantiate(owner, {})
         result = owner.results.index(value)
@@ -195,15 +200,15 @@ class GraphBuilder:
             else:
                 operands.append(None)
                 operand_slots.append(slot)
-        slots = tuple(self._new_slot(rank_of(result)) for result in op.results)
+        slots = tuple([self._new_slot(rank_of(result)) for result in op.results])
         made[id(op)] = instance = Instance(op, tuple(operands), slots)
         self.graph.instances.setdefault(id(op), []).append(instance)
         rule = get_rule(op)
         if rule is not None and operand_slots:
             node = self._add_node(
-                self._constant_positions[id(op)],
+                self._copied[id(op)],
                 (*operand_slots, *slots),
-                self._variants_of(rule, _kind(op_name(op)), True),
+                self._variants_of(rule, KINDS.get(op.name, "other"), True),
             )
             for slot in operand_slots:
                 self._slot_users.setdefault(slot, []).append(node)
@@ -234,48 +239,60 @@ class GraphBuilder:
             found = self._variant_sets[key] = tuple(indices)
         return found
 
-    def _add_node(self, position: int, slots: tuple[int, ...], variants: tuple[int, ...]) -> Node:
-        node = Node(position, slots, variants)
-        self.graph.nodes.append(node)
-        return node
+    def _add_node(self, position: int, slots: tuple[int, ...], variants: tuple[int, ...]) -> int:
+        self._positions.append(position)
+        self.graph.node_slots.append(slots)
+        self.graph.node_variants.append(variants)
+        return len(self._positions) - 1
 
     def _visit_block(self, block: Block) -> None:
         graph = self.graph
-        slot_of, users, owner_of, constants = (
-            graph.slot_of,
-            self._users,
-            self._owner,
-            self._constants,
-        )
-        for op in block.ops:
+        slot_of, users, owner_of = graph.slot_of, self._users, self._owner
+        is_copied, annotated = self._constants.is_copied, graph.annotated
+        ranks, rank_of_type = graph.ranks, self._rank_of_type
+        following = block.first_op
+        while following is not None:
+            op = following
+            following = op.next_op
             self._position += 1
             name = op.name
-            if name == "builtin.unregistered":
-                name = op_name(op)
-            if id(op) in constants:
-                self._constant_positions[id(op)] = self._position
+            if op.attributes and SHARDING in op.attributes:
+                annotated.append(op)
+            if is_copied(op, name):
+                self._copied[id(op)] = self._position
                 graph.ops.append(op)
                 continue
-            if name in REGION_OPS or name in (MANUAL, NAMED, BARRIER, "func.call"):
-                self._visit_data_flow(op, name)
-                continue
-            if name == GROUP_OP:
-                self._visit_group(op)
-                continue
-            operands = op.operands
-            slots = [
-                slot if (slot := slot_of.get(id(value))) is not None else self._use(value, op, i)
-                for i, value in enumerate(operands)
-            ]
+            if name in _SPECIAL:
+                if name == GROUP_OP:
+                    self._visit_group(op)
+                    continue
+                if name in CONSTRAINTS or name in RESHARDS:
+                    if not op.attributes or SHARDING not in op.attributes:
+                        annotated.append(op)
+                elif name != BARRIER_OP:
+                    self._visit_data_flow(op, name)
+                    continue
+            operands = operands_of(op)
+            slots = [slot_of.get(value, -1) for value in map(id, operands)]
+            if -1 in slots:
+                for index, slot in enumerate(slots):
+                    if slot < 0:
+                        slots[index] = self._use(operands[index], op, index)
             results = op.results
             if not results:
                 continue
             graph.ops.append(op)
             count = len(slots)
-            slots += [self._define(result) for result in results]
-            if name in _RESHARDS or (
-                name not in CONSTRAINTS and all(result.first_use is None for result in results)
-            ):
+            is_dead = name not in CONSTRAINTS
+            for result in results:
+                slot_of[id(result)] = slot = len(ranks)
+                rank = rank_of_type.get(id(type_of(result)))
+                if rank is None:
+                    rank = rank_of_type[id(type_of(result))] = rank_of(result)
+                ranks.append(rank)
+                slots.append(slot)
+                is_dead = is_dead and result.first_use is None
+            if is_dead or name in RESHARDS:
                 continue
             if name == BARRIER_OP:
                 variants = self._barrier_variants(op, slots[0])
@@ -283,18 +300,19 @@ class GraphBuilder:
                 rule = get_rule(op)
                 if rule is None or not rule.factor_sizes:
                     continue
-                variants = self._variants_of(rule, _kind(name), self._single_uses(operands))
-            node = Node(self._position, tuple(slots), variants)
-            graph.nodes.append(node)
-            for value, slot in zip(operands, slots[:count], strict=True):
+                kind = KINDS.get(name, "other")
+                single_use = kind not in _BY_USES or self._single_uses(operands)
+                variants = self._variants_of(rule, kind, single_use)
+            node = self._add_node(self._position, tuple(slots), variants)
+            for index, value in enumerate(operands):
                 if id(value) in slot_of:
                     reading = users.get(id(value))
                     if reading is None:
                         users[id(value)] = [node]
-                    elif reading[-1] is not node:
+                    elif reading[-1] != node:
                         reading.append(node)
                 else:
-                    self._slot_users.setdefault(slot, []).append(node)
+                    self._slot_users.setdefault(slots[index], []).append(node)
             for slot in slots[count:]:
                 owner_of[slot] = node
 
@@ -374,7 +392,7 @@ class GraphBuilder:
 
     def _identity_node(
         self, position: int, slots: tuple[int, ...], like: SSAValue, manual: Manual | None
-    ) -> Node:
+    ) -> int:
         key = ("edge", len(slots), like.type)
         variants = None if manual else self._variant_sets.get(key)
         if variants is None:
@@ -385,7 +403,7 @@ class GraphBuilder:
                 self._variant_sets[key] = variants
         return self._add_node(position, slots, variants)
 
-    def _register(self, values: Iterable[SSAValue], slots: Iterable[int], node: Node) -> None:
+    def _register(self, values: Iterable[SSAValue], slots: Iterable[int], node: int) -> None:
         """Notes that `node` reads these values."""
         for value, slot in zip(values, slots, strict=True):
             if self.graph.slot_of.get(id(value)) == slot:
@@ -393,36 +411,45 @@ class GraphBuilder:
             else:
                 self._slot_users.setdefault(slot, []).append(node)
 
-    def _fill_notify(self) -> None:
+    # Order
+
+    def _order_nodes(self) -> list[int]:
+        """Puts the nodes in program order; gives the new number of each."""
+        graph = self.graph
+        order = sorted(range(len(self._positions)), key=self._positions.__getitem__)
+        graph.node_slots = [graph.node_slots[node] for node in order]
+        graph.node_variants = [graph.node_variants[node] for node in order]
+        new = [0] * len(order)
+        for index, node in enumerate(order):
+            new[node] = index
+        return new
+
+    def _fill_notify(self, new: list[int]) -> None:
         """Lists for each slot the nodes that its change concerns.
 
         They are pushed on a stack in this order: owner, then users from last to first, so that the
         first user is visited first. This is the order of Shardy's driver, and decides conflicts.
         """
         graph = self.graph
-        index_of = {id(node): index for index, node in enumerate(graph.nodes)}
-        graph.notify = [[] for _ in graph.ranks]
-        for value_id, slot in graph.slot_of.items():
-            users = self._users.get(value_id)
-            if not users:
-                continue
-            indices = [index_of[id(node)] for node in users]
-            if slot not in graph.edge_slots:
-                indices.reverse()
-                graph.notify[slot] += indices
-        for slot, targets in self._edge_targets.items():
-            order: list[int] = []
-            for target in targets[1:]:
-                order += [index_of[id(n)] for n in reversed(self._users.get(id(target), []))]
-            if slot in self._owner:
-                order.append(index_of[id(self._owner[slot])])
-            order += [index_of[id(n)] for n in self._users.get(id(targets[0]), [])]
-            graph.notify[slot] = order
-        for slot, nodes in self._slot_users.items():
-            graph.notify[slot] += [index_of[id(node)] for node in reversed(nodes)]
+        notify: list[list[int]] = [[] for _ in graph.ranks]
         for slot, node in self._owner.items():
-            if slot not in graph.edge_slots:
-                graph.notify[slot].insert(0, index_of[id(node)])
+            notify[slot].append(new[node])
+        edge_targets = self._edge_targets
+        for value_id, nodes in self._users.items():
+            slot = graph.slot_of[value_id]
+            if slot not in edge_targets:
+                nodes.reverse()
+                notify[slot] += [new[node] for node in nodes]
+        for slot, targets in edge_targets.items():
+            # Users of the region's arguments, the edge, users of the result.
+            before: list[int] = []
+            for target in targets[1:]:
+                before += [new[node] for node in reversed(self._users.get(id(target), ()))]
+            after = [new[node] for node in self._users.get(id(targets[0]), ())]
+            notify[slot] = before + notify[slot] + after
+        for slot, nodes in self._slot_users.items():
+            notify[slot] += [new[node] for node in reversed(nodes)]
+        graph.notify = notify
 
 
 def _identity(rank: int, sources: int, like: SSAValue | None = None) -> ShardingRule:
@@ -437,18 +464,6 @@ def _identity(rank: int, sources: int, like: SSAValue | None = None) -> Sharding
         (FactorKind.PASS_THROUGH,) * rank,
         (None,) * rank,
     )
-
-
-def _kind(name: str) -> str:
-    if name in ELEMENTWISE or name in CONSTRAINTS:
-        return "elementwise"
-    if name in ("stablehlo.reshape", "stablehlo.transpose"):
-        return "pass_through"
-    if name in ("stablehlo.dynamic_slice", "stablehlo.dynamic_update_slice"):
-        return "forward"
-    if name == "stablehlo.broadcast_in_dim":
-        return "broadcast"
-    return "other"
 
 
 def _directions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xdsl.dialects.builtin import ArrayAttr
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from autopar.dialects.autopar import (
     SHARDING,
@@ -15,7 +15,7 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.sdy.attributes import TensorSharding, TensorShardingPerValueAttr
 from autopar.dialects.sharding import Sharding
 
-from .classes import CONSTRAINTS, rank_of
+from .classes import CONSTRAINTS, RESHARDS, rank_of
 from .engine import Engine, closed_sharding
 from .graph import Instance
 from .manual import Border, border_sharding
@@ -35,20 +35,29 @@ class Writer:
         graph = self._graph
         self._write_constants()
         slot_of = graph.slot_of
-        state_id = self._engine.state_id
+        state_id, states = self._engine.state_id, self._engine.state_ids
+        single: dict[int, ArrayAttr[ShardingAttr]] = {}
         for op in graph.ops:
             results = op.results
-            if id(op) in graph.instances or not results:
+            if len(results) != 1:
+                if results:
+                    self._set(op, tuple([state_id(slot_of[id(result)]) for result in results]))
                 continue
-            if len(results) == 1:
-                slot = slot_of.get(id(results[0]))
-                # A constant that nothing uses has no slot.
-                ids = (
-                    self._engine.open_id(rank_of(results[0])) if slot is None else state_id(slot),
-                )
-            else:
-                ids = tuple([state_id(slot_of[id(result)]) for result in results])
-            self._set(op, ids)
+            slot = slot_of.get(id(results[0]))
+            if slot is None:
+                if id(op) not in graph.instances:  # a constant that nothing uses
+                    self._set(op, (self._engine.open_id(rank_of(results[0])),))
+                continue
+            state = states[slot]
+            attribute = single.get(state)
+            if attribute is None:
+                attribute = single[state] = self._list((state,))
+            op.attributes[SHARDING] = attribute
+        for op in graph.annotated:
+            if op.name in CONSTRAINTS or op.name in RESHARDS:
+                del op.attributes[SHARDING]
+                if op.name in CONSTRAINTS:
+                    self._set(op, (state_id(slot_of[id(op.results[0])]),))
         self._write_borders()
         for func, joined in graph.functions:
             arguments = [self._sharding(slot_of[id(arg)]) for arg in func.body.block.args]
@@ -65,16 +74,17 @@ class Writer:
     def _sharding(self, slot: int) -> Sharding:
         return self._attribute(self._engine.state_id(slot)).data
 
-    def _set(self, op: Operation, ids: tuple[int, ...]) -> None:
-        if op.name in CONSTRAINTS:
-            op.properties["sharding"] = self._attribute(ids[0])
-            return
-        if op.name == "autopar.reshard":
-            return
+    def _list(self, ids: tuple[int, ...]) -> ArrayAttr[ShardingAttr]:
         found = self._lists.get(ids)
         if found is None:
             found = self._lists[ids] = ArrayAttr([self._attribute(i) for i in ids])
-        op.attributes[SHARDING] = found
+        return found
+
+    def _set(self, op: Operation, ids: tuple[int, ...]) -> None:
+        if op.name in CONSTRAINTS:
+            op.properties["sharding"] = self._attribute(ids[0])
+        else:
+            op.attributes[SHARDING] = self._list(ids)
 
     # Constants
 
@@ -152,9 +162,13 @@ class Writer:
             border[manual.index] = Border(manual).written(self._engine.state(slot))
         for op, ins, outs in written.values():
             assert op.name == MANUAL
-            op.properties["in_shardings"] = _per_value(ins)
-            op.properties["out_shardings"] = _per_value(outs)
+            for key, shardings in (("in_shardings", ins), ("out_shardings", outs)):
+                op.properties[key] = _per_value(shardings, op.properties[key])
 
 
-def _per_value(shardings: list[Sharding]) -> TensorShardingPerValueAttr:
-    return TensorShardingPerValueAttr(tuple(TensorSharding(s) for s in shardings))
+def _per_value(shardings: list[Sharding], old: Attribute) -> TensorShardingPerValueAttr:
+    """The shardings on the mesh on which the old ones are written (import-sdy inlines it)."""
+    assert isinstance(old, TensorShardingPerValueAttr)
+    return TensorShardingPerValueAttr(
+        tuple(TensorSharding(s, o.inlined_mesh) for s, o in zip(shardings, old.data, strict=True))
+    )

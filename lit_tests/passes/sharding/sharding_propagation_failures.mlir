@@ -1,0 +1,23 @@
+// RUN: autopar-opt %s --sharding-propagation --split-input-file --verify-diagnostics
+
+shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
+// expected-error@+1 {{argument 0 of @unknown_axis: sharding <@mesh, [{"q"}]> is not possible on grid @mesh: axis "q" does not exist; the axes are ["a"=2, "b"=4]}}
+func.func @unknown_axis(%x: tensor<8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"q"}]>}) -> tensor<8xf32> {
+  func.return %x : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
+// expected-error@+1 {{argument 0 of @twice: sharding <@mesh, [{"a"}, {"a"}]> uses axis "a" twice}}
+func.func @twice(%x: tensor<8x8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"a"}, {"a"}]>}) -> tensor<8x8xf32> {
+  func.return %x : tensor<8x8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
+// expected-error@+1 {{result 0 of @rank: sharding <@mesh, [{"a"}]> has 1 dimensions, the tensor has 2}}
+func.func @rank(%x: tensor<8x8xf32>) -> (tensor<8x8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"a"}]>}) {
+  func.return %x : tensor<8x8xf32>
+}
