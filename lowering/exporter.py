@@ -33,6 +33,7 @@ from .importer import Native, no_garbage_collection
 from .mlir_context import diagnostic_of, make_mlir_context
 
 _UNREGISTERED = "?"
+_CONTAINERS: frozenset[type[Attribute]] = frozenset({ArrayAttr, DictionaryAttr})
 
 
 def _text(attribute: Attribute) -> str:
@@ -81,7 +82,7 @@ class _Exporter:
         found = self._by_id.get(id(attribute))
         if found is not None:
             return found[1]
-        if isinstance(attribute, ArrayAttr | DictionaryAttr):
+        if type(attribute) in _CONTAINERS:
             native = self._convert_attribute(attribute)  # as cheap as hashing all its content
         else:
             native = self._attributes.get(attribute)
