@@ -13,7 +13,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
-from autopar.dialects.autopar import sharding_of
+from autopar.dialects.autopar import ConstraintOp, sharding_of
 from autopar.dialects.rules.regions import BARRIER, MANUAL, NAMED, REGION_OPS
 from autopar.dialects.sharding import Sharding
 
@@ -79,10 +79,15 @@ class ConstraintApplier:
                 return
         if _is_edge_target(value):
             # The edge's other values stay free: only the users of this one see the constraint.
+            constraint = op
             if op.name in CONSTRAINTS:
-                _move_after(op, value)
-                result = op.results[0]
-                value.replace_uses_with_if(result, lambda use: use.operation is not op)
+                op.detach()
+            else:
+                constraint = ConstraintOp(value, sharding)
+                constraint.location = op.location
+            _insert_after(constraint, value)
+            result = constraint.results[0]
+            value.replace_uses_with_if(result, lambda use: use.operation is not constraint)
             return
         self.values[id(value)] = sharding
 
@@ -175,8 +180,8 @@ def _is_edge_target(value: SSAValue) -> bool:
     return op is not None and (op.name in REGION_OPS or op.name in (MANUAL, NAMED, BARRIER))
 
 
-def _move_after(op: Operation, value: SSAValue) -> None:
-    op.detach()
+def _insert_after(op: Operation, value: SSAValue) -> None:
+    """Inserts `op` where `value` is first known."""
     owner = value.owner
     if isinstance(owner, Operation):
         block = owner.parent_block()

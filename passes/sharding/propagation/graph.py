@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import SHARDING
 from autopar.dialects.rules.access import integer, operands_of, type_of
@@ -28,11 +28,10 @@ from autopar.dialects.rules.regions import (
 )
 from autopar.dialects.rules.registry import get_rule
 
-from .classes import CONSTRAINTS, KINDS, RESHARDS, ConstantFinder, rank_of
+from .classes import BARRIER_OP, CONSTRAINTS, KINDS, RESHARDS, ConstantFinder, rank_of
 from .factors import Direction, Step
 from .manual import Manual
 
-BARRIER_OP = "sdy.propagation_barrier"
 GROUP_OP = "sdy.sharding_group"
 _SPECIAL = (
     REGION_OPS
@@ -125,6 +124,8 @@ class GraphBuilder:
         """Slots of the operands of calls and of what functions return, by id() of the op."""
         self._variant_sets: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._group_ids: dict[int, list[int]] = {}
+        self._constant_groups: list[tuple[OpResult, list[int]]] = []
+        """Constant expressions in groups: each copy is a member."""
 
     def build(self) -> Graph:
         graph = self.graph
@@ -138,6 +139,8 @@ class GraphBuilder:
         for call, position in self._calls:
             self._add_call(call, position)
         self._fill_notify(self._order_nodes())
+        for value, group in self._constant_groups:
+            group += [i.slots[value.index] for i in graph.instances.get(id(value.op), ())]
         for slots in _merged(self._group_ids.values()):
             for slot in slots:
                 graph.groups[slot] = slots
@@ -205,11 +208,11 @@ class GraphBuilder:
         self.graph.instances.setdefault(id(op), []).append(instance)
         rule = get_rule(op)
         if rule is not None and operand_slots:
-            node = self._add_node(
-                self._copied[id(op)],
-                (*operand_slots, *slots),
-                self._variants_of(rule, KINDS.get(op.name, "other"), True),
-            )
+            if op.name == BARRIER_OP:
+                variants = self._barrier_variants(op, slots[0])
+            else:
+                variants = self._variants_of(rule, KINDS.get(op.name, "other"), True)
+            node = self._add_node(self._copied[id(op)], (*operand_slots, *slots), variants)
             for slot in operand_slots:
                 self._slot_users.setdefault(slot, []).append(node)
             for slot in slots:
@@ -332,8 +335,12 @@ class GraphBuilder:
         return (self._variant(Step(_identity(rank, 1), (direction,) * rank, True)),) * LEVELS
 
     def _visit_group(self, op: Operation) -> None:
-        slot = self._use(op.operands[0], op, 0)
-        self._group_ids.setdefault(integer(op, "group_id"), []).append(slot)
+        value = op.operands[0]
+        group = self._group_ids.setdefault(integer(op, "group_id"), [])
+        if id(value.owner) in self._copied and isinstance(value, OpResult):
+            self._constant_groups.append((value, group))
+        else:
+            group.append(self._use(value, op, 0))
 
     # Regions and calls
 
