@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import init, local_devices, parallelize, shutdown
+    from .embed import apply
     from .methods import FSDP, DataParallel, ShardParallel, Zero2Parallel, Zero3Parallel
     from .plan import Plan
 
@@ -23,6 +24,7 @@ _PUBLIC = {
     "ShardParallel": "methods",
     "Zero2Parallel": "methods",
     "Zero3Parallel": "methods",
+    "apply": "embed",
     "init": "api",
     "local_devices": "api",
     "parallelize": "api",
@@ -37,6 +39,7 @@ __all__ = [
     "Zero2Parallel",
     "Zero3Parallel",
     "__version__",
+    "apply",
     "init",
     "local_devices",
     "parallelize",

@@ -250,8 +250,15 @@ def _lower(
     owner: Parallelized, args: Any, kwargs: Any, leaves: list[Any], tree: Any
 ) -> LoweredProgram:
     follow = isinstance(owner._method, ShardParallel)
-    abstract = jax.tree.unflatten(tree, [_abstract(leaf, follow) for leaf in leaves])
     static = {n % len(args) if n < 0 else n for n in owner._static_argnums}
+    flat = [_abstract(leaf, follow) for leaf in leaves]
+    paths = [p for p, _ in jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, flat))[0]]
+    count = owner._num_micro_batches or 1
+    micro: set[int] = set()
+    if count > 1:
+        micro = _micro_batch_leaves(owner, paths, leaves, static, args, kwargs, flat, tree)
+        flat = [_micro(f, count) if i in micro else f for i, f in enumerate(flat)]
+    abstract = jax.tree.unflatten(tree, flat)
     positional = iter(abstract[0])
     full_args = [a if i in static else next(positional) for i, a in enumerate(args)]
     full_kwargs = {**kwargs, **abstract[1]}
@@ -265,10 +272,9 @@ def _lower(
     lowered = traced.lower()
     mesh, devices, grid = _mesh_and_devices(owner, leaves)
     out_leaves, out_tree = jax.tree.flatten(traced.out_info)
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(abstract)[0]]
     donated = _donated_leaves(owner, paths, leaves, out_leaves, static, len(args))
     aliases = _match_aliases(leaves, out_leaves, donated)
-    batch = infer_batch_leaves(
+    batch = micro or infer_batch_leaves(
         paths, leaves, out_leaves, owner._batch_argnums, sorted(static), owner._method
     )
     arguments = [
@@ -280,8 +286,69 @@ def _lower(
         for index, leaf in enumerate(leaves)
     ]
     options = MethodOptions(owner._method.name, **owner._method.options)
-    road = Road(lowered.compiler_ir("stablehlo"), arguments, grid, options)
+    road = Road(
+        lowered.compiler_ir("stablehlo"),
+        arguments,
+        grid,
+        options,
+        count,
+        owner._method.micro_batch_reduction,
+    )
     return LoweredProgram(road, lowered, out_leaves, out_tree, leaves, mesh, devices, donated)
+
+
+def _micro_batch_leaves(
+    owner: Parallelized,
+    paths: list[Any],
+    leaves: list[Any],
+    static: set[int],
+    args: Any,
+    kwargs: Any,
+    flat: list[Any],
+    tree: Any,
+) -> set[int]:
+    """The flat arguments that microbatches split: what comes back tells the batch from the state,
+    so the function is traced abstractly on the whole batch first."""
+    abstract = jax.tree.unflatten(tree, flat)
+    positional = iter(abstract[0])
+    full = [a if i in static else next(positional) for i, a in enumerate(args)]
+    named = {**kwargs, **abstract[1]}
+    dynamic = [i for i in range(len(args)) if i not in static]
+
+    def whole(*values: Any, **dynamic_named: Any) -> Any:
+        given = list(full)
+        for position, value in zip(dynamic, values, strict=True):
+            given[position] = value
+        return owner._fn(*given, **{**named, **dynamic_named})
+
+    outs = jax.tree.leaves(
+        jax.eval_shape(whole, *(full[i] for i in dynamic), **abstract[1])
+    )
+    found = infer_batch_leaves(
+        paths, leaves, outs, owner._batch_argnums, sorted(static), owner._method, always=True
+    )
+    count = owner._num_micro_batches or 1
+    for index in found:
+        size = np.shape(leaves[index])[0]
+        if size % count:
+            raise ValueError(
+                f"num_micro_batches={count} does not divide the batch of {size} of argument "
+                f"{jax.tree_util.keystr(paths[index][1:])}: choose a divisor of {size}"
+            )
+    if not found:
+        raise ValueError(
+            f"num_micro_batches={count}: no argument looks like a batch; say batch_argnums=(…)"
+        )
+    return found
+
+
+def _micro(leaf: Any, count: int) -> Any:
+    """The aval of one microbatch of a batch argument."""
+    return jax.ShapeDtypeStruct(
+        (leaf.shape[0] // count, *leaf.shape[1:]),
+        leaf.dtype,
+        sharding=getattr(leaf, "sharding", None),
+    )
 
 
 def _mesh_and_devices(

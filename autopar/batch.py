@@ -18,6 +18,8 @@ def infer_batch_leaves(
     batch_argnums: tuple[int, ...] | None,
     static: Sequence[int],
     method: Method,
+    *,
+    always: bool = False,
 ) -> set[int]:
     """Indices of the flat arguments that hold the batch in their first dimension.
 
@@ -33,7 +35,7 @@ def infer_batch_leaves(
         if missing:
             raise ValueError(f"batch_argnums={batch_argnums}: there is no argument {missing[0]}")
         return {i for name in wanted for i in arguments.get(name, ()) if np.ndim(leaves[i])}
-    if isinstance(method, ShardParallel):
+    if isinstance(method, ShardParallel) and not always:
         return set()
     returned: dict[Any, int] = defaultdict(int)
     for out in outs:

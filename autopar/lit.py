@@ -24,7 +24,7 @@ def configure(
 
     Substitutions: `autopar-opt`, `%python`. Features: `jaxlib`, `mlir-opt`, `xdsl-opt`.
     """
-    import lit.formats
+    import lit.formats  # pyright: ignore[reportMissingTypeStubs]
 
     config.name = name
     config.test_format = lit.formats.ShTest(execute_external=False)

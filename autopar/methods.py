@@ -18,6 +18,8 @@ class Method:
 
     mesh: Any = None
     num_micro_batches: int | None = None
+    micro_batch_reduction: str = "mean"
+    """How the gradients and float scalar results of microbatches are put together: mean or sum."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Further options of the pass annotate-method (batch_axis, small_tensor_elements)."""
 

@@ -38,6 +38,7 @@ from autopar.passes.importing.methods import (
     state_kind,
 )
 from autopar.passes.partition.even_boundary import make_boundary_even
+from autopar.passes.pipelining.microbatches import split_step
 from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
 
 LEVELS = ("stablehlo", "sharded", "decided", "spmd", "per-device")
@@ -64,6 +65,9 @@ class Road:
     grid: Grid | None
     """The mesh asked for; None: the module's own."""
     options: MethodOptions
+    num_micro_batches: int = 1
+    reduction: str = "mean"
+    """How gradients and float scalars of microbatches are put together: mean or sum."""
 
     def at(self, level: str) -> ModuleOp:
         """The program at a level of the design; ValueError names the levels."""
@@ -93,6 +97,7 @@ class Road:
             declare_mesh(module, self.grid)
         run_passes(module, context, IMPORT)
         self._describe_arguments(main_function(module))
+        split_step(module, self.num_micro_batches, self.reduction)
         func = main_function(module)
         annotate_method(module, self.options)
         for argument, result in aliases(func):

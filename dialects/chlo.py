@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 
-from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, IntegerAttr
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr
 from xdsl.ir import Attribute, Dialect
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -22,7 +22,7 @@ from xdsl.irdl import (
 )
 from xdsl.traits import Pure, RecursiveMemoryEffect
 
-from .stablehlo.base import AnyTensor, StableHLOOp, UnaryElementwiseOp
+from .stablehlo.base import AnyTensor, I64Array, StableHLOOp, UnaryElementwiseOp
 from .structured import Dims, EnumAttribute, StructAttribute
 from .traits import Elementwise, Multilinear
 
@@ -343,7 +343,7 @@ class BroadcastBinaryOp(StableHLOOp, ABC):
 
     lhs = operand_def()
     rhs = operand_def()
-    broadcast_dimensions = opt_prop_def(DenseArrayBase)
+    broadcast_dimensions = opt_prop_def(I64Array)
     result = result_def()
 
     traits = traits_def(Pure())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +114,9 @@ def storage_dtype(element_type: Attribute) -> np.dtype[Any]:
     """The dtype of the stored bytes: raw bits for floats, sign-extended bytes for i1, i4 …"""
     dtype = numpy_dtype(element_type)
     if isinstance(element_type, IntegerType):
-        width = (element_type.width.data + 7) // 8 * 8
-        unsigned = element_type.signedness.data is Signedness.UNSIGNED
+        integer = cast(IntegerType, element_type)
+        width = (integer.width.data + 7) // 8 * 8
+        unsigned = integer.signedness.data is Signedness.UNSIGNED
         return np.dtype(f"{'u' if unsigned else ''}int{width}")
     return dtype
 
@@ -247,13 +248,20 @@ def _hex_bytes(text: str, type: TensorType[Any]) -> bytes:
     size = element_type.compile_time_size
     if len(data) not in (size, size * count):
         raise LiteralError(f"the hex string has {len(data)} bytes, but {type} has {size * count}")
-    if isinstance(element_type, IntegerType) and (width := element_type.width.data) % 8:
-        bits = np.frombuffer(data, np.uint8) & ((1 << width) - 1)
-        if element_type.signedness.data is not Signedness.UNSIGNED:
-            shift = 8 - width
-            bits = (bits << shift).view(np.int8) >> shift
-        data = bits.tobytes()
+    if isinstance(element_type, IntegerType):
+        return _sign_extended(data, cast(IntegerType, element_type))
     return data
+
+
+def _sign_extended(data: bytes, element_type: IntegerType) -> bytes:
+    """Bytes of i4 and the like, which upstream's hex strings leave zero-extended."""
+    width = element_type.width.data
+    if width % 8 == 0:
+        return data
+    bits = np.frombuffer(data, np.uint8) & ((1 << width) - 1)
+    if element_type.signedness.data is not Signedness.UNSIGNED:
+        bits = np.left_shift(bits, 8 - width).view(np.int8) >> (8 - width)
+    return bits.tobytes()
 
 
 def parse_dense(body: str, type: TensorType[Any]) -> DenseIntOrFPElementsAttr:
@@ -279,7 +287,7 @@ def parse_dense(body: str, type: TensorType[Any]) -> DenseIntOrFPElementsAttr:
         if token != "(" or len(parts) < 4 or parts[1] != "," or parts[3] != ")":
             raise LiteralError(f"expected a complex literal (a, b), found '{token}'")
         position += 4
-        inner = element_type.element_type
+        inner = cast(Attribute, cast(ComplexType, element_type).element_type)
         return _element_bits(parts[0], inner) + _element_bits(parts[2], inner)
 
     def nested(depth: int) -> None:
@@ -324,7 +332,7 @@ def parse_dense(body: str, type: TensorType[Any]) -> DenseIntOrFPElementsAttr:
 def _element_text(raw: bytes, element_type: Attribute) -> str:
     if isinstance(element_type, ComplexType):
         half = len(raw) // 2
-        inner = element_type.element_type
+        inner = cast(Attribute, cast(ComplexType, element_type).element_type)
         return f"({_element_text(raw[:half], inner)},{_element_text(raw[half:], inner)})"
     if isinstance(element_type, IntegerType | IndexType):
         value = next(iter(element_type.iter_unpack(raw)))

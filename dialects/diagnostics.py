@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -21,7 +22,7 @@ from xdsl.dialects.builtin import (
     FusedLoc,
     NameLoc,
 )
-from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 
 from .locations import FileLineColRange, FileLocation
 
@@ -46,9 +47,9 @@ def location_frames(location: Attribute) -> Iterator[FileLocation]:
         case CallSiteLoc():
             yield from location_frames(location.callee)
             yield from location_frames(location.caller)
-        case FusedLoc() if isinstance(location.locations, ArrayAttr):
-            for part in location.locations:  # pyright: ignore[reportUnknownVariableType]
-                yield from location_frames(part)  # pyright: ignore[reportUnknownArgumentType]
+        case FusedLoc():
+            for part in cast(ArrayAttr[Attribute], location.locations):
+                yield from location_frames(part)
         case _:
             pass
 
@@ -77,7 +78,7 @@ def location_of(place: Place) -> Attribute | None:
         case Operation():
             return place.location
         case BlockArgument():
-            if user_frame(place.location) is not None or not isinstance(place.owner, Block):
+            if user_frame(place.location) is not None:
                 return place.location
             parent = place.owner.parent_op()
             return parent.location if parent is not None else None
@@ -146,7 +147,7 @@ _collector: ContextVar[list[Diagnostic] | None] = ContextVar("autopar_remarks", 
 
 
 @contextmanager
-def collect_remarks() -> Iterator[list[Diagnostic]]:
+def collect_remarks() -> Generator[list[Diagnostic]]:
     """Collect the remarks and warnings of the passes that run inside."""
     collected: list[Diagnostic] = []
     token = _collector.set(collected)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import StringIO
+from typing import cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -34,7 +35,7 @@ class IRParser(Parser):
 
     _line_starts: list[int] | None = None
 
-    def _position(self, offset: int) -> tuple[int, int]:
+    def position_of(self, offset: int) -> tuple[int, int]:
         """Line and column, from 1, of an offset in the text."""
         from bisect import bisect_right
 
@@ -49,7 +50,7 @@ class IRParser(Parser):
         start = self._current_token.span.start
         operation = super().parse_optional_operation()
         if operation is not None and isinstance(operation.location, UnknownLoc):
-            line, column = self._position(start)
+            line, column = self.position_of(start)
             operation.location = FileLineColLoc(
                 StringAttr(self.lexer.input.name), IntAttr(line), IntAttr(column)
             )
@@ -66,7 +67,7 @@ class IRParser(Parser):
         if not isinstance(type, TensorType):
             return self._dense_of_other_type(body, type)
         try:
-            return parse_dense(body, type)
+            return parse_dense(body, cast(TensorType[Attribute], type))
         except LiteralError as error:
             self.raise_error(str(error), at_position=start)
 
@@ -83,8 +84,9 @@ class IRPrinter(Printer):
 
     def print_attribute(self, attribute: Attribute) -> None:
         if isinstance(attribute, DenseIntOrFPElementsAttr):
-            self.print_string(f"dense<{dense_text(attribute)}> : ")
-            self.print_attribute(attribute.type)
+            dense = cast(DenseIntOrFPElementsAttr, attribute)
+            self.print_string(f"dense<{dense_text(dense)}> : ")
+            self.print_attribute(cast(Attribute, dense.type))
         else:
             super().print_attribute(attribute)
 

@@ -22,7 +22,7 @@ from xdsl.dialects.builtin import (
     TensorType,
     UnregisteredOp,
 )
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue, TypeAttribute
+from xdsl.ir import Attribute, Block, Operation, Region, TypeAttribute
 
 from autopar.dialects.constants import UnsupportedElementType, storage_dtype
 from autopar.dialects.diagnostics import DiagnosticError
@@ -31,6 +31,8 @@ from autopar.dialects.text import IRPrinter
 
 from .importer import Native, no_garbage_collection
 from .mlir_context import diagnostic_of, make_mlir_context
+
+_UNREGISTERED = "?"
 
 
 def _text(attribute: Attribute) -> str:
@@ -45,12 +47,13 @@ class _Exporter:
     def __init__(self, context: Native) -> None:
         from jaxlib.mlir import ir
 
-        self.ir = ir
+        self.ir: Any = ir  # typed loosely: its stubs are partial and change with versions
         self.context = context
-        self.unknown = ir.Location.unknown(context)
+        self.unknown: Native = self.ir.Location.unknown(context)
         self._types: dict[Attribute, Native] = {}
         self._attributes: dict[Attribute, Native] = {}
-        self._values: dict[SSAValue, Native] = {}
+        self._values: dict[int, Native] = {}  # by identity; the module keeps them alive
+        self._names: dict[type[Operation], str] = {}
         self._blocks: dict[Block, Native] = {}
         # converted by identity first: interned objects skip hashing their whole content
         self._by_id: dict[int, tuple[Attribute, Native]] = {}
@@ -170,34 +173,59 @@ class _Exporter:
 
     # ---- operations
 
-    def operation(self, op: Operation) -> Native:
-        attributes = op.attributes
-        name = op.name
-        if isinstance(op, UnregisteredOp):
-            name = op.op_name.data
-            attributes = {k: v for k, v in attributes.items() if k != "op_name__"}
-        convert, type_, values = self.attribute, self.type, self._values
-        native_attributes = {k: convert(v) for k, v in op.properties.items()}
-        for key, value in attributes.items():
-            native_attributes[key] = convert(value)
-        regions = op.regions
-        native = self.ir.Operation.create(
-            name,
-            results=[type_(result.type) for result in op.results],
-            operands=[values[value] for value in op._operands],  # pyright: ignore[reportPrivateUsage]
-            attributes=native_attributes,
-            successors=[self._blocks[block] for block in op.successors]
-            if op._successors  # pyright: ignore[reportPrivateUsage]
-            else None,
-            regions=len(regions),
-            loc=self.location(op.location),
-            ip=False,
-        )
-        for result, native_result in zip(op.results, native.results, strict=True):
-            values[result] = native_result
-        for region, native_region in zip(regions, native.regions, strict=True):
-            self.region(region, native_region)
-        return native
+    def fill(self, block: Block, native_block: Native) -> None:
+        """Append a block's operations: the hot path, about 5 us an operation.
+
+        Everything that repeats is looked up by identity, in local variables.
+        """
+        create, append = self.ir.Operation.create, native_block.append
+        values, by_id, types_by_id = self._values, self._by_id, self._types_by_id
+        names = self._names
+        op = block.first_op
+        while op is not None:
+            cls = type(op)
+            name = names.get(cls)
+            if name is None:
+                name = names[cls] = _UNREGISTERED if issubclass(cls, UnregisteredOp) else op.name
+            attributes: dict[str, Native] | None = None
+            if op.properties or op.attributes:
+                attributes = {}
+                for key, item in op.properties.items():
+                    found = by_id.get(id(item))
+                    attributes[key] = found[1] if found is not None else self.attribute(item)
+                for key, item in op.attributes.items():
+                    found = by_id.get(id(item))
+                    attributes[key] = found[1] if found is not None else self.attribute(item)
+                if name is _UNREGISTERED:
+                    attributes.pop("op_name__")
+            types: list[Native] = []
+            for result in op.results:
+                type_ = result._type  # pyright: ignore[reportPrivateUsage]
+                found = types_by_id.get(id(type_))
+                types.append(found[1] if found is not None else self.type(type_))
+            location = op.location
+            found = by_id.get(id(location))
+            regions, successors = op.regions, op._successors  # pyright: ignore[reportPrivateUsage]
+            native = create(
+                op.op_name.data if name is _UNREGISTERED else name,  # pyright: ignore
+                types,
+                [values[id(value)] for value in op._operands],  # pyright: ignore[reportPrivateUsage]
+                attributes,
+                [self._blocks[target] for target in successors] if successors else None,
+                len(regions),
+                found[1] if found is not None else self.location(location),
+                False,
+            )
+            if len(types) == 1:
+                values[id(op.results[0])] = native.result
+            elif types:
+                for result, native_result in zip(op.results, native.results, strict=True):
+                    values[id(result)] = native_result
+            if regions:
+                for region, native_region in zip(regions, native.regions, strict=True):
+                    self.region(region, native_region)
+            append(native)
+            op = op._next_op  # pyright: ignore[reportPrivateUsage]
 
     def region(self, region: Region, native: Native) -> None:
         pairs: list[tuple[Block, Native]] = []
@@ -207,16 +235,12 @@ class _Exporter:
                 arg_locs=[self.location(value.location) for value in block.args],
             )
             for value, native_value in zip(block.args, native_block.arguments, strict=True):
-                self._values[value] = native_value
+                self._values[id(value)] = native_value
             pairs.append((block, native_block))
         if len(pairs) > 1:
             self._blocks.update(pairs)
         for block, native_block in pairs:
-            append = native_block.append
-            op = block.first_op
-            while op is not None:
-                append(self.operation(op))
-                op = op.next_op
+            self.fill(block, native_block)
 
 
 def export_module(module: ModuleOp, context: Any = None, *, verify: bool = True) -> Native:
@@ -233,9 +257,7 @@ def export_module(module: ModuleOp, context: Any = None, *, verify: bool = True)
         operation = result.operation
         for name, value in {**module.properties, **module.attributes}.items():
             operation.attributes[name] = exporter.attribute(value)
-        body = result.body
-        for op in module.body.block.ops:
-            body.append(exporter.operation(op))
+        exporter.fill(module.body.block, result.body)
         if verify:
             try:
                 operation.verify()

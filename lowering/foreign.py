@@ -110,7 +110,7 @@ def to_generic(context: Context, text: str, filename: str) -> str:
             raise parse_error(error) from None
         except Exception as error:
             raise DiagnosticError(
-                FileLineColLoc(StringAttr(filename), *map(IntAttr, parser._position(start))),
+                FileLineColLoc(StringAttr(filename), *map(IntAttr, parser.position_of(start))),
                 str(error),
             ) from None
         if isinstance(op, UnregisteredOp):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.context import Context
@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import (
     ArrayAttr,
     BytesAttr,
     CallSiteLoc,
+    DenseArrayBase,
     DenseIntOrFPElementsAttr,
     DictionaryAttr,
     FileLineColLoc,
@@ -30,8 +31,10 @@ from xdsl.dialects.builtin import (
     NameLoc,
     NoneAttr,
     StringAttr,
+    SymbolRefAttr,
     TensorType,
     UnknownLoc,
+    i64,
 )
 from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue, SSAValues, Use
 from xdsl.irdl import IRDLOperation
@@ -47,7 +50,7 @@ UNKNOWN = UnknownLoc()
 
 
 @contextmanager
-def no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Generator[None]:
     """Switch the cyclic collector off while many long-lived objects are made."""
     enabled = gc.isenabled()
     gc.disable()
@@ -64,7 +67,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 def _build(cls: type[Attribute], **fields: Any) -> Any:
     """An attribute without verification (its fields come from a verified module)."""
-    attribute = object.__new__(cls)
+    attribute: Any = object.__new__(cls)
     attribute.__dict__.update(fields)
     return attribute
 
@@ -81,13 +84,13 @@ class _Locations:
     def _string(self, text: str) -> StringAttr:
         found = self._strings.get(text)
         if found is None:
-            found = self._strings[text] = StringAttr(text)
+            found = self._strings[text] = _build(StringAttr, data=text)
         return found
 
     def _int(self, value: int) -> IntAttr:
         found = self._ints.get(value)
         if found is None:
-            found = self._ints[value] = IntAttr(value)
+            found = self._ints[value] = _build(IntAttr, data=value)
         return found
 
     def __call__(self, location: Native) -> Any:
@@ -135,8 +138,15 @@ class _Locations:
 
 def import_location(location: Native, filename: str = "-") -> Attribute:
     """One jaxlib location; `filename` names the text that was parsed (jaxlib calls it `-`)."""
+    kind = cast(Any, type(location))
     with location.context:  # diagnostics hold locations of the base class: get the exact one
-        return _Locations(filename)(type(location).from_attr(location.attr))
+        return _Locations(filename)(kind.from_attr(location.attr))
+
+
+def _dynamic_shape(native: Native) -> list[int]:
+    return [
+        -1 if native.is_dynamic_dim(i) else native.get_dim_size(i) for i in range(native.rank)
+    ]
 
 
 def _storage(attribute: Native, element_type: Attribute) -> bytes | None:
@@ -178,6 +188,9 @@ class _Importer:
                     [self.type(item) for item in native.inputs],
                     [self.type(item) for item in native.results],
                 )
+            elif type(native).__name__ == "RankedTensorType" and native.encoding is None:
+                shape = native.shape if native.has_static_shape else _dynamic_shape(native)
+                found = TensorType(self.type(native.element_type), shape)
             else:
                 found = IRParser(self.context, str(native)).parse_type()
             self._types[native] = found
@@ -194,11 +207,15 @@ class _Importer:
         if kind in ("DenseFPElementsAttr", "DenseIntElementsAttr"):
             dense = self.type(native.type)
             if isinstance(dense, TensorType):
-                data = _storage(native, dense.element_type)
+                data = _storage(native, cast(TensorType[Attribute], dense).element_type)
                 if data is not None:
-                    return DenseIntOrFPElementsAttr(dense, BytesAttr(data))
+                    return cast(Any, DenseIntOrFPElementsAttr)(dense, BytesAttr(data))
         elif kind == "StringAttr":
             return StringAttr(native.value)
+        elif kind == "DenseI64ArrayAttr":
+            return DenseArrayBase.from_list(i64, list(native))
+        elif kind == "FlatSymbolRefAttr":
+            return SymbolRefAttr(native.value)
         elif kind == "TypeAttr":
             return self.type(native.value)
         elif kind in ("ArrayAttr", "DictAttr"):

@@ -18,8 +18,13 @@ def jaxlib_available() -> bool:
 def make_mlir_context(*, allow_unregistered: bool = True) -> Any:
     """A fresh jaxlib MLIR context (2 ms). Attributes live as long as their context does."""
     from jaxlib.mlir import ir
-    from jaxlib.mlir._mlir_libs import _jax_mlir_ext
-    from jaxlib.mlir.dialects import chlo, mpmd, sdy, stablehlo
+    from jaxlib.mlir._mlir_libs import _jax_mlir_ext  # pyright: ignore[reportMissingTypeStubs]
+    from jaxlib.mlir.dialects import (  # pyright: ignore[reportMissingTypeStubs]
+        chlo,
+        mpmd,
+        sdy,
+        stablehlo,
+    )
 
     registry = ir.DialectRegistry()
     _jax_mlir_ext.register_dialects(registry)

@@ -7,7 +7,7 @@ xDSL reads every dialect but StableHLO's pretty forms.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -48,7 +48,7 @@ def parse_native(text: str, filename: str = "-") -> Any:
 
     native_context = make_mlir_context()
     try:
-        return ir.Module.parse(text, native_context)
+        return cast(Any, ir.Module).parse(text, native_context)
     except ir.MLIRError as error:
         raise diagnostic_of(error, filename) from None
 

@@ -5,7 +5,7 @@ names. The textual form is upstream's generic form; the pretty one is left to ja
 (`autopar.lowering.text`). `constants` converts between NumPy arrays and constants of every dtype.
 """
 
-from xdsl.ir import Dialect
+from xdsl.ir import Attribute, Dialect
 
 from . import (
     attributes,
@@ -349,5 +349,5 @@ _FAMILIES = [
 StableHLO = Dialect(
     "stablehlo",
     [operation for family in _FAMILIES for operation in family.OPERATIONS],
-    attributes.ATTRIBUTES,
+    list[type[Attribute]](attributes.ATTRIBUTES),
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
+from typing import cast
 
-from xdsl.dialects.builtin import TensorType
+from xdsl.dialects.builtin import DenseArrayBase, TensorType, i1, i64
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -23,6 +24,8 @@ from ..traits import Elementwise, compatible_shapes, shape_of
 __all__ = [
     "AnyTensor",
     "BinaryElementwiseOp",
+    "BoolArray",
+    "I64Array",
     "StableHLOOp",
     "UnaryElementwiseOp",
     "check",
@@ -34,6 +37,8 @@ __all__ = [
 ]
 
 AnyTensor = base(TensorType[Attribute])
+I64Array = DenseArrayBase.constr(i64)
+BoolArray = DenseArrayBase.constr(i1)
 
 
 def check(condition: bool, op: Operation, message: str) -> None:
@@ -53,7 +58,7 @@ def check_dims(op: Operation, what: str, dims: Sequence[int], rank: int) -> None
 
 
 def element_type_of(type: Attribute) -> Attribute:
-    return type.element_type if isinstance(type, TensorType) else type
+    return cast(TensorType[Attribute], type).element_type if isinstance(type, TensorType) else type
 
 
 class StableHLOOp(IRDLOperation, ABC):

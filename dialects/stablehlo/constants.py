@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute
@@ -21,7 +21,7 @@ def make_constant(array: Array, type: TensorType[Any] | None = None) -> Constant
 def splat_constant(value: float | int | bool | complex, type: Attribute) -> ConstantOp:
     """A constant of a tensor type with one value everywhere."""
     assert isinstance(type, TensorType), f"a constant needs a tensor type, not {type}"
-    return ConstantOp(splat_attr(value, type))
+    return ConstantOp(splat_attr(value, cast(TensorType[Attribute], type)))
 
 
 def scalar_constant(value: float | int | bool | complex, element_type: Attribute) -> ConstantOp:

@@ -13,6 +13,8 @@ from ..traits import Linear, Multilinear
 from .attributes import ConvDimensionNumbers, DotAlgorithm, DotDimensionNumbers, FftType, Transpose
 from .base import (
     AnyTensor,
+    BoolArray,
+    I64Array,
     StableHLOOp,
     check,
     check_dims,
@@ -147,11 +149,11 @@ class ConvolutionOp(StableHLOOp):
 
     lhs = operand_def(AnyTensor)
     rhs = operand_def(AnyTensor)
-    window_strides = opt_prop_def(DenseArrayBase)
+    window_strides = opt_prop_def(I64Array)
     padding = opt_prop_def(Attribute)
-    lhs_dilation = opt_prop_def(DenseArrayBase)
-    rhs_dilation = opt_prop_def(DenseArrayBase)
-    window_reversal = opt_prop_def(DenseArrayBase)
+    lhs_dilation = opt_prop_def(I64Array)
+    rhs_dilation = opt_prop_def(I64Array)
+    window_reversal = opt_prop_def(BoolArray)
     dimension_numbers = prop_def(ConvDimensionNumbers)
     feature_group_count = prop_def(IntegerAttr)
     batch_group_count = prop_def(IntegerAttr)
@@ -211,10 +213,10 @@ class DynamicConvOp(StableHLOOp):
     lhs = operand_def(AnyTensor)
     rhs = operand_def(AnyTensor)
     padding = operand_def(AnyTensor)
-    window_strides = opt_prop_def(DenseArrayBase)
-    lhs_dilation = opt_prop_def(DenseArrayBase)
-    rhs_dilation = opt_prop_def(DenseArrayBase)
-    window_reversal = opt_prop_def(DenseArrayBase)
+    window_strides = opt_prop_def(I64Array)
+    lhs_dilation = opt_prop_def(I64Array)
+    rhs_dilation = opt_prop_def(I64Array)
+    window_reversal = opt_prop_def(BoolArray)
     dimension_numbers = prop_def(ConvDimensionNumbers)
     feature_group_count = prop_def(IntegerAttr)
     batch_group_count = prop_def(IntegerAttr)
@@ -318,7 +320,7 @@ class FftOp(StableHLOOp):
 
     operand = operand_def(AnyTensor)
     fft_type = prop_def(FftType)
-    fft_length = prop_def(DenseArrayBase)
+    fft_length = prop_def(I64Array)
     result = result_def(AnyTensor)
 
     traits = traits_def(Pure(), Linear())

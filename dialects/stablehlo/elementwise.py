@@ -439,8 +439,8 @@ class ClampOp(StableHLOOp):
 def convert(value: SSAValue, element_type: Attribute) -> ConvertOp:
     """A conversion of a value to another element type."""
     type = value.type
-    assert isinstance(type, TensorType), f"convert needs a tensor, not {type}"
     assert element_type_of(type) != element_type, "nothing to convert"
+    assert isinstance(type, TensorType), f"convert needs a tensor, not {type}"
     return ConvertOp(value, TensorType(element_type, type.get_shape(), type.encoding))
 
 

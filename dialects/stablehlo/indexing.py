@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr
+from xdsl.dialects.builtin import IntegerAttr
 from xdsl.ir import SSAValue
 from xdsl.irdl import (
     SameVariadicOperandSize,
@@ -23,6 +23,7 @@ from ..traits import Linear
 from .attributes import GatherDimensionNumbers, ScatterDimensionNumbers
 from .base import (
     AnyTensor,
+    I64Array,
     StableHLOOp,
     check,
     check_dims,
@@ -40,7 +41,7 @@ class DynamicSliceOp(StableHLOOp):
 
     operand = operand_def(AnyTensor)
     start_indices = var_operand_def(AnyTensor)
-    slice_sizes = prop_def(DenseArrayBase)
+    slice_sizes = prop_def(I64Array)
     result = result_def(AnyTensor)
 
     traits = traits_def(Pure(), Linear((0,)))
@@ -98,7 +99,7 @@ class GatherOp(StableHLOOp):
     operand = operand_def(AnyTensor)
     start_indices = operand_def(AnyTensor)
     dimension_numbers = prop_def(GatherDimensionNumbers)
-    slice_sizes = prop_def(DenseArrayBase)
+    slice_sizes = prop_def(I64Array)
     indices_are_sorted = opt_prop_def(IntegerAttr)
     result = result_def(AnyTensor)
 

@@ -21,6 +21,7 @@ from xdsl.traits import RecursiveMemoryEffect
 
 from .base import (
     AnyTensor,
+    I64Array,
     StableHLOOp,
     check,
     check_dims,
@@ -55,7 +56,7 @@ class ReduceOp(StableHLOOp):
 
     inputs = var_operand_def(AnyTensor)
     init_values = var_operand_def(AnyTensor)
-    dimensions = prop_def(DenseArrayBase)
+    dimensions = prop_def(I64Array)
     body = region_def("single_block")
     results_ = var_result_def(AnyTensor)
 
@@ -100,10 +101,10 @@ class ReduceWindowOp(StableHLOOp):
 
     inputs = var_operand_def(AnyTensor)
     init_values = var_operand_def(AnyTensor)
-    window_dimensions = prop_def(DenseArrayBase)
-    window_strides = opt_prop_def(DenseArrayBase)
-    base_dilations = opt_prop_def(DenseArrayBase)
-    window_dilations = opt_prop_def(DenseArrayBase)
+    window_dimensions = prop_def(I64Array)
+    window_strides = opt_prop_def(I64Array)
+    base_dilations = opt_prop_def(I64Array)
+    window_dilations = opt_prop_def(I64Array)
     padding = opt_prop_def(Attribute)
     body = region_def("single_block")
     results_ = var_result_def(AnyTensor)
@@ -130,8 +131,8 @@ class SelectAndScatterOp(StableHLOOp):
     operand = operand_def(AnyTensor)
     source = operand_def(AnyTensor)
     init_value = operand_def(AnyTensor)
-    window_dimensions = opt_prop_def(DenseArrayBase)
-    window_strides = opt_prop_def(DenseArrayBase)
+    window_dimensions = opt_prop_def(I64Array)
+    window_strides = opt_prop_def(I64Array)
     padding = opt_prop_def(Attribute)
     select = region_def("single_block")
     scatter = region_def("single_block")
@@ -176,7 +177,7 @@ class MapOp(StableHLOOp):
     name = "stablehlo.map"
 
     inputs = var_operand_def(AnyTensor)
-    dimensions = prop_def(DenseArrayBase)
+    dimensions = prop_def(I64Array)
     computation = region_def("single_block")
     result = result_def(AnyTensor)
 

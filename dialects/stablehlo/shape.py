@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import cast
 
 from xdsl.dialects.builtin import (
     DenseArrayBase,
@@ -19,6 +20,7 @@ from xdsl.traits import ConstantLike, Pure
 from ..traits import Linear
 from .base import (
     AnyTensor,
+    I64Array,
     StableHLOOp,
     check,
     check_dims,
@@ -54,12 +56,13 @@ class ConstantOp(StableHLOOp):
         super().__init__(properties={"value": value}, result_types=[value.type])
 
     def verify_(self) -> None:
-        value = self.value
+        value: Attribute = self.value
         if isinstance(value, DenseIntOrFPElementsAttr):
+            type_ = cast(DenseIntOrFPElementsAttr, value).type
             check(
-                value.type == self.output.type,
+                type_ == self.output.type,
                 self,
-                f"holds a value of type {value.type}, but its result is {self.output.type}",
+                f"holds a value of type {type_}, but its result is {self.output.type}",
             )
 
 
@@ -157,7 +160,7 @@ class TransposeOp(StableHLOOp):
     name = "stablehlo.transpose"
 
     operand = operand_def(AnyTensor)
-    permutation = prop_def(DenseArrayBase)
+    permutation = prop_def(I64Array)
     result = result_def(AnyTensor)
 
     traits = traits_def(Pure(), Linear())
@@ -194,7 +197,7 @@ class BroadcastInDimOp(StableHLOOp):
     name = "stablehlo.broadcast_in_dim"
 
     operand = operand_def(AnyTensor)
-    broadcast_dimensions = prop_def(DenseArrayBase)
+    broadcast_dimensions = prop_def(I64Array)
     result = result_def(AnyTensor)
 
     traits = traits_def(Pure(), Linear())
@@ -231,7 +234,7 @@ class BroadcastOp(StableHLOOp):
     name = "stablehlo.broadcast"
 
     operand = operand_def(AnyTensor)
-    broadcast_sizes = prop_def(DenseArrayBase)
+    broadcast_sizes = prop_def(I64Array)
     result = result_def(AnyTensor)
 
     traits = traits_def(Pure(), Linear())
@@ -245,9 +248,9 @@ class DynamicBroadcastInDimOp(StableHLOOp):
 
     operand = operand_def(AnyTensor)
     output_dimensions = operand_def(AnyTensor)
-    broadcast_dimensions = prop_def(DenseArrayBase)
-    known_expanding_dimensions = opt_prop_def(DenseArrayBase)
-    known_nonexpanding_dimensions = opt_prop_def(DenseArrayBase)
+    broadcast_dimensions = prop_def(I64Array)
+    known_expanding_dimensions = opt_prop_def(I64Array)
+    known_nonexpanding_dimensions = opt_prop_def(I64Array)
     result = result_def(AnyTensor)
 
     traits = traits_def(Pure(), Linear((0,)))
@@ -260,9 +263,9 @@ class SliceOp(StableHLOOp):
     name = "stablehlo.slice"
 
     operand = operand_def(AnyTensor)
-    start_indices = prop_def(DenseArrayBase)
-    limit_indices = prop_def(DenseArrayBase)
-    strides = prop_def(DenseArrayBase)
+    start_indices = prop_def(I64Array)
+    limit_indices = prop_def(I64Array)
+    strides = prop_def(I64Array)
     result = result_def(AnyTensor)
 
     traits = traits_def(Pure(), Linear())
@@ -382,9 +385,9 @@ class PadOp(StableHLOOp):
 
     operand = operand_def(AnyTensor)
     padding_value = operand_def(AnyTensor)
-    edge_padding_low = prop_def(DenseArrayBase)
-    edge_padding_high = prop_def(DenseArrayBase)
-    interior_padding = prop_def(DenseArrayBase)
+    edge_padding_low = prop_def(I64Array)
+    edge_padding_high = prop_def(I64Array)
+    interior_padding = prop_def(I64Array)
     result = result_def(AnyTensor)
 
     traits = traits_def(Pure(), Linear())
@@ -457,7 +460,7 @@ class ReverseOp(StableHLOOp):
     name = "stablehlo.reverse"
 
     operand = operand_def(AnyTensor)
-    dimensions = prop_def(DenseArrayBase)
+    dimensions = prop_def(I64Array)
     result = result_def(AnyTensor)
 
     traits = traits_def(Pure(), Linear())

@@ -6,7 +6,7 @@ demands the reduced value, which is what the program means), strategies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from xdsl.context import Context
@@ -60,6 +60,13 @@ class _Exporter:
     cache: dict[tuple[Attribute, str], TensorSharding] = field(
         default_factory=dict[tuple[Attribute, str], TensorSharding]
     )
+
+    def convert_all(
+        self, attr: PerValueAttr, mark: Attribute | None, place: Operation
+    ) -> PerValueAttr:
+        """The shardings of a computation's operands or results, written on a named mesh."""
+        found = [ShardingAttr(replace(value.sharding, grid=self.grid)) for value in attr.data]
+        return PerValueAttr(tuple(self.convert(entry, mark, place) for entry in found))
 
     def convert(self, attr: Attribute, mark: Attribute | None, place: Operation) -> TensorSharding:
         assert isinstance(attr, ShardingAttr)
@@ -172,6 +179,11 @@ def _export_op(op: Operation, exporter: _Exporter) -> None:
     if isinstance(op, autopar.ConstraintOp | autopar.ReshardOp):
         _replace(op, exporter)
         return
+    if isinstance(op, sdy.ManualComputationOp | sdy.NamedComputationOp) and exporter.grid:
+        for key in ("in_shardings", "out_shardings"):
+            if isinstance(values := op.properties.get(key), PerValueAttr):
+                mark = op.attributes.get(MESH)
+                op.properties[key] = exporter.convert_all(values, mark, op)
     if not op.attributes:
         return
     op.attributes.pop(autopar.STRATEGY, None)

@@ -31,6 +31,7 @@ from autopar.dialects.sdy import Mesh, MeshAttr, TensorSharding, TensorShardingA
 from autopar.dialects.sdy import TensorShardingPerValueAttr as PerValueAttr
 from autopar.dialects.shard import make_grid_op
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
+from autopar.dialects.stablehlo.shape import ConstantOp
 
 from .meshes import axis_problem, overlap, refine_together, translate_axes, translate_sharding
 
@@ -324,6 +325,8 @@ def _import_op(op: Operation, importer: _Importer) -> None:
             _replace(op, autopar.ReshardOp, op.sharding.data, importer)
         case _ if isinstance(op, _COLLECTIVES):
             _replace(op, autopar.ReshardOp, op.out_sharding.data, importer)
+        case sdy.ConstantOp():
+            _replace_constant(op)
         case sdy.DataFlowEdgeOp():
             if op.sharding is not None:
                 _annotate(op, (op.sharding.data,), importer)
@@ -376,6 +379,22 @@ def _replace(
     op.erase()
 
 
+def _replace_constant(op: sdy.ConstantOp) -> None:
+    """Shardy's copy of a constant for one user becomes StableHLO's constant again."""
+    new = ConstantOp.create(
+        result_types=[op.output.type],
+        properties={"value": op.value},
+        attributes=op.attributes,
+        location=op.location,
+    )
+    assert op.parent is not None
+    op.parent.insert_op_before(new, op)
+    new.results[0].name_hint = op.output.name_hint
+    op.output.replace_all_uses_with(new.results[0])
+    op.detach()
+    op.erase()
+
+
 def _import_computation(
     op: sdy.ManualComputationOp | sdy.NamedComputationOp, importer: _Importer
 ) -> None:
@@ -393,7 +412,11 @@ def _import_computation(
             importer.convert(value, ssa.type, op, what)
             for value, ssa in zip(attr.data, values, strict=True)
         ]
-        op.properties[key] = PerValueAttr(tuple(TensorSharding(attr.data) for attr in found))
+        # Written on the mesh itself: jaxlib looks for an sdy.mesh, and there is none any more.
+        inlined = Mesh(importer.grid.axes, importer.grid.device_ids or ())
+        op.properties[key] = PerValueAttr(
+            tuple(TensorSharding(attr.data, inlined) for attr in found)
+        )
         if key == "out_shardings" and found:
             op.attributes[autopar.SHARDING] = ArrayAttr(found)
     if isinstance(op, sdy.ManualComputationOp) and first is not None:

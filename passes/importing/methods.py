@@ -19,6 +19,7 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     StringAttr,
     TensorType,
+    UnitAttr,
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, Operation, SSAValue
@@ -50,6 +51,9 @@ KIND = "autopar.kind"
 BATCH_DIM = "autopar.batch_dim"
 PHASE = "autopar.phase"
 """Attribute of reshards and collectives: those of different phases are never merged."""
+REDUCE_IN_LOOP = "autopar.reduce_in_loop"
+"""Attribute of a loop whose accumulators are to stay sharded: partial sums are reduced in each
+iteration, since whole ones would not fit (ZeRO-3)."""
 KINDS = ("parameter", "optimizer_state", "batch", "other")
 
 PARAMETER_PRIORITY = 1
@@ -88,6 +92,9 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
         if result_sharding(func, result_index) is None:
             set_result_sharding(func, result_index, shardings[arg_index])
     if stage == 3:
+        for op in func.body.block.ops:
+            if op.name == "stablehlo.while":
+                op.attributes[REDUCE_IN_LOOP] = UnitAttr()
         for arg, kind in zip(func.body.block.args, kinds, strict=True):
             if kind == "parameter":
                 gather_by_phase(arg, grid)

@@ -49,6 +49,8 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, make_grid_op
 from autopar.dialects.sharding import AxisRef, Sharding
+from autopar.passes.importing.methods import REDUCE_IN_LOOP
+from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
 from .local_builder import neutral_value
 from .reshard_plan import ReshardPlanner
@@ -72,6 +74,7 @@ def insert_reshards(module: ModuleOp) -> None:
             'give --shard-partition="grid=2x4" or a shard.grid (sdy.mesh) in the module',
         )
     grid = grid_op.to_grid()
+    shard_ops_to_attributes(module)  # Either spelling is taken.
     table = AxisTable(grid, _used_axes(module))
     for op in module.ops:
         if isinstance(op, FuncOp) and op.body.blocks:
@@ -434,11 +437,10 @@ class FunctionDecider:
         """
         if not all(value in self._accumulators for value in others):
             return False
-        axes = {axis for _, partial_axes in wanted for axis in partial_axes}
-        if any(axes & self._specs[value].dim_axes for value in others):
-            return False
+        axes = frozenset(axis for _, partial_axes in wanted for axis in partial_axes)
         for value in others:
-            self._specs[value] = self._specs[value].with_partial(wanted)
+            # Axes that would split the carry are those to be reduced over: it is whole in the loop.
+            self._specs[value] = without_axes(self._specs[value], axes).with_partial(wanted)
         return True
 
     def _defers(self, value: SSAValue, spec: Spec) -> bool:
@@ -506,7 +508,10 @@ class FunctionDecider:
         for block in (condition.block, body.block):
             for arg, spec in zip(block.args, specs, strict=True):
                 self._specs[arg] = spec
+        eager = REDUCE_IN_LOOP in op.attributes
         for index, arg in enumerate(body.block.args):
+            if eager:
+                break
             if condition.block.args[index].first_use is None and _is_accumulator(arg, index):
                 self._accumulators[arg] = (op, index)
         self._block(condition.block)

@@ -11,6 +11,7 @@ from xdsl.ir import Operation
 from autopar.dialects.autopar import result_sharding, sharding_of
 from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import Grid
+from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
 from .check import ShardingChecker
 from .classes import CONSTRAINTS
@@ -38,6 +39,7 @@ def propagate_shardings(module: ModuleOp) -> None:
     grids = grids_of(module)
     if not grids:
         return
+    shard_ops_to_attributes(module)  # Either spelling is taken.
     # Nothing made here is garbage before the end, and the collector would walk the whole program.
     collects = gc.isenabled()
     gc.disable()

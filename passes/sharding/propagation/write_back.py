@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xdsl.dialects.builtin import ArrayAttr
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from autopar.dialects.autopar import (
     SHARDING,
@@ -162,9 +162,13 @@ class Writer:
             border[manual.index] = Border(manual).written(self._engine.state(slot))
         for op, ins, outs in written.values():
             assert op.name == MANUAL
-            op.properties["in_shardings"] = _per_value(ins)
-            op.properties["out_shardings"] = _per_value(outs)
+            for key, shardings in (("in_shardings", ins), ("out_shardings", outs)):
+                op.properties[key] = _per_value(shardings, op.properties[key])
 
 
-def _per_value(shardings: list[Sharding]) -> TensorShardingPerValueAttr:
-    return TensorShardingPerValueAttr(tuple(TensorSharding(s) for s in shardings))
+def _per_value(shardings: list[Sharding], old: Attribute) -> TensorShardingPerValueAttr:
+    """The shardings on the mesh on which the old ones are written (import-sdy inlines it)."""
+    assert isinstance(old, TensorShardingPerValueAttr)
+    return TensorShardingPerValueAttr(
+        tuple(TensorSharding(s, o.inlined_mesh) for s, o in zip(shardings, old.data, strict=True))
+    )
