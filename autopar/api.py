@@ -189,6 +189,11 @@ class Parallelized:
         return placed[0] if not kwargs else placed
 
     @property
+    def mesh(self) -> Any:
+        """The mesh that was given: a jax Mesh, a shape, or None."""
+        return self._mesh
+
+    @property
     def plan(self) -> Plan:
         """The plan of the program that ran last."""
         if self._last is None:

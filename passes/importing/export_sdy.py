@@ -29,6 +29,7 @@ from autopar.dialects.sdy import Mesh, MeshAttr, MeshOp, TensorSharding, TensorS
 from autopar.dialects.sdy import TensorShardingPerValueAttr as PerValueAttr
 from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import DimSharding, Partial, Sharding
+from autopar.passes.collector import collector_off
 
 from .import_sdy import MESH, MESHES
 from .meshes import axis_problem, in_mesh_order, merge_axes, translate_sharding
@@ -127,8 +128,9 @@ def export_sdy(module: ModuleOp) -> None:
         exporter = _Exporter(grid.name, grid.axes, {n: m for n, (m, _) in meshes.items()})
     else:
         meshes, exporter = {}, _Exporter("", (), {})
-    for op in list(module.walk()):
-        _export_op(op, exporter)
+    with collector_off():
+        for op in list(module.walk()):
+            _export_op(op, exporter)
     if grids:
         block = module.body.block
         for name, (mesh, attributes) in meshes.items():

@@ -32,6 +32,7 @@ from autopar.dialects.sdy import TensorShardingPerValueAttr as PerValueAttr
 from autopar.dialects.shard import make_grid_op
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.stablehlo.shape import ConstantOp
+from autopar.passes.collector import collector_off
 
 from .meshes import axis_problem, overlap, refine_together, translate_axes, translate_sharding
 
@@ -170,9 +171,10 @@ def import_sdy(module: ModuleOp) -> None:
     if not meshes and not used:
         return
     importer = _Importer(meshes, _unify(module, ops, meshes, used), len(meshes) > 1)
-    for op in list(module.walk()):
-        _import_op(op, importer)
-    if importer.grid.name in meshes or meshes:
+    with collector_off():
+        for op in list(module.walk()):
+            _import_op(op, importer)
+    if meshes:
         _replace_meshes(module, ops, importer)
 
 

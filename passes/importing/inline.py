@@ -7,7 +7,6 @@ away, the others copy it.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -30,6 +29,7 @@ from xdsl.passes import ModulePass
 from autopar.dialects import autopar, sdy
 from autopar.dialects.autopar import ConstraintOp, ShardingAttr
 from autopar.dialects.sdy import ShardingConstraintOp, TensorShardingAttr
+from autopar.passes.collector import collector_off
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,8 @@ class InlinePass(ModulePass):
 
 def inline(module: ModuleOp) -> None:
     """Inlines all calls in `module`."""
-    enabled = gc.isenabled()
-    gc.disable()  # The collector would look at every op made so far, again and again.
-    try:
+    with collector_off():
         _inline_module(module)
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _inline_module(module: ModuleOp) -> None:

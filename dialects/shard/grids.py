@@ -1,0 +1,154 @@
+"""Grids: the op, and the way to the plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import TypeVar
+
+from xdsl.dialects import shard as xdsl_shard
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    ArrayAttr,
+    DenseArrayBase,
+    StringAttr,
+    i16,
+    i64,
+)
+from xdsl.dialects.shard import (
+    ShardAxesAttr,
+)
+from xdsl.ir import Attribute, Operation
+from xdsl.irdl import (
+    IRDLOperation,
+)
+from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.hints import isa
+
+from ..sharding import Grid
+
+OpT = TypeVar("OpT", bound=IRDLOperation)
+
+
+def extends_xdsl(cls: type[OpT]) -> type[OpT]:
+    """Finishes a subclass of one of xDSL's ops that adds methods only.
+
+    xDSL's declarative formats look operands and results up in the class's own `__dict__`, so that
+    inherited ones are not found; and a second irdl_op_definition refuses inherited fields.
+    """
+    base = cls.__mro__[1]
+    for name, field in vars(base).items():
+        if name not in vars(cls) and not name.startswith("_"):
+            setattr(cls, name, field)
+    return cls
+
+
+def _strings(attr: Attribute | None) -> tuple[str, ...] | None:
+    """The strings of a list of strings; None for anything else."""
+    if not isa(attr, ArrayAttr[StringAttr]):
+        return None
+    return tuple(string.data for string in attr.data)
+
+
+@extends_xdsl
+class GridOp(xdsl_shard.GridOp):
+    """A named grid of devices: `shard.grid @mesh(shape = 2x4) {axis_names = ["data", "model"]}`.
+
+    Discardable attributes that are read: `axis_names`, and `autopar.device_ids` (the order of
+    devices that the program was written with; it never renumbers anything).
+    Made by import-sdy or written by the user; gone after convert-shard-to-stablehlo.
+    """
+
+    def axis_names(self) -> tuple[str, ...]:
+        names = _strings(self.attributes.get("axis_names"))
+        return tuple(str(i) for i in range(len(self.shape))) if names is None else names
+
+    def to_grid(self) -> Grid:
+        """The grid as plain data."""
+        ids = self.attributes.get("autopar.device_ids")
+        return Grid(
+            self.sym_name.data,
+            tuple(zip(self.axis_names(), self.shape.get_values(), strict=True)),
+            tuple(ids.get_values()) if isinstance(ids, DenseArrayBase) else None,  # pyright: ignore
+        )
+
+    def verify_(self) -> None:
+        super().verify_()
+        what = f"'{self.name}' op @{self.sym_name.data}"
+        shape = self.shape.get_values()
+        for axis, size in enumerate(shape):
+            if size < 1 and size != -1 and size != DYNAMIC_INDEX:
+                raise VerifyException(f"{what}: axis {axis} has size {size}, expected at least 1")
+        found = self.attributes.get("axis_names")
+        names = _strings(found)
+        if names is None and found is not None:
+            raise VerifyException(f"{what}: axis_names must be strings, found {found}")
+        if names is not None:
+            if len(names) != len(shape):
+                raise VerifyException(
+                    f"{what}: {len(names)} axis_names for {len(shape)} axes of the shape"
+                )
+            for name in names:
+                if names.count(name) > 1:
+                    raise VerifyException(f'{what}: axis name "{name}" is used twice')
+        ids = self.attributes.get("autopar.device_ids")
+        if isinstance(ids, DenseArrayBase):
+            values: list[int] = list(ids.get_values())  # pyright: ignore
+            if sorted(values) != list(range(prod(shape))):
+                raise VerifyException(
+                    f"{what}: autopar.device_ids must be a permutation of 0 to {prod(shape) - 1}, "
+                    f"found {values}"
+                )
+
+
+def make_grid_op(grid: Grid) -> GridOp:
+    """The `shard.grid` op of a grid."""
+    op = GridOp(
+        properties={
+            "sym_name": StringAttr(grid.name),
+            "shape": DenseArrayBase.from_list(i64, grid.shape),
+        }
+    )
+    op.attributes["axis_names"] = ArrayAttr([StringAttr(name) for name in grid.axis_names])
+    if grid.device_ids is not None:
+        op.attributes["autopar.device_ids"] = DenseArrayBase.from_list(i64, grid.device_ids)
+    return op
+
+
+def grid_ops(op: Operation) -> Iterator[xdsl_shard.GridOp]:
+    """The `shard.grid` ops that `op` sees, the nearest enclosing module's first."""
+    scope: Operation | None = op
+    while scope is not None:
+        for region in scope.regions:
+            block = region.first_block
+            if block is not None and scope.name == "builtin.module":
+                yield from (o for o in block.ops if isinstance(o, xdsl_shard.GridOp))
+        scope = scope.parent_op()
+
+
+def find_grid(op: Operation, name: str | None = None) -> Grid | None:
+    """The grid called `name` (any, where None) that `op` sees; None where there is none."""
+    for grid in grid_ops(op):
+        if name is None or grid.sym_name.data == name:
+            if not isinstance(grid, GridOp):
+                grid = GridOp(properties=dict(grid.properties), attributes=dict(grid.attributes))
+            return grid.to_grid()
+    return None
+
+
+def grid_of(op: Operation, name: str | None = None) -> Grid:
+    """The grid that `op` (a module, or an op in it) sees. An error where there is none."""
+    grid = find_grid(op, name)
+    if grid is None:
+        from ..diagnostics import DiagnosticError
+
+        called = "" if name is None else f" @{name}"
+        raise DiagnosticError(
+            op, f"'{op.name}' op needs a device grid, and the module declares no shard.grid{called}"
+        )
+    return grid
+
+
+def axes_attr(axes: Sequence[int]) -> ShardAxesAttr:
+    """`grid_axes` from integers."""
+    return DenseArrayBase.from_list(i16, axes)

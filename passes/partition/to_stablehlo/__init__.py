@@ -1,0 +1,1 @@
+"""What convert-shard-to-stablehlo is made of."""

@@ -1,0 +1,291 @@
+"""Shard collectives as StableHLO's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import cast
+
+from xdsl.dialects.builtin import (
+    DenseArrayBase,
+    IntegerAttr,
+    IntegerType,
+    Signedness,
+    TensorType,
+    i1,
+)
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.utils.hints import isa
+
+from autopar.dialects import shard, stablehlo
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.stablehlo.shape import tensor_type
+
+from .lowering import DeviceLowering
+
+_REDUCERS: dict[str, type[Operation]] = {
+    "sum": stablehlo.AddOp,
+    "average": stablehlo.AddOp,
+    "max": stablehlo.MaxOp,
+    "min": stablehlo.MinOp,
+    "product": stablehlo.MulOp,
+    "bitwise_and": stablehlo.AndOp,
+    "bitwise_or": stablehlo.OrOp,
+    "bitwise_xor": stablehlo.XorOp,
+}
+
+
+def _dim(op: Operation, name: str) -> int:
+    attr = op.properties[name]
+    assert isinstance(attr, IntegerAttr)
+    return attr.value.data
+
+
+def _kind(op: Operation) -> str:
+    """The reduction of a collective."""
+    attr = op.properties.get("reduction")
+    return str(attr.data) if isinstance(attr, shard.ReductionKindAttr) else "sum"
+
+
+def _reducer(op: Operation, element_type: Attribute) -> Region:
+    kind = _kind(op)
+    if kind not in _REDUCERS:
+        raise DiagnosticError(op, f"'{op.name}' op: reduction {kind} has no form in StableHLO")
+    scalar = TensorType(element_type, [])
+    block = Block(arg_types=[scalar, scalar])
+    combined = _REDUCERS[kind](block.args[0], block.args[1])  # pyright: ignore[reportCallIssue]
+    block.add_ops([combined, stablehlo.ReturnOp(combined.results[0])])
+    for inner in block.ops:
+        inner.location = op.location
+    return Region(block)
+
+
+def _stacked(lowering: DeviceLowering, op: Operation) -> SSAValue:
+    """The operands of all devices of the group, along a new first dimension."""
+    value = op.operands[0]
+    type = _tensor(value, op)
+    shape, groups = list(type.get_shape()), lowering.groups(op)
+    row = lowering.insert(stablehlo.ReshapeOp(value, [1, *shape]), op)
+    result = tensor_type(type, [len(groups[0]), *shape])
+    new = stablehlo.AllGatherOp([row], 0, groups, [result], lowering.next_channel())
+    return lowering.insert(new, op)
+
+
+def _must_gather(op: Operation, element_type: Attribute) -> bool:
+    """Whether XLA's collectives do not know the reduction: the bitwise ones, but on predicates."""
+    kind = _kind(op)
+    return kind in _IDENTITIES and (element_type != i1 or kind == "bitwise_xor")
+
+
+_IDENTITIES = {"bitwise_and": -1, "bitwise_or": 0, "bitwise_xor": 0}
+
+
+def _gathered_reduction(lowering: DeviceLowering, op: Operation) -> SSAValue:
+    """All-reduce as all-gather and a reduction on each device."""
+    value = op.operands[0]
+    element_type = _tensor(value, op).element_type
+    stacked = _stacked(lowering, op)
+    identity = _IDENTITIES[_kind(op)]
+    if element_type == i1:
+        identity = bool(identity)
+    elif isa(element_type, IntegerType) and (
+        identity < 0 and element_type.signedness.data is Signedness.UNSIGNED
+    ):
+        identity += 1 << element_type.width.data
+    init = lowering.insert(stablehlo.scalar_constant(identity, element_type), op)
+    new = stablehlo.ReduceOp([stacked], [init], [0], _reducer(op, element_type), [value.type])
+    return lowering.insert(new, op)
+
+
+def _averaged(lowering: DeviceLowering, op: Operation, value: SSAValue) -> SSAValue:
+    if _kind(op) != "average":
+        return value
+    count = stablehlo.splat_constant(len(lowering.groups(op)[0]), value.type)
+    return lowering.insert(stablehlo.DivOp(value, lowering.insert(count, op)), op)
+
+
+def _tensor(value: SSAValue, op: Operation) -> TensorType[Attribute]:
+    type = value.type
+    if not isinstance(type, TensorType):
+        raise DiagnosticError(op, f"'{op.name}' op: StableHLO has tensors only, found {type}")
+    type = cast(TensorType[Attribute], type)
+    if op.results and isinstance(result := op.results[0].type, TensorType):
+        result = cast(TensorType[Attribute], result)
+        if result.element_type != type.element_type:
+            raise DiagnosticError(
+                op,
+                f"'{op.name}' op changes the element type ({type.element_type} to "
+                f"{result.element_type}), which StableHLO's collectives do not: convert it apart",
+            )
+    return type
+
+
+def all_reduce(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    value = op.operands[0]
+    element_type = _tensor(value, op).element_type
+    groups = lowering.groups(op)
+    if len(groups[0]) == 1:
+        return [value]
+    if _must_gather(op, element_type):
+        return [_gathered_reduction(lowering, op)]
+    new = stablehlo.AllReduceOp(
+        [value], groups, _reducer(op, element_type), lowering.next_channel()
+    )
+    return [_averaged(lowering, op, lowering.insert(new, op))]
+
+
+def all_gather(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    value = op.operands[0]
+    _tensor(value, op)
+    groups = lowering.groups(op)
+    if len(groups[0]) == 1:
+        return [value]
+    new = stablehlo.AllGatherOp(
+        [value], _dim(op, "gather_axis"), groups, [op.results[0].type], lowering.next_channel()
+    )
+    return [lowering.insert(new, op)]
+
+
+def all_slice(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    return [_own_part(lowering, op, op.operands[0], _dim(op, "slice_axis"))]
+
+
+def _own_part(lowering: DeviceLowering, op: Operation, value: SSAValue, dim: int) -> SSAValue:
+    """This device's part of `value` along `dim`, split over the op's grid axes."""
+    shape = list(_tensor(value, op).get_shape())
+    axes = lowering.axes(op)
+    group = prod(lowering.grid.shape[axis] for axis in axes)
+    if group == 1:
+        return value
+    if shape[dim] % group:
+        raise DiagnosticError(
+            op,
+            f"'{op.name}' op: dimension {dim} of size {shape[dim]} is not divisible by the "
+            f"{group} devices of grid axes {list(axes)}; pad it first",
+        )
+    shape[dim] //= group
+    index = lowering.coordinate(lowering.refs(axes), op)
+    if shape[dim] > 1:
+        size = lowering.constant(shape[dim], op)
+        index = lowering.insert(stablehlo.MulOp(index, size), op)
+    zero = lowering.constant(0, op) if len(shape) > 1 else index
+    start = [index if i == dim else zero for i in range(len(shape))]
+    return lowering.insert(stablehlo.DynamicSliceOp(value, start, shape), op)
+
+
+def reduce_scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    value = op.operands[0]
+    element_type = _tensor(value, op).element_type
+    groups = lowering.groups(op)
+    if len(groups[0]) == 1:
+        return [value]
+    if _must_gather(op, element_type):
+        whole = _gathered_reduction(lowering, op)
+        return [_own_part(lowering, op, whole, _dim(op, "scatter_axis"))]
+    new = stablehlo.ReduceScatterOp(
+        value,
+        _dim(op, "scatter_axis"),
+        groups,
+        _reducer(op, element_type),
+        op.results[0].type,
+        lowering.next_channel(),
+    )
+    return [_averaged(lowering, op, lowering.insert(new, op))]
+
+
+def all_to_all(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    value = op.operands[0]
+    _tensor(value, op)
+    groups = lowering.groups(op)
+    if len(groups[0]) == 1:
+        return [value]
+    new = stablehlo.AllToAllOp(
+        value,
+        _dim(op, "split_axis"),
+        _dim(op, "concat_axis"),
+        groups,
+        op.results[0].type,
+        lowering.maybe_channel(),
+    )
+    return [lowering.insert(new, op)]
+
+
+def _send(
+    lowering: DeviceLowering, op: Operation, target_of: Callable[[int], int | None]
+) -> list[SSAValue]:
+    """A permutation: `target_of` gives for each place in a group where its value goes."""
+    value = op.operands[0]
+    _tensor(value, op)
+    pairs = [
+        (device, group[target])
+        for group in lowering.groups(op)
+        for place, device in enumerate(group)
+        if (target := target_of(place)) is not None
+    ]
+    if not pairs:
+        zeros = stablehlo.splat_constant(0, value.type)
+        return [lowering.insert(zeros, op)]
+    if all(source == target for source, target in pairs) and len(pairs) == (
+        lowering.grid.num_devices
+    ):
+        return [value]
+    new = stablehlo.CollectivePermuteOp(value, sorted(pairs), lowering.maybe_channel())
+    return [lowering.insert(new, op)]
+
+
+def permute(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    assert isinstance(op, shard.PermuteOp)
+    return _send(lowering, op, dict(op.source_target_pairs()).get)
+
+
+def shift(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    assert isinstance(op, shard.ShiftOp)
+    axes, axis = lowering.axes(op), op.shift_axis.value.data
+    size = lowering.grid.shape[axis]
+    stride = prod(lowering.grid.shape[a] for a in axes[axes.index(axis) + 1 :])
+    offset, rotate = op.offset.value.data, op.rotate is not None
+
+    def target(place: int) -> int | None:
+        coordinate = place // stride % size
+        moved = coordinate + offset
+        if not rotate and not 0 <= moved < size:
+            return None
+        return place + (moved % size - coordinate) * stride
+
+    return _send(lowering, op, target)
+
+
+################################################################################
+# Collectives with a root                                                      #
+################################################################################
+
+
+def _from_root(lowering: DeviceLowering, op: Operation) -> SSAValue:
+    """The operand of the root of each group, on every device (XLA:CPU has no broadcast)."""
+    value = op.operands[0]
+    type = _tensor(value, op)
+    root = op.properties["root"]
+    assert isinstance(root, DenseArrayBase)
+    where: Sequence[int] = root.get_values()  # pyright: ignore
+    if len(op.operands) > 1:
+        raise DiagnosticError(op, f"'{op.name}' op: a root known only at run time is not supported")
+    groups = lowering.groups(op)
+    if len(groups[0]) == 1:
+        return value
+    place = 0
+    for axis, index in zip(lowering.axes(op), where, strict=True):
+        place = place * lowering.grid.shape[axis] + index
+    shape = list(type.get_shape())
+    gathered = _stacked(lowering, op)
+    start, limit = [place] + [0] * len(shape), [place + 1, *shape]
+    chosen = lowering.insert(stablehlo.SliceOp(gathered, start, limit), op)
+    return lowering.insert(stablehlo.ReshapeOp(chosen, shape), op)
+
+
+def broadcast(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    return [_from_root(lowering, op)]
+
+
+def scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    whole = _from_root(lowering, op)
+    return [_own_part(lowering, op, whole, _dim(op, "scatter_axis"))]

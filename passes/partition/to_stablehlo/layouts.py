@@ -1,0 +1,65 @@
+"""How global arguments and results lie on the devices, as attributes of the boundary."""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    BoolAttr,
+    DictionaryAttr,
+    IntegerAttr,
+    StringAttr,
+    TensorType,
+)
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute
+
+from autopar.dialects.autopar import SHARDING, ShardingAttr, entries_of
+from autopar.dialects.sharding import Axes
+
+GLOBAL = "autopar.global"
+LAYOUT = "autopar.layout"
+
+
+def write_layouts(func: FuncOp) -> None:
+    """Turns autopar.sharding and autopar.global of a function's boundary into autopar.layout."""
+    is_public = func.sym_visibility is None or func.sym_visibility.data != "private"
+    inputs, outputs = func.function_type.inputs.data, func.function_type.outputs.data
+    for key, attrs, types in (
+        ("arg_attrs", func.arg_attrs, inputs),
+        ("res_attrs", func.res_attrs, outputs),
+    ):
+        entries: list[DictionaryAttr] = []
+        for entry, type in zip(entries_of(attrs, len(types)), types, strict=True):
+            data = {k: v for k, v in entry.data.items() if k not in (SHARDING, GLOBAL, LAYOUT)}
+            if is_public:
+                data[LAYOUT] = _layout(entry.data.get(SHARDING), entry.data.get(GLOBAL, type))
+            alias = data.get("tf.aliasing_output")
+            if isinstance(alias, IntegerAttr) and outputs[alias.value.data] != type:
+                # XLA refuses an alias of buffers of different size; the donation itself stays.
+                del data["tf.aliasing_output"]
+                data["jax.buffer_donor"] = BoolAttr.from_bool(True)
+            entries.append(DictionaryAttr(data))
+        if types:
+            func.properties[key] = ArrayAttr(entries)
+
+
+def _layout(sharding: Attribute | None, whole: Attribute) -> DictionaryAttr:
+    if not isinstance(whole, TensorType):
+        return DictionaryAttr({})
+    if not isinstance(sharding, ShardingAttr):
+        dims: list[Axes] = [()] * whole.get_num_dims()
+        partial = ()
+    else:
+        dims = [dim.axes for dim in sharding.data.dims]
+        partial = sharding.data.partial
+    layout: dict[str, Attribute] = {
+        "dims": ArrayAttr([_names(axes) for axes in dims]),
+        "global": whole,
+    }
+    if partial:
+        layout["partial"] = DictionaryAttr({p.kind: _names(p.axes) for p in partial})
+    return DictionaryAttr(layout)
+
+
+def _names(axes: Axes) -> ArrayAttr[StringAttr]:
+    return ArrayAttr([StringAttr(axis.spelled) for axis in axes])

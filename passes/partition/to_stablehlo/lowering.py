@@ -1,0 +1,123 @@
+"""What lowering an op needs: the grid's groups, channels, and this device's coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from xdsl.dialects.builtin import (
+    DenseArrayBase,
+    i32,
+)
+from xdsl.ir import Block, Operation, SSAValue
+
+from autopar.dialects import stablehlo
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.sharding import Axes, AxisRef, Grid
+from autopar.dialects.stablehlo import ChannelHandle
+from autopar.dialects.stablehlo.elementwise import convert
+
+Form = Literal["replica", "partition"]
+
+
+@dataclass
+class DeviceLowering:
+    grid: Grid
+    form: Form
+    channel: int
+    indices: dict[tuple[Block, Axes], SSAValue] = field(
+        default_factory=dict[tuple[Block, Axes], SSAValue]
+    )
+    groups_of: dict[tuple[int, ...], list[list[int]]] = field(
+        default_factory=dict[tuple[int, ...], list[list[int]]]
+    )
+
+    def axes(self, op: Operation) -> tuple[int, ...]:
+        attr = op.properties["grid_axes"]
+        assert isinstance(attr, DenseArrayBase)
+        axes: tuple[int, ...] = tuple(attr.get_values())  # pyright: ignore
+        if any(not 0 <= axis < len(self.grid.axes) for axis in axes):
+            raise DiagnosticError(
+                op, f"'{op.name}' op: grid @{self.grid.name} has no axes {list(axes)}"
+            )
+        return axes
+
+    def refs(self, axes: Sequence[int]) -> Axes:
+        return tuple(AxisRef(self.grid.axis_names[axis]) for axis in axes)
+
+    def groups(self, op: Operation) -> list[list[int]]:
+        axes = self.axes(op)
+        groups = self.groups_of.get(axes)
+        if groups is None:
+            groups = self.groups_of[axes] = self.grid.groups(self.refs(axes))
+        return groups
+
+    def next_channel(self) -> ChannelHandle:
+        self.channel += 1
+        return ChannelHandle(handle=self.channel - 1, type=1)
+
+    def maybe_channel(self) -> ChannelHandle | None:
+        """The channel of the ops that have one in the partition form only."""
+        return self.next_channel() if self.form == "partition" else None
+
+    def insert(self, new: Operation, before: Operation) -> SSAValue:
+        assert before.parent is not None
+        new.location = before.location
+        before.parent.insert_op_before(new, before)
+        return new.results[0]
+
+    def replace(self, op: Operation, values: Sequence[SSAValue]) -> None:
+        for result, value in zip(op.results, values, strict=True):
+            result.replace_all_uses_with(value)
+        op.detach()
+        op.erase()
+
+    def constant(self, value: int, before: Operation) -> SSAValue:
+        return self.insert(stablehlo.scalar_constant(value, i32), before)
+
+    def device_index(self, before: Operation) -> SSAValue:
+        """This device's row-major index, tensor<i32>; made once a block (regions capture none)."""
+        block = before.parent
+        assert block is not None
+        value = self.indices.get((block, ()))
+        if value is None:
+            kind = stablehlo.ReplicaIdOp if self.form == "replica" else stablehlo.PartitionIdOp
+            first = block.first_op
+            assert first is not None
+            value = self.insert(convert(self.insert(kind(), first), i32), first)
+            self.indices[(block, ())] = value
+        return value
+
+    def coordinate(self, axes: Axes, before: Operation) -> SSAValue:
+        """This device's row-major index along `axes`, tensor<i32>."""
+        block = before.parent
+        assert block is not None
+        axes = tuple(axis for axis in axes if self.grid.axis_size(axis) > 1)
+        if not axes:
+            return self.constant(0, before)
+        value = self.indices.get((block, axes))
+        if value is not None:
+            return value
+        device = self.device_index(before)
+        place = device.owner.next_op  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        assert isinstance(place, Operation)
+        for axis in axes:
+            part = self._axis_coordinate(device, axis, place)
+            if value is not None:
+                size = self.constant(self.grid.axis_size(axis), place)
+                scaled = self.insert(stablehlo.MulOp(value, size), place)
+                part = self.insert(stablehlo.AddOp(scaled, part), place)
+            value = part
+        assert value is not None
+        self.indices[(block, axes)] = value
+        return value
+
+    def _axis_coordinate(self, device: SSAValue, axis: AxisRef, place: Operation) -> SSAValue:
+        stride, size = self.grid.axis_stride(axis), self.grid.axis_size(axis)
+        value = device
+        if stride > 1:
+            value = self.insert(stablehlo.DivOp(value, self.constant(stride, place)), place)
+        if stride * size < self.grid.num_devices:
+            value = self.insert(stablehlo.RemOp(value, self.constant(size, place)), place)
+        return value
