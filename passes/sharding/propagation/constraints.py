@@ -30,6 +30,7 @@ class ConstraintApplier:
     def __init__(self, module: ModuleOp) -> None:
         self._module = module
         self._constants: set[int] = set()
+        self._orders: dict[int, dict[int, int]] = {}
         self.values: dict[int, Sharding] = {}
         """Shardings given to values, by id()."""
         self.uses: Demands = {}
@@ -50,6 +51,13 @@ class ConstraintApplier:
             else:
                 self._follow_chain(op)
                 self._apply(op, 0, constraint_sharding(op))
+
+    def _order_of(self, block: Block) -> dict[int, int]:
+        """Places of the ops of a block, by id(); made once for each block, and when ops move."""
+        order = self._orders.get(id(block))
+        if order is None:
+            order = self._orders[id(block)] = {id(op): i for i, op in enumerate(block.ops)}
+        return order
 
     def _is_constant(self, value: SSAValue) -> bool:
         return id(value.owner) in self._constants
@@ -86,6 +94,7 @@ class ConstraintApplier:
                 constraint = ConstraintOp(value, sharding)
                 constraint.location = op.location
             _insert_after(constraint, value)
+            self._orders.clear()
             result = constraint.results[0]
             value.replace_uses_with_if(result, lambda use: use.operation is not constraint)
             return
@@ -110,18 +119,16 @@ class ConstraintApplier:
         if tail is head or _is_constrained(tail.results[0], None):
             return
         block = tail.parent_block()
-        after = set[int]()
-        following = tail.next_op
-        while following is not None:
-            after.add(id(following))
-            following = following.next_op
+        assert block is not None
+        order = self._order_of(block)
+        end = order[id(tail)]
         value.replace_uses_with_if(
             tail.results[0],
             lambda use: (
                 use.operation is not head
                 and use.operation.name != "func.return"
                 and use.operation.parent_block() is block
-                and id(use.operation) in after
+                and order[id(use.operation)] > end
             ),
         )
 
