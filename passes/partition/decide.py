@@ -376,7 +376,7 @@ class FunctionDecider:
         ):
             self._replicate(op, rule)
             return
-        before = op.operands
+        before = tuple(op.operands)
         carried = self._carried(op, rule)
         operand_uses = [self._use(v, self._specs[v]) for v in op.operands]
         result_uses = [self._use(r, self._annotated(r)) for r in op.results]
@@ -400,7 +400,7 @@ class FunctionDecider:
         self._results(op, strategy.results, wanted, demands)
         if (
             list(strategy.results) == wanted
-            and tuple(before) == tuple(op.operands)
+            and before == tuple(op.operands)
             and not isinstance(given, StrategyAttr)
             and not depends_on_properties(op)
         ):
