@@ -36,8 +36,9 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import DiagnosticError, location_names
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
-from autopar.passes.partition.tensors import item_bytes
 from autopar.dialects.stablehlo import OptimizationBarrierOp
+from autopar.passes.partition.tensors import item_bytes
+from autopar.passes.walk import sharded_ops
 
 METHODS = {
     "dp": 0,
@@ -333,11 +334,11 @@ def _not_before(arg: SSAValue, first: Operation) -> SSAValue:
 
 
 class _Phases:
-    """The phase of each op, by the name stack that JAX leaves in its location, and program order."""
+    """The phase of each op (by the name stack in its location), and program order."""
 
     def __init__(self, func: FuncOp) -> None:
         self._position: dict[Operation, int] = {}
-        for position, op in enumerate(func.walk()):
+        for position, op in enumerate(sharded_ops(func)):
             self._position[op] = position
         self._known: dict[int, str] = {}
 
