@@ -17,6 +17,7 @@ from autopar.dialects.shard import (
     grid_of,
 )
 from autopar.passes.partition.tensors import item_bytes, shape_of
+from autopar.passes.walk import inner_ops
 
 from .collectives import (
     all_gather_bytes,
@@ -51,7 +52,7 @@ class CollectiveUse:
 def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
     """The collectives of a module after shard-partition, in program order."""
     grid = grid_of(module)
-    for op in module.walk():
+    for op in inner_ops(module):
         local = item_bytes(op.operands[0].type) if op.operands else 0
         if isinstance(op, PermuteOp):
             for size in shape_of(op.operands[0].type):

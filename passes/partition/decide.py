@@ -14,7 +14,7 @@ elsewhere and resolves partial results, each once, where it is cheapest:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ from autopar.dialects.shard import GridOp, make_grid_op
 from autopar.dialects.sharding import AxisRef, Sharding
 from autopar.passes.importing.methods import REDUCE_IN_LOOP
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
+from autopar.passes.walk import sharded_ops
 
 from .local_builder import neutral_value
 from .reshard_plan import ReshardPlanner
@@ -137,28 +138,6 @@ def _used_axes(module: ModuleOp) -> set[AxisRef]:
         elif isinstance(op, ManualComputationOp):
             shardings.update(s.sharding for s in (*op.in_shardings.data, *op.out_shardings.data))
     return {axis for sharding in shardings for axis in sharding.used_axes()}
-
-
-def sharded_ops(op: Operation) -> Iterator[Operation]:
-    """The ops that may carry shardings: not those of reduction bodies and the like."""
-    for region in op.regions:
-        for block in region.blocks:
-            for inner in block.ops:
-                yield inner
-                if inner.regions and inner.name in _WITH_SHARDED_BODIES:
-                    yield from sharded_ops(inner)
-
-
-_WITH_SHARDED_BODIES = frozenset(
-    {
-        "func.func",
-        "sdy.manual_computation",
-        "sdy.named_computation",
-        "stablehlo.case",
-        "stablehlo.if",
-        "stablehlo.while",
-    }
-)
 
 
 class FunctionDecider:
@@ -376,7 +355,7 @@ class FunctionDecider:
         ):
             self._replicate(op, rule)
             return
-        before = op.operands
+        before = tuple(op.operands)
         carried = self._carried(op, rule)
         operand_uses = [self._use(v, self._specs[v]) for v in op.operands]
         result_uses = [self._use(r, self._annotated(r)) for r in op.results]
@@ -400,7 +379,7 @@ class FunctionDecider:
         self._results(op, strategy.results, wanted, demands)
         if (
             list(strategy.results) == wanted
-            and tuple(before) == tuple(op.operands)
+            and before == tuple(op.operands)
             and not isinstance(given, StrategyAttr)
             and not depends_on_properties(op)
         ):
@@ -691,7 +670,9 @@ def _common_partial(have: Carried, demanded: Carried) -> Carried:
     if not demanded:
         return ()
     wanted = dict(demanded)
-    return merge_partial((kind, [a for a in axes if a in wanted.get(kind, ())]) for kind, axes in have)
+    return merge_partial(
+        (kind, [a for a in axes if a in wanted.get(kind, ())]) for kind, axes in have
+    )
 
 
 def _splat_value(value: SSAValue) -> np.ndarray | None:

@@ -256,8 +256,6 @@ class LocalBuilder:
     def in_range(self, value: SSAValue, low: int, high: int) -> SSAValue:
         """Where `low <= value < high`, elementwise on tensor<…xi32>."""
         type = value.type
-        assert isinstance(type, TensorType)
-        shape = type.get_shape()
         lows = self.insert(splat_constant(low, type))
         highs = self.insert(splat_constant(high, type))
         return self.both(self.compare(value, "GE", lows), self.compare(value, "LT", highs))

@@ -37,9 +37,10 @@ from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.sharding import AxisRef
+from autopar.passes.walk import sharded_ops
 
 from .collectives import emit_steps
-from .decide import find_grid_op, manual_specs, sharded_ops
+from .decide import find_grid_op, manual_specs
 from .effects import is_effect, run_once
 from .local_builder import LocalBuilder, resized
 from .localize import LOCALIZED, LocalOp, localize
@@ -83,7 +84,7 @@ class _FunctionPartitioner:
         self._plain: set[tuple[int, int]] = set()
         """(strategy, rule) of ops that only take local types, by identity."""
         self._split: dict[Operation, _Split] = {}
-        """Of every op whose local form is more than local types; read off while types are global."""
+        """Of every op whose local form is more than local types, from its global types."""
         self._op_specs: dict[int, tuple[Spec, ...]] = {}
         self._types: dict[tuple[int, Spec], Attribute] = {}
         self._keep: list[object] = []  # objects whose id is a key
