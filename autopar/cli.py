@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .terminal import Progress, UsageError, configure_logging, write_error
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 class _Parser(argparse.ArgumentParser):
     """argparse with our kind of error: one line, exit status 1."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **keywords})
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")

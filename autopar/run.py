@@ -201,7 +201,7 @@ def _main_arguments(module: ModuleOp) -> tuple[FuncOp, list[TensorType[Attribute
                 )
             if -1 in type_.get_shape():
                 raise DiagnosticError(
-                    main, f"{what} {index} of @main has type {type_}: its shape must be static"
+                    main, f"the shape of {what} {index} of @main must be static, found {_shape(type_)}"
                 )
             try:
                 numpy_dtype(type_.element_type)
@@ -210,6 +210,10 @@ def _main_arguments(module: ModuleOp) -> tuple[FuncOp, list[TensorType[Attribute
             if what == "argument":
                 types.append(type_)
     return main, types
+
+
+def _shape(type_: TensorType[Attribute]) -> str:
+    return "x".join("?" if size == -1 else str(size) for size in type_.get_shape())
 
 
 def _check_devices(program: DeviceProgram, devices: int) -> None:
