@@ -50,8 +50,8 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, make_grid_op
 from autopar.dialects.sharding import AxisRef, Sharding
-from autopar.passes.importing.methods import REDUCE_IN_LOOP
 from autopar.passes.importing.inline import inline
+from autopar.passes.importing.methods import REDUCE_IN_LOOP
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 from autopar.passes.walk import sharded_ops
 
