@@ -1,6 +1,6 @@
 """Side effects run once: on the first device, with full values.
 
-A callback (jax.debug.print, io_callback, pure_callback) is a custom_call; every device would run it.
+A callback (jax.debug.print, io_callback, pure_callback) is a custom_call. Every device would run it.
 It is put into a branch that only device 0 takes; what it returns is summed over all devices, the
 others adding zeros, so that everybody has it.
 """
