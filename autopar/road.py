@@ -28,6 +28,7 @@ from autopar.dialects.sharding import Grid
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
 from autopar.passes import load_pass
+from autopar.passes.collector import collector_off
 from autopar.passes.importing.methods import (
     BATCH_DIM,
     KIND,
@@ -73,6 +74,10 @@ class Road:
         """The program at a level of the design; ValueError names the levels."""
         if level not in LEVELS:
             raise ValueError(f"level {level!r} is unknown; levels: {', '.join(LEVELS)}")
+        with collector_off():
+            return self._at(level)
+
+    def _at(self, level: str) -> ModuleOp:
         module = import_module(self.native)
         context = make_context()
         stop = LEVELS.index(level)
@@ -142,5 +147,6 @@ def _grid(module: ModuleOp) -> Grid:
 
 def run_passes(module: ModuleOp, context: Context, names: Sequence[str]) -> None:
     """Runs passes with their default options."""
-    for name in names:
-        load_pass(name)().apply(context, module)
+    with collector_off():
+        for name in names:
+            load_pass(name)().apply(context, module)

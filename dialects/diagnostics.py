@@ -54,6 +54,22 @@ def location_frames(location: Attribute) -> Iterator[FileLocation]:
             pass
 
 
+def location_names(location: Attribute) -> Iterator[str]:
+    """The names of a location (JAX's name stacks), innermost first."""
+    match location:
+        case NameLoc():
+            yield location.desc.data
+            yield from location_names(location.location)
+        case CallSiteLoc():
+            yield from location_names(location.callee)
+            yield from location_names(location.caller)
+        case FusedLoc():
+            for part in cast(ArrayAttr[Attribute], location.locations):
+                yield from location_names(part)
+        case _:
+            pass
+
+
 def is_user_file(filename: str) -> bool:
     """Whether a file is the user's own rather than a library's."""
     match = _SITE.search(filename)

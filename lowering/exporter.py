@@ -33,6 +33,7 @@ from .importer import Native, no_garbage_collection
 from .mlir_context import diagnostic_of, make_mlir_context
 
 _UNREGISTERED = "?"
+_CONTAINERS: frozenset[type[Attribute]] = frozenset({ArrayAttr, DictionaryAttr})
 
 
 def _text(attribute: Attribute) -> str:
@@ -81,9 +82,12 @@ class _Exporter:
         found = self._by_id.get(id(attribute))
         if found is not None:
             return found[1]
-        native = self._attributes.get(attribute)
-        if native is None:
-            native = self._attributes[attribute] = self._convert_attribute(attribute)
+        if type(attribute) in _CONTAINERS:
+            native = self._convert_attribute(attribute)  # as cheap as hashing all its content
+        else:
+            native = self._attributes.get(attribute)
+            if native is None:
+                native = self._attributes[attribute] = self._convert_attribute(attribute)
         self._by_id[id(attribute)] = (attribute, native)
         return native
 
@@ -199,6 +203,7 @@ class _Exporter:
                 if name is _UNREGISTERED:
                     attributes.pop("op_name__")
             types: list[Native] = []
+            result = None
             for result in op.results:
                 type_ = result._type  # pyright: ignore[reportPrivateUsage]
                 found = types_by_id.get(id(type_))
@@ -217,7 +222,7 @@ class _Exporter:
                 False,
             )
             if len(types) == 1:
-                values[id(op.results[0])] = native.result
+                values[id(result)] = native.result
             elif types:
                 for result, native_result in zip(op.results, native.results, strict=True):
                     values[id(result)] = native_result

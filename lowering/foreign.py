@@ -14,11 +14,14 @@ from io import StringIO
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import FileLineColLoc, IntAttr, StringAttr, UnregisteredOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 from xdsl.utils.exceptions import ParseError
 
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.shard import GridOp
 from autopar.dialects.text import IRParser, IRPrinter
+
+from .grid_disguise import disguised_text, text_needs_disguise
 
 FOREIGN_DIALECTS = ("shard", "mesh", "tosa", "linalg", "autopar")
 """Dialects that we read and print ourselves."""
@@ -28,7 +31,9 @@ _NAMES = "|".join(FOREIGN_DIALECTS)
 _CUSTOM = re.compile(
     rf'(?P<results>{_RESULTS})?(?<![\w.#!@$"\-])(?:{_NAMES})\.[a-z_]\w*(?![\w.])(?!\s*[=,}}\]>])'
 )
-_GENERIC = re.compile(rf'^(?P<indent>\s*)(?:{_RESULTS})?"(?:{_NAMES})\.[a-z_]\w*"\(', re.MULTILINE)
+_GENERIC = re.compile(
+    rf'^[ \t]*(?P<statement>(?:{_RESULTS})?"(?P<name>(?:{_NAMES})\.[a-z_]\w*)"\()', re.MULTILINE
+)
 _ALIAS = re.compile(r"^[#!][\w$.\-]+\s*=", re.MULTILINE)
 _BLANKED = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*')
 
@@ -77,13 +82,26 @@ class _StatementParser(IRParser):
                 continue  # locations, and what only jaxlib reads
 
 
-def _print(op: Operation, names: dict[SSAValue, str], *, generic: bool) -> str:
+def _blocks(op: Operation) -> Iterator[Block]:
+    """The blocks inside an operation, at every depth."""
+    for nested in op.walk():
+        for region in nested.regions:
+            yield from region.blocks
+
+
+def _print(
+    op: Operation, names: dict[SSAValue, str], *, generic: bool, prefix: str = "inner"
+) -> str:
     """The statement without its results, operands under their names in the text."""
     stream = StringIO()
     printer = IRPrinter(
         stream, print_generic_format=generic, print_properties_as_attributes=generic
     )
-    printer._ssa_values.update(names)  # pyright: ignore[reportPrivateUsage]
+    # values inside regions get names that nothing outside has: MLIR forbids shadowing
+    inner = [value for block in _blocks(op) for value in block.args]
+    inner += [value for block in _blocks(op) for nested in block.ops for value in nested.results]
+    named = {value: f"{prefix}_{index}" for index, value in enumerate(inner)}
+    printer._ssa_values.update(names | named)  # pyright: ignore[reportPrivateUsage]
     if generic:
         printer.print_string(f'"{op.name}"')
         printer.print_op_with_default_format(op)
@@ -96,12 +114,16 @@ def _print(op: Operation, names: dict[SSAValue, str], *, generic: bool) -> str:
 def to_generic(context: Context, text: str, filename: str) -> str:
     """The text with every foreign statement in generic form."""
     blanked = _blank(text)
+    disguise = text_needs_disguise(text)
     parser = _StatementParser(context, text, filename)
     parser.read_aliases(blanked)
     parts: list[str] = []
     position = 0
-    for match in _CUSTOM.finditer(blanked):
-        start = match.start()
+    statements = [(m.start(), len(m["results"] or "")) for m in _CUSTOM.finditer(blanked)]
+    if disguise:  # grids in generic form too
+        generic = (m for m in _GENERIC.finditer(text) if m["name"] == "shard.grid")
+        statements = sorted(statements + [(m.start("statement"), 0) for m in generic])
+    for start, results in statements:
         if start < position:
             continue
         try:
@@ -115,41 +137,51 @@ def to_generic(context: Context, text: str, filename: str) -> str:
             ) from None
         if isinstance(op, UnregisteredOp):
             continue
-        results = text[start : start + len(match["results"] or "")]
+        if disguise and isinstance(op, GridOp):
+            statement = disguised_text(op)
+        else:
+            statement = _print(op, names, generic=True, prefix=f"inner{start}")
         newlines = "\n" * text.count("\n", start, end)
-        parts += [text[position:start], results, _print(op, names, generic=True), newlines]
+        parts += [text[position : start + results], statement, newlines]
         position = end
     return "".join([*parts, text[position:]])
 
 
 def to_custom(context: Context, text: str) -> str:
-    """The text that jaxlib printed with every foreign statement in its own syntax."""
+    """The text that jaxlib printed with every foreign statement in its own syntax.
+
+    A statement that xDSL cannot read, or whose regions it would print, stays as it is.
+    """
     parts: list[str] = []
     position = 0
-    for start, end, line in _generic_statements(text):
-        parser = _StatementParser(context, line)
+    whole: _StatementParser | None = None
+    for match in _GENERIC.finditer(text):
+        start = match.start("statement")
+        if start < position:
+            continue
+        line_end = text.find("\n", start)
+        line = text[start : len(text) if line_end < 0 else line_end]
+        offset = 0
+        if line.endswith("({"):  # with regions: read on, in a parser of the whole text
+            if whole is None:
+                whole = _StatementParser(context, text)
+                whole.read_aliases(text)
+            parser, offset = whole, start
+        else:
+            parser = _StatementParser(context, line)
         try:
-            op, after, names = parser.statement(len(line) - len(line.lstrip()))
-        except ParseError:
+            op, end, names = parser.statement(offset)
+        except (ParseError, DiagnosticError):
             continue
         if isinstance(op, UnregisteredOp) or type(op).print is Operation.print:
             continue
-        head = line[: line.index('"')]
         statement = _print(op, names, generic=False)
-        parts += [text[position:start], head, statement, line[after:]]
+        if "\n" in statement:
+            continue
+        end += start - offset
+        parts += [text[position : match.start("name") - 1], statement]
         position = end
     return "".join([*parts, text[position:]])
-
-
-def _generic_statements(text: str) -> Iterator[tuple[int, int, str]]:
-    """Foreign one-line statements in generic form."""
-    for match in _GENERIC.finditer(text):
-        start = match.start() + len(match["indent"]) - len(match["indent"].lstrip("\n"))
-        end = text.find("\n", match.end())
-        end = len(text) if end < 0 else end
-        line = text[start:end]
-        if not line.endswith("({"):
-            yield start, end, line
 
 
 def parse_error(error: ParseError) -> DiagnosticError:

@@ -144,9 +144,7 @@ def import_location(location: Native, filename: str = "-") -> Attribute:
 
 
 def _dynamic_shape(native: Native) -> list[int]:
-    return [
-        -1 if native.is_dynamic_dim(i) else native.get_dim_size(i) for i in range(native.rank)
-    ]
+    return [-1 if native.is_dynamic_dim(i) else native.get_dim_size(i) for i in range(native.rank)]
 
 
 def _storage(attribute: Native, element_type: Attribute) -> bytes | None:

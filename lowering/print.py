@@ -10,6 +10,7 @@ from autopar.dialects.text import print_text
 
 from .exporter import export_module
 from .foreign import FOREIGN_DIALECTS, to_custom
+from .grid_disguise import disguise, undisguise_text
 from .mlir_context import jaxlib_available
 
 
@@ -28,10 +29,13 @@ def print_module(
     """
     if not (use_jaxlib and jaxlib_available()):
         return print_text(module, generic=generic, locations=locations) + "\n"
-    native = export_module(module, verify=verify)
+    context = make_context() if context is None else context
+    with disguise(module, context) as grids:
+        native = export_module(module, verify=verify)
     text = native.operation.get_asm(
         enable_debug_info=locations, print_generic_op_form=generic, assume_verified=True
     )
+    text = undisguise_text(text, grids, generic=generic)
     if not generic and any(f'"{name}.' in text for name in FOREIGN_DIALECTS):
-        text = to_custom(make_context() if context is None else context, text)
+        text = to_custom(context, text)
     return text if text.endswith("\n") else text + "\n"

@@ -1,6 +1,6 @@
 """The differential oracle: a partitioned program gives what the unpartitioned one gives.
 
-`check(fn, args, grid, shardings)` lowers a JAX function, annotates its arguments, runs the whole road
+`check(fn, args, grid, shardings)` lowers a JAX function, annotates its arguments, runs the road
 and compares with plain `jax.jit` on one device. Padding of arguments is filled with NaN (or the
 largest integer), so that a result that reads padding is wrong.
 """

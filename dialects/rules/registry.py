@@ -36,6 +36,8 @@ _RULES: dict[str, RuleFunction] = {}
 _CUSTOM_CALLS: dict[str, RuleFunction] = {}
 _CACHE: dict[tuple[object, ...], tuple[ShardingRule | None, tuple[object, ...]]] = {}
 _BY_VALUE: dict[tuple[object, ...], ShardingRule | None] = {}
+_CACHE_LIMIT = 100_000
+"""Entries keep types and attributes of old programs alive, hence a bound."""
 _loaded = False
 
 
@@ -102,6 +104,13 @@ def get_rule(op: Operation) -> ShardingRule | None:
         written = attributes.get(SHARDING_RULE_ATTRIBUTE)
         if written is not None:
             return _written_rule(written)
+    name = op.name
+    if name == "builtin.unregistered":
+        name = op_name(op)
+    if not _loaded:
+        _load_families()
+    if name not in _RULES and name != "stablehlo.custom_call":
+        return None
     operands = operands_of(op)
     properties = op.properties
     parts: list[object] = [
@@ -110,12 +119,10 @@ def get_rule(op: Operation) -> ShardingRule | None:
         *properties.values(),
     ]
     count = len(operands)
-    name = op.name
     reducer = None
     if op.regions:
         reducer = tuple(map(body_reducer, op.regions))
-    if name == "builtin.unregistered":
-        name = op_name(op)
+    if op.name == "builtin.unregistered":
         parts += attributes.values()
         key = (name, count, reducer, *properties, *attributes, *map(id, parts))
     else:
@@ -133,7 +140,8 @@ def _compute(
     parts: tuple[object, ...],
     reducer: object,
 ) -> ShardingRule | None:
-    _load_families()
+    if len(_CACHE) > _CACHE_LIMIT:
+        clear_cache()
     value_key = (*key[: len(key) - len(parts)], *parts)
     if value_key in _BY_VALUE:
         rule = _BY_VALUE[value_key]

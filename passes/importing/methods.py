@@ -9,7 +9,7 @@ every parameter and phase that gathers it before its uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -33,9 +33,10 @@ from autopar.dialects.autopar import (
     set_result_sharding,
     sharding_of,
 )
-from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.diagnostics import DiagnosticError, location_names
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
+from autopar.passes.partition.tensors import item_bytes
 from autopar.dialects.stablehlo import OptimizationBarrierOp
 
 METHODS = {
@@ -92,12 +93,13 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
         if result_sharding(func, result_index) is None:
             set_result_sharding(func, result_index, shardings[arg_index])
     if stage == 3:
+        phases = _Phases(func)
         for op in func.body.block.ops:
             if op.name == "stablehlo.while":
                 op.attributes[REDUCE_IN_LOOP] = UnitAttr()
         for arg, kind in zip(func.body.block.args, kinds, strict=True):
             if kind == "parameter":
-                gather_by_phase(arg, grid)
+                gather_by_phase(arg, grid, phases)
 
 
 def main_function(module: ModuleOp) -> FuncOp:
@@ -253,28 +255,27 @@ def _on_dim(
 # ---- ZeRO-3: gathering parameters by phase -------------------------------------------------------
 
 
-def gather_by_phase(arg: BlockArgument, grid: Grid) -> None:
+def gather_by_phase(arg: BlockArgument, grid: Grid, phases: _Phases) -> None:
     """Gathers a sharded parameter for its forward uses and once more for its backward uses.
 
     The two gathers are distinct ops that nothing merges; the backward one takes its input through
     an optimization barrier with a value of the backward phase, so that it cannot run early.
-    Uses in the update phase read the shard.
+    What is gathered is the smallest view: the slice that a loop over layers takes, the narrower
+    type that the parameter is converted to. Uses in the update phase read the shard.
     """
     sharding = sharding_of(arg)
     if sharding is None or sharding.is_replicated:
         return
-    whole = Sharding.fully_replicated(grid.name, sharding.rank)
-    phases: dict[str, list[tuple[Operation, int]]] = {"forward": [], "backward": []}
-    for use in list(arg.uses):
-        phase = phase_of(use.operation)
-        if phase in phases:
-            phases[phase].append((use.operation, use.index))
-    for phase, uses in phases.items():
-        if not uses:
-            continue
-        first = _first(op for op, _ in uses)
-        source = _not_before(arg, first) if phase == "backward" else arg
-        constraint = ConstraintOp(source, whole)
+    groups: dict[tuple[SSAValue, str], list[tuple[Operation, int]]] = {}
+    for value, op, index in _readers(arg):
+        phase = phases.of(op)
+        if phase != "update":
+            groups.setdefault((value, phase), []).append((op, index))
+    for (value, phase), uses in groups.items():
+        first = phases.first(op for op, _ in uses)
+        source = _not_before(value, first) if phase == "backward" else value
+        rank = len(value.type.get_shape()) if isinstance(value.type, TensorType) else 0
+        constraint = ConstraintOp(source, Sharding.fully_replicated(grid.name, rank))
         constraint.location = first.location
         constraint.attributes[PHASE] = StringAttr(phase)
         Rewriter.insert_op(constraint, InsertPoint.before(first))
@@ -282,7 +283,33 @@ def gather_by_phase(arg: BlockArgument, grid: Grid) -> None:
             op.operands[index] = constraint.result
 
 
-def _not_before(arg: BlockArgument, first: Operation) -> SSAValue:
+def _readers(value: SSAValue) -> Iterator[tuple[SSAValue, Operation, int]]:
+    """(view of `value`, op that computes with it, operand index)."""
+    for use in list(value.uses):
+        op = use.operation
+        if op.name == "stablehlo.while":
+            block = op.regions[1].block
+            last = block.last_op
+            inner = block.args[use.index]
+            if last is not None and last.operands[use.index] is inner:
+                yield from _readers(inner)
+            else:
+                yield value, op, use.index
+        elif op.name == "stablehlo.return":
+            continue  # handed on to the next iteration
+        elif op.name == "stablehlo.dynamic_slice" or _narrows(op):
+            yield from _readers(op.results[0])
+        else:
+            yield value, op, use.index
+
+
+def _narrows(op: Operation) -> bool:
+    if op.name != "stablehlo.convert":
+        return False
+    return item_bytes(op.results[0].type) < item_bytes(op.operands[0].type)
+
+
+def _not_before(arg: SSAValue, first: Operation) -> SSAValue:
     """`arg`, through an optimization barrier with another operand of its first use: what is made
     of it cannot be computed before that operand is there."""
     other = next(
@@ -305,17 +332,30 @@ def _not_before(arg: BlockArgument, first: Operation) -> SSAValue:
     return barrier.results[0]
 
 
-def _first(ops: Iterable[Operation]) -> Operation:
-    """The op that comes first; all stand in the same block."""
-    candidates = set(ops)
-    block = next(iter(candidates)).parent
-    assert block is not None
-    return next(op for op in block.ops if op in candidates)
+class _Phases:
+    """The phase of each op, by the name stack that JAX leaves in its location, and program order."""
+
+    def __init__(self, func: FuncOp) -> None:
+        self._position: dict[Operation, int] = {}
+        for position, op in enumerate(func.walk()):
+            self._position[op] = position
+        self._known: dict[int, str] = {}
+
+    def of(self, op: Operation) -> str:
+        """forward, backward or update."""
+        phase = self._known.get(id(op.location))
+        if phase is None:
+            phase = self._known[id(op.location)] = phase_of(op)
+        return phase
+
+    def first(self, ops: Iterable[Operation]) -> Operation:
+        """The op that comes first; all stand in the same block."""
+        return min(ops, key=lambda op: self._position[op])
 
 
 def phase_of(op: Operation) -> str:
     """forward, backward or update, by the name stack that JAX leaves in the op's location."""
-    name = str(op.location)
-    if "transpose(" in name or "rematted_computation" in name:
+    names = "/".join(location_names(op.location))
+    if "transpose(" in names or "rematted_computation" in names:
         return "backward"
-    return "forward" if "jvp(" in name else "update"
+    return "forward" if "jvp(" in names else "update"

@@ -14,7 +14,8 @@ elsewhere and resolves partial results, each once, where it is cheapest:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import (
@@ -27,7 +28,7 @@ from xdsl.dialects.builtin import (
     i64,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, OpResult, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects.autopar import (
@@ -54,12 +55,14 @@ from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attrib
 
 from .local_builder import neutral_value
 from .reshard_plan import ReshardPlanner
-from .special import splittable_factors
+from .special import depends_on_properties, splittable_factors
 from .specs import AxisTable, Spec, merge_partial, without_axes
 from .strategy import Strategy, StrategyChooser, TensorUse
 from .tensors import is_splittable, item_bytes, shape_of
 
 GRID = "autopar.grid"
+
+_Settled = tuple[StrategyAttr, "ArrayAttr[ShardingAttr]", tuple[Spec, ...]]
 
 Carried = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -121,7 +124,7 @@ def _used_axes(module: ModuleOp) -> set[AxisRef]:
             collect(attr.data.get(SHARDING))
 
     seen: set[int] = set()
-    for op in module.walk():
+    for op in sharded_ops(module):
         attr = op.attributes.get(SHARDING)
         if attr is not None and id(attr) not in seen:
             seen.add(id(attr))
@@ -134,6 +137,28 @@ def _used_axes(module: ModuleOp) -> set[AxisRef]:
         elif isinstance(op, ManualComputationOp):
             shardings.update(s.sharding for s in (*op.in_shardings.data, *op.out_shardings.data))
     return {axis for sharding in shardings for axis in sharding.used_axes()}
+
+
+def sharded_ops(op: Operation) -> Iterator[Operation]:
+    """The ops that may carry shardings: not those of reduction bodies and the like."""
+    for region in op.regions:
+        for block in region.blocks:
+            for inner in block.ops:
+                yield inner
+                if inner.regions and inner.name in _WITH_SHARDED_BODIES:
+                    yield from sharded_ops(inner)
+
+
+_WITH_SHARDED_BODIES = frozenset(
+    {
+        "func.func",
+        "sdy.manual_computation",
+        "sdy.named_computation",
+        "stablehlo.case",
+        "stablehlo.if",
+        "stablehlo.while",
+    }
+)
 
 
 class FunctionDecider:
@@ -153,7 +178,21 @@ class FunctionDecider:
         self._result_attrs: dict[tuple[Spec, ...], ArrayAttr[ShardingAttr]] = {}
         self._strategy_attrs: dict[tuple[tuple[int, ...], ...], StrategyAttr] = {}
         self._uses: dict[tuple[Spec, int], TensorUse] = {}
-        self._reported: set[str] = set()
+        self._settled: dict[tuple[object, ...], _Settled] = {}
+        self._annotations: dict[int, tuple[Spec, ...]] = {}
+        """By the identity of a sharding attribute: the specs that it states, without partials."""
+        self._keep: list[object] = []  # objects whose identity is a key
+
+        self._handlers: dict[str, Callable[[Any], None]] = {
+            "autopar.constraint": self._constraint,
+            "autopar.reshard": self._constraint,
+            "sdy.manual_computation": self._manual,
+            "stablehlo.case": self._control_flow,
+            "stablehlo.constant": self._constant,
+            "stablehlo.if": self._control_flow,
+            "stablehlo.optimization_barrier": self._barrier,
+            "stablehlo.while": self._control_flow,
+        }
 
     # ---- the walk ----
 
@@ -182,28 +221,39 @@ class FunctionDecider:
             op = following
 
     def _op(self, op: Operation) -> None:
-        name = op.name
-        if isinstance(op, ConstraintOp | ReshardOp):
-            self._constraint(op)
-        elif name in ("stablehlo.while", "stablehlo.case", "stablehlo.if"):
-            self._control_flow(op)
-        elif name == "stablehlo.optimization_barrier":
-            self._barrier(op)
-        elif isinstance(op, ManualComputationOp):
-            self._manual(op)
-        elif op.results or op.operands:
-            if op.next_op is None and not op.results:
-                return  # terminators belong to whoever walks the block
-            self._compute(op)
+        if op.next_op is None and not op.results:
+            return  # terminators belong to whoever walks the block
+        handler = self._handlers.get(op.name, self._compute)
+        handler(op)
 
     # ---- shardings of values ----
 
     def _annotated(self, value: SSAValue) -> Spec:
         """What the IR says of a value, without partials; replicated where it says nothing."""
+        if isinstance(value, OpResult):
+            attr = value.op.attributes.get(SHARDING)
+            if isinstance(attr, ArrayAttr) and is_splittable(value.type):
+                specs = self._annotations.get(id(attr))
+                if specs is None:
+                    specs = tuple(
+                        self._table.spec(item.data).with_partial(())
+                        for item in attr.data
+                        if isinstance(item, ShardingAttr)
+                    )
+                    self._annotations[id(attr)] = specs
+                    self._keep.append(attr)
+                return specs[value.index]
         sharding = sharding_of(value)
         if sharding is None or not is_splittable(value.type):
             return self._table.replicated(len(shape_of(value.type)))
         return self._table.spec(sharding).with_partial(())
+
+    def _demanded_partial(self, value: SSAValue) -> Carried:
+        """What the annotation of a value wants to stay partial."""
+        sharding = sharding_of(value)
+        if sharding is None or not sharding.partial:
+            return ()
+        return self._table.spec(sharding).partial
 
     def _resolved(self, value: SSAValue) -> Spec:
         """Where a value is to lie once it is no longer partial."""
@@ -307,15 +357,26 @@ class FunctionDecider:
     # ---- ops ----
 
     def _compute(self, op: Operation) -> None:
-        if op.name == "stablehlo.constant":
-            self._constant(op)
-            return
+        """Any op with a sharding rule. `_settled` answers for ops that need no resharding and are
+        like one before (same rule, layouts and annotation): nearly all of a program's."""
         rule = get_rule(op)
+        annotation = op.attributes.get(SHARDING)
+        specs = self._specs
+        key = (id(rule), id(annotation), *[specs[v] for v in op.operands])
+        settled = self._settled.get(key)
+        if settled is not None and STRATEGY not in op.attributes:
+            strategy_attr, result_attr, result_specs = settled
+            op.attributes[STRATEGY] = strategy_attr
+            op.attributes[SHARDING] = result_attr
+            for result, spec in zip(op.results, result_specs, strict=True):
+                specs[result] = spec
+            return
         if rule is None or not all(
             is_splittable(v.type) or not shape_of(v.type) for v in (*op.operands, *op.results)
         ):
             self._replicate(op, rule)
             return
+        before = tuple(op.operands)
         carried = self._carried(op, rule)
         operand_uses = [self._use(v, self._specs[v]) for v in op.operands]
         result_uses = [self._use(r, self._annotated(r)) for r in op.results]
@@ -334,8 +395,18 @@ class FunctionDecider:
             self._strategy_attrs[strategy.factors] = attr
         op.attributes[STRATEGY] = attr
         wanted = [use.spec for use in result_uses]
+        demands = [self._demanded_partial(r) for r in op.results]
         self._record(op, strategy.results)
-        self._results(op, strategy.results, wanted)
+        self._results(op, strategy.results, wanted, demands)
+        if (
+            list(strategy.results) == wanted
+            and before == tuple(op.operands)
+            and not isinstance(given, StrategyAttr)
+            and not depends_on_properties(op)
+        ):
+            self._keep.append(annotation)
+            result_attr = self._result_attrs[tuple(strategy.results)]
+            self._settled[key] = (attr, result_attr, strategy.results)
 
     def _operands(
         self, op: Operation, rule: ShardingRule, strategy: Strategy, carried: Carried
@@ -347,9 +418,21 @@ class FunctionDecider:
             if self._specs[op.operands[index]] != spec:
                 self._bring(op, index, spec)
 
-    def _results(self, op: Operation, natural: Sequence[Spec], wanted: Sequence[Spec]) -> None:
-        """Resolves partials and reshards results to what they are wanted as, or defers it."""
-        for result, have, want in zip(op.results, natural, wanted, strict=True):
+    def _results(
+        self,
+        op: Operation,
+        natural: Sequence[Spec],
+        wanted: Sequence[Spec],
+        demands: Sequence[Carried] | None = None,
+    ) -> None:
+        """Resolves partials and reshards results to what they are wanted as, or defers it.
+
+        `demands`: what the results' own annotations want to stay partial.
+        """
+        demands = demands or [()] * len(natural)
+        for result, have, want, demanded in zip(op.results, natural, wanted, demands, strict=True):
+            if have.partial:
+                want = want.with_partial(_common_partial(have.partial, demanded))
             if have == want or (have.partial and self._defers(result, have)):
                 continue
             if result.first_use is None:
@@ -602,6 +685,13 @@ def _num_bytes(value: SSAValue) -> int:
     for size in shape_of(value.type):
         total *= size
     return total
+
+
+def _common_partial(have: Carried, demanded: Carried) -> Carried:
+    if not demanded:
+        return ()
+    wanted = dict(demanded)
+    return merge_partial((kind, [a for a in axes if a in wanted.get(kind, ())]) for kind, axes in have)
 
 
 def _splat_value(value: SSAValue) -> np.ndarray | None:

@@ -20,7 +20,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.stablehlo import StableHLO
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
-from autopar.dialects.stablehlo.constants import make_constant
+from autopar.dialects.stablehlo.constants import make_constant, splat_constant
 
 from .specs import AxisTable
 
@@ -108,7 +108,7 @@ class LocalBuilder:
         """The neutral element of a reduction, broadcast to `type`."""
         assert isinstance(type, TensorType)
         value = neutral_value(kind, numpy_dtype(type.element_type))
-        return self.constant(np.broadcast_to(value, type.get_shape()), type.element_type)
+        return self.insert(splat_constant(value.item(), type))
 
     def empty(self, type: Attribute, shape: Sequence[int]) -> SSAValue:
         """A tensor without elements."""
@@ -262,8 +262,8 @@ class LocalBuilder:
         type = value.type
         assert isinstance(type, TensorType)
         shape = type.get_shape()
-        lows = self.constant(np.full(shape, low, np.int32), i32)
-        highs = self.constant(np.full(shape, high, np.int32), i32)
+        lows = self.insert(splat_constant(low, type))
+        highs = self.insert(splat_constant(high, type))
         return self.both(self.compare(value, "GE", lows), self.compare(value, "LT", highs))
 
     def positions(self, shape: Sequence[int], dim: int, offset: SSAValue) -> SSAValue:

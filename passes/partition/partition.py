@@ -5,7 +5,8 @@ Nothing is decided here: the layout of every value and the strategy of every op 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -38,10 +39,10 @@ from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.sharding import AxisRef
 
 from .collectives import emit_steps
-from .decide import find_grid_op, manual_specs
+from .decide import find_grid_op, manual_specs, sharded_ops
 from .effects import is_effect, run_once
 from .local_builder import LocalBuilder, resized
-from .localize import LocalOp, localize
+from .localize import LOCALIZED, LocalOp, localize
 from .reshard_plan import ReshardPlanner
 from .special import splittable_factors
 from .specs import AxisTable, Spec, without_axes
@@ -63,27 +64,49 @@ def partition(module: ModuleOp) -> None:
             _FunctionPartitioner(op, table).run()
 
 
+class _Split(NamedTuple):
+    """What the local form of an op depends on."""
+
+    rule: ShardingRule
+    factors: tuple[tuple[int, ...], ...]
+    splittable: Splittable
+
+
 class _FunctionPartitioner:
     def __init__(self, func: FuncOp, table: AxisTable) -> None:
         self._func = func
         self._table = table
         self._planner = ReshardPlanner(table)
         self._specs: dict[SSAValue, Spec] = {}
-        self._shapes: dict[SSAValue, tuple[int, ...]] = {}
-        """Global shapes of values that are split."""
-        self._rules: dict[Operation, tuple[ShardingRule, Splittable]] = {}
-        """Of every op that is split; read off before any type becomes local."""
+        self._globals: dict[SSAValue, Attribute] = {}
+        """Global types."""
+        self._plain: set[tuple[int, int]] = set()
+        """(strategy, rule) of ops that only take local types, by identity."""
+        self._split: dict[Operation, _Split] = {}
+        """Of every op whose local form is more than local types; read off while types are global."""
         self._op_specs: dict[int, tuple[Spec, ...]] = {}
         self._types: dict[tuple[int, Spec], Attribute] = {}
         self._keep: list[object] = []  # objects whose id is a key
+        self._handlers: dict[str, Callable[[Any], bool]] = {
+            "autopar.reshard": self._reshard,
+            "sdy.manual_computation": self._manual,
+            "stablehlo.case": self._control_flow,
+            "stablehlo.constant": self._constant,
+            "stablehlo.custom_call": self._effect,
+            "stablehlo.if": self._control_flow,
+            "stablehlo.while": self._control_flow,
+        }
+        """Ops that need more than local types; False: go on as with any op."""
 
     def run(self) -> None:
         func = self._func
         entry = func.body.block
-        for op in func.walk():
+        for op in sharded_ops(func):
             strategy = op.attributes.get(STRATEGY)
-            if isinstance(strategy, StrategyAttr) and any(strategy.data):
-                self._rules[op] = _checked_rule(op, strategy)
+            if isinstance(strategy, StrategyAttr):
+                split = self._split_of(op, strategy)
+                if split is not None:
+                    self._split[op] = split
         arg_types = list(func.function_type.inputs.data)
         result_types = list(func.function_type.outputs.data)
         for arg in entry.args:
@@ -110,15 +133,34 @@ class _FunctionPartitioner:
         func.properties["arg_attrs"] = _with_global(func.arg_attrs, arg_types)
         func.properties["res_attrs"] = _with_global(func.res_attrs, result_types)
 
+    def _split_of(self, op: Operation, strategy: StrategyAttr) -> _Split | None:
+        """What localizing the op takes; None where local types are all that it takes."""
+        rule = get_rule(op)
+        key = (id(strategy), id(rule))
+        needs_routine = op.name in LOCALIZED
+        if key in self._plain and not needs_routine:
+            return None
+        if rule is None or len(strategy.data) != rule.num_factors:
+            raise _wrong_strategy(op, strategy, rule)
+        factors = tuple(self._table.indices(axes) for axes in strategy.data)
+        if any(factors):
+            splittable = splittable_factors(op, rule)
+            reduces = any(a and r for a, r in zip(factors, splittable.reducers, strict=True))
+            if needs_routine or reduces:
+                return _Split(rule, factors, splittable)
+        self._plain.add(key)
+        self._keep += (strategy, rule)
+        return None
+
     # ---- values ----
 
     def _local_type(self, type: Attribute, spec: Spec) -> Attribute:
-        if not spec.dim_axes or not isinstance(type, TensorType):
-            return type
         key = (id(type), spec)
         local = self._types.get(key)
         if local is None:
-            local = resized(type, self._table.local_shape(type.get_shape(), spec))
+            local = type
+            if spec.dim_axes and isinstance(type, TensorType):
+                local = resized(type, self._table.local_shape(type.get_shape(), spec))
             self._types[key] = local
             self._keep.append(type)
         return local
@@ -130,7 +172,15 @@ class _FunctionPartitioner:
 
     def _remember(self, value: SSAValue, spec: Spec) -> None:
         self._specs[value] = spec
-        self._shapes[value] = shape_of(value.type)
+        self._globals[value] = value.type
+
+    def _shape(self, value: SSAValue) -> tuple[int, ...]:
+        """The global shape of a value."""
+        return shape_of(self._globals[value])
+
+    def _stands_for(self, value: SSAValue, result: SSAValue) -> None:
+        self._specs[value] = self._specs[result]
+        self._globals[value] = self._globals[result]
 
     def _result_specs(self, op: Operation) -> tuple[Spec, ...]:
         attr = op.attributes.get(SHARDING)
@@ -156,69 +206,63 @@ class _FunctionPartitioner:
             op = following
 
     def _op(self, op: Operation) -> None:
-        if isinstance(op, ReshardOp):
-            self._reshard(op)
+        handler = self._handlers.get(op.name)
+        if handler is not None and handler(op):
             return
-        strategy = op.attributes.pop(STRATEGY, None)
-        if is_effect(op):
-            self._effect(op)
-            return
+        attributes = op.attributes
+        attributes.pop(STRATEGY, None)
         if not op.results:
             return
         specs = self._result_specs(op)
-        op.attributes.pop(SHARDING, None)
-        if isinstance(strategy, StrategyAttr):
-            self._strategic(op, strategy, specs)
-            return
+        attributes.pop(SHARDING, None)
         for result, spec in zip(op.results, specs, strict=True):
             self._remember(result, spec)
-        if isinstance(op, ManualComputationOp):
-            self._manual(op)
+        split = self._split.get(op)
+        if split is not None:
+            self._localize(op, split, specs)
             return
-        if op.name == "stablehlo.constant":
-            self._constant(op, specs[0])
-            return
-        if op.name in ("stablehlo.while", "stablehlo.case", "stablehlo.if"):
-            for region in op.regions:
-                block = region.block
-                for arg, spec in zip(block.args, specs, strict=False):
-                    self._place(arg, spec)
-                self._block(block)
         for result, spec in zip(op.results, specs, strict=True):
             result._type = self._local_type(result.type, spec)  # pyright: ignore[reportPrivateUsage]
 
-    def _strategic(self, op: Operation, strategy: StrategyAttr, specs: Sequence[Spec]) -> None:
-        factors = tuple(self._table.indices(axes) for axes in strategy.data)
-        for result, spec in zip(op.results, specs, strict=True):
-            self._remember(result, spec)
-        if not any(factors):
-            return
-        rule, splittable = self._rules[op]
+    def _localize(self, op: Operation, split: _Split, specs: Sequence[Spec]) -> None:
         local = LocalOp(
             op,
             self._table,
-            rule,
-            factors,
-            splittable.reducers,
+            split.rule,
+            split.factors,
+            split.splittable.reducers,
             tuple(self._specs[v] for v in op.operands),
-            tuple(self._shapes[v] for v in op.operands),
+            tuple(self._shape(v) for v in op.operands),
             tuple(specs),
-            tuple(self._shapes[r] for r in op.results),
+            tuple(self._shape(r) for r in op.results),
         )
         localize(local)
         for value, result in local.stands_for.items():
-            self._specs[value] = self._specs[result]
-            self._shapes[value] = self._shapes[result]
+            self._stands_for(value, result)
 
-    def _effect(self, op: Operation) -> None:
+    def _control_flow(self, op: Operation) -> bool:
+        specs = self._result_specs(op)
+        for region in op.regions:
+            block = region.block
+            for arg, spec in zip(block.args, specs, strict=False):
+                self._place(arg, spec)
+            self._block(block)
+        return False  # its results are like any other op's
+
+    def _effect(self, op: Operation) -> bool:
+        if not is_effect(op):
+            return False
         op.attributes.pop(SHARDING, None)
         values = run_once(op, self._table)
         for value in values:
             self._remember(value, self._table.replicated(len(shape_of(value.type))))
         Rewriter.replace_op(op, [], values)
+        return True
 
-    def _manual(self, op: ManualComputationOp) -> None:
+    def _manual(self, op: ManualComputationOp) -> bool:
         """The body takes the op's place: it is local already but for the other axes."""
+        specs = self._result_specs(op)
+        types = [r.type for r in op.results]
         ins, _ = manual_specs(op, self._table)
         manual = frozenset(self._table.indices(AxisRef(name) for name in op.manual_axes.data))
         block = op.body.block
@@ -230,8 +274,6 @@ class _FunctionPartitioner:
         terminator = block.last_op
         assert terminator is not None
         results = list(terminator.operands)
-        shapes = [self._shapes[r] for r in op.results]
-        specs = [self._specs[r] for r in op.results]
         for arg, operand in zip(block.args, op.operands, strict=True):
             arg.replace_all_uses_with(operand)
         results = [
@@ -242,29 +284,35 @@ class _FunctionPartitioner:
         for inner in list(block.ops):
             inner.detach()
             Rewriter.insert_op(inner, InsertPoint.before(op))
-        for value, spec, shape in zip(results, specs, shapes, strict=True):
-            self._specs[value], self._shapes[value] = spec, shape
+        for value, spec, type in zip(results, specs, types, strict=True):
+            self._specs[value], self._globals[value] = spec, type
         Rewriter.replace_op(op, [], results)
+        return True
 
-    def _constant(self, op: Operation, spec: Spec) -> None:
+    def _constant(self, op: Operation) -> bool:
         result = op.results[0]
+        (spec,) = self._result_specs(op)
+        op.attributes.pop(SHARDING, None)
+        self._remember(result, spec)
         local = self._local_type(result.type, spec)
         if local is not result.type:
             value = op.properties["value"]
             assert isinstance(value, DenseIntOrFPElementsAttr) and isinstance(local, TensorType)
             op.properties["value"] = DenseIntOrFPElementsAttr(local, value.data)
             result._type = local  # pyright: ignore[reportPrivateUsage]
+        return True
 
-    def _reshard(self, op: ReshardOp) -> None:
-        source, shape = self._specs[op.input], self._shapes[op.input]
+    def _reshard(self, op: ReshardOp) -> bool:
+        source, shape = self._specs[op.input], self._shape(op.input)
         target = self._table.spec(op.sharding.data)
         steps = self._planner.plan(source, target, shape, item_bytes(op.input.type))
         op.attributes.pop(SHARDING, None)
         builder = LocalBuilder(self._table, op, op.attributes)
         value = emit_steps(builder, op.input, source, steps, shape)
         self._specs[value] = target
-        self._shapes[value] = shape
+        self._globals[value] = self._globals[op.input]
         Rewriter.replace_op(op, [], [value])
+        return True
 
 
 def _use_replica_form(op: Operation) -> None:
@@ -277,16 +325,15 @@ def _use_replica_form(op: Operation) -> None:
         op.properties.pop("use_global_device_ids", None)
 
 
-def _checked_rule(op: Operation, strategy: StrategyAttr) -> tuple[ShardingRule, Splittable]:
-    rule = get_rule(op)
-    if rule is None or len(strategy.data) != rule.num_factors:
-        expected = "the op has no sharding rule" if rule is None else f"its rule {rule.num_factors}"
-        raise DiagnosticError(
-            op,
-            f"'{op.name}' has a strategy of {len(strategy.data)} factors, {expected}: "
-            "the attribute autopar.strategy does not belong to this op",
-        )
-    return rule, splittable_factors(op, rule)
+def _wrong_strategy(
+    op: Operation, strategy: StrategyAttr, rule: ShardingRule | None
+) -> DiagnosticError:
+    expected = "the op has no sharding rule" if rule is None else f"its rule {rule.num_factors}"
+    return DiagnosticError(
+        op,
+        f"'{op.name}' has a strategy of {len(strategy.data)} factors, {expected}: "
+        "the attribute autopar.strategy does not belong to this op",
+    )
 
 
 def _with_global(

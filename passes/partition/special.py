@@ -28,6 +28,11 @@ WINDOWED = frozenset(
 )
 """Ops whose permutation factors are split by fetching windows."""
 
+def depends_on_properties(op: Operation) -> bool:
+    """Whether ops with the same rule may still differ in what can be split."""
+    return op.name in _EXTENSIONS
+
+
 _SplittableFunction = Callable[[Operation, ShardingRule, list[bool], list[str | None]], None]
 
 

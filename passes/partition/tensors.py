@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from xdsl.dialects.builtin import (
     ComplexType,
     IndexType,
@@ -15,14 +17,21 @@ _WIDTHS = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "tf32": 32}
 
 def shape_of(type: Attribute) -> tuple[int, ...]:
     """The dimensions of a tensor; () for tokens and anything else that cannot be split."""
-    return type.get_shape() if isinstance(type, TensorType) else ()
+    # `type(…) is` rather than isinstance: xDSL's attributes are abstract classes, whose instance
+    # checks are slow, and this runs for every value of a program.
+    return type.get_shape() if type.__class__ is TensorType else ()  # pyright: ignore
 
 
 def item_bytes(type: Attribute) -> int:
     """Bytes of an element, at least one (i1 and i4 take a byte in XLA's buffers)."""
     if not isinstance(type, TensorType):
         return 0
-    return max(1, _bits(type.element_type) // 8)
+    return _element_bytes(type.element_type)
+
+
+@cache
+def _element_bytes(element: Attribute) -> int:
+    return max(1, _bits(element) // 8)
 
 
 def _bits(element: Attribute) -> int:
@@ -41,4 +50,4 @@ def _bits(element: Attribute) -> int:
 
 def is_splittable(type: Attribute) -> bool:
     """Whether the type is a ranked tensor of static shape."""
-    return isinstance(type, TensorType) and -1 not in type.get_shape()
+    return type.__class__ is TensorType and -1 not in type.get_shape()  # pyright: ignore

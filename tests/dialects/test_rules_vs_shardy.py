@@ -22,7 +22,6 @@ DIFFERENCES = {
     "stablehlo.reduce": "a body that is no known reducer (argmax) needs its dimension whole",
     "stablehlo.scatter": "updates can be split over the batch only where the body is a reducer",
     "stablehlo.pad": "a padded dimension whose size stays the same still moves data",
-    "stablehlo.reduce_window": "the same for windows",
 }
 """Ops whose rule differs in the kinds of factors only (propagation goes by the factors)."""
 

@@ -39,6 +39,9 @@ class ProgramWriter:
         self.lines: list[str] = []
         self.values: list[tuple[str, Shape]] = []
         self.count = 0
+        self.group_id = 0
+        self.constrained: set[str] = set()
+        """Values that a sharding was demanded of: no members of groups, which might disagree."""
 
     def shape(self, rank: int | None = None) -> Shape:
         rank = self.random.choice([1, 2, 2, 2, 3, 3]) if rank is None else rank
@@ -116,7 +119,8 @@ class ProgramWriter:
             self.constraint, self.dynamic_slice, self.gather,
         ]  # fmt: skip
         if self.regions:
-            steps += [self.barrier, self.loop]
+            steps += [self.barrier, self.loop, self.case, self.manual, self.propagation_barrier]
+            steps += [self.group]
         random.choice(steps)()
 
     def unary(self) -> None:
@@ -258,6 +262,8 @@ class ProgramWriter:
 
     def constraint(self) -> None:
         name, shape = self.pick()
+        self.constrained.add(name)
+        self.constrained.add(f"%v{self.count}")
         self.emit(
             f"sdy.sharding_constraint {name} {self.sharding(len(shape))} : {tensor(shape)}", shape
         )
@@ -265,6 +271,64 @@ class ProgramWriter:
     def barrier(self) -> None:
         name, shape = self.pick()
         self.emit(f"stablehlo.optimization_barrier {name} : {tensor(shape)}", shape)
+
+    def propagation_barrier(self) -> None:
+        name, shape = self.pick()
+        direction = self.random.choice(["NONE", "FORWARD", "BACKWARD"])
+        self.emit(
+            f"sdy.propagation_barrier {name} allowed_direction={direction} : {tensor(shape)}", shape
+        )
+
+    def group(self) -> None:
+        """Two values that must share a sharding (those without one of their own)."""
+        name, shape = self.pick()
+        free = [
+            other
+            for other, own in self.values
+            if own == shape and other.startswith("%v") and other not in self.constrained
+        ]
+        if name not in free or len(free) < 2:
+            return
+        self.group_id += 1
+        for member in {name, self.random.choice(free)}:
+            self.lines.append(
+                f"sdy.sharding_group {member} group_id = {self.group_id} : {tensor(shape)}"
+            )
+
+    def case(self) -> None:
+        name, shape = self.pick()
+        other = self.like(shape)
+        type_ = tensor(shape)
+        branches = [
+            f"{{\n  %b = stablehlo.{op} {value}, {value} : {type_}\n"
+            f"  stablehlo.return %b : {type_}\n }}"
+            for op, value in ((self.random.choice(BINARY), name), ("add", other))
+        ]
+        self.emit(f'"stablehlo.case"(%i) ({", ".join(branches)}) : (tensor<i32>) -> {type_}', shape)
+
+    def manual(self) -> None:
+        """A manual computation over one axis of one dimension (or replicated)."""
+        name, shape = self.pick()
+        axis, size = self.random.choice(self.mesh)
+        dims = [d for d, s in enumerate(shape) if s % size == 0]
+        split = self.random.choice(dims) if dims and self.random.random() < 0.7 else None
+        closed = self.random.random() < 0.3
+        open_ = "" if closed else "?"
+        parts = [
+            "{" + ", ".join([f'"{axis}"'] * (d == split) + [open_] * bool(open_)) + "}"
+            for d in range(len(shape))
+        ]
+        replicated = f', replicated={{"{axis}"}}' if split is None else ""
+        sharding = f"<@mesh, [{', '.join(parts)}]{replicated}>"
+        local = tuple(s // size if d == split else s for d, s in enumerate(shape))
+        self.emit(
+            f"sdy.manual_computation({name}) in_shardings=[{sharding}] out_shardings=[{sharding}] "
+            f'manual_axes={{"{axis}"}} (%l: {tensor(local)}) {{\n'
+            f"  %m = stablehlo.{self.random.choice(UNARY)} %l : {tensor(local)}\n"
+            f"  sdy.return %m : {tensor(local)}\n }} : ({tensor(shape)}) -> {tensor(shape)}",
+            shape,
+        )
+        self.constrained.add(self.values[-1][0])
 
     def loop(self) -> None:
         name, shape = self.pick()

@@ -16,16 +16,16 @@ from xdsl.ir import Operation
 
 jaxlib_ir = pytest.importorskip("jaxlib.mlir.ir")
 
-from jax._src.interpreters import mlir as jax_mlir  # noqa: E402
 from jaxlib.mlir import passmanager  # noqa: E402
 from jaxlib.mlir.dialects import stablehlo as jaxlib_stablehlo  # noqa: E402
 
 from autopar.lowering.importer import import_module  # noqa: E402
+from autopar.lowering.mlir_context import make_mlir_context  # noqa: E402
 from autopar.passes.importing.import_sdy import import_sdy  # noqa: E402
 from autopar.passes.sharding.propagation.classes import CONSTANT_FOLLOWERS  # noqa: E402
 
 jaxlib_stablehlo.register_stablehlo_passes()
-CONTEXT: Any = jax_mlir.make_ir_context()
+CONTEXT: Any = make_mlir_context()
 
 PROPAGATION = ",".join(
     [

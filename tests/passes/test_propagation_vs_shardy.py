@@ -250,7 +250,7 @@ def test_case(name: str) -> None:
     check(MESH + CASES[name])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 30), steps=st.integers(1, 25))
 def test_random_programs(seed: int, steps: int) -> None:
     lines, _ = compare(random_program(seed, steps))

@@ -1,6 +1,6 @@
 """Local forms of ops: a routine for each op that is not legal on local shapes as it stands."""
 
 from . import indexing, shape, window_ops  # registers the routines
-from .core import LocalOp, localize, localizer
+from .core import LOCALIZED, LocalOp, localize, localizer
 
-__all__ = ["LocalOp", "indexing", "localize", "localizer", "shape", "window_ops"]
+__all__ = ["LOCALIZED", "LocalOp", "indexing", "localize", "localizer", "shape", "window_ops"]

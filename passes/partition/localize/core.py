@@ -91,7 +91,8 @@ class LocalOp:
 
 Localizer = Callable[[LocalOp], None]
 
-_LOCALIZERS: dict[str, Localizer] = {}
+LOCALIZED: dict[str, Localizer] = {}
+"""The routines by op name."""
 
 
 def localizer(*names: str) -> Callable[[Localizer], Localizer]:
@@ -99,7 +100,7 @@ def localizer(*names: str) -> Callable[[Localizer], Localizer]:
 
     def register(function: Localizer) -> Localizer:
         for name in names:
-            _LOCALIZERS[name] = function
+            LOCALIZED[name] = function
         return function
 
     return register
@@ -116,14 +117,10 @@ def localize(local: LocalOp) -> None:
             ]
         )
         return
-    routine = _LOCALIZERS.get(local.op.name)
+    routine = LOCALIZED.get(local.op.name)
     if routine is not None:
         routine(local)
         return
     if any(r is not None and a for r, a in zip(local.reducers, local.factors, strict=True)):
         local.mask_reduced()
     local.set_local_types()
-
-
-def has_localizer(name: str) -> bool:
-    return name in _LOCALIZERS

@@ -119,10 +119,9 @@ def _join_groups(engine: Engine) -> None:
     for slots in engine.graph.groups.values():
         given = [slot for slot in slots if engine.is_set(slot)]
         if given:
-            state = engine.state(given[0])
             for slot in slots:
                 if not engine.is_set(slot):
-                    engine.set_initial_state(slot, state)
+                    engine.copy_initial(given[0], slot)
 
 
 def _clean_boundary(engine: Engine) -> None:

@@ -34,7 +34,9 @@ _CONSTANTS = frozenset(
     {"stablehlo.constant", "stablehlo.iota", "arith.constant", "chlo.constant", "sdy.constant"}
 )
 RESHARDS = frozenset({"autopar.reshard", "sdy.reshard"})
+BARRIER_OP = "sdy.propagation_barrier"
 CONSTANT_FOLLOWERS = ELEMENTWISE | {
+    BARRIER_OP,
     "stablehlo.broadcast_in_dim",
     "stablehlo.reshape",
     "stablehlo.slice",

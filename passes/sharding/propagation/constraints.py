@@ -13,7 +13,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
-from autopar.dialects.autopar import sharding_of
+from autopar.dialects.autopar import ConstraintOp, sharding_of
 from autopar.dialects.rules.regions import BARRIER, MANUAL, NAMED, REGION_OPS
 from autopar.dialects.sharding import Sharding
 
@@ -30,6 +30,7 @@ class ConstraintApplier:
     def __init__(self, module: ModuleOp) -> None:
         self._module = module
         self._constants: set[int] = set()
+        self._orders: dict[int, dict[int, int]] = {}
         self.values: dict[int, Sharding] = {}
         """Shardings given to values, by id()."""
         self.uses: Demands = {}
@@ -50,6 +51,13 @@ class ConstraintApplier:
             else:
                 self._follow_chain(op)
                 self._apply(op, 0, constraint_sharding(op))
+
+    def _order_of(self, block: Block) -> dict[int, int]:
+        """Places of the ops of a block, by id(); made once for each block, and when ops move."""
+        order = self._orders.get(id(block))
+        if order is None:
+            order = self._orders[id(block)] = {id(op): i for i, op in enumerate(block.ops)}
+        return order
 
     def _is_constant(self, value: SSAValue) -> bool:
         return id(value.owner) in self._constants
@@ -79,10 +87,16 @@ class ConstraintApplier:
                 return
         if _is_edge_target(value):
             # The edge's other values stay free: only the users of this one see the constraint.
+            constraint = op
             if op.name in CONSTRAINTS:
-                _move_after(op, value)
-                result = op.results[0]
-                value.replace_uses_with_if(result, lambda use: use.operation is not op)
+                op.detach()
+            else:
+                constraint = ConstraintOp(value, sharding)
+                constraint.location = op.location
+            _insert_after(constraint, value)
+            self._orders.clear()
+            result = constraint.results[0]
+            value.replace_uses_with_if(result, lambda use: use.operation is not constraint)
             return
         self.values[id(value)] = sharding
 
@@ -105,18 +119,16 @@ class ConstraintApplier:
         if tail is head or _is_constrained(tail.results[0], None):
             return
         block = tail.parent_block()
-        after = set[int]()
-        following = tail.next_op
-        while following is not None:
-            after.add(id(following))
-            following = following.next_op
+        assert block is not None
+        order = self._order_of(block)
+        end = order[id(tail)]
         value.replace_uses_with_if(
             tail.results[0],
             lambda use: (
                 use.operation is not head
                 and use.operation.name != "func.return"
                 and use.operation.parent_block() is block
-                and id(use.operation) in after
+                and order[id(use.operation)] > end
             ),
         )
 
@@ -175,8 +187,8 @@ def _is_edge_target(value: SSAValue) -> bool:
     return op is not None and (op.name in REGION_OPS or op.name in (MANUAL, NAMED, BARRIER))
 
 
-def _move_after(op: Operation, value: SSAValue) -> None:
-    op.detach()
+def _insert_after(op: Operation, value: SSAValue) -> None:
+    """Inserts `op` where `value` is first known."""
     owner = value.owner
     if isinstance(owner, Operation):
         block = owner.parent_block()

@@ -16,7 +16,8 @@ from autopar.dialects.sharding import Axes, AxisRef, DimSharding, Grid, Sharding
 
 from .axes import AxisAlgebra
 from .factors import TensorState, propagate_step
-from .graph import LEVELS, Graph, Variant
+from .graph import Graph, Variant
+from .levels import LEVELS
 from .manual import Border
 
 _MAX_ROUNDS = 10
@@ -78,6 +79,12 @@ class Engine:
             else:
                 self._originals[slot] = sharding
         self._states[slot] = self._intern(self._initial_state(sharding))
+
+    def copy_initial(self, source: int, target: int) -> None:
+        """Lets a slot start with what another one starts with, priorities included."""
+        self._states[target] = self._states[source]
+        if source in self._originals:
+            self._originals[target] = self._originals[source]
 
     def set_initial_state(self, slot: int, state: TensorState) -> None:
         self._states[slot] = self._intern(state)

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import SHARDING
 from autopar.dialects.rules.access import integer, operands_of, type_of
-from autopar.dialects.rules.core import FactorKind, ShardingRule
+from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import (
     BARRIER,
     MANUAL,
@@ -28,11 +28,11 @@ from autopar.dialects.rules.regions import (
 )
 from autopar.dialects.rules.registry import get_rule
 
-from .classes import CONSTRAINTS, KINDS, RESHARDS, ConstantFinder, rank_of
+from .classes import BARRIER_OP, CONSTRAINTS, KINDS, RESHARDS, ConstantFinder, rank_of
 from .factors import Direction, Step
+from .levels import LEVELS, identity_rule, level_directions
 from .manual import Manual
 
-BARRIER_OP = "sdy.propagation_barrier"
 GROUP_OP = "sdy.sharding_group"
 _SPECIAL = (
     REGION_OPS
@@ -42,9 +42,6 @@ _SPECIAL = (
 )
 _BY_USES = frozenset({"elementwise", "pass_through", "forward"})
 """Kinds of ops whose first level depends on how often their operands are used."""
-
-LEVELS = 5
-"""Op priorities: passes of propagation, each with more ops and directions than the one before."""
 
 
 @dataclass(eq=False, slots=True)
@@ -125,6 +122,10 @@ class GraphBuilder:
         """Slots of the operands of calls and of what functions return, by id() of the op."""
         self._variant_sets: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._group_ids: dict[int, list[int]] = {}
+        self._grouped: dict[int, bool] = {}
+        """Whether a sharding group names a constant expression, by id() of the value."""
+        self._constant_groups: list[tuple[OpResult, list[int]]] = []
+        """Constant expressions in groups: each copy is a member."""
 
     def build(self) -> Graph:
         graph = self.graph
@@ -138,6 +139,8 @@ class GraphBuilder:
         for call, position in self._calls:
             self._add_call(call, position)
         self._fill_notify(self._order_nodes())
+        for value, group in self._constant_groups:
+            group += [i.slots[value.index] for i in graph.instances.get(id(value.op), ())]
         for slots in _merged(self._group_ids.values()):
             for slot in slots:
                 graph.groups[slot] = slots
@@ -154,7 +157,7 @@ class GraphBuilder:
                 joined.append((slot, self._new_slot(rank)))
                 if rank not in self.graph.result_variants:
                     self.graph.result_variants[rank] = self._variant(
-                        Step(_identity(rank, 1), (Direction.BOTH,) * rank, False)
+                        Step(identity_rule(rank, 1), (Direction.BOTH,) * rank, False)
                     )
         self.graph.functions.append((func, joined))
 
@@ -205,11 +208,11 @@ class GraphBuilder:
         self.graph.instances.setdefault(id(op), []).append(instance)
         rule = get_rule(op)
         if rule is not None and operand_slots:
-            node = self._add_node(
-                self._copied[id(op)],
-                (*operand_slots, *slots),
-                self._variants_of(rule, KINDS.get(op.name, "other"), True),
-            )
+            if op.name == BARRIER_OP:
+                variants = self._barrier_variants(op, slots[0])
+            else:
+                variants = self._variants_of(rule, KINDS.get(op.name, "other"), True)
+            node = self._add_node(self._copied[id(op)], (*operand_slots, *slots), variants)
             for slot in operand_slots:
                 self._slot_users.setdefault(slot, []).append(node)
             for slot in slots:
@@ -226,7 +229,9 @@ class GraphBuilder:
         key = (id(rule), kind, single_use)
         found = self._variant_sets.get(key)
         if found is None:
-            directions = [_directions(rule, kind, single_use, level) for level in range(LEVELS)]
+            directions = [
+                level_directions(rule, kind, single_use, level) for level in range(LEVELS)
+            ]
             made: dict[tuple[Direction, ...], int] = {}
             indices: list[int] = []
             for dirs in directions:
@@ -317,11 +322,26 @@ class GraphBuilder:
                 owner_of[slot] = node
 
     def _single_uses(self, operands: Iterable[SSAValue]) -> bool:
-        """Whether every operand that is no scalar has one use (a constant always has)."""
+        """Whether every operand that is no scalar has one use.
+
+        A copy of a constant has, unless a sharding group names it.
+        """
         for value in operands:
-            if not value.has_one_use() and id(value) in self.graph.slot_of and rank_of(value):
+            if value.has_one_use():
+                continue
+            if id(value) in self.graph.slot_of:
+                if rank_of(value):
+                    return False
+            elif self._is_grouped(value):
                 return False
         return True
+
+    def _is_grouped(self, constant: SSAValue) -> bool:
+        found = self._grouped.get(id(constant))
+        if found is None:
+            found = any(use.operation.name == GROUP_OP for use in constant.uses)
+            self._grouped[id(constant)] = found
+        return found
 
     def _barrier_variants(self, op: Operation, slot: int) -> tuple[int, ...]:
         """A propagation barrier lets through its direction, at every level."""
@@ -329,11 +349,15 @@ class GraphBuilder:
         rank = self.graph.ranks[slot]
         if direction is Direction.NONE or rank == 0:
             return (-1,) * LEVELS
-        return (self._variant(Step(_identity(rank, 1), (direction,) * rank, True)),) * LEVELS
+        return (self._variant(Step(identity_rule(rank, 1), (direction,) * rank, True)),) * LEVELS
 
     def _visit_group(self, op: Operation) -> None:
-        slot = self._use(op.operands[0], op, 0)
-        self._group_ids.setdefault(integer(op, "group_id"), []).append(slot)
+        value = op.operands[0]
+        group = self._group_ids.setdefault(integer(op, "group_id"), [])
+        if id(value.owner) in self._copied and isinstance(value, OpResult):
+            self._constant_groups.append((value, group))
+        else:
+            group.append(self._use(value, op, 0))
 
     # Regions and calls
 
@@ -397,7 +421,7 @@ class GraphBuilder:
         variants = None if manual else self._variant_sets.get(key)
         if variants is None:
             rank = rank_of(like)
-            step = Step(_identity(rank, len(slots) - 1, like), (Direction.BOTH,) * rank, False)
+            step = Step(identity_rule(rank, len(slots) - 1, like), (Direction.BOTH,) * rank, False)
             variants = (self._variant(step, manual),) * LEVELS
             if manual is None:
                 self._variant_sets[key] = variants
@@ -450,50 +474,6 @@ class GraphBuilder:
         for slot, nodes in self._slot_users.items():
             notify[slot] += [new[node] for node in reversed(nodes)]
         graph.notify = notify
-
-
-def _identity(rank: int, sources: int, like: SSAValue | None = None) -> ShardingRule:
-    """The rule that joins `sources` tensors and one result dimension by dimension."""
-    type_ = None if like is None else like.type
-    sizes = type_.get_shape() if isinstance(type_, TensorType) else (1 << 30,) * rank
-    mapping = tuple((dim,) for dim in range(rank))
-    return ShardingRule(
-        tuple(sizes),
-        (mapping,) * sources,
-        (mapping,),
-        (FactorKind.PASS_THROUGH,) * rank,
-        (None,) * rank,
-    )
-
-
-def _directions(
-    rule: ShardingRule, kind: str, single_use: bool, level: int
-) -> tuple[Direction, ...]:
-    """Directions of each factor at a level.
-
-    0: elementwise ops, reshape and transpose whose operands have no other use (dynamic slices:
-    forward). 1: the same whatever the uses. 2: pass-through factors of all ops, broadcasts
-    backward. 3: all factors. 4: broadcasts forward too. Each level includes those before it.
-    """
-    none, both = Direction.NONE, Direction.BOTH
-    early = none
-    if kind in ("elementwise", "pass_through"):
-        early = both
-    elif kind == "forward":
-        early = Direction.FORWARD
-    if level == 0 and not single_use:
-        early = none
-    result: list[Direction] = []
-    for factor, factor_kind in enumerate(rule.kinds):
-        direction = early
-        if factor in rule.blocked:
-            direction = none
-        elif level >= 4:
-            direction = both
-        elif level >= 2 and (level >= 3 or factor_kind is FactorKind.PASS_THROUGH):
-            direction |= Direction.BACKWARD if kind == "broadcast" else both
-        result.append(direction)
-    return tuple(result)
 
 
 def _merged(groups: Iterable[list[int]]) -> list[list[int]]:
