@@ -15,6 +15,7 @@ from jax._src import compiler, dtypes
 from jax._src import core as jax_core
 from jax._src.interpreters import pxla
 from jax._src.lib import _jax
+from jaxlib.mlir import ir
 
 SUPPORTED_JAX = ((0, 10, 2), (0, 12, 0))
 """Releases [from, before) that autopar is tested with."""
@@ -40,6 +41,9 @@ def compile_replicas(module: Any, devices: Sequence[Any], host_callbacks: Sequen
     count = len(devices)
     assignment = np.array([d.id for d in devices]).reshape(count, 1)
     options = compiler.get_compile_options(count, 1, assignment)
+    attributes = module.operation.attributes
+    if "sym_name" not in attributes:  # JAX asks for it
+        attributes["sym_name"] = ir.StringAttr.get("module", module.context)
     client = devices[0].client
     return compiler.compile_or_get_cached(
         client,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 from autopar.dialects.diagnostics import DiagnosticError
+
+# JAX sets this when it is imported; jaxlib reads it when it is loaded, which may be before
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 
 @cache
