@@ -25,6 +25,7 @@ from autopar.lowering.jax_compat import (
     key_impl,
     lowered_parts,
 )
+from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.importing.methods import MethodOptions
 from autopar.runtime.devices import init_devices
 from autopar.runtime.embedded import MeshExecutable, make_mesh
@@ -295,8 +296,10 @@ def _lower(
         for index, leaf in enumerate(leaves)
     ]
     options = MethodOptions(owner._method.name, **owner._method.options)
+    native = lowered.compiler_ir("stablehlo")
+    merge_equal_ops(native)
     road = Road(
-        lowered.compiler_ir("stablehlo"),
+        native,
         arguments,
         grid,
         options,
