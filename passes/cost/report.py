@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import DenseArrayBase, ModuleOp
 from xdsl.ir import Operation
 
 from autopar.dialects.shard import (
@@ -66,7 +67,7 @@ def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
             continue
         for size in shape_of(op.operands[0].type):
             local *= size
-        axes = op.grid_axes.get_values()  # pyright: ignore
+        axes = cast("DenseArrayBase[Any]", op.properties["grid_axes"]).get_values()
         group = 1
         for axis in axes:
             group *= grid.shape[axis]
