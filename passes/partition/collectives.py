@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.shard import (
     AllGatherOp,
@@ -62,6 +62,9 @@ def _all_slice(
     builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
 ) -> SSAValue:
     block = _block(builder, step.after, step.dim, shape)
+    if isinstance(value.owner, Operation) and value.owner.name == "stablehlo.dynamic_slice":
+        # XLA makes one slice of a slice of a slice, and clamps the inner start to the wrong bound.
+        value = builder.barrier(value)
     value = _padded_to(builder, value, step.dim, builder.table.parts(step.axes), block)
     grid = builder.table.refined.name
     return builder.insert(

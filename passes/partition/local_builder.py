@@ -237,6 +237,10 @@ class LocalBuilder:
     def clamp(self, low: SSAValue, value: SSAValue, high: SSAValue) -> SSAValue:
         return self.op("clamp", [low, value, high], value.type)
 
+    def barrier(self, value: SSAValue) -> SSAValue:
+        """`value`, which XLA's simplifications do not see through."""
+        return self.op("optimization_barrier", [value], value.type)
+
     def both(self, a: SSAValue, b: SSAValue) -> SSAValue:
         return self.op("and", [a, b], a.type)
 

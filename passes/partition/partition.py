@@ -298,7 +298,7 @@ class _FunctionPartitioner:
             value = op.properties["value"]
             assert isinstance(value, DenseIntOrFPElementsAttr) and is_tensor(local)
             op.properties["value"] = DenseIntOrFPElementsAttr(
-                cast("TensorType[Any]", local), value.data
+                local, value.data
             )
             result._type = local  # pyright: ignore[reportPrivateUsage]
         return True

@@ -8,6 +8,7 @@ sum), writes outside it are dropped, as StableHLO drops them out of bounds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def _scatter(local: LocalOp) -> None:
         builder = local.builder()
         # A position in another device's block, or in padding, is out of bounds here; positions
         # that are negative globally stay negative.
-        op.operands[count], _ = _local_indices(
+        op.operands[count], inside = _local_indices(
             local,
             builder,
             op.operands[count],
@@ -141,6 +142,11 @@ def _scatter(local: LocalOp) -> None:
             indexed,
             clamp=False,
         )
+        if prod(shape_of(inside.type)) == 1:
+            # XLA makes one slice of a slice of a slice and forgets that the outer index, out of
+            # bounds here, was clamped to the inner one; of a scatter with one index it makes slices.
+            for index in range(count):
+                op.operands[index] = builder.barrier(op.operands[index])
     local.set_local_types()
 
 
