@@ -4,6 +4,11 @@ Everything here was checked on jax 0.10.2; tests/lowering/test_jax_compat.py tel
 new release breaks it. No other module of autopar may import `jax._src` or `jaxlib._jax`.
 """
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -85,7 +90,7 @@ def is_key_dtype(dtype: Any) -> bool:
 
 def key_data_aval(aval: Any) -> tuple[tuple[int, ...], Any]:
     """Shape and dtype of the integers behind an array of typed PRNG keys."""
-    physical = jax_core.physical_aval(aval)
+    physical: Any = jax_core.physical_aval(aval)
     return tuple(physical.shape), physical.dtype
 
 
