@@ -44,6 +44,8 @@ from autopar.passes.partition.even_boundary import make_boundary_even
 from autopar.passes.pipelining.microbatches import split_step
 from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
 
+from .dump import Dump
+
 LEVELS = ("stablehlo", "sharded", "decided", "spmd", "per-device")
 
 
@@ -86,16 +88,17 @@ class Road:
         module = import_module(self.native)
         context = make_context()
         stop = LEVELS.index(level)
+        dump = Dump(module, context) if level == "per-device" else None
+        _dump(dump, 0, module)
         if stop >= 1:
             self._annotate(module, context)
             run_passes(module, context, PROPAGATE)
             make_boundary_even(main_function(module), _grid(module))
-        if stop >= 2:
-            run_passes(module, context, DECIDE)
-        if stop >= 3:
-            run_passes(module, context, PARTITION)
-        if stop >= 4:
-            run_passes(module, context, LOWER)
+            _dump(dump, 1, module)
+        for number, passes in ((2, DECIDE), (3, PARTITION), (4, LOWER)):
+            if stop >= number:
+                run_passes(module, context, passes)
+                _dump(dump, number, module)
         return module
 
     def program(self) -> DeviceProgram:
@@ -165,6 +168,11 @@ def declare_mesh(module: ModuleOp, grid: Grid) -> None:
         block = module.body.block
         assert block.first_op is not None
         block.insert_op_before(MeshOp(name, Mesh(grid.axes)), block.first_op)
+
+
+def _dump(dump: Dump | None, number: int, module: ModuleOp) -> None:
+    if dump is not None:
+        dump.write(LEVELS[number], module)
 
 
 def _grid(module: ModuleOp) -> Grid:

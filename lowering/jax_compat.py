@@ -16,9 +16,13 @@ from jax._src import core as jax_core
 from jax._src.array import ArrayImpl
 from jax._src.interpreters import mlir, pxla
 from jax._src.lib import _jax
+<<<<<<< HEAD
 from jax.sharding import NamedSharding
 
 __all__ = ["ArrayImpl"]  # the type of all jax.Arrays that are neither traced nor keys
+=======
+from jaxlib.mlir import ir
+>>>>>>> main
 
 SUPPORTED_JAX = ((0, 10, 2), (0, 12, 0))
 """Releases [from, before) that autopar is tested with."""
@@ -44,6 +48,9 @@ def compile_replicas(module: Any, devices: Sequence[Any], host_callbacks: Sequen
     count = len(devices)
     assignment = np.array([d.id for d in devices]).reshape(count, 1)
     options = compiler.get_compile_options(count, 1, assignment)
+    attributes = module.operation.attributes
+    if "sym_name" not in attributes:  # JAX asks for it
+        attributes["sym_name"] = ir.StringAttr.get("module", module.context)
     client = devices[0].client
     return compiler.compile_or_get_cached(
         client,

@@ -23,6 +23,7 @@ class DeviceError(RuntimeError):
 def init_devices(count: int | None) -> list[Any]:
     """The first `count` devices (None: all), making virtual CPU devices if JAX has not started.
 
+    Where there are accelerators, but fewer than `count`, virtual CPU devices stand in for them.
     DeviceError where JAX's backend exists already with fewer devices: it says what to move.
     """
     from autopar.lowering.jax_compat import backend_is_initialized
@@ -36,12 +37,32 @@ def init_devices(count: int | None) -> list[Any]:
     with _enough_threads():
         devices = jax.devices()
     if count is not None and len(devices) < count:
-        raise DeviceError(
-            f"{count} devices were asked for, JAX already runs with {len(devices)}: call "
-            f"autopar.init(devices={count}) before the first JAX computation, or "
-            f'export XLA_FLAGS="{_FLAG}={count}" (JAX_PLATFORMS=cpu) before Python starts'
-        )
+        devices = _virtual_devices(count, devices)
     return devices if count is None else devices[:count]
+
+
+def _virtual_devices(count: int, real: Sequence[Any]) -> list[Any]:
+    """CPU devices in place of too few real ones; DeviceError where there are too few as well."""
+    import jax
+
+    platform = real[0].platform
+    found = f"{len(real)} {platform} device{'s' if len(real) > 1 else ''}"
+    if platform != "cpu":
+        try:
+            virtual = jax.devices("cpu")
+        except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+            raise DeviceError(
+                f"{count} devices were asked for, there are {found}: ask for {len(real)}, or "
+                "export JAX_PLATFORMS=cpu for virtual devices"
+            ) from None
+        if len(virtual) >= count:
+            logger.warning("%d virtual CPU devices are used: there are %s", count, found)
+            return virtual
+    raise DeviceError(
+        f"{count} devices were asked for, JAX already runs with {found}: call "
+        f"autopar.init(devices={count}) before the first JAX computation, or "
+        f'export XLA_FLAGS="{_FLAG}={count}" before Python starts'
+    )
 
 
 @contextmanager

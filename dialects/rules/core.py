@@ -53,6 +53,9 @@ class ShardingRule:
     sums over some axes gives results that are partial sums over them."""
     moves_data: bool = False
     """Only moves or copies elements of operands `linear[0]`: partials of any kind pass."""
+    accumulated: tuple[int, ...] = ()
+    """Operands that a reduction takes once, beside what it reduces (its initial values): where a
+    factor that they lack is split, only one device may count them."""
     is_custom: bool = False
     """Given by the user (`sdy.sharding_rule`) or registered for a custom_call."""
 
@@ -123,6 +126,7 @@ class RuleBuilder:
         *,
         linear: tuple[tuple[int, ...], ...] = (),
         moves_data: bool = False,
+        accumulated: tuple[int, ...] = (),
         is_custom: bool = False,
         leftover: FactorKind = FactorKind.NEED_REPLICATION,
     ) -> ShardingRule:
@@ -151,6 +155,7 @@ class RuleBuilder:
             frozenset(self._blocked),
             linear,
             moves_data,
+            accumulated,
             is_custom,
         )
 

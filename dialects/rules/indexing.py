@@ -144,7 +144,9 @@ def scatter(op: Operation) -> ShardingRule:
         indices_batching=numbers.scatter_indices_batching_dims,
     )
     joint = (*range(count), *range(count + 1, 2 * count + 1))
-    return builder.build(linear=(joint,) if reducer == "sum" else ())
+    return builder.build(
+        linear=(joint,) if reducer == "sum" else (), accumulated=tuple(range(count))
+    )
 
 
 @sharding_rule("stablehlo.dynamic_slice")

@@ -38,7 +38,7 @@ def reduce(op: Operation) -> ShardingRule:
         else:
             builder.reduction(operands, size, reducer)
     linear = (tuple(range(2 * count)),) if reducer == "sum" else ()
-    return builder.build(linear=linear)
+    return builder.build(linear=linear, accumulated=tuple(range(count, 2 * count)))
 
 
 @sharding_rule("stablehlo.reduce_window")

@@ -9,6 +9,7 @@ from xdsl.ir import Operation
 
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers, DotDimensionNumbers
 from autopar.passes.partition.tensors import shape_of
+from autopar.passes.walk import inner_ops
 
 from .loops import times
 
@@ -17,7 +18,7 @@ def flops_of(module: ModuleOp) -> int:
     """FLOPs of the dots and convolutions of a module (two for a multiply and add), loops counted
     by their trips. After shard-partition these are those of one device."""
     loops: dict[Operation, int] = {}
-    return sum(op_flops(op) * times(op, loops) for op in module.walk() if op.name in _FLOPS)
+    return sum(op_flops(op) * times(op, loops) for op in inner_ops(module) if op.name in _FLOPS)
 
 
 def op_flops(op: Operation) -> int:

@@ -298,10 +298,14 @@ def _readers(value: SSAValue) -> Iterator[tuple[SSAValue, Operation, int]]:
                 yield value, op, use.index
         elif op.name == "stablehlo.return":
             continue  # handed on to the next iteration
-        elif op.name == "stablehlo.dynamic_slice" or _narrows(op):
+        elif op.name in _MOVES or _narrows(op):
             yield from _readers(op.results[0])
         else:
             yield value, op, use.index
+
+
+_MOVES = frozenset({"stablehlo.dynamic_slice", "stablehlo.reshape", "stablehlo.transpose"})
+"""Views that forward and backward phase may share: what is gathered is what they give."""
 
 
 def _narrows(op: Operation) -> bool:

@@ -31,6 +31,8 @@ def emit_steps(
     shape: Sequence[int],
 ) -> SSAValue:
     """Applies `steps` to the local `value` of a tensor of global `shape` that lies as `source`."""
+    if steps and 0 in shape:  # nothing to move, and collectives of nothing are not legal
+        return builder.empty(value.type, builder.table.local_shape(shape, steps[-1].after))
     for step in steps:
         value = _EMITTERS[step.kind](builder, value, source, step, shape)
         source = step.after

@@ -51,6 +51,7 @@ from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, make_grid_op
 from autopar.dialects.sharding import AxisRef, Sharding
 from autopar.passes.importing.methods import REDUCE_IN_LOOP
+from autopar.passes.importing.inline import inline
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 from autopar.passes.walk import sharded_ops
 
@@ -78,6 +79,7 @@ def insert_reshards(module: ModuleOp) -> None:
             'give --shard-partition="grid=2x4" or a shard.grid (sdy.mesh) in the module',
         )
     grid = grid_op.to_grid()
+    inline(module)  # Calls that are still there: local shapes differ from call to call.
     shard_ops_to_attributes(module)  # Either spelling is taken.
     table = AxisTable(grid, _used_axes(module))
     for op in module.ops:

@@ -1,8 +1,8 @@
 """Side effects run once: on the first device, with full values.
 
-A callback (jax.debug.print, io_callback, pure_callback) is a custom_call; every device would run
-it. It is put into a branch that only device 0 takes; what it returns is summed over all devices,
-the others adding zeros, so that everybody has it.
+A callback (jax.debug.print, io_callback, pure_callback) is a custom_call: all devices run it.
+It is put into a branch that only device 0 takes; what it returns is summed over all devices, the
+others adding zeros, so that everybody has it.
 """
 
 from __future__ import annotations
@@ -82,6 +82,3 @@ def _is_bool(type: object) -> bool:
         and isinstance(type.element_type, IntegerType)
         and type.element_type.width.data == 1
     )
-
-
-

@@ -110,6 +110,10 @@ class LocalBuilder:
         value = neutral_value(kind, numpy_dtype(type.element_type))
         return self.insert(splat_constant(value.item(), type))
 
+    def empty(self, type: Attribute, shape: Sequence[int]) -> SSAValue:
+        """A tensor without elements."""
+        return self.neutral("sum", resized(type, shape))
+
     def device_index(self) -> SSAValue:
         """This device's row-major index in the grid, tensor<i32>."""
         if self._index is None:

@@ -76,11 +76,7 @@ def _gather(
 def _scatter(
     op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
 ) -> None:
-    """Indexed dimensions may be split where an update is one element of them.
-
-    Updates split over the batch count the input once only for sums (the input is then partial as
-    well) and for reductions that may see it twice.
-    """
+    """Indexed dimensions may be split where an update is one element of them."""
     numbers: Any = op.properties["scatter_dimension_numbers"]
     num_inputs = len(op.results)
     windows = [
@@ -97,16 +93,23 @@ def _scatter(
         if sizes.get(dim, 1) != 1 or dim not in numbers.scatter_dims_to_operand_dims:
             for factor in rule.results[0][dim]:
                 allowed[factor] = False
-    for factor, reducer in enumerate(reducers):
-        if reducer in ("product", "bitwise_xor"):
-            allowed[factor], reducers[factor] = False, None
 
 
-def _iota(
+def _reshape(
     op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
 ) -> None:
+    """A factor of one side alone cannot be split: both sides have the same elements."""
+    shared = {f for dim in rule.operands[0] for f in dim}
     for factor in range(rule.num_factors):
-        allowed[factor] = True
+        allowed[factor] = allowed[factor] and factor in shared
+
+
+def _whole(
+    op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
+) -> None:
+    """A generator's bits depend on their place in the whole tensor: every device makes them all
+    and keeps its part."""
+    allowed[:] = [False] * len(allowed)
 
 
 _EXTENSIONS: dict[str, _SplittableFunction] = {
@@ -115,5 +118,6 @@ _EXTENSIONS: dict[str, _SplittableFunction] = {
     "stablehlo.convolution": _windows,
     "stablehlo.gather": _gather,
     "stablehlo.scatter": _scatter,
-    "stablehlo.iota": _iota,
+    "stablehlo.reshape": _reshape,
+    "stablehlo.rng_bit_generator": _whole,
 }

@@ -27,8 +27,8 @@ class Strategy(NamedTuple):
 
     factors: tuple[tuple[int, ...], ...]
     operands: tuple[Spec, ...]
-    """What the op needs. Partial where the op is jointly linear in this operand and one that is
-    split along a reduction (scatter-add: the input is added once, not once a device)."""
+    """What the op needs. Partial where a split reduction takes the operand once (the input of a
+    scatter-add is added once, not once a device)."""
     results: tuple[Spec, ...]
     """Natural results: with the partial axes that split reductions leave."""
 
@@ -41,12 +41,13 @@ class Splittable(NamedTuple):
 
 
 def splittable_by_kind(rule: ShardingRule) -> Splittable:
-    """Pass-through factors, and reductions with a known reducer."""
+    """Pass-through factors that reach a result, and reductions with a known reducer."""
+    reaching = {f for mapping in rule.results for dim in mapping for f in dim}
     return Splittable(
         tuple(
-            kind is FactorKind.PASS_THROUGH
+            (kind is FactorKind.PASS_THROUGH and factor in reaching)
             or (kind is FactorKind.REDUCTION and reducer is not None)
-            for kind, reducer in zip(rule.kinds, rule.reducers, strict=True)
+            for factor, (kind, reducer) in enumerate(zip(rule.kinds, rule.reducers, strict=True))
         ),
         rule.reducers,
     )
@@ -131,16 +132,10 @@ class StrategyChooser:
         ]
         partial = merge_partial(carried, ((kind, axes) for _, kind, axes in reduced))
         operands = [Spec(_dims(mapping, factors)) for mapping in rule.operands]
-        for group in rule.linear:
-            held = [{f for dim in rule.operands[i] for f in dim} for i in group]
-            for index, own in zip(group, held, strict=True):
-                added = [
-                    (kind, axes)
-                    for factor, kind, axes in reduced
-                    if factor not in own and any(factor in other for other in held)
-                ]
-                if added:
-                    operands[index] = operands[index].with_partial(merge_partial(added))
+        for index in rule.accumulated:
+            own = {f for dim in rule.operands[index] for f in dim}
+            added = [(kind, axes) for factor, kind, axes in reduced if factor not in own]
+            operands[index] = operands[index].with_partial(merge_partial(added))
         return Strategy(
             factors,
             tuple(operands),

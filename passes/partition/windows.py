@@ -39,6 +39,10 @@ def fetch_window(
     type = value.type
     assert isinstance(type, TensorType)
     block = type.get_shape()[dim]
+    if width == 0 or 0 in type.get_shape():
+        shape = list(type.get_shape())
+        shape[dim] = 0
+        return builder.pad(builder.empty(type, shape), dim, 0, width, fill=fill)
     rounds = _Rounds(builder, axes, size, block, starts, width)
     gather_rows = all_gather_bytes(block, rounds.parts)
     if rounds.parts > 1 and rounds.rows_moved() >= gather_rows:

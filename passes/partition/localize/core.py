@@ -107,7 +107,16 @@ def localizer(*names: str) -> Callable[[Localizer], Localizer]:
 
 
 def localize(local: LocalOp) -> None:
-    """Makes one op local: its own routine, or the common one."""
+    """Makes one op local: its own routine, or the common one; nothing to do for empty results."""
+    if all(0 in shape for shape in local.result_shapes):
+        builder = local.builder()
+        local.replace(
+            [
+                builder.empty(result.type, local.local_result_shape(index))
+                for index, result in enumerate(local.op.results)
+            ]
+        )
+        return
     routine = LOCALIZED.get(local.op.name)
     if routine is not None:
         routine(local)

@@ -1,0 +1,142 @@
+"""Partitioned programs give what unpartitioned ones give: convolutions, pooling, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .cases import CUBE, Case, Cases
+
+# fmt: off
+table = Cases()
+add, A = table.add, table.normal
+
+
+def conv(
+    strides: tuple[int, ...] = (1, 1), padding: Any = "SAME", layout: Any = None, **kwargs: Any
+) -> Callable[[Any, Any], Any]:
+    numbers = layout or ("NHWC", "HWIO", "NHWC")
+    return lambda x, w: lax.conv_general_dilated(
+        x, w, strides, padding, dimension_numbers=numbers, **kwargs
+    )
+
+
+def grad(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return jax.grad(lambda x, w: jnp.sum(jnp.sin(function(x, w))), (0, 1))
+
+
+def conv_case(
+    name: str,
+    function: Callable[[Any, Any], Any],
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    shardings: list[str | None],
+    **kwargs: Any,
+) -> None:
+    """The convolution and both its gradients, in one program."""
+
+    def both(x: Any, w: Any) -> Any:
+        return function(x, w), *grad(function)(x, w)
+
+    add(name, both, [A(*x), A(*w) * 0.5], shardings, tolerance=1e-4, **kwargs)
+
+
+IMAGE, KERNEL = (4, 8, 8, 4), (3, 3, 4, 8)
+
+conv_case("conv", conv(), IMAGE, KERNEL, ["x y - -", None])
+conv_case("conv_batch", conv(), (10, 8, 8, 4), KERNEL, ["xy - - -", None])
+conv_case("conv_batch_stride", conv((2, 2)), (10, 16, 16, 4), KERNEL, ["xy - - -", None])
+conv_case("conv_both_spatial", conv(), (2, 8, 8, 3), (3, 3, 3, 4), ["- y x -", None])
+conv_case("conv_spatial_uneven", conv(), (2, 7, 9, 3), (3, 3, 3, 4), ["- y x -", None])
+conv_case("conv_spatial_small", conv(), (2, 5, 3, 3), (3, 3, 3, 4), ["- y x -", None])
+conv_case("conv_valid", conv(padding="VALID"), (2, 11, 8, 3), (4, 3, 3, 4), ["x y - -", None])
+conv_case("conv_stride", conv((2, 2)), (4, 16, 16, 4), KERNEL, ["x y - -", None])
+conv_case("conv_stride_uneven", conv((2, 3)), (2, 15, 11, 4), KERNEL, ["- y x -", None])
+conv_case("conv_large_kernel", conv(), (2, 8, 8, 3), (7, 7, 3, 4), ["x y - -", None])
+conv_case("conv_patches", conv((4, 4), "VALID"), (4, 16, 16, 3), (4, 4, 3, 8), ["x y - -", None])
+conv_case("conv_asymmetric", conv(padding=((0, 3), (2, -1))), (2, 8, 8, 3), (3, 3, 3, 4),
+    ["x y - -", None])
+conv_case("conv_dilated", conv(rhs_dilation=(2, 1)), (2, 9, 8, 3), (3, 3, 3, 4), ["x y - -", None])
+conv_case("conv_transposed", conv(padding=((1, 2), (1, 2)), lhs_dilation=(2, 2)), (2, 6, 5, 3),
+    (3, 3, 3, 4), ["x y - -", None])
+add("conv_transpose_op", lambda x, w: jax.nn.relu(lax.conv_transpose(x, w, (2, 2), "SAME")),
+    [A(4, 7, 6, 4), A(3, 3, 4, 5)], ["x y - -", None])
+conv_case("conv_features", conv(padding="VALID"), (4, 9, 9, 8), (3, 3, 8, 8),
+    ["x - - y", "- - y x"])
+conv_case("conv_out_features", conv(), IMAGE, (3, 3, 4, 8), ["x - - -", "- - - y"])
+conv_case("conv_features_uneven", conv(), (2, 5, 5, 6), (3, 3, 6, 7), ["x - - y", "- - y x"])
+conv_case("conv_groups", conv(feature_group_count=4), (4, 8, 8, 8), (3, 3, 2, 8),
+    ["x - - y", None])
+conv_case("conv_groups_out", conv(feature_group_count=2), (4, 8, 8, 8), (3, 3, 4, 8),
+    ["y - - x", "- - - x"])
+conv_case("conv_groups_fewer_than_parts", conv(feature_group_count=2), (4, 8, 8, 8), (3, 3, 4, 8),
+    ["x - - y", "- - - y"])
+conv_case("conv_depthwise", conv(feature_group_count=8), (4, 8, 8, 8), (3, 3, 1, 8),
+    ["x y - -", None])
+conv_case("conv_depthwise_features", conv(feature_group_count=8), (4, 6, 6, 8), (3, 3, 1, 16),
+    ["x - - y", "- - - y"])
+conv_case("conv_groups_uneven", conv(feature_group_count=3), (4, 6, 6, 9), (3, 3, 3, 6),
+    ["x - - y", None])
+conv_case("conv_batch_groups", conv(batch_group_count=4), (8, 6, 6, 4), (3, 3, 4, 8),
+    ["y - - x", None])
+conv_case("conv_batch_groups_out", conv(batch_group_count=2), (8, 6, 6, 4), (3, 3, 4, 8),
+    ["x - - -", "- - - y"])
+conv_case("conv_nchw", conv(layout=("NCHW", "OIHW", "NCHW")), (4, 4, 8, 8), (8, 4, 3, 3),
+    ["x - y -", None])
+conv_case("conv_1d", conv((1,), layout=("NWC", "WIO", "NWC")), (4, 13, 4), (3, 4, 5),
+    ["x y -", None])
+conv_case("conv_1d_causal", conv((1,), ((3, 0),), layout=("NWC", "WIO", "NWC")), (4, 13, 4),
+    (4, 4, 5), ["- xy -", None])
+conv_case("conv_3d", conv((1, 1, 1), layout=("NDHWC", "DHWIO", "NDHWC")), (2, 4, 5, 4, 2),
+    (3, 3, 3, 2, 3), ["x y - z -", None], grid=CUBE)
+conv_case("conv_kernel_split", conv(), (4, 8, 8, 4), (3, 3, 4, 8), ["- - - -", "x - - y"])
+
+# ---- pooling -------------------------------------------------------------------------------------
+
+
+def pool(window: tuple[int, ...], strides: tuple[int, ...], padding: Any) -> Callable[[Any], Any]:
+    return lambda x: lax.reduce_window(x, -np.inf, lax.max, window, strides, padding)
+
+
+def pool_case(name: str, function: Callable[[Any], Any], shape: tuple[int, ...], at: str) -> None:
+    def both(x: Any) -> Any:
+        return function(x), jax.grad(lambda x: jnp.sum(jnp.sin(function(x))))(x)
+
+    add(name, both, [A(*shape)], [at])
+
+
+def mean_pool(x: Any) -> Any:
+    return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 2, 1, 1), "SAME")
+
+
+pool_case("max_pool", pool((1, 2, 2, 1), (1, 2, 2, 1), "VALID"), (4, 8, 8, 4), "x y - -")
+pool_case("max_pool_batch", pool((1, 3, 3, 1), (1, 2, 2, 1), "SAME"), (10, 8, 8, 4), "xy - - -")
+pool_case("max_pool_overlap", pool((1, 3, 3, 1), (1, 2, 2, 1), "SAME"), (4, 8, 8, 4), "x y - -")
+pool_case("max_pool_uneven", pool((1, 3, 2, 1), (1, 1, 2, 1), "SAME"), (3, 7, 9, 3), "x y - -")
+pool_case("max_pool_features", pool((1, 2, 2, 1), (1, 2, 2, 1), "VALID"), (4, 8, 8, 6), "x - - y")
+pool_case("mean_pool", mean_pool, (4, 8, 7, 4), "x y - -")
+pool_case("mean_pool_batch", mean_pool, (10, 8, 7, 4), "xy - - -")
+add("windows_of_sums", lambda x: (lax.reduce_window(x, 0.0, lax.add, (4, 1), (1, 1), "SAME"),
+    lax.reduce_window(x, 1.0, lax.mul, (3, 2), (3, 1), "VALID"), lax.reduce_window(
+    x, np.inf, lax.min, (3, 2), (1, 1), ((2, 2), (0, 1)), base_dilation=(2, 1),
+    window_dilation=(1, 2))), [A(10, 6)], ["y x"])
+add("windows_variadic", lambda a, b: lax.reduce_window((a, b), (np.float32(0), np.float32(0)),
+    lambda x, y: (x[0] + y[0], x[1] + y[1]), (3, 1), (1, 1), "SAME"), [A(10, 6), A(10, 6)],
+    ["y x", "x y"])
+add("resize", lambda x: (jax.image.resize(x, (4, 12, 12, 3), "nearest"), jax.image.resize(
+    x, (4, 4, 4, 3), "linear")), [A(4, 6, 6, 3)], ["x y - -"])
+add("patches", lambda x: lax.conv_general_dilated_patches(x, (2, 2), (2, 2), "VALID"),
+    [A(4, 3, 8, 8)], ["x - y -"])
+add("batch_norm", lambda x: (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5),
+    [A(10, 5, 6, 4)], ["y x - -"])
+# fmt: on
+
+
+@table.parametrize
+def test_equals_unpartitioned(case: Case) -> None:
+    case.run()
