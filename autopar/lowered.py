@@ -19,6 +19,7 @@ from autopar.lowering.jax_compat import (
     ordered_effect,
     program_meshes,
 )
+from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.importing.methods import MethodOptions
 
 from .aliasing import donated_leaves, match_aliases
@@ -211,8 +212,10 @@ class Lowering:
         ]
         fallback = self.mesh or default_mesh()
         method = request.method
+        native = lowered.compiler_ir("stablehlo")
+        merge_equal_ops(native)
         road = Road(
-            lowered.compiler_ir("stablehlo"),
+            native,
             arguments,
             grid_of_mesh(fallback),
             MethodOptions(method.name, **method.pass_options(fallback)),

@@ -41,8 +41,8 @@ from autopar.passes.importing.methods import (
     state_kind,
 )
 from autopar.passes.partition.even_boundary import make_boundary_even
-from autopar.passes.pipelining.microbatches import split_step
 from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
+from autopar.passes.pipelining.microbatches import split_step
 
 from .dump import Dump
 

@@ -16,13 +16,10 @@ from jax._src import core as jax_core
 from jax._src.array import ArrayImpl
 from jax._src.interpreters import mlir, pxla
 from jax._src.lib import _jax
-<<<<<<< HEAD
 from jax.sharding import NamedSharding
+from jaxlib.mlir import ir
 
 __all__ = ["ArrayImpl"]  # the type of all jax.Arrays that are neither traced nor keys
-=======
-from jaxlib.mlir import ir
->>>>>>> main
 
 SUPPORTED_JAX = ((0, 10, 2), (0, 12, 0))
 """Releases [from, before) that autopar is tested with."""
