@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,9 @@ from .road import ArgumentInfo, Road
 
 if TYPE_CHECKING:
     from .compiled import CompiledProgram
+
+
+logger = logging.getLogger("autopar")
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,11 @@ class Lowering:
             if refused is not None:
                 raise ValueError(refused)
             lowered = lower_traced(traced)
+            if lowered_parts(lowered)["mutable"]:
+                raise ValueError(
+                    "the function writes to a jax.Ref, which a partitioned program cannot: take "
+                    "the array as an argument and return the new one"
+                )
         marked = None if signature.auto_donate else signature.donated
         donated = donated_leaves(marked, self.leaves, self.avals, outs, len(self.args))
         aliases = match_aliases(donated, self.avals, outs)
@@ -240,7 +249,10 @@ class Lowering:
         request = self.request
         if request.follow and request.num_micro_batches == 1 and request.signature.batch is None:
             return Batch(why="as the user's shardings say")
-        return find_batch(request.signature, self.leaves, self.avals, outs, len(self.args))
+        batch = find_batch(request.signature, self.leaves, self.avals, outs, len(self.args))
+        if not batch.leaves and not request.follow and any(aval.shape for aval in self.avals):
+            logger.warning("no argument looks like a batch: every device computes the whole")
+        return batch
 
     def _microbatches(
         self, batch: Batch, count: int

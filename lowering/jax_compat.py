@@ -95,6 +95,7 @@ def lowered_parts(lowered: Any) -> dict[str, Any]:
         "keepalive": arguments["keepalive"],
         "ordered_effects": arguments["ordered_effects"],
         "unordered_effects": arguments["unordered_effects"],
+        "mutable": arguments.get("mut") is not None and arguments["mut"].in_mut,
     }
 
 
