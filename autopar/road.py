@@ -18,13 +18,15 @@ from autopar.dialects import make_context
 from autopar.dialects.autopar import (
     entries_of,
     result_sharding,
+    set_arg_shardings,
     set_entry,
     set_result_sharding,
     sharding_of,
 )
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy import Mesh, MeshOp
 from autopar.dialects.shard import find_grid
-from autopar.dialects.sharding import Grid
+from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
 from autopar.passes import load_pass
@@ -56,6 +58,9 @@ class ArgumentInfo:
     batch_dim: int = 0
     alias: int | None = None
     """The result whose buffer it shares (donation)."""
+    axes: tuple[tuple[str, ...], ...] | None = None
+    """The mesh axes of each dimension where the module itself could not say it (a microbatch that
+    is too small for them)."""
 
 
 @dataclass
@@ -107,6 +112,7 @@ class Road:
         self._describe_arguments(main_function(module))
         split_step(module, self.num_micro_batches, self.reduction)
         func = main_function(module)
+        self._place_arguments(func, _grid(module))
         annotate_method(module, self.options)
         for argument, result in aliases(func):
             sharding = sharding_of(func.body.block.args[argument])
@@ -126,6 +132,28 @@ class Road:
                 entry = set_entry(entry, "tf.aliasing_output", IntegerAttr(info.alias, i32))
             entries[index] = entry
         func.properties["arg_attrs"] = ArrayAttr(entries)
+
+
+    def _place_arguments(self, func: FuncOp, grid: Grid) -> None:
+        args = func.body.block.args
+        shardings = [
+            sharding_of(arg) if info.axes is None else _sharding(func, grid, info.axes)
+            for arg, info in zip(args, self.arguments, strict=True)
+        ]
+        set_arg_shardings(func, shardings)
+
+
+def _sharding(func: FuncOp, grid: Grid, axes: Sequence[Sequence[str]]) -> Sharding:
+    for name in (name for dim in axes for name in dim):
+        if name not in grid.sizes:
+            raise DiagnosticError(
+                func,
+                f"a batch argument is on mesh axis {name!r}, the program's mesh has the axes "
+                f"{', '.join(grid.axis_names)}: use one mesh",
+            )
+    return Sharding(
+        grid.name, tuple(DimSharding(tuple(AxisRef(name) for name in dim)) for dim in axes)
+    )
 
 
 def declare_mesh(module: ModuleOp, grid: Grid) -> None:

@@ -211,12 +211,11 @@ def compare(name: str, rounds: int) -> None:
 
 def compile_road(layers: int) -> None:
     """Prints the time of the road against JAX's own lowering of the same step."""
-    from autopar.api import ArgumentInfo
+    from autopar.road import ArgumentInfo
     from autopar.dialects.sharding import Grid
     from autopar.lowering.exporter import export_module
     from autopar.lowering.mlir_context import merge_equal_ops
     from autopar.passes.importing.methods import MethodOptions
-    from autopar.road import Road
 
     config = dataclasses.replace(SIZES["350M"], num_layers=layers)
     optimizer = make_optimizer(1e-3, 100)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 logger = logging.getLogger("autopar")
 
+_PROGRAMS_IN_FLIGHT = 8
+"""How many programs with collectives may wait at once on virtual devices."""
 _FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -35,7 +38,8 @@ def init_devices(count: int | None) -> list[Any]:
         _request_virtual_devices(count)
     import jax
 
-    devices = jax.devices()
+    with _enough_threads():
+        devices = jax.devices()
     if count is not None and len(devices) < count:
         devices = _virtual_devices(count, devices)
     return devices if count is None else devices[:count]
@@ -61,8 +65,27 @@ def _virtual_devices(count: int, real: Sequence[Any]) -> list[Any]:
     raise DeviceError(
         f"{count} devices were asked for, JAX already runs with {found}: call "
         f"autopar.init(devices={count}) before the first JAX computation, or "
-        f'export XLA_FLAGS="{_FLAG}={count}"'
+        f'export XLA_FLAGS="{_FLAG}={count}" before Python starts'
     )
+
+
+@contextmanager
+def _enough_threads() -> Generator[None]:
+    """Lets XLA's CPU client have more threads than cores while it starts.
+
+    A collective holds the thread of each device until all have come. With fewer threads than the
+    devices of all programs in flight need, they wait for each other for ever (plain jax.jit's too).
+    XLA reads the size of its thread pool from NPROC.
+    """
+    match = re.search(rf"{_FLAG}=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if match is None or "NPROC" in os.environ:
+        yield
+        return
+    os.environ["NPROC"] = str(max(os.cpu_count() or 1, _PROGRAMS_IN_FLIGHT * int(match[1])))
+    try:
+        yield
+    finally:
+        del os.environ["NPROC"]
 
 
 def _request_virtual_devices(count: int) -> None:

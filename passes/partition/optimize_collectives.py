@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp, TensorType, i64
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
@@ -24,7 +24,7 @@ from autopar.dialects.shard import (
 )
 from autopar.passes.walk import sharded_ops
 
-from .tensors import item_bytes, shape_of
+from .tensors import element_type, item_bytes, shape_of
 from .to_stablehlo.collectives import COMBINE
 
 _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScatterOp)
@@ -147,8 +147,7 @@ def combine_all_reduces(block: Block, ops: Sequence[Operation], limit: int, coun
 
     for op in reductions:
         type = op.input.type
-        element = type.element_type if isinstance(type, TensorType) else type
-        key = (op.grid, op.grid_axes, op.reduction, element)
+        key = (op.grid, op.grid_axes, op.reduction, element_type(type))
         if key in groups and deadline[key] < order[op]:
             close(key)
         if key not in groups:
