@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import init, local_devices, parallelize, shutdown
     from .embed import apply
     from .methods import FSDP, DataParallel, ShardParallel, Zero2Parallel, Zero3Parallel
+    from .parallelized import clear_executable_cache, parallelize
     from .plan import Plan
+    from .session import init, local_devices, shutdown
 
 _PUBLIC = {
     "DataParallel": "methods",
@@ -25,10 +26,11 @@ _PUBLIC = {
     "Zero2Parallel": "methods",
     "Zero3Parallel": "methods",
     "apply": "embed",
-    "init": "api",
-    "local_devices": "api",
-    "parallelize": "api",
-    "shutdown": "api",
+    "clear_executable_cache": "parallelized",
+    "init": "session",
+    "local_devices": "session",
+    "parallelize": "parallelized",
+    "shutdown": "session",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Zero3Parallel",
     "__version__",
     "apply",
+    "clear_executable_cache",
     "init",
     "local_devices",
     "parallelize",

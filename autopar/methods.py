@@ -20,8 +20,19 @@ class Method:
     num_micro_batches: int | None = None
     micro_batch_reduction: str = "mean"
     """How the gradients and float scalar results of microbatches are put together: mean or sum."""
+    batch_axis: str | None = None
+    """The mesh axis that the method uses; None: all axes, as one."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Further options of the pass annotate-method (batch_axis, small_tensor_elements)."""
+    """Further options of the pass annotate-method (small_tensor_elements)."""
+
+    def pass_options(self, mesh: Any) -> dict[str, Any]:
+        """Options of annotate-method on a jax Mesh; ValueError for an axis that it has not."""
+        if self.batch_axis is None:
+            return self.options
+        if self.batch_axis not in mesh.axis_names:
+            known = ", ".join(map(str, mesh.axis_names))
+            raise ValueError(f"batch_axis={self.batch_axis!r}: the mesh's axes are {known}")
+        return {**self.options, "batch_axis": self.batch_axis}
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from .passes import PASSES
+from .terminal import UsageError, write_error
 
 if TYPE_CHECKING:
     from xdsl.context import Context
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from xdsl.passes import ModulePass
 
     from .dialects.diagnostics import Diagnostic
+    from .dump import Dump
     from .passes.manager import PassSpec
 
 FLAGS: dict[str, str] = {
@@ -48,10 +51,6 @@ ALIASES = {
     "h": "help",
 }
 _SPLIT = re.compile(r"^// -----.*$\n?", re.MULTILINE)
-
-
-class UsageError(Exception):
-    """A wrong command line; the message is one line."""
 
 
 @dataclass
@@ -206,30 +205,61 @@ def process(
     timer: Timer,
 ) -> str:
     """Parse, transform and print one module; DiagnosticError if something is wrong."""
-    from .dialects.diagnostics import DiagnosticError
     from .lowering.parse import parse_module
     from .lowering.print import print_module
-    from .passes.manager import run_passes
 
     generic, locations = "mlir-print-op-generic" in flags, "mlir-print-debuginfo" in flags
     module = parse_module(text, filename, context)
     timer.lap("parse")
-    current = ""
+    dump: Dump | None = None
+    if os.environ.get("AUTOPAR_DUMP_DIR"):
+        from .dump import Dump
+
+        dump = Dump(module, context)
+        dump.write("input", module)
 
     def after(pass_: ModulePass, module: ModuleOp) -> None:
         timer.lap(pass_.name)
         if "mlir-print-ir-after-all" in flags:
-            dump = print_module(module, context, generic=generic, locations=locations, verify=False)
+            shown = print_module(
+                module, context, generic=generic, locations=locations, verify=False
+            )
             name = type(pass_).__name__.removesuffix("Pass")
-            sys.stderr.write(f"// -----// IR Dump After {name} ({pass_.name}) //----- //\n{dump}\n")
+            title = f"IR Dump After {name} ({pass_.name})"
+            sys.stderr.write(f"// -----// {title} //----- //\n{shown}\n")
+        if dump is not None:
+            dump.write(pass_.name, module)
+        if dump is not None or "mlir-print-ir-after-all" in flags:
             timer.lap("print")
 
-    try:
-        for pass_ in passes:
-            current = f"pass '{pass_.name}'"
-            run_passes(module, [pass_], context, after)
-        current = "printing"
+    transform(module, passes, context, after)
+    with unforeseen(module, "printing"):
         result = print_module(module, context, generic=generic, locations=locations)
+    timer.lap("print")
+    return result
+
+
+def transform(
+    module: ModuleOp,
+    passes: Sequence[ModulePass],
+    context: Context,
+    after: Callable[[ModulePass, ModuleOp], None] | None = None,
+) -> None:
+    """Run passes; whatever goes wrong is a DiagnosticError that names the pass."""
+    from .passes.manager import run_passes
+
+    for pass_ in passes:
+        with unforeseen(module, f"pass '{pass_.name}'"):
+            run_passes(module, [pass_], context, after)
+
+
+@contextmanager
+def unforeseen(module: ModuleOp, current: str) -> Generator[None]:
+    """Turns an error that nobody foresaw into a DiagnosticError of one line."""
+    from .dialects.diagnostics import DiagnosticError
+
+    try:
+        yield
     except DiagnosticError:
         raise
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -238,8 +268,6 @@ def process(
         if os.environ.get("AUTOPAR_TRACEBACK"):
             raise
         raise internal_error(module, current, error) from error
-    timer.lap("print")
-    return result
 
 
 def internal_error(module: ModuleOp, current: str, error: BaseException) -> Exception:
@@ -356,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_output(options.output, output)
         return 0 if success else 1
     except (UsageError, PipelineError) as error:
-        sys.stderr.write(f"autopar-opt: error: {error}\n")
+        write_error("autopar-opt", str(error))
         return 1
     except BrokenPipeError:
         # the reader of a pipe has gone: nothing more to say, and no second error at exit

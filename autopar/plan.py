@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 from xdsl.dialects.builtin import TensorType
+from xdsl.ir import Attribute
 
-from autopar.dialects.autopar import sharding_of
+from autopar.dialects.autopar import result_sharding, sharding_of
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
+from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
-from autopar.passes.importing.methods import argument_kinds, main_function
+from autopar.passes.importing.methods import aliases, argument_kinds, main_function
 from autopar.passes.partition.partition import GLOBAL
+from autopar.passes.partition.tensors import item_bytes
 
 if TYPE_CHECKING:
     from .road import Road
 
 
 @dataclass(frozen=True)
-class PlannedArgument:
-    """One flat argument."""
+class PlannedValue:
+    """One flat argument or result."""
 
+    name: str
+    """Its place in the pytree: `state['params']['w']`."""
     kind: str
+    """parameter, optimizer_state, batch or other; result for results."""
     shape: tuple[int, ...]
     local_shape: tuple[int, ...]
+    local_bytes: int
     sharding: Sharding | None
+
+    @property
+    def layout(self) -> str:
+        """The mesh axes of each dimension, `-` for a dimension that is whole."""
+        if self.sharding is None or not any(self.sharding.dim_axes):
+            return "whole"
+        dims = [",".join(a.spelled for a in dim) or "-" for dim in self.sharding.dim_axes]
+        return f"[{', '.join(dims)}]"
 
 
 @dataclass
@@ -36,64 +54,146 @@ class Plan:
 
     method: str
     grid: Grid
-    arguments: list[PlannedArgument]
+    arguments: list[PlannedValue]
+    results: list[PlannedValue]
     collectives: list[CollectiveUse]
+    flops: int
+    """Of the dots and convolutions of one run on one device."""
+    result_bytes: int
+    """Bytes of a device's results that do not share an argument's buffer."""
+    batch: str = ""
+    """Which arguments are the batch and how that is known."""
+    num_micro_batches: int = 1
     remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
+    temporary_bytes: int | None = None
+    """XLA's figure for one device, once the program is compiled."""
 
     @staticmethod
-    def of(road: Road) -> Plan:
+    def of(
+        road: Road, names: Sequence[str] = (), results: Sequence[str] = (), batch: str = ""
+    ) -> Plan:
         """Reads the plan off the partitioned program."""
         with collect_remarks() as remarks:
             module = road.at("spmd")
         func = main_function(module)
+        args = func.body.block.args
+        last = func.body.block.last_op
+        assert last is not None
+        labels = names or [f"argument {i}" for i in range(len(args))]
+        outs = results or [f"result {i}" for i in range(len(last.operands))]
+        entries = func.arg_attrs.data if func.arg_attrs else ()
+        res_entries = func.res_attrs.data if func.res_attrs else ()
         arguments = [
-            PlannedArgument(
-                kind,
-                _shape(entry.data.get(GLOBAL)),
-                _shape(arg.type),
-                sharding_of(arg),
-            )
-            for arg, entry, kind in zip(
-                func.body.block.args,
-                func.arg_attrs.data if func.arg_attrs else (),
-                argument_kinds(func),
-                strict=True,
+            _value(name, kind, entry.data.get(GLOBAL), arg.type, sharding_of(arg))
+            for name, arg, entry, kind in zip(
+                labels, args, entries, argument_kinds(func), strict=True
             )
         ]
+        given = [
+            _value(name, "result", entry.data.get(GLOBAL), v.type, result_sharding(func, i))
+            for i, (name, v, entry) in enumerate(
+                zip(outs, last.operands, res_entries, strict=True)
+            )
+        ]
+        shared = {result for _, result in aliases(func)}
+        fresh = sum(v.local_bytes for i, v in enumerate(given) if i not in shared)
         return Plan(
-            road.options.method, grid_of(module), arguments, list(collectives_of(module)), remarks
+            road.options.method,
+            grid_of(module),
+            arguments,
+            given,
+            list(collectives_of(module)),
+            flops_of(module),
+            fresh,
+            batch,
+            road.num_micro_batches,
+            remarks,
         )
 
     @property
     def collective_bytes(self) -> float:
-        """Ring bytes that a device sends in one run (loop bodies counted once)."""
-        return sum(c.num_bytes for c in self.collectives)
+        """Ring bytes that a device sends in one run."""
+        return sum(c.num_bytes * c.times for c in self.collectives)
+
+    @property
+    def argument_bytes(self) -> int:
+        """Bytes of a device's arguments."""
+        return sum(a.local_bytes for a in self.arguments)
+
+    def shardings(self) -> dict[str, str]:
+        """The layout of each argument by its place in the pytree."""
+        return {a.name: a.layout for a in self.arguments}
 
     def __str__(self) -> str:
         axes = " x ".join(f"{name}={size}" for name, size in self.grid.axes)
-        lines = [f"method {self.method} on a mesh of {axes}", "", "arguments"]
-        counts: dict[tuple[str, str, str], int] = defaultdict(int)
-        for argument in self.arguments:
-            dims = "" if argument.sharding is None else str(list(argument.sharding.dim_axes and [
-                ",".join(a.spelled for a in dim) or "-" for dim in argument.sharding.dim_axes
-            ]))
-            shape = "x".join(map(str, argument.shape)) or "scalar"
-            counts[(argument.kind, shape, dims)] += 1
-        width = max((len(s) for _, s, _ in counts), default=0)
-        for (kind, shape, dims), count in counts.items():
-            lines.append(f"  {count:4} x {kind:16} {shape:{width}}  {dims}")
-        lines += ["", "collectives (ring bytes a device and run)"]
-        totals: dict[tuple[str, tuple[str, ...]], list[float]] = defaultdict(lambda: [0, 0.0])
+        lines = [f"method {self.method} on a mesh of {axes}"]
+        if self.batch:
+            lines.append(f"batch: {self.batch}")
+        if self.num_micro_batches > 1:
+            lines.append(f"{self.num_micro_batches} microbatches a step")
+        lines += ["", "arguments", *_value_rows(self.arguments)]
+        lines += ["", "results", *_value_rows(self.results)]
+        lines += ["", "collectives (ring bytes a device and run)", *self._collective_rows()]
+        lines += ["", "per device and run", *self._device_rows()]
+        if self.remarks:
+            lines += ["", "remarks", *self._remark_rows()]
+        return "\n".join(lines)
+
+    def _collective_rows(self) -> Iterator[str]:
+        totals: dict[tuple[str, tuple[str, ...]], list[float]] = defaultdict(lambda: [0, 0, 0.0])
         for use in self.collectives:
             total = totals[(use.kind, use.axes)]
             total[0] += 1
-            total[1] += use.num_bytes
-        for (kind, names), (count, num_bytes) in sorted(totals.items()):
-            over = ", ".join(names)
-            lines.append(f"  {int(count):4} x {kind:16} over {over:16} {num_bytes:14,.0f} bytes")
-        lines.append(f"  in all {self.collective_bytes:,.0f} bytes")
-        return "\n".join(lines)
+            total[1] += use.times
+            total[2] += use.num_bytes * use.times
+        for (kind, names), (count, runs, num_bytes) in sorted(totals.items()):
+            often = "" if runs == count else f" ({int(runs)} runs)"
+            where = f"over {', '.join(names)}" if names else ""
+            yield f"  {int(count):4} x {kind:16} {where:20} {num_bytes:14,.0f} bytes{often}"
+        yield f"  in all {self.collective_bytes:,.0f} bytes"
+
+    def _device_rows(self) -> Iterator[str]:
+        yield f"  {self.flops:16,} FLOPs in dots and convolutions"
+        yield f"  {self.argument_bytes:16,} bytes of arguments"
+        yield f"  {self.result_bytes:16,} bytes of results beside donated arguments"
+        if self.temporary_bytes is not None:
+            yield f"  {self.temporary_bytes:16,} bytes of temporaries (XLA)"
+
+    def _remark_rows(self) -> Iterator[str]:
+        for text, count in Counter(r.text for r in self.remarks).items():
+            yield f"  {text}" + (f" ({count} times)" if count > 1 else "")
+
+
+def _value(
+    name: str, kind: str, whole: Attribute | None, local: Attribute, sharding: Sharding | None
+) -> PlannedValue:
+    local_shape = _shape(local)
+    shape = _shape(whole) if whole is not None else local_shape
+    num_bytes = int(item_bytes(local) * prod(local_shape)) if isinstance(local, TensorType) else 0
+    return PlannedValue(name, kind, shape, local_shape, num_bytes, sharding)
 
 
 def _shape(type: object) -> tuple[int, ...]:
     return type.get_shape() if isinstance(type, TensorType) else ()
+
+
+def _value_rows(values: Iterable[PlannedValue]) -> Iterator[str]:
+    """A row for each value; values whose paths differ in numbers only share one."""
+    rows: dict[tuple[str, str, str, str], list[PlannedValue]] = defaultdict(list)
+    for value in values:
+        shape = "x".join(map(str, value.shape)) or "scalar"
+        rows[(re.sub(r"\d+", "*", value.name), value.kind, shape, value.layout)].append(value)
+    table = [
+        (
+            f"{len(same)} x {pattern}" if len(same) > 1 else same[0].name,
+            kind,
+            shape,
+            layout,
+            f"{sum(v.local_bytes for v in same):,} bytes",
+        )
+        for (pattern, kind, shape, layout), same in rows.items()
+    ]
+    widths = [max(len(row[column]) for row in table) for column in range(5)] if table else []
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=False)]
+        yield "  " + "  ".join([*cells, row[4].rjust(widths[4])])

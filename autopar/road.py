@@ -18,13 +18,15 @@ from autopar.dialects import make_context
 from autopar.dialects.autopar import (
     entries_of,
     result_sharding,
+    set_arg_shardings,
     set_entry,
     set_result_sharding,
     sharding_of,
 )
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy import Mesh, MeshOp
 from autopar.dialects.shard import find_grid
-from autopar.dialects.sharding import Grid
+from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
 from autopar.passes import load_pass
@@ -39,8 +41,10 @@ from autopar.passes.importing.methods import (
     state_kind,
 )
 from autopar.passes.partition.even_boundary import make_boundary_even
-from autopar.passes.pipelining.microbatches import split_step
 from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
+from autopar.passes.pipelining.microbatches import split_step
+
+from .dump import Dump
 
 LEVELS = ("stablehlo", "sharded", "decided", "spmd", "per-device")
 
@@ -54,6 +58,9 @@ class ArgumentInfo:
     batch_dim: int = 0
     alias: int | None = None
     """The result whose buffer it shares (donation)."""
+    axes: tuple[tuple[str, ...], ...] | None = None
+    """The mesh axes of each dimension where the module itself could not say it (a microbatch that
+    is too small for them)."""
 
 
 @dataclass
@@ -81,16 +88,17 @@ class Road:
         module = import_module(self.native)
         context = make_context()
         stop = LEVELS.index(level)
+        dump = Dump(module, context) if level == "per-device" else None
+        _dump(dump, 0, module)
         if stop >= 1:
             self._annotate(module, context)
             run_passes(module, context, PROPAGATE)
             make_boundary_even(main_function(module), _grid(module))
-        if stop >= 2:
-            run_passes(module, context, DECIDE)
-        if stop >= 3:
-            run_passes(module, context, PARTITION)
-        if stop >= 4:
-            run_passes(module, context, LOWER)
+            _dump(dump, 1, module)
+        for number, passes in ((2, DECIDE), (3, PARTITION), (4, LOWER)):
+            if stop >= number:
+                run_passes(module, context, passes)
+                _dump(dump, number, module)
         return module
 
     def program(self) -> DeviceProgram:
@@ -104,6 +112,7 @@ class Road:
         self._describe_arguments(main_function(module))
         split_step(module, self.num_micro_batches, self.reduction)
         func = main_function(module)
+        self._place_arguments(func, _grid(module))
         annotate_method(module, self.options)
         for argument, result in aliases(func):
             sharding = sharding_of(func.body.block.args[argument])
@@ -125,6 +134,28 @@ class Road:
         func.properties["arg_attrs"] = ArrayAttr(entries)
 
 
+    def _place_arguments(self, func: FuncOp, grid: Grid) -> None:
+        args = func.body.block.args
+        shardings = [
+            sharding_of(arg) if info.axes is None else _sharding(func, grid, info.axes)
+            for arg, info in zip(args, self.arguments, strict=True)
+        ]
+        set_arg_shardings(func, shardings)
+
+
+def _sharding(func: FuncOp, grid: Grid, axes: Sequence[Sequence[str]]) -> Sharding:
+    for name in (name for dim in axes for name in dim):
+        if name not in grid.sizes:
+            raise DiagnosticError(
+                func,
+                f"a batch argument is on mesh axis {name!r}, the program's mesh has the axes "
+                f"{', '.join(grid.axis_names)}: use one mesh",
+            )
+    return Sharding(
+        grid.name, tuple(DimSharding(tuple(AxisRef(name) for name in dim)) for dim in axes)
+    )
+
+
 def declare_mesh(module: ModuleOp, grid: Grid) -> None:
     """Adds the mesh to a program that was written without one.
 
@@ -137,6 +168,11 @@ def declare_mesh(module: ModuleOp, grid: Grid) -> None:
         block = module.body.block
         assert block.first_op is not None
         block.insert_op_before(MeshOp(name, Mesh(grid.axes)), block.first_op)
+
+
+def _dump(dump: Dump | None, number: int, module: ModuleOp) -> None:
+    if dump is not None:
+        dump.write(LEVELS[number], module)
 
 
 def _grid(module: ModuleOp) -> Grid:

@@ -11,10 +11,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import compiler, dtypes
+from jax._src import compiler, config, dispatch, dtypes, effects, source_info_util
 from jax._src import core as jax_core
-from jax._src.interpreters import pxla
+from jax._src.array import ArrayImpl
+from jax._src.interpreters import mlir, pxla
 from jax._src.lib import _jax
+from jax.sharding import NamedSharding
+from jaxlib.mlir import ir
+
+__all__ = ["ArrayImpl"]  # the type of all jax.Arrays that are neither traced nor keys
 
 SUPPORTED_JAX = ((0, 10, 2), (0, 12, 0))
 """Releases [from, before) that autopar is tested with."""
@@ -40,6 +45,9 @@ def compile_replicas(module: Any, devices: Sequence[Any], host_callbacks: Sequen
     count = len(devices)
     assignment = np.array([d.id for d in devices]).reshape(count, 1)
     options = compiler.get_compile_options(count, 1, assignment)
+    attributes = module.operation.attributes
+    if "sym_name" not in attributes:  # JAX asks for it
+        attributes["sym_name"] = ir.StringAttr.get("module", module.context)
     client = devices[0].client
     return compiler.compile_or_get_cached(
         client,
@@ -52,15 +60,31 @@ def compile_replicas(module: Any, devices: Sequence[Any], host_callbacks: Sequen
     )
 
 
-def result_handler(shape: Sequence[int], dtype: Any, sharding: Any) -> Callable[..., Any]:
-    """Makes a global jax.Array of the devices' buffers, as jax.jit's own results are made."""
-    aval = jax_core.ShapedArray(tuple(shape), np.dtype(dtype))
-    return pxla.global_aval_to_result_handler(aval, sharding, True)
+def result_handler(aval: Any, sharding: Any) -> Callable[..., Any]:
+    """Makes a global jax.Array (or PRNG keys) of the devices' buffers, as jax.jit makes its own.
+
+    `aval` has a shape and a dtype, that of typed PRNG keys included.
+    """
+    shaped = jax_core.ShapedArray(tuple(aval.shape), aval.dtype)
+    shaped = jax_core.update_aval_with_sharding(shaped, sharding)
+    return pxla.global_aval_to_result_handler(shaped, sharding, True)
 
 
 def execute(loaded: Any, arguments: Sequence[Any], handlers: Sequence[Any]) -> list[Any]:
     """One asynchronous run on all devices: sharded jax.Arrays in, global jax.Arrays out."""
     return loaded.execute_sharded(arguments).consume_with_handlers(handlers)
+
+
+def execute_with_effects(
+    loaded: Any, arguments: Sequence[Any], handlers: Sequence[Any], devices: Sequence[Any]
+) -> list[Any]:
+    """As `execute`, for programs with callbacks: `jax.effects_barrier()` waits for the run."""
+    results = loaded.execute_sharded(arguments, with_tokens=True)
+    arrays = results.consume_with_handlers(handlers)
+    token = results.consume_token()
+    for index, device in enumerate(devices):
+        dispatch.runtime_tokens.set_output_runtime_token(device, token.get_token(index))
+    return arrays
 
 
 def lowered_parts(lowered: Any) -> dict[str, Any]:
@@ -71,7 +95,90 @@ def lowered_parts(lowered: Any) -> dict[str, Any]:
         "keepalive": arguments["keepalive"],
         "ordered_effects": arguments["ordered_effects"],
         "unordered_effects": arguments["unordered_effects"],
+        "mutable": arguments.get("mut") is not None and arguments["mut"].in_mut,
     }
+
+
+def program_meshes(lowered: Any) -> list[Any]:
+    """The meshes of the shardings that a lowered program names, without repeats."""
+    arguments = lowered._lowering.compile_args
+    found: dict[Any, None] = {}
+    for group in ("in_shardings", "out_shardings", "intermediate_shardings"):
+        for item in arguments.get(group) or ():
+            sharding = item[0] if isinstance(item, tuple) else item
+            if isinstance(sharding, NamedSharding):
+                found[sharding.mesh] = None
+    return list(found)
+
+
+# ---- tracing -------------------------------------------------------------------------------------
+
+
+def trace_context() -> Any:
+    """JAX's settings that tracing depends on (x64, matmul precision, ambient mesh, …), hashable."""
+    return config.trace_context()
+
+
+def trace_state_clean() -> bool:
+    """Whether no transformation (jit, grad, vmap, …) is being applied right now."""
+    return jax_core.trace_state_clean()
+
+
+def lower_traced(traced: Any) -> Any:
+    """Lowers a traced function, `jax.device_put(x, NamedSharding)` inside as a constraint.
+
+    JAX itself leaves nothing of such a device_put in StableHLO.
+    """
+    rules = ((dispatch.device_put_p, _device_put_lowering),)
+    parameters = mlir.LoweringParameters(override_lowering_rules=rules)  # pyright: ignore
+    return traced.lower(_private_parameters=parameters)
+
+
+def _device_put_lowering(
+    ctx: Any, *values: Any, devices: Any, srcs: Any, copy_semantics: Any
+) -> list[Any]:
+    results: list[Any] = []
+    for value, device, aval in zip(values, devices, ctx.avals_out, strict=True):
+        if isinstance(device, NamedSharding):
+            axis_context = ctx.module_context.axis_context
+            if getattr(axis_context, "manual_axes", None):
+                device = mlir.add_manual_axes(axis_context, device, aval.ndim)
+            if dtypes.issubdtype(aval.dtype, dtypes.extended):
+                aval = jax_core.physical_aval(aval)
+            demand = device._to_sdy_sharding(aval.ndim)
+            value = mlir.wrap_with_sharding_op(ctx, value, aval, demand)
+        results.append(value)
+    return results
+
+
+def ordered_effect(traced: Any) -> str | None:
+    """One line about the first ordered effect of a traced function; None if it has none."""
+    found = _find_ordered(traced.jaxpr)
+    if found is None:
+        return None
+    primitive, place = found
+    return (
+        f"{place}: ordered effects ({primitive}) cannot run in a partitioned program: use the "
+        "unordered form (ordered=False)"
+    )
+
+
+def _find_ordered(jaxpr: Any) -> tuple[str, str] | None:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    if not any(effects.ordered_effects.contains(e) for e in jaxpr.effects):
+        return None
+    for eqn in jaxpr.eqns:
+        if not any(effects.ordered_effects.contains(e) for e in eqn.effects):
+            continue
+        for inner in jax_core.jaxprs_in_params(eqn.params):
+            found = _find_ordered(inner)
+            if found is not None:
+                return found
+        return eqn.primitive.name, source_info_util.summarize(eqn.source_info)
+    return None
+
+
+# ---- dtypes and keys -----------------------------------------------------------------------------
 
 
 def is_key_dtype(dtype: Any) -> bool:
@@ -79,10 +186,9 @@ def is_key_dtype(dtype: Any) -> bool:
     return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def key_data_aval(aval: Any) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of the integers behind an array of typed PRNG keys."""
-    physical = jax_core.physical_aval(aval)
-    return tuple(physical.shape), physical.dtype
+def key_data(keys: Any) -> Any:
+    """The integers behind typed PRNG keys, without a copy."""
+    return keys._base_array
 
 
 def key_impl(dtype: Any) -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 from autopar.dialects.diagnostics import DiagnosticError
+
+# JAX sets this when it is imported; jaxlib reads it when it is loaded, which may be before
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 
 @cache
@@ -49,3 +53,15 @@ def diagnostic_of(error: Any, filename: str = "-") -> DiagnosticError:
         for note in (*first.notes, *diagnostics[1:])
     ]
     return DiagnosticError(import_location(first.location, filename), first.message, notes)
+
+
+def merge_equal_ops(module: Any) -> None:
+    """Common-subexpression elimination in a jaxlib module, in place (25 ms for 16,000 ops).
+
+    JAX emits every scalar constant and its broadcast anew for each use, two fifths of a training
+    step's ops; every later step takes time by the op.
+    """
+    from jaxlib.mlir import passmanager
+
+    with module.context:
+        passmanager.PassManager.parse("builtin.module(func.func(cse))").run(module.operation)

@@ -8,6 +8,7 @@ from __future__ import annotations
 IMPORT = (
     "import-sdy",  # meshes and shardings in our own attributes, before anything reads them
     "inline",  # propagation and partitioning see whole data flow, not calls
+    "dce",  # what nobody reads gets no sharding from its users, and would be replicated
 )
 PROPAGATE = ("sharding-propagation",)  # decides where every value lies
 DECIDE = ("insert-reshards",)  # needs all shardings; makes every resharding an op

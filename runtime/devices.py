@@ -1,15 +1,22 @@
 """Devices of the local JAX backend: virtual CPU devices set up for the user, real ones as found."""
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 logger = logging.getLogger("autopar")
 
+_PROGRAMS_IN_FLIGHT = 8
+"""How many programs with collectives may wait at once on virtual devices."""
 _FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -20,6 +27,7 @@ class DeviceError(RuntimeError):
 def init_devices(count: int | None) -> list[Any]:
     """The first `count` devices (None: all), making virtual CPU devices if JAX has not started.
 
+    Where there are accelerators, but fewer than `count`, virtual CPU devices stand in for them.
     DeviceError where JAX's backend exists already with fewer devices: it says what to move.
     """
     from autopar.lowering.jax_compat import backend_is_initialized
@@ -30,14 +38,54 @@ def init_devices(count: int | None) -> list[Any]:
         _request_virtual_devices(count)
     import jax
 
-    devices = jax.devices()
+    with _enough_threads():
+        devices = jax.devices()
     if count is not None and len(devices) < count:
-        raise DeviceError(
-            f"{count} devices were asked for, JAX already runs with {len(devices)}: call "
-            f"autopar.init(devices={count}) before the first JAX computation, or "
-            f'export XLA_FLAGS="{_FLAG}={count}"'
-        )
+        devices = _virtual_devices(count, devices)
     return devices if count is None else devices[:count]
+
+
+def _virtual_devices(count: int, real: Sequence[Any]) -> list[Any]:
+    """CPU devices in place of too few real ones; DeviceError where there are too few as well."""
+    import jax
+
+    platform = real[0].platform
+    found = f"{len(real)} {platform} device{'s' if len(real) > 1 else ''}"
+    if platform != "cpu":
+        try:
+            virtual = jax.devices("cpu")
+        except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+            raise DeviceError(
+                f"{count} devices were asked for, there are {found}: ask for {len(real)}, or "
+                "export JAX_PLATFORMS=cpu for virtual devices"
+            ) from None
+        if len(virtual) >= count:
+            logger.warning("%d virtual CPU devices are used: there are %s", count, found)
+            return virtual
+    raise DeviceError(
+        f"{count} devices were asked for, JAX already runs with {found}: call "
+        f"autopar.init(devices={count}) before the first JAX computation, or "
+        f'export XLA_FLAGS="{_FLAG}={count}" before Python starts'
+    )
+
+
+@contextmanager
+def _enough_threads() -> Generator[None]:
+    """Lets XLA's CPU client have more threads than cores while it starts.
+
+    A collective holds the thread of each device until all have come. With fewer threads than the
+    devices of all programs in flight need, they wait for each other for ever (plain jax.jit's too).
+    XLA reads the size of its thread pool from NPROC.
+    """
+    match = re.search(rf"{_FLAG}=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if match is None or "NPROC" in os.environ:
+        yield
+        return
+    os.environ["NPROC"] = str(max(os.cpu_count() or 1, _PROGRAMS_IN_FLIGHT * int(match[1])))
+    try:
+        yield
+    finally:
+        del os.environ["NPROC"]
 
 
 def _request_virtual_devices(count: int) -> None:

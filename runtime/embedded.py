@@ -4,9 +4,13 @@ The program is compiled once through the raw client and run on sharded jax.Array
 ordinary global jax.Arrays with NamedSharding, made by JAX's own result handlers (as fast as jit).
 """
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +19,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autopar.dialects.sharding import AxisRef, Grid, local_dim
 from autopar.lowering.exporter import export_module
-from autopar.lowering.jax_compat import compile_replicas, execute, result_handler
+from autopar.lowering.jax_compat import (
+    compile_replicas,
+    execute,
+    execute_with_effects,
+    result_handler,
+)
 from autopar.lowering.program import DeviceProgram, Layout, parse_axis
 from autopar.passes.partition.specs import AxisTable
 
@@ -34,7 +43,13 @@ class MeshExecutable:
         mesh: Mesh | None = None,
         host_callbacks: Sequence[Any] = (),
         keepalive: object = None,
+        *,
+        sharding_of: Callable[[Layout], NamedSharding | None] | None = None,
+        result_avals: Sequence[Any] | None = None,
+        has_effects: bool = False,
     ) -> None:
+        """`sharding_of`: a layout on the caller's own meshes, None where these cannot say it.
+        `result_avals`: the results as the caller knows them (typed PRNG keys)."""
         grid = program.grid
         if len(devices) != grid.num_devices:
             raise ValueError(
@@ -44,32 +59,59 @@ class MeshExecutable:
         self.devices = list(devices)
         self._keepalive = keepalive
         self.mesh = mesh if mesh is not None else make_mesh(grid, devices)
-        self._refined = _RefinedMesh(program, self.mesh)
-        self.input_shardings = [self._refined.sharding(a) for a in program.arguments]
-        self.output_shardings = [self._refined.sharding(r) for r in program.results]
+        refined = _RefinedMesh(program, self.mesh)
+
+        def sharding(layout: Layout) -> NamedSharding:
+            own = None if sharding_of is None else sharding_of(layout)
+            return own if own is not None else refined.sharding(layout)
+
+        self.input_shardings = [sharding(a) for a in program.arguments]
+        self.output_shardings = [sharding(r) for r in program.results]
         module = export_module(program.module)
         self.loaded = compile_replicas(module, self.devices, host_callbacks)
-        self._handlers = [
-            result_handler(padded_shape(r, grid), r.dtype, s)
-            for r, s in zip(program.results, self.output_shardings, strict=True)
+        avals = result_avals or [
+            jax.ShapeDtypeStruct(padded_shape(r, grid), np.dtype(r.dtype)) for r in program.results
         ]
-        self._is_cpu = self.devices[0].platform == "cpu"
+        self._handlers = [
+            result_handler(aval, s) for aval, s in zip(avals, self.output_shardings, strict=True)
+        ]
+        self._has_effects = has_effects
+        self._is_ordered = self.devices[0].platform == "cpu" and _has_collectives(program)
         self._in_flight: list[Any] = []
 
     def run(self, arguments: Sequence[jax.Array]) -> list[jax.Array]:
-        """Runs on arguments that lie as `input_shardings` say; asynchronous on accelerators.
+        """Runs on arguments that lie as `input_shardings` say; asynchronous.
 
-        On virtual CPU devices a run waits for the one before: programs with collectives that wait
-        for each other's threads would deadlock.
+        On virtual CPU devices a program with collectives waits for its previous run: the devices
+        share threads, and those of one run could otherwise wait for those of the other.
         """
-        if self._is_cpu:
+        if self._is_ordered:
             for array in self._in_flight:
                 if not array.is_deleted():
                     array.block_until_ready()
-        results = execute(self.loaded, arguments, self._handlers)
-        if self._is_cpu:
+        if self._has_effects:
+            results = execute_with_effects(self.loaded, arguments, self._handlers, self.devices)
+        else:
+            results = execute(self.loaded, arguments, self._handlers)
+        if self._is_ordered:
             self._in_flight = results
         return results
+
+
+_COLLECTIVES = frozenset(
+    {
+        "stablehlo.all_gather",
+        "stablehlo.all_reduce",
+        "stablehlo.all_to_all",
+        "stablehlo.collective_broadcast",
+        "stablehlo.collective_permute",
+        "stablehlo.reduce_scatter",
+    }
+)
+
+
+def _has_collectives(program: DeviceProgram) -> bool:
+    return any(op.name in _COLLECTIVES for op in program.module.walk())
 
 
 def make_mesh(grid: Grid, devices: Sequence[Any]) -> Mesh:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
@@ -17,6 +18,7 @@ from autopar.dialects.shard import (
     grid_of,
 )
 from autopar.passes.partition.tensors import item_bytes, shape_of
+from autopar.passes.walk import inner_ops
 
 from .collectives import (
     all_gather_bytes,
@@ -25,8 +27,9 @@ from .collectives import (
     permute_bytes,
     reduce_scatter_bytes,
 )
+from .loops import times
 
-_BYTES = {
+_BYTES: dict[type[Operation], Callable[[float, int], float]] = {
     AllGatherOp: all_gather_bytes,
     AllReduceOp: all_reduce_bytes,
     AllToAllOp: all_to_all_bytes,
@@ -46,36 +49,37 @@ class CollectiveUse:
     """Ring bytes a device sends."""
     in_loop: bool
     """Inside a loop body: the bytes are those of one iteration."""
+    times: int = 1
+    """How often it runs: the trips of the loops around it, where these are plain to see."""
 
 
 def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
     """The collectives of a module after shard-partition, in program order."""
     grid = grid_of(module)
-    for op in module.walk():
-        local = item_bytes(op.operands[0].type) if op.operands else 0
+    loops: dict[Operation, int] = {}
+    for op in inner_ops(module):
         if isinstance(op, PermuteOp):
-            for size in shape_of(op.operands[0].type):
-                local *= size
-            yield CollectiveUse(
-                "permute", (), grid.num_devices, permute_bytes(local), _in_loop(op)
-            )
-            continue
-        formula = _BYTES.get(type(op))  # pyright: ignore[reportArgumentType]
-        if formula is None:
-            continue
-        for size in shape_of(op.operands[0].type):
-            local *= size
-        axes = op.grid_axes.get_values()  # pyright: ignore
-        group = 1
-        for axis in axes:
-            group *= grid.shape[axis]
+            axes: tuple[int, ...] = ()
+            group, num_bytes = grid.num_devices, permute_bytes(_local_bytes(op))
+        else:
+            formula = _BYTES.get(type(op))
+            if formula is None:
+                continue
+            axes = tuple(int(axis) for axis in op.grid_axes.get_values())  # pyright: ignore
+            group = prod(grid.shape[axis] for axis in axes)
+            num_bytes = formula(_local_bytes(op), group)
         yield CollectiveUse(
             op.name.removeprefix("shard."),
-            tuple(grid.axis_names[a] for a in axes),
+            tuple(grid.axis_names[axis] for axis in axes),
             group,
-            formula(local, group),
+            num_bytes,
             _in_loop(op),
+            times(op, loops),
         )
+
+
+def _local_bytes(op: Operation) -> float:
+    return item_bytes(op.operands[0].type) * prod(shape_of(op.operands[0].type))
 
 
 def _in_loop(op: Operation) -> bool:

@@ -33,6 +33,7 @@ from autopar.dialects.shard import make_grid_op
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.stablehlo.shape import ConstantOp
 from autopar.passes.collector import collector_off
+from autopar.passes.walk import inner_ops
 
 from .meshes import axis_problem, overlap, refine_together, translate_axes, translate_sharding
 
@@ -172,7 +173,7 @@ def import_sdy(module: ModuleOp) -> None:
         return
     importer = _Importer(meshes, _unify(module, ops, meshes, used), len(meshes) > 1)
     with collector_off():
-        for op in list(module.walk()):
+        for op in list(inner_ops(module)):
             _import_op(op, importer)
     if meshes:
         _replace_meshes(module, ops, importer)
@@ -184,7 +185,7 @@ def _lifted_name(index: int) -> str:
 
 def _shardings(module: ModuleOp) -> Iterator[TensorSharding]:
     """Every sharding that the module writes down."""
-    for op in module.walk():
+    for op in inner_ops(module):
         if isinstance(op, FuncOp):
             for attrs in (op.arg_attrs, op.res_attrs):
                 for entry in attrs.data if attrs is not None else ():

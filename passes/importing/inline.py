@@ -30,6 +30,7 @@ from autopar.dialects import autopar, sdy
 from autopar.dialects.autopar import ConstraintOp, ShardingAttr
 from autopar.dialects.sdy import ShardingConstraintOp, TensorShardingAttr
 from autopar.passes.collector import collector_off
+from autopar.passes.walk import inner_ops
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _inline_module(module: ModuleOp) -> None:
     seen: dict[int, tuple[str, ...]] = {}
     for name, function in functions.items():
         calls[name] = []
-        for op in function.walk():
+        for op in inner_ops(function):
             if isinstance(op, CallOp):
                 calls[name].append(op)
             elif op is not function:
@@ -166,7 +167,7 @@ def _drop_unused(functions: dict[str, FuncOp]) -> None:
         if name in keep or name not in functions:
             continue
         keep.add(name)
-        for op in functions[name].walk():
+        for op in inner_ops(functions[name]):
             stack.extend(_symbols_of(op, seen))
     for name, function in functions.items():
         if name not in keep:

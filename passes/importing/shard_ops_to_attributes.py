@@ -36,6 +36,7 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import ShardingOp, ShardOp, grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Partial, Sharding
 from autopar.dialects.sharding_syntax import REDUCTION_KINDS, parse_sharding
+from autopar.passes.walk import sharded_ops
 
 PARTIAL = "autopar.partial"
 
@@ -56,7 +57,7 @@ class ShardOpsToAttributesPass(ModulePass):
 
 def shard_ops_to_attributes(module: ModuleOp) -> None:
     """Replaces shard.shard in `module` by attributes and constraints."""
-    shards = [op for op in module.walk() if isinstance(op, ShardOp)]
+    shards = [op for op in sharded_ops(module) if isinstance(op, ShardOp)]
     if not shards:
         return
     specs = {op: _spec_of(op) for op in shards}

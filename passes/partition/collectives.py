@@ -46,7 +46,7 @@ def _padded_to(
     builder: LocalBuilder, value: SSAValue, dim: int, parts: int, block: int
 ) -> SSAValue:
     """Pads `dim` to `parts` whole blocks, as a collective that splits it evenly wants."""
-    have = value.type.get_shape()[dim]  # pyright: ignore
+    have = shape_of(value.type)[dim]
     return builder.pad(value, dim, 0, parts * block - have)
 
 
@@ -55,7 +55,7 @@ def _block(builder: LocalBuilder, spec: Spec, dim: int, shape: Sequence[int]) ->
 
 
 def _resize(value: SSAValue, dim: int, size: int) -> list[int]:
-    shape = list(value.type.get_shape())  # pyright: ignore
+    shape = list(shape_of(value.type))
     shape[dim] = size
     return shape
 
@@ -101,7 +101,7 @@ def _all_gather(
     builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
 ) -> SSAValue:
     group = builder.table.parts(step.axes)
-    have = value.type.get_shape()[step.dim]  # pyright: ignore
+    have = shape_of(value.type)[step.dim]
     gathered = builder.insert(
         make_collective(
             AllGatherOp,
@@ -202,7 +202,7 @@ def _to_partial(
     neutral = builder.neutral(step.reduction, value.type)
     index = builder.per_device(builder.part_index(step.axes))
     is_first = builder.compare(index, "EQ", builder.index(0))
-    flags = builder.broadcast(is_first, value.type.get_shape(), [])  # pyright: ignore
+    flags = builder.broadcast(is_first, shape_of(value.type), [])
     return builder.select(flags, value, neutral)
 
 

@@ -27,7 +27,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.dialects.shard import GridOp as XdslGridOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from autopar.dialects import sdy, shard, stablehlo
@@ -35,6 +35,7 @@ from autopar.dialects.autopar import SHARDING, STRATEGY
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.stablehlo import ChannelHandle
 from autopar.passes.collector import collector_off
+from autopar.passes.walk import inner_ops
 
 from .to_stablehlo import collectives, device_index
 from .to_stablehlo.layouts import write_layouts
@@ -79,10 +80,17 @@ def _convert(module: ModuleOp, form: Form) -> None:
         names = ", ".join(f"@{op.sym_name.data}" for op in grids)
         raise DiagnosticError(grids[1], f"a program for one device has one grid, found {names}")
     grid = shard.grid_of(module, grids[0].sym_name.data)
-    ops = list(module.walk())
+    ops = list(inner_ops(module))
     _check_ops(ops)
     lowering = DeviceLowering(grid, form, _next_channel(ops))
+    groups = _combined(ops)
     for op in ops:
+        if (members := groups.get(op)) is not None:
+            if op is members[-1]:
+                values = collectives.combined_all_reduce(lowering, members)
+                for member, value in zip(members, values, strict=True):
+                    lowering.replace(member, [value])
+            continue
         if (lower := _LOWERINGS.get(op.name)) is not None:
             lowering.replace(op, lower(lowering, op))
             continue
@@ -154,6 +162,16 @@ def _check_ops(ops: Sequence[Operation]) -> None:
 
 def _is_index_use(op: Operation) -> bool:
     return op.name in ("arith.index_cast", "tensor.from_elements")
+
+
+def _combined(ops: Sequence[Operation]) -> dict[Operation, list[Operation]]:
+    """For each all_reduce that optimize-collectives has combined its group, in program order."""
+    by_number: dict[Attribute, list[Operation]] = {}
+    for op in ops:
+        number = op.attributes.get(collectives.COMBINE)
+        if number is not None and op.name == "shard.all_reduce":
+            by_number.setdefault(number, []).append(op)
+    return {op: members for members in by_number.values() for op in members}
 
 
 def _next_channel(ops: Sequence[Operation]) -> int:

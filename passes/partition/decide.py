@@ -14,8 +14,8 @@ elsewhere and resolves partial results, each once, where it is cheapest:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 from xdsl.dialects.builtin import (
@@ -50,8 +50,10 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, make_grid_op
 from autopar.dialects.sharding import AxisRef, Sharding
+from autopar.passes.importing.inline import inline
 from autopar.passes.importing.methods import REDUCE_IN_LOOP
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
+from autopar.passes.walk import sharded_ops
 
 from .local_builder import neutral_value
 from .reshard_plan import ReshardPlanner
@@ -77,6 +79,7 @@ def insert_reshards(module: ModuleOp) -> None:
             'give --shard-partition="grid=2x4" or a shard.grid (sdy.mesh) in the module',
         )
     grid = grid_op.to_grid()
+    inline(module)  # Calls that are still there: local shapes differ from call to call.
     shard_ops_to_attributes(module)  # Either spelling is taken.
     table = AxisTable(grid, _used_axes(module))
     for op in module.ops:
@@ -118,7 +121,7 @@ def _used_axes(module: ModuleOp) -> set[AxisRef]:
         if isinstance(attr, ShardingAttr):
             shardings.add(attr.data)
         elif isinstance(attr, ArrayAttr):
-            for item in attr.data:
+            for item in cast("ArrayAttr[Attribute]", attr).data:
                 collect(item)
         elif isinstance(attr, DictionaryAttr):
             collect(attr.data.get(SHARDING))
@@ -137,28 +140,6 @@ def _used_axes(module: ModuleOp) -> set[AxisRef]:
         elif isinstance(op, ManualComputationOp):
             shardings.update(s.sharding for s in (*op.in_shardings.data, *op.out_shardings.data))
     return {axis for sharding in shardings for axis in sharding.used_axes()}
-
-
-def sharded_ops(op: Operation) -> Iterator[Operation]:
-    """The ops that may carry shardings: not those of reduction bodies and the like."""
-    for region in op.regions:
-        for block in region.blocks:
-            for inner in block.ops:
-                yield inner
-                if inner.regions and inner.name in _WITH_SHARDED_BODIES:
-                    yield from sharded_ops(inner)
-
-
-_WITH_SHARDED_BODIES = frozenset(
-    {
-        "func.func",
-        "sdy.manual_computation",
-        "sdy.named_computation",
-        "stablehlo.case",
-        "stablehlo.if",
-        "stablehlo.while",
-    }
-)
 
 
 class FunctionDecider:
@@ -232,13 +213,12 @@ class FunctionDecider:
         """What the IR says of a value, without partials; replicated where it says nothing."""
         if isinstance(value, OpResult):
             attr = value.op.attributes.get(SHARDING)
-            if isinstance(attr, ArrayAttr) and is_splittable(value.type):
+            if attr is not None and is_splittable(value.type):
                 specs = self._annotations.get(id(attr))
                 if specs is None:
                     specs = tuple(
                         self._table.spec(item.data).with_partial(())
-                        for item in attr.data
-                        if isinstance(item, ShardingAttr)
+                        for item in cast("ArrayAttr[ShardingAttr]", attr).data
                     )
                     self._annotations[id(attr)] = specs
                     self._keep.append(attr)
@@ -534,7 +514,7 @@ class FunctionDecider:
         if not value.has_one_use():
             return False
         user = use.operation
-        if len(user.results) != 1 or not isinstance(user, Operation):
+        if len(user.results) != 1:
             return self._defers_to_terminator(user, use.index, spec)
         rule = get_rule(user)
         if rule is None or isinstance(user, ConstraintOp | ReshardOp):
@@ -691,7 +671,9 @@ def _common_partial(have: Carried, demanded: Carried) -> Carried:
     if not demanded:
         return ()
     wanted = dict(demanded)
-    return merge_partial((kind, [a for a in axes if a in wanted.get(kind, ())]) for kind, axes in have)
+    return merge_partial(
+        (kind, [a for a in axes if a in wanted.get(kind, ())]) for kind, axes in have
+    )
 
 
 def _splat_value(value: SSAValue) -> np.ndarray | None:
@@ -700,7 +682,10 @@ def _splat_value(value: SSAValue) -> np.ndarray | None:
     if not isinstance(op, Operation) or op.name != "stablehlo.constant":
         return None
     dense = op.properties["value"]
-    if not isinstance(dense, DenseIntOrFPElementsAttr) or not is_splat(dense):
+    if not isinstance(dense, DenseIntOrFPElementsAttr):
+        return None
+    dense = cast("DenseIntOrFPElementsAttr[Any]", dense)
+    if not is_splat(dense):
         return None
     array = constant_array(dense)
     return array.reshape(-1)[:1].reshape(()) if array.size else None

@@ -3,8 +3,9 @@ program's meaning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
@@ -21,56 +22,53 @@ from autopar.dialects.shard import (
     ReduceScatterOp,
     make_collective,
 )
+from autopar.passes.walk import sharded_ops
 
-from .tensors import item_bytes, shape_of
-
-COMBINE = "autopar.combine"
-"""Attribute of adjacent all_reduces: those with the same number are lowered as one."""
+from .tensors import element_type, item_bytes, shape_of
+from .to_stablehlo.collectives import COMBINE
 
 _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScatterOp)
 
 
 @dataclass(frozen=True)
 class OptimizeCollectivesPass(ModulePass):
-    """Merge equal collectives, turn all-reduce and slice into reduce-scatter, combine all-reduces.
+    """Merge equal collectives, make reduce-scatters of slices, combine small all-reduces.
 
-    Needs a partitioned module (shard-partition). Every rewrite lowers the ring bytes or the number
-    of collectives and never raises either:
+    Needs a partitioned module (shard-partition). Guarantees the same values; every rewrite lowers
+    the ring bytes or the number of collectives and never raises either:
     - a collective that repeats an earlier one of the same value in the same block is dropped,
       unless they belong to different phases (`autopar.phase`: parameters gathered again);
     - an all_reduce whose only user slices along the same axes becomes a reduce_scatter;
-    - independent all_reduces over the same axes are moved together, up to
-      `combine-bytes` in all, and marked to be lowered as one operation (`autopar.combine`).
+    - independent all_reduces over the same axes of at most `small-bytes` each are moved together
+      and marked to be lowered as one (`autopar.combine`).
     """
 
     name = "optimize-collectives"
 
-    combine_bytes: int = 32 * 2**20
+    small_bytes: int = 64 * 2**10
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         counter = 0
-        for block in list(_blocks(op)):
-            merge_equal(block)
-            scatter_sliced(block)
-            counter = combine_all_reduces(block, self.combine_bytes, counter)
+        for block, ops in collective_blocks(op):
+            ops = merge_equal(ops)
+            ops = scatter_sliced(block, ops)
+            counter = combine_all_reduces(block, ops, self.small_bytes, counter)
 
 
-def _blocks(op: Operation) -> Iterator[Block]:
-    for region in op.regions:
-        for block in region.blocks:
-            if any(isinstance(inner, _PURE) or inner.regions for inner in block.ops):
-                yield block
-                for inner in block.ops:
-                    if inner.regions:
-                        yield from _blocks(inner)
+def collective_blocks(op: Operation) -> list[tuple[Block, list[Operation]]]:
+    """The blocks that hold collectives, with those, in program order."""
+    found: dict[Block, list[Operation]] = {}
+    for inner in sharded_ops(op):
+        if type(inner) in _PURE and inner.parent is not None:
+            found.setdefault(inner.parent, []).append(inner)
+    return list(found.items())
 
 
-def merge_equal(block: Block) -> None:
-    """Drops collectives that repeat an earlier one of the same value in the block."""
+def merge_equal(ops: Sequence[Operation]) -> list[Operation]:
+    """Drops collectives that repeat an earlier one of the same value; gives those that are left."""
     seen: dict[tuple[object, ...], Operation] = {}
-    for op in list(block.ops):
-        if not isinstance(op, _PURE):
-            continue
+    left: list[Operation] = []
+    for op in ops:
         key = (
             op.name,
             op.operands[0],
@@ -79,13 +77,17 @@ def merge_equal(block: Block) -> None:
             *sorted(op.attributes.items(), key=lambda item: item[0]),
         )
         earlier = seen.setdefault(key, op)
-        if earlier is not op:
+        if earlier is op:
+            left.append(op)
+        else:
             Rewriter.replace_op(op, [], [earlier.results[0]])
+    return left
 
 
-def scatter_sliced(block: Block) -> None:
+def scatter_sliced(block: Block, ops: Sequence[Operation]) -> list[Operation]:
     """all_reduce with one user, an all_slice along the same axes: reduce_scatter."""
-    for op in list(block.ops):
+    gone: set[Operation] = set()
+    for op in ops:
         if not isinstance(op, AllReduceOp) or not op.result.has_one_use():
             continue
         use = op.result.first_use
@@ -107,19 +109,27 @@ def scatter_sliced(block: Block) -> None:
             scatter_axis=user.slice_axis.value.data,
         )
         scatter.location = op.location
+        gone.update((op, user))
         Rewriter.replace_op(user, scatter)
         Rewriter.erase_op(op)
+    return [op for op in ops if op not in gone]
 
 
-def combine_all_reduces(block: Block, limit: int, counter: int) -> int:
+def combine_all_reduces(block: Block, ops: Sequence[Operation], limit: int, counter: int) -> int:
     """Moves independent all_reduces together; returns the next free group number.
 
     A group stands where its last member stood: every member before is moved down to there, which
     is possible as long as none of their users comes earlier and no member depends on another.
     """
-    order = {op: index for index, op in enumerate(block.ops)}
+    reductions = [op for op in ops if isinstance(op, AllReduceOp) and _num_bytes(op) <= limit]
+    if len(reductions) < 2:
+        return counter
+    order: dict[Operation, int] = {}
+    inner = block.first_op
+    while inner is not None:
+        order[inner] = len(order)
+        inner = inner.next_op
     groups: dict[tuple[Attribute, ...], list[AllReduceOp]] = {}
-    sizes: dict[tuple[Attribute, ...], int] = {}
     deadline: dict[tuple[Attribute, ...], int] = {}
 
     def close(key: tuple[Attribute, ...]) -> None:
@@ -134,24 +144,22 @@ def combine_all_reduces(block: Block, limit: int, counter: int) -> int:
                     block.insert_op_before(member, last)
             counter += 1
 
-    for op in list(block.ops):
-        if not isinstance(op, AllReduceOp):
-            continue
-        key = (op.grid, op.grid_axes, op.reduction)
-        num_bytes = item_bytes(op.input.type)
-        for size in shape_of(op.input.type):
-            num_bytes *= size
-        position = order[op]
-        if key in groups and (deadline[key] < position or sizes[key] + num_bytes > limit):
+    for op in reductions:
+        type = op.input.type
+        key = (op.grid, op.grid_axes, op.reduction, element_type(type))
+        if key in groups and deadline[key] < order[op]:
             close(key)
         if key not in groups:
-            groups[key], sizes[key], deadline[key] = [], 0, 1 << 60
+            groups[key], deadline[key] = [], 1 << 60
         groups[key].append(op)
-        sizes[key] += num_bytes
         deadline[key] = min(deadline[key], _first_user(op.result, block, order))
     for key in list(groups):
         close(key)
     return counter
+
+
+def _num_bytes(op: AllReduceOp) -> int:
+    return item_bytes(op.input.type) * prod(shape_of(op.input.type))
 
 
 def _first_user(value: SSAValue, block: Block, order: dict[Operation, int]) -> int:

@@ -23,6 +23,9 @@ from autopar.dialects.stablehlo.shape import tensor_type
 
 from .lowering import DeviceLowering
 
+COMBINE = "autopar.combine"
+"""Attribute of adjacent all_reduces: those with the same number are lowered as one."""
+
 _REDUCERS: dict[str, type[Operation]] = {
     "sum": stablehlo.AddOp,
     "average": stablehlo.AddOp,
@@ -132,6 +135,37 @@ def all_reduce(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
         [value], groups, _reducer(op, element_type), lowering.next_channel()
     )
     return [_averaged(lowering, op, lowering.insert(new, op))]
+
+
+def combined_all_reduce(
+    lowering: DeviceLowering, ops: Sequence[Operation]
+) -> Sequence[SSAValue]:
+    """All-reduces of equal groups, reduction and element type as one, over one flat buffer.
+
+    An all_reduce of several operands would copy nothing, but XLA:CPU (jaxlib 0.10.2) fails to lay
+    out one that has a channel.
+    """
+    last = ops[-1]
+    types = [_tensor(op.operands[0], op) for op in ops]
+    sizes = [prod(type.get_shape()) for type in types]
+    one_type = all(type.element_type == types[0].element_type for type in types)
+    if not one_type or 0 in sizes or _kind(last) in (*_IDENTITIES, "average"):
+        return [all_reduce(lowering, op)[0] for op in ops]
+    flat = [
+        lowering.insert(stablehlo.ReshapeOp(op.operands[0], [size]), last)
+        for op, size in zip(ops, sizes, strict=True)
+    ]
+    buffer = lowering.insert(stablehlo.ConcatenateOp(flat, 0), last)
+    region = _reducer(last, types[0].element_type)
+    groups, channel = lowering.groups(last), lowering.next_channel()
+    reduced = lowering.insert(stablehlo.AllReduceOp([buffer], groups, region, channel), last)
+    values: list[SSAValue] = []
+    start = 0
+    for type, size in zip(types, sizes, strict=True):
+        part = lowering.insert(stablehlo.SliceOp(reduced, [start], [start + size], [1]), last)
+        values.append(lowering.insert(stablehlo.ReshapeOp(part, type.get_shape()), last))
+        start += size
+    return values
 
 
 def all_gather(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:

@@ -1,0 +1,220 @@
+"""`autopar`: run a module, tell what is installed, test the installation.
+
+    autopar run MODULE.mlir --devices 8 --inputs in.npz --outputs out.npz
+    autopar env [--json]
+    autopar selftest [--devices 8]
+
+Passes alone are `autopar-opt`'s. Exit status 0 or 1; errors are one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .terminal import Progress, UsageError, configure_logging, write_error
+
+if TYPE_CHECKING:
+    from .dialects.diagnostics import Diagnostic
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our kind of error: one line, exit status 1."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(allow_abbrev=False, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line, as tools/gen_docs.py documents it."""
+    parser = _Parser(
+        prog="autopar",
+        description="Runs partitioned programs and looks after the installation. "
+        "Single passes are run by autopar-opt.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    run = commands.add_parser(
+        "run",
+        help="run a global, annotated module on N devices of this machine",
+        description="Partitions MODULE.mlir (StableHLO with sdy or shard annotations) and runs "
+        "@main on N local devices, with global arrays in and out: arg0, arg1, … and out0, out1, … "
+        "in @main's order. Dtypes are kept; bf16 and f8 are read and written as float32, i4 as "
+        "int8. Virtual CPU devices are made where the machine has no accelerators.",
+    )
+    run.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
+    run.add_argument("--devices", type=_positive, required=True, metavar="N", help="device count")
+    run.add_argument("--inputs", metavar="IN.npz", help="global arrays arg0, arg1, …")
+    run.add_argument("--outputs", required=True, metavar="OUT.npz", help="where out0, out1, … go")
+    run.add_argument(
+        "--passes",
+        metavar="PIPELINE",
+        help="passes instead of the default ones, as autopar-opt takes them: a,b{x=1}, "
+        "builtin.module(a,b{x=1}) or '--a --b=\"x=1\"'",
+    )
+    run.add_argument("--remarks", action="store_true", help="print what the passes have to say")
+    _common(run)
+
+    env = commands.add_parser(
+        "env",
+        help="versions, devices, and what is installed",
+        description="Prints what a bug report needs: versions of autopar and of what it stands on, "
+        "the devices JAX sees, optional packages and tools, and environment variables.",
+    )
+    _common(env)
+
+    selftest = commands.add_parser(
+        "selftest",
+        help="tell within a minute whether this installation works",
+        description="Tries every layer in order, from parsing IR to training steps on N devices "
+        "whose results must be those of one device, and names the layers that fail. "
+        "The same as python -m autopar.selftest.",
+    )
+    selftest.add_argument(
+        "--devices", type=_positive, metavar="N", help="device count (all real ones, else 8)"
+    )
+    _common(selftest)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    parser.add_argument("--json", action="store_true", help="a JSON report on standard output")
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found '{text}'")
+    return value
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .run import Request, run
+
+    request = Request(
+        options.module, options.devices, options.inputs, options.outputs, options.passes
+    )
+    with Progress("autopar run", quiet=options.quiet) as progress:
+        report = run(request, progress)
+        seconds = sum(report.seconds.values())
+        progress.done(f"{len(report.results)} results in {request.outputs} ({seconds:.1f} s)")
+    _show(report.remarks, remarks=options.remarks, quiet=options.quiet)
+    if options.json:
+        _print_json(report.as_json())
+    return 0
+
+
+def _show(diagnostics: Sequence[Diagnostic], *, remarks: bool, quiet: bool) -> None:
+    for diagnostic in diagnostics:
+        if remarks or (diagnostic.severity == "warning" and not quiet):
+            sys.stderr.write(diagnostic.text + "\n")
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _env(options: argparse.Namespace) -> int:
+    from .environment import environment, environment_text
+
+    facts = environment()
+    if options.json:
+        _print_json(facts)
+    else:
+        sys.stdout.write(environment_text(facts))
+    return 0
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from .selftest import run_selftest
+
+    return run_selftest(options.devices, quiet=options.quiet, as_json=options.json)
+
+
+COMMANDS = {"run": _run, "env": _env, "selftest": _selftest}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit status."""
+    program = "autopar"
+    try:
+        options = make_parser().parse_args(arguments)
+        if options.version:
+            from .environment import version_text
+
+            sys.stdout.write(version_text())
+            return 0
+        if options.command is None:
+            make_parser().print_help(sys.stderr)
+            return 1
+        program = f"autopar {options.command}"
+        configure_logging(quiet=options.quiet)
+        status = _guarded(program, options)
+    except UsageError as error:
+        write_error(program, str(error))
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _guarded(program: str, options: argparse.Namespace) -> int:
+    """Runs a command; whatever goes wrong is one line, and no output file is left."""
+    status = 1
+    try:
+        status = COMMANDS[options.command](options)
+    except (UsageError, BrokenPipeError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if os.environ.get("AUTOPAR_TRACEBACK"):
+            raise
+        _explain(program, error)
+    finally:
+        if status and options.command == "run":
+            _drop_output(options)
+    return status
+
+
+def _drop_output(options: argparse.Namespace) -> None:
+    """Removes an older output file, so that nobody takes it for the failed run's."""
+    path = Path(options.outputs)
+    inputs = [Path(name) for name in (options.inputs, options.module) if name]
+    if path.is_file() and not any(p.exists() and p.samefile(path) for p in inputs):
+        path.unlink()
+
+
+def _explain(program: str, error: Exception) -> None:
+    """One line for an error, by its kind."""
+    from .dialects.diagnostics import DiagnosticError
+    from .passes.manager import PipelineError
+    from .runtime.devices import DeviceError
+
+    if isinstance(error, DiagnosticError):
+        sys.stderr.write(error.diagnostic.text + "\n")
+    elif isinstance(error, PipelineError | DeviceError | ImportError):
+        write_error(program, str(error))
+    else:
+        first = (str(error).strip() or "no message").partition("\n")[0]
+        write_error(program, f"{type(error).__name__}: {first} (AUTOPAR_TRACEBACK=1 shows where)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,348 @@
+"""From a Python function and its arguments to a program on its way: `LoweredProgram`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from autopar.lowering.jax_compat import (
+    canonical_dtype,
+    is_key_dtype,
+    lower_traced,
+    lowered_parts,
+    ordered_effect,
+    program_meshes,
+)
+from autopar.lowering.mlir_context import merge_equal_ops
+from autopar.passes.importing.methods import MethodOptions
+
+from .aliasing import donated_leaves, match_aliases
+from .arguments import Leaf, Signature
+from .batch import Batch, find_batch
+from .meshes import (
+    automatic,
+    check_fits,
+    default_mesh,
+    dim_axes,
+    given_mesh,
+    grid_of_mesh,
+    is_sharding,
+    named_sharding,
+    sharding_leaves,
+    tracing_context,
+)
+from .methods import Method, ShardParallel
+from .plan import Plan
+from .road import ArgumentInfo, Road
+
+if TYPE_CHECKING:
+    from .compiled import CompiledProgram
+
+
+logger = logging.getLogger("autopar")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `parallelize` was asked for."""
+
+    fn: Callable[..., Any]
+    method: Method
+    mesh: Any
+    num_micro_batches: int
+    in_shardings: Any
+    out_shardings: Any
+    signature: Signature
+
+    @property
+    def follow(self) -> bool:
+        """Whether the shardings of arguments are the user's wish (method `shard`)."""
+        return isinstance(self.method, ShardParallel)
+
+    def jitted(self, out_shardings: Any = None) -> Any:
+        """The function as jax.jit sees it."""
+        static = self.signature.static
+        options = {} if out_shardings is None else {"out_shardings": out_shardings}
+        return jax.jit(
+            self.fn,
+            static_argnums=static.nums or None,
+            static_argnames=static.names or None,
+            keep_unused=True,
+            **options,
+        )
+
+
+class ArgumentAval:
+    """What a compiled program knows of a flat argument: shape, dtype and weak type."""
+
+    __slots__ = ("dtype", "python_type", "shape", "weak_type")
+
+    def __init__(self, leaf: Any) -> None:
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+            self.python_type = None
+            self.shape: tuple[int, ...] = tuple(leaf.shape)
+            keep = isinstance(leaf, jax.Array) or is_key_dtype(leaf.dtype)
+            self.dtype: Any = leaf.dtype if keep else canonical_dtype(leaf)
+            self.weak_type = bool(getattr(leaf, "weak_type", False))
+        else:
+            self.python_type = type(leaf)
+            self.shape = ()
+            known = isinstance(leaf, bool | int | float | complex)
+            self.dtype = canonical_dtype(leaf) if known else None
+            self.weak_type = True
+
+    def fits(self, leaf: Any) -> bool:
+        """Whether the program may be run with `leaf`, whatever its value."""
+        other = ArgumentAval(leaf)
+        return (
+            self.shape == other.shape
+            and self.dtype == other.dtype
+            and self.weak_type == other.weak_type
+            and self.python_type is other.python_type
+        )
+
+    def abstract(self, leaf: Any, sharding: Any) -> Any:
+        """What tracing gets for the argument."""
+        if self.python_type is not None:
+            return leaf
+        return jax.ShapeDtypeStruct(
+            self.shape, self.dtype, sharding=sharding, weak_type=self.weak_type
+        )
+
+    def microbatch(self, count: int) -> ArgumentAval:
+        """The aval of one of `count` microbatches."""
+        part = ArgumentAval.__new__(ArgumentAval)
+        part.python_type, part.dtype, part.weak_type = None, self.dtype, self.weak_type
+        part.shape = (self.shape[0] // count, *self.shape[1:])
+        return part
+
+
+class Lowering:
+    """One call, brought to StableHLO."""
+
+    def __init__(self, request: Request, args: Any, kwargs: Any, leaves: list[Any], tree: Any):
+        self.request = request
+        self.args, self.kwargs = args, kwargs
+        self.values, self.tree = leaves, tree
+        signature = request.signature
+        indexed = jax.tree.unflatten(tree, range(len(leaves)))
+        paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(indexed)[0]]
+        self.leaves = signature.leaves(len(args), paths)
+        self.avals = [ArgumentAval(leaf) for leaf in leaves]
+        self.mesh = self._find_mesh()
+        self.shardings = self._argument_shardings()
+        """What each flat argument is demanded to lie like; None where nothing is said."""
+
+    def _find_mesh(self) -> Mesh | None:
+        """The mesh given, or that of the ambient context, the arguments or the shardings."""
+        mesh = given_mesh(self.request.mesh)
+        if mesh is not None:
+            return mesh
+        stated = jax.tree.leaves(
+            (self.request.in_shardings, self.request.out_shardings), is_leaf=is_sharding
+        )
+        if self.request.follow:
+            stated = [getattr(leaf, "sharding", None) for leaf in self.values] + stated
+        for sharding in stated:
+            if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+                return sharding.mesh
+        return None
+
+    def _argument_shardings(self) -> list[NamedSharding | None]:
+        request = self.request
+        positional = jax.tree.unflatten(self.tree, self.values)[0]
+        asked = sharding_leaves(request.in_shardings, positional, "in_shardings")
+        asked += [None] * (len(self.values) - len(asked))
+        found: list[NamedSharding | None] = []
+        for value, leaf, aval, sharding in zip(
+            self.values, self.leaves, self.avals, asked, strict=True
+        ):
+            what = f"in_shardings of {leaf.name}"
+            own = getattr(value, "sharding", None) if request.follow else None
+            if sharding is None and isinstance(own, NamedSharding):
+                sharding = own
+                if not isinstance(own.mesh, Mesh):
+                    sharding = None
+                what = f"the sharding of {leaf.name}"
+            named = named_sharding(sharding, self.mesh, what, request.follow)
+            if named is not None:
+                check_fits(named, aval.shape, what)
+            found.append(named)
+        return found
+
+    def lower(self) -> LoweredProgram:
+        request, count = self.request, self.request.num_micro_batches
+        signature = request.signature
+        out_shardings = jax.tree.map(
+            lambda s: named_sharding(s, self.mesh, "out_shardings", request.follow),
+            request.out_shardings,
+            is_leaf=is_sharding,
+        )
+        jitted = request.jitted(out_shardings)
+        mesh = self.mesh
+        if mesh is not None and not request.follow:
+            mesh = automatic(mesh)
+        given = isinstance(request.mesh, Mesh) or request.mesh is None
+        with tracing_context(mesh if given else None):
+            traced = self._trace(jitted, self.avals, self.shardings)
+            outs = jax.tree.leaves(traced.out_info)
+            batch = self._find_batch(outs)
+            avals, late = self.avals, {}
+            if count > 1:
+                avals, shardings, late = self._microbatches(batch, count)
+                traced = self._trace(jitted, avals, shardings)
+            refused = ordered_effect(traced)
+            if refused is not None:
+                raise ValueError(refused)
+            lowered = lower_traced(traced)
+            if lowered_parts(lowered)["mutable"]:
+                raise ValueError(
+                    "the function writes to a jax.Ref, which a partitioned program cannot: take "
+                    "the array as an argument and return the new one"
+                )
+        marked = None if signature.auto_donate else signature.donated
+        donated = donated_leaves(marked, self.leaves, self.avals, outs, len(self.args))
+        aliases = match_aliases(donated, self.avals, outs)
+        arguments = [
+            ArgumentInfo(
+                "batch" if i in batch.leaves else ("state" if aval.shape else "other"),
+                0,
+                aliases.get(i),
+                late.get(i),
+            )
+            for i, aval in enumerate(self.avals)
+        ]
+        fallback = self.mesh or default_mesh()
+        method = request.method
+        native = lowered.compiler_ir("stablehlo")
+        merge_equal_ops(native)
+        road = Road(
+            native,
+            arguments,
+            grid_of_mesh(fallback),
+            MethodOptions(method.name, **method.pass_options(fallback)),
+            count,
+            method.micro_batch_reduction,
+        )
+        return LoweredProgram(
+            road, lowered, self, outs, jax.tree.structure(traced.out_info), donated, aliases, batch,
+            fallback,
+        )
+
+    def _trace(self, jitted: Any, avals: Sequence[ArgumentAval], shardings: Sequence[Any]) -> Any:
+        flat = [
+            aval.abstract(value, sharding)
+            for aval, value, sharding in zip(avals, self.values, shardings, strict=True)
+        ]
+        dynamic = jax.tree.unflatten(self.tree, flat)
+        args, kwargs = self.request.signature.join(self.args, self.kwargs, dynamic)
+        return jitted.trace(*args, **kwargs)
+
+    def _find_batch(self, outs: Sequence[Any]) -> Batch:
+        request = self.request
+        if request.follow and request.num_micro_batches == 1 and request.signature.batch is None:
+            return Batch(why="as the user's shardings say")
+        batch = find_batch(request.signature, self.leaves, self.avals, outs, len(self.args))
+        if not batch.leaves and not request.follow and any(aval.shape for aval in self.avals):
+            logger.warning("no argument looks like a batch: every device computes the whole")
+        return batch
+
+    def _microbatches(
+        self, batch: Batch, count: int
+    ) -> tuple[list[ArgumentAval], list[Any], dict[int, Any]]:
+        """Avals and shardings of one microbatch; the shardings of batch arguments that a
+        microbatch is too small for, to be put on the whole batch later."""
+        if not batch.leaves:
+            raise ValueError(
+                f"num_micro_batches={count}: no argument looks like a batch; say batch_argnums=(…)"
+            )
+        avals, shardings, late = list(self.avals), list(self.shardings), dict[int, Any]()
+        for index in batch.leaves:
+            size, name = self.avals[index].shape[0], self.leaves[index].name
+            if size % count:
+                raise ValueError(
+                    f"num_micro_batches={count} does not divide the batch of {size} of {name}: "
+                    f"choose a divisor of {size}"
+                )
+            avals[index] = self.avals[index].microbatch(count)
+            sharding = shardings[index]
+            if sharding is not None:
+                try:
+                    check_fits(sharding, avals[index].shape, name)
+                except ValueError:
+                    late[index] = dim_axes(sharding, len(avals[index].shape))
+                    shardings[index] = None
+        return avals, shardings, late
+
+
+@dataclass
+class LoweredProgram:
+    """A program for one signature: its levels as text, its plan, and `.compile()`."""
+
+    road: Road
+    jax_lowered: Any
+    call: Lowering
+    outs: list[Any]
+    out_tree: Any
+    donated: set[int]
+    aliases: dict[int, int]
+    batch: Batch
+    mesh: Mesh
+    """The mesh that was found; the program's own annotations may name another."""
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """What the flat arguments are."""
+        return self.call.leaves
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Any]:
+        """Host callbacks and effects of the program."""
+        return lowered_parts(self.jax_lowered)
+
+    @functools.cached_property
+    def meshes(self) -> list[Any]:
+        """The meshes that the user knows, the given one first."""
+        shardings = [s for s in self.call.shardings if s is not None]
+        given = [s.mesh for s in shardings] if self.call.request.mesh is None else []
+        found = self.call.mesh
+        return [
+            *([] if found is None else [found]),
+            *given,
+            *program_meshes(self.jax_lowered),
+            self.mesh,
+        ]
+
+    def as_text(self, level: str = "stablehlo") -> str:
+        """The IR at a level: "stablehlo", "sharded", "decided", "spmd" or "per-device"."""
+        from autopar.dialects.text import print_text
+
+        return print_text(self.road.at(level))
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """What was decided: shardings, collectives with bytes, FLOPs."""
+        names = [leaf.name for leaf in self.leaves]
+        paths, _ = jax.tree_util.tree_flatten_with_path(
+            jax.tree.unflatten(self.out_tree, range(len(self.outs)))
+        )
+        results = [f"result{jax.tree_util.keystr(path)}" for path, _ in paths]
+        return Plan.of(self.road, names, results, self.batch.why)
+
+    def compile(self) -> CompiledProgram:
+        """The executable program."""
+        from .compiled import CompiledProgram
+
+        return CompiledProgram(self)
+
+
+def host_value(leaf: Any) -> Any:
+    """An argument as `jax.device_put` takes it, in the dtype that JAX gives it."""
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, canonical_dtype(leaf))

@@ -1,0 +1,80 @@
+"""What the command lines say on a terminal: one-line errors, progress, colours.
+
+Progress is written only where standard error is a terminal; colours only there and without
+`NO_COLOR` (https://no-color.org).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import Self, TextIO
+
+_COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
+
+
+class UsageError(Exception):
+    """A wrong command line or file; the message is one line."""
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether somebody is watching: a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def coloured(text: str, colour: str, stream: TextIO) -> str:
+    """The text in a colour, if the stream is a terminal and NO_COLOR is unset."""
+    if os.environ.get("NO_COLOR") or not is_terminal(stream):
+        return text
+    return f"\033[{_COLOURS[colour]}m{text}\033[0m"
+
+
+def write_error(program: str, message: str) -> None:
+    """`program: error: message` on standard error."""
+    error = coloured("error:", "red", sys.stderr)
+    sys.stderr.write(f"{program}: {error} {message}\n")
+
+
+def configure_logging(*, quiet: bool) -> None:
+    """Sends the logger `autopar` to standard error: warnings, or with `quiet` errors only."""
+    import logging
+
+    logger = logging.getLogger("autopar")
+    logger.setLevel(logging.ERROR if quiet else logging.WARNING)
+    if not logger.handlers and not logging.getLogger().handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("autopar: %(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+
+
+class Progress:
+    """One line that says what is being done, rewritten in place; nothing off a terminal."""
+
+    def __init__(self, program: str, *, quiet: bool = False) -> None:
+        self._program = program
+        self._shown = not quiet and is_terminal(sys.stderr)
+
+    def step(self, text: str) -> None:
+        """Says what comes now."""
+        if self._shown:
+            sys.stderr.write(f"\r\033[K{self._program}: {text} …")
+            sys.stderr.flush()
+
+    def done(self, text: str = "") -> None:
+        """Clears the line; leaves `text` in its place."""
+        if self._shown:
+            sys.stderr.write(f"\r\033[K{text}" + ("\n" if text else ""))
+            sys.stderr.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.done()

@@ -1,0 +1,49 @@
+"""Walking a program's ops fast.
+
+xDSL's `walk` makes a generator for every op, region and block; on programs of 16,000 ops that costs
+more than what a pass does with an op. These walk the same ops in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from xdsl.ir import Operation
+
+SHARDED_BODIES = frozenset(
+    {
+        "builtin.module",
+        "func.func",
+        "sdy.manual_computation",
+        "sdy.named_computation",
+        "stablehlo.case",
+        "stablehlo.if",
+        "stablehlo.while",
+    }
+)
+"""Ops whose regions hold ops on tensors, with shardings of their own. The regions of others
+(reductions, sorts) compute on scalars and belong to their op."""
+
+
+def inner_ops(op: Operation) -> Iterator[Operation]:
+    """Every op inside `op` (without it), parents before children, in program order."""
+    for region in op.regions:
+        for block in region.blocks:
+            inner = block.first_op
+            while inner is not None:
+                yield inner
+                if inner.regions:
+                    yield from inner_ops(inner)
+                inner = inner.next_op
+
+
+def sharded_ops(op: Operation) -> Iterator[Operation]:
+    """As `inner_ops`, without the insides of reductions and the like."""
+    for region in op.regions:
+        for block in region.blocks:
+            inner = block.first_op
+            while inner is not None:
+                yield inner
+                if inner.regions and inner.name in SHARDED_BODIES:
+                    yield from sharded_ops(inner)
+                inner = inner.next_op
