@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with our kind of error: one line, exit status 1."""
 
     def __init__(self, **keywords: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **keywords})
+        super().__init__(allow_abbrev=False, **keywords)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
@@ -45,10 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="run a global, annotated module on N devices of this machine",
-        description="Partitions MODULE.mlir (StableHLO with sdy or shard annotations) and runs @main "
-        "on N local devices, with global arrays in and out: arg0, arg1, … and out0, out1, … in "
-        "@main's order. Dtypes are kept; bf16 and f8 are read and written as float32, i4 as int8. "
-        "Virtual CPU devices are made where the machine has no accelerators.",
+        description="Partitions MODULE.mlir (StableHLO with sdy or shard annotations) and runs "
+        "@main on N local devices, with global arrays in and out: arg0, arg1, … and out0, out1, … "
+        "in @main's order. Dtypes are kept; bf16 and f8 are read and written as float32, i4 as "
+        "int8. Virtual CPU devices are made where the machine has no accelerators.",
     )
     run.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
     run.add_argument("--devices", type=_positive, required=True, metavar="N", help="device count")
@@ -74,8 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     selftest = commands.add_parser(
         "selftest",
         help="tell within a minute whether this installation works",
-        description="Tries every layer in order, from parsing IR to training steps on N devices whose "
-        "results must be those of one device, and names the layers that fail. "
+        description="Tries every layer in order, from parsing IR to training steps on N devices "
+        "whose results must be those of one device, and names the layers that fail. "
         "The same as python -m autopar.selftest.",
     )
     selftest.add_argument(
@@ -213,9 +213,7 @@ def _explain(program: str, error: Exception) -> None:
         write_error(program, str(error))
     else:
         first = (str(error).strip() or "no message").partition("\n")[0]
-        write_error(
-            program, f"{type(error).__name__}: {first} (AUTOPAR_TRACEBACK=1 shows where)"
-        )
+        write_error(program, f"{type(error).__name__}: {first} (AUTOPAR_TRACEBACK=1 shows where)")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`AUTOPAR_DUMP_DIR`: every level of the IR as a numbered file.
 
-    AUTOPAR_DUMP_DIR=dump python train.py      →  dump/000-jit_step/00-stablehlo.mlir, 01-sharded.mlir …
+    AUTOPAR_DUMP_DIR=dump python train.py
+    dump/000-jit_step/00-stablehlo.mlir, 01-sharded.mlir, …
 
 A program gets the next free folder, so that several programs and runs stand side by side.
 """

@@ -1,5 +1,9 @@
 """What is installed here: versions, devices, tools (`autopar env`, `--version`)."""
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import os
@@ -111,9 +115,7 @@ def environment_text(facts: dict[str, Any]) -> str:
     else:
         rows.append(("devices", ", ".join(f"{n} x {kind}" for kind, n in devices.items())))
     rows += [(n, v or "not installed (needed)") for n, v in facts["packages"].items()]
-    rows += [
-        (n, v or f"not installed (for {OPTIONAL[n]})") for n, v in facts["optional"].items()
-    ]
+    rows += [(n, v or f"not installed (for {OPTIONAL[n]})") for n, v in facts["optional"].items()]
     rows += [(n, v or "not found") for n, v in facts["tools"].items()]
     rows += [(n, v) for n, v in facts["variables"].items()]
     width = max(len(name) for name, _ in rows)

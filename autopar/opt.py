@@ -225,7 +225,8 @@ def process(
                 module, context, generic=generic, locations=locations, verify=False
             )
             name = type(pass_).__name__.removesuffix("Pass")
-            sys.stderr.write(f"// -----// IR Dump After {name} ({pass_.name}) //----- //\n{shown}\n")
+            title = f"IR Dump After {name} ({pass_.name})"
+            sys.stderr.write(f"// -----// {title} //----- //\n{shown}\n")
         if dump is not None:
             dump.write(pass_.name, module)
         if dump is not None or "mlir-print-ir-after-all" in flags:

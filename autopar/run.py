@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
+from xdsl.utils.hints import isa
 
 from .dialects import make_context
 from .dialects.constants import UnsupportedElementType, numpy_dtype
@@ -95,8 +96,8 @@ def run(request: Request, progress: Progress) -> Report:
     progress.step(f"reading {request.module}")
     context = make_context()
     module = parse_module(read_input(request.module), request.module, context)
-    main, types = _main_arguments(module)
-    arrays = read_arrays(request.inputs, types, main)
+    types = main_arguments(module)
+    arrays = read_arrays(request.inputs, types)
     clock.lap("read")
     progress.step("partitioning")
     dump = Dump(module, context)
@@ -184,8 +185,8 @@ def _described(prefix: str, index: int, layout: Layout) -> dict[str, Any]:
 # ---- what the module asks for ------------------------------------------------------------------
 
 
-def _main_arguments(module: ModuleOp) -> tuple[FuncOp, list[TensorType[Attribute]]]:
-    """@main and the types of its arguments; DiagnosticError where no array can be given."""
+def main_arguments(module: ModuleOp) -> list[TensorType[Attribute]]:
+    """The types of @main's arguments; DiagnosticError where no array can be given."""
     main = next(
         (op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main"), None
     )
@@ -195,13 +196,14 @@ def _main_arguments(module: ModuleOp) -> tuple[FuncOp, list[TensorType[Attribute
     kinds = (("argument", main.function_type.inputs), ("result", main.function_type.outputs))
     for what, sequence in kinds:
         for index, type_ in enumerate(sequence):
-            if not isinstance(type_, TensorType):
+            if not isa(type_, TensorType[Attribute]):
                 raise DiagnosticError(
                     main, f"{what} {index} of @main has type {type_}: only tensors can be run"
                 )
             if -1 in type_.get_shape():
                 raise DiagnosticError(
-                    main, f"the shape of {what} {index} of @main must be static, found {_shape(type_)}"
+                    main,
+                    f"the shape of {what} {index} of @main must be static, found {_shape(type_)}",
                 )
             try:
                 numpy_dtype(type_.element_type)
@@ -209,7 +211,7 @@ def _main_arguments(module: ModuleOp) -> tuple[FuncOp, list[TensorType[Attribute
                 raise DiagnosticError(main, f"{what} {index} of @main: {error}") from None
             if what == "argument":
                 types.append(type_)
-    return main, types
+    return types
 
 
 def _shape(type_: TensorType[Attribute]) -> str:
@@ -252,8 +254,8 @@ def to_file(array: Array) -> Array:
     return array.astype(file_dtype(array.dtype), copy=False)
 
 
-def read_arrays(name: str | None, types: Sequence[TensorType[Attribute]], main: FuncOp) -> list[Array]:
-    """The arrays arg0, arg1, … of an npz file, checked against @main; UsageError names the wrong one."""
+def read_arrays(name: str | None, types: Sequence[TensorType[Attribute]]) -> list[Array]:
+    """The arrays arg0, … of an npz file, checked against @main; UsageError names the wrong one."""
     if name is None:
         if types:
             raise UsageError(f"@main takes {len(types)} arrays (arg0, …): give --inputs FILE.npz")
@@ -264,13 +266,13 @@ def read_arrays(name: str | None, types: Sequence[TensorType[Attribute]], main: 
 
 def _open_npz(name: str) -> Any:
     try:
-        archive = np.load(name, allow_pickle=False)
+        archive: Any = np.load(name, allow_pickle=False)
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror or error}") from None
     except (ValueError, EOFError, zipfile.BadZipFile):
         raise UsageError(f"cannot read {name}: it is no npz archive (numpy.savez)") from None
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise UsageError(f"cannot read {name}: it holds one array, not an npz archive (numpy.savez)")
+    if not hasattr(archive, "files"):
+        raise UsageError(f"cannot read {name}: it holds one array, it is no npz archive")
     return archive
 
 

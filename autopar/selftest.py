@@ -4,6 +4,10 @@ Every layer is tried in the order in which a program travels, from parsing to tr
 results must be one device's; within a minute. The layers that fail are named, with the reason.
 """
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import sys
@@ -34,10 +38,13 @@ module @selftest {
 DIALECTS = """
 shard.grid @grid(shape = 2x4)
 func.func @ops(%a: tensor<8x4xf32>) -> tensor<4x8xf32> {
-  %0 = shard.all_gather %a on @grid grid_axes = [1] gather_axis = 1 : tensor<8x4xf32> -> tensor<8x16xf32>
+  %0 = shard.all_gather %a on @grid grid_axes = [1] gather_axis = 1
+      : tensor<8x4xf32> -> tensor<8x16xf32>
   %1 = shard.all_reduce %a on @grid grid_axes = [0] : tensor<8x4xf32> -> tensor<8x4xf32>
-  %2 = "stablehlo.transpose"(%1) <{permutation = array<i64: 1, 0>}> : (tensor<8x4xf32>) -> tensor<4x8xf32>
-  %3 = "stablehlo.constant"() <{value = dense<[0x7F800000, 0xFF800000]> : tensor<2xf32>}> : () -> tensor<2xf32>
+  %2 = "stablehlo.transpose"(%1) <{permutation = array<i64: 1, 0>}>
+      : (tensor<8x4xf32>) -> tensor<4x8xf32>
+  %3 = "stablehlo.constant"() <{value = dense<[0x7F800000, 0xFF800000]> : tensor<2xf32>}>
+      : () -> tensor<2xf32>
   %4 = "chlo.square"(%a) : (tensor<8x4xf32>) -> tensor<8x4xf32>
   return %2 : tensor<4x8xf32>
 }
@@ -137,7 +144,8 @@ def _stage(pipeline: str) -> str:
 def check_propagation(_: int | None) -> None:
     """Shardings spread to a fixed point."""
     text = _stage("import-sdy,sharding-propagation")
-    _expect('stablehlo.tanh %0 {autopar.sharding = [#autopar.sharding<@mesh, [{"x"}, {}]>]}' in text, text)
+    expected = 'stablehlo.tanh %0 {autopar.sharding = [#autopar.sharding<@mesh, [{"x"}, {}]>]}'
+    _expect(expected in text, f"expected {expected} in\n{text}")
 
 
 def check_partition(_: int | None) -> None:
@@ -361,7 +369,8 @@ def _try(check: Check, devices: int | None) -> tuple[bool, str]:
 
 
 def _print(result: dict[str, Any]) -> None:
-    verdict = coloured("ok  ", "green", sys.stdout) if result["ok"] else coloured("FAIL", "red", sys.stdout)
+    text, colour = ("ok  ", "green") if result["ok"] else ("FAIL", "red")
+    verdict = coloured(text, colour, sys.stdout)
     message = f"  {result['message']}" if result["message"] else ""
     print(f"{verdict}  {result['layer']:14} {result['seconds']:6.2f} s{message}")
 

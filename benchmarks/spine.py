@@ -216,7 +216,6 @@ def compile_road(layers: int) -> None:
     from autopar.lowering.exporter import export_module
     from autopar.lowering.mlir_context import merge_equal_ops
     from autopar.passes.importing.methods import MethodOptions
-    from autopar.road import Road
 
     config = dataclasses.replace(SIZES["350M"], num_layers=layers)
     optimizer = make_optimizer(1e-3, 100)

@@ -29,18 +29,24 @@ from .traits import Elementwise, Multilinear
 
 @irdl_attr_definition
 class ComparisonDirection(EnumAttribute):
+    """How two elements are compared: EQ, NE, GE, GT, LE, LT."""
+
     name = "chlo.comparison_direction"
     cases = ("EQ", "NE", "GE", "GT", "LE", "LT")
 
 
 @irdl_attr_definition
 class ComparisonType(EnumAttribute):
+    """As what elements are compared: FLOAT, TOTALORDER, SIGNED, UNSIGNED."""
+
     name = "chlo.comparison_type"
     cases = ("NOTYPE", "FLOAT", "TOTALORDER", "SIGNED", "UNSIGNED")
 
 
 @irdl_attr_definition
 class Precision(EnumAttribute):
+    """How precisely a ragged dot computes: DEFAULT, HIGH, HIGHEST."""
+
     name = "chlo.precision"
     cases = ("DEFAULT", "HIGH", "HIGHEST")
 
@@ -351,101 +357,141 @@ class BroadcastBinaryOp(StableHLOOp, ABC):
 
 @irdl_op_definition
 class BroadcastAddOp(BroadcastBinaryOp):
+    """Elementwise sum; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_add"
 
 
 @irdl_op_definition
 class BroadcastAndOp(BroadcastBinaryOp):
+    """Elementwise and; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_and"
 
 
 @irdl_op_definition
 class BroadcastAtan2Op(BroadcastBinaryOp):
+    """Elementwise angle of (y, x); dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_atan2"
 
 
 @irdl_op_definition
 class BroadcastComplexOp(BroadcastBinaryOp):
+    """Elementwise complex number of two parts; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_complex"
 
 
 @irdl_op_definition
 class BroadcastDivideOp(BroadcastBinaryOp):
+    """Elementwise quotient; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_divide"
 
 
 @irdl_op_definition
 class BroadcastMaximumOp(BroadcastBinaryOp):
+    """Elementwise maximum; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_maximum"
 
 
 @irdl_op_definition
 class BroadcastMinimumOp(BroadcastBinaryOp):
+    """Elementwise minimum; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_minimum"
 
 
 @irdl_op_definition
 class BroadcastMultiplyOp(BroadcastBinaryOp):
+    """Elementwise product; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_multiply"
 
 
 @irdl_op_definition
 class BroadcastNextAfterOp(BroadcastBinaryOp):
+    """Elementwise next value towards the other; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_next_after"
 
 
 @irdl_op_definition
 class BroadcastOrOp(BroadcastBinaryOp):
+    """Elementwise or; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_or"
 
 
 @irdl_op_definition
 class BroadcastPolygammaOp(BroadcastBinaryOp):
+    """Elementwise polygamma function; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_polygamma"
 
 
 @irdl_op_definition
 class BroadcastPowerOp(BroadcastBinaryOp):
+    """Elementwise power; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_power"
 
 
 @irdl_op_definition
 class BroadcastRemainderOp(BroadcastBinaryOp):
+    """Elementwise remainder; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_remainder"
 
 
 @irdl_op_definition
 class BroadcastShiftLeftOp(BroadcastBinaryOp):
+    """Elementwise left shift; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_shift_left"
 
 
 @irdl_op_definition
 class BroadcastShiftRightArithmeticOp(BroadcastBinaryOp):
+    """Elementwise right shift that keeps the sign; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_shift_right_arithmetic"
 
 
 @irdl_op_definition
 class BroadcastShiftRightLogicalOp(BroadcastBinaryOp):
+    """Elementwise right shift that fills with zeros; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_shift_right_logical"
 
 
 @irdl_op_definition
 class BroadcastSubtractOp(BroadcastBinaryOp):
+    """Elementwise difference; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_subtract"
 
 
 @irdl_op_definition
 class BroadcastXorOp(BroadcastBinaryOp):
+    """Elementwise exclusive or; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_xor"
 
 
 @irdl_op_definition
 class BroadcastZetaOp(BroadcastBinaryOp):
+    """Elementwise Hurwitz zeta function; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_zeta"
 
 
 @irdl_op_definition
 class BroadcastCompareOp(BroadcastBinaryOp):
+    """Elementwise comparison; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_compare"
 
     comparison_direction = prop_def(ComparisonDirection)
@@ -454,6 +500,8 @@ class BroadcastCompareOp(BroadcastBinaryOp):
 
 @irdl_op_definition
 class BroadcastSelectOp(StableHLOOp):
+    """Elementwise choice by a predicate; dimensions of size 1 are broadcast."""
+
     name = "chlo.broadcast_select"
 
     pred = operand_def()

@@ -271,6 +271,8 @@ _INDEX = IntegerAttr.constr(IndexTypeConstr)
 
 @irdl_op_definition
 class AllReduceOp(CollectiveOp):
+    """The older spelling of `shard.all_reduce`."""
+
     name = "mesh.all_reduce"
     reduction = prop_def(PartialAttr, default_value=_SUM)
     traits = traits_def(Pure())
@@ -279,6 +281,8 @@ class AllReduceOp(CollectiveOp):
 
 @irdl_op_definition
 class AllGatherOp(CollectiveOp):
+    """The older spelling of `shard.all_gather`."""
+
     name = "mesh.all_gather"
     gather_axis = prop_def(_INDEX)
     traits = traits_def(Pure())
@@ -287,6 +291,8 @@ class AllGatherOp(CollectiveOp):
 
 @irdl_op_definition
 class AllSliceOp(CollectiveOp):
+    """The older spelling of `shard.all_slice`."""
+
     name = "mesh.all_slice"
     slice_axis = prop_def(_INDEX)
     traits = traits_def(Pure())
@@ -295,6 +301,8 @@ class AllSliceOp(CollectiveOp):
 
 @irdl_op_definition
 class AllToAllOp(CollectiveOp):
+    """The older spelling of `shard.all_to_all`."""
+
     name = "mesh.all_to_all"
     split_axis = prop_def(_INDEX)
     concat_axis = prop_def(_INDEX)
@@ -304,6 +312,8 @@ class AllToAllOp(CollectiveOp):
 
 @irdl_op_definition
 class ReduceScatterOp(CollectiveOp):
+    """The older spelling of `shard.reduce_scatter`."""
+
     name = "mesh.reduce_scatter"
     reduction = prop_def(PartialAttr, default_value=_SUM)
     scatter_axis = prop_def(_INDEX)
@@ -313,6 +323,8 @@ class ReduceScatterOp(CollectiveOp):
 
 @irdl_op_definition
 class ShiftOp(CollectiveOp):
+    """The older spelling of `shard.shift`."""
+
     name = "mesh.shift"
     shift_axis = prop_def(_INDEX)
     offset = prop_def(IntegerAttr[I64])
@@ -325,6 +337,8 @@ class ShiftOp(CollectiveOp):
 
 @irdl_op_definition
 class BroadcastOp(_RootedOp):
+    """The older spelling of `shard.broadcast`."""
+
     name = "mesh.broadcast"
     traits = traits_def(Pure())
     assembly_format = _ON + _ROOT + _FN
@@ -332,6 +346,8 @@ class BroadcastOp(_RootedOp):
 
 @irdl_op_definition
 class GatherOp(_RootedOp):
+    """The older spelling of `shard.gather`."""
+
     name = "mesh.gather"
     gather_axis = prop_def(_INDEX)
     traits = traits_def(Pure())
@@ -340,6 +356,8 @@ class GatherOp(_RootedOp):
 
 @irdl_op_definition
 class ScatterOp(_RootedOp):
+    """The older spelling of `shard.scatter`."""
+
     name = "mesh.scatter"
     scatter_axis = prop_def(_INDEX)
     traits = traits_def(Pure())
@@ -348,6 +366,8 @@ class ScatterOp(_RootedOp):
 
 @irdl_op_definition
 class ReduceOp(_RootedOp):
+    """The older spelling of `shard.reduce`."""
+
     name = "mesh.reduce"
     reduction = prop_def(PartialAttr, default_value=_SUM)
     traits = traits_def(Pure())
@@ -356,6 +376,8 @@ class ReduceOp(_RootedOp):
 
 @irdl_op_definition
 class SendOp(CollectiveOp):
+    """The older spelling of `shard.send`."""
+
     name = "mesh.send"
     destination = prop_def(DenseArrayBase[I64])
     destination_dynamic = var_operand_def(IndexType)
@@ -368,6 +390,8 @@ class SendOp(CollectiveOp):
 
 @irdl_op_definition
 class RecvOp(CollectiveOp):
+    """The older spelling of `shard.recv`."""
+
     name = "mesh.recv"
     source = opt_prop_def(DenseArrayBase[I64])
     source_dynamic = var_operand_def(IndexType)
@@ -394,18 +418,24 @@ class _IndicesOp(IRDLOperation):
 
 @irdl_op_definition
 class ProcessMultiIndexOp(_IndicesOp):
+    """The older spelling of `shard.process_multi_index`."""
+
     name = "mesh.process_multi_index"
     assembly_format = "`on` $mesh (`axes` `=` $axes^)? attr-dict `:` type($result)"
 
 
 @irdl_op_definition
 class MeshShapeOp(_IndicesOp):
+    """The older spelling of `shard.grid_shape`."""
+
     name = "mesh.mesh_shape"
     assembly_format = "$mesh (`axes` `=` $axes^)? attr-dict `:` type($result)"
 
 
 @irdl_op_definition
 class ProcessLinearIndexOp(IRDLOperation):
+    """The older spelling of `shard.process_linear_index`."""
+
     name = "mesh.process_linear_index"
     mesh = prop_def(FlatSymbolRefAttr)
     result = result_def(IndexType)

@@ -258,10 +258,11 @@ def train(argv: list[str] | None = None) -> list[float]:
         print(step.plan)
         print()
     save_plot(losses, start, args.plot, args.method)
-    print(f"loss {losses[0]:.4f} at step {start + 1}, {losses[-1]:.4f} at step {args.steps}; ", end="")
-    print(f"{speed:,.0f} tokens per second; curve in {args.plot}")
+    first, last = f"{losses[0]:.4f} at step {start + 1}", f"{losses[-1]:.4f} at step {args.steps}"
+    print(f"loss {first}, {last}; {speed:,.0f} tokens per second; curve in {args.plot}")
     if args.sample_bytes:
-        print("sample: " + repr(sample(config, state["params"], b"def ", args.sample_bytes, args.seed)))
+        text = sample(config, state["params"], b"def ", args.sample_bytes, args.seed)
+        print(f"sample: {text!r}")
     return losses
 
 

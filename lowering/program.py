@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
+from xdsl.utils.hints import isa
 
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
@@ -88,8 +89,8 @@ def _grid(module: ModuleOp) -> Grid:
             "run shard-partition and convert-shard-to-stablehlo first",
         )
     axes, shape = attr.data["axes"], attr.data["shape"]
-    assert isinstance(axes, ArrayAttr) and isinstance(shape, DenseArrayBase)
-    names = [name.data for name in axes.data if isinstance(name, StringAttr)]
+    assert isinstance(shape, DenseArrayBase)
+    names = _strings(axes)
     sizes = [int(size) for size in shape.get_values()]
     return Grid("mesh", tuple(zip(names, sizes, strict=True)))
 
@@ -109,14 +110,14 @@ def _layouts(
 
 
 def _layout(attr: DictionaryAttr) -> Layout:
-    whole: Attribute | None = attr.data.get("global")
-    if not isinstance(whole, TensorType):
+    whole = attr.data.get("global")
+    if not isa(whole, TensorType[Attribute]):
         return Layout((), (), None)
-    dims = attr.data["dims"]
-    assert isinstance(dims, ArrayAttr)
-    axes = tuple(
-        tuple(axis.data for axis in dim.data if isinstance(axis, StringAttr))
-        for dim in dims.data
-        if isinstance(dim, ArrayAttr)
-    )
+    dims = cast(ArrayAttr[Attribute], attr.data["dims"])
+    axes = tuple(tuple(_strings(dim)) for dim in dims)
     return Layout(axes, whole.get_shape(), numpy_dtype(whole.element_type))
+
+
+def _strings(attr: Attribute) -> list[str]:
+    texts = cast(ArrayAttr[StringAttr], attr)
+    return [text.data for text in texts]

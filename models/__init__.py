@@ -1,1 +1,1 @@
-"""Reference models, written as users write them; they import nothing of autopar but its public face."""
+"""Reference models, written as users write them: they import only autopar's public face."""

@@ -1,5 +1,9 @@
 """Devices of the local JAX backend: virtual CPU devices set up for the user, real ones as found."""
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import logging

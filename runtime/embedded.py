@@ -4,6 +4,10 @@ The program is compiled once through the raw client and run on sharded jax.Array
 ordinary global jax.Arrays with NamedSharding, made by JAX's own result handlers (as fast as jit).
 """
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections import deque

@@ -470,6 +470,8 @@ class _TextData(Data[ValueT], OpaqueSyntaxAttribute, Generic[ValueT]):
 
 @irdl_attr_definition
 class MeshAxisAttr(_TextData[tuple[str, int]]):
+    """A named axis of a mesh and its size."""
+
     name = "sdy.mesh_axis"
 
     @classmethod
@@ -482,6 +484,8 @@ class MeshAxisAttr(_TextData[tuple[str, int]]):
 
 @irdl_attr_definition
 class SubAxisInfoAttr(_TextData[tuple[int, int]]):
+    """Which part of an axis: what lies before it, and its size."""
+
     name = "sdy.sub_axis_info"
 
     @classmethod
@@ -497,6 +501,8 @@ class SubAxisInfoAttr(_TextData[tuple[int, int]]):
 
 @irdl_attr_definition
 class AxisRefAttr(_TextData[AxisRef]):
+    """An axis of a mesh, or a part of one (`"x":(2)4`)."""
+
     name = "sdy.axis_ref"
 
     @classmethod
@@ -506,6 +512,8 @@ class AxisRefAttr(_TextData[AxisRef]):
 
 @irdl_attr_definition
 class DimensionShardingAttr(_TextData[DimSharding]):
+    """The axes of one dimension, open or closed, with its priority."""
+
     name = "sdy.dimension_sharding"
 
     @classmethod
@@ -515,6 +523,8 @@ class DimensionShardingAttr(_TextData[DimSharding]):
 
 @irdl_attr_definition
 class AllToAllParamAttr(_TextData[AllToAllParam]):
+    """Axes that an all-to-all moves, and the dimensions from and to which."""
+
     name = "sdy.all_to_all_param"
 
     @classmethod
@@ -524,6 +534,8 @@ class AllToAllParamAttr(_TextData[AllToAllParam]):
 
 @irdl_attr_definition
 class DimMappingAttr(Data[DimFactors], SpacedOpaqueSyntaxAttribute):
+    """The factors of one dimension in a sharding rule."""
+
     name = "sdy.dim_mapping"
 
     @classmethod
@@ -536,6 +548,8 @@ class DimMappingAttr(Data[DimFactors], SpacedOpaqueSyntaxAttribute):
 
 @irdl_attr_definition
 class TensorMappingAttr(_TextData[TensorFactors]):
+    """The factors of each dimension of a tensor in a sharding rule."""
+
     name = "sdy.tensor_mapping"
 
     @classmethod
@@ -548,6 +562,8 @@ class TensorMappingAttr(_TextData[TensorFactors]):
 
 @irdl_attr_definition
 class EdgeValueRefAttr(Data[str], SpacedOpaqueSyntaxAttribute):
+    """An operand or result as the end of a propagation edge (debugging)."""
+
     name = "sdy.edge_value_ref"
 
     @classmethod
@@ -560,6 +576,8 @@ class EdgeValueRefAttr(Data[str], SpacedOpaqueSyntaxAttribute):
 
 @irdl_attr_definition
 class AxisToPropagationDetailsAttr(_TextData[Edge]):
+    """Where an axis of a sharding came from and went to (debugging)."""
+
     name = "sdy.axis_to_propagation_details"
 
     @classmethod
@@ -572,6 +590,8 @@ class AxisToPropagationDetailsAttr(_TextData[Edge]):
 
 @irdl_attr_definition
 class PropagationOneStepAttr(_TextData[Step]):
+    """What one step of the propagation did (debugging)."""
+
     name = "sdy.propagation_one_step"
 
     @classmethod

@@ -430,6 +430,8 @@ _OUT = " $tensor `out_sharding` `` `=` `` $out_sharding attr-dict `:` type($resu
 
 @irdl_op_definition
 class AllGatherOp(_CollectiveOp):
+    """Gathers, dimension by dimension, the parts along some axes of a sharding."""
+
     name = "sdy.all_gather"
     gathering_axes = prop_def(ListOfAxisRefListsAttr)
     assembly_format = "$gathering_axes" + _OUT
@@ -437,6 +439,8 @@ class AllGatherOp(_CollectiveOp):
 
 @irdl_op_definition
 class AllSliceOp(_CollectiveOp):
+    """Splits dimensions further; needs no communication."""
+
     name = "sdy.all_slice"
     slicing_axes = prop_def(ListOfAxisRefListsAttr)
     assembly_format = "$slicing_axes" + _OUT
@@ -444,6 +448,8 @@ class AllSliceOp(_CollectiveOp):
 
 @irdl_op_definition
 class AllToAllOp(_CollectiveOp):
+    """Moves axes from one dimension to another."""
+
     name = "sdy.all_to_all"
     params = prop_def(AllToAllParamListAttr)
     assembly_format = "$params" + _OUT
@@ -451,12 +457,16 @@ class AllToAllOp(_CollectiveOp):
 
 @irdl_op_definition
 class CollectivePermuteOp(_CollectiveOp):
+    """Exchanges whole shards: another order of axes, the same shard shape."""
+
     name = "sdy.collective_permute"
     assembly_format = _OUT.strip()
 
 
 @irdl_op_definition
 class AllReduceOp(_CollectiveOp):
+    """Adds up a value that is unreduced over some axes."""
+
     name = "sdy.all_reduce"
     reduction_axes = prop_def(AxisRefListAttr)
     assembly_format = "$reduction_axes" + _OUT
@@ -464,6 +474,8 @@ class AllReduceOp(_CollectiveOp):
 
 @irdl_op_definition
 class ReduceScatterOp(_CollectiveOp):
+    """Adds up a value that is unreduced over some axes, and splits the sum over them."""
+
     name = "sdy.reduce_scatter"
     reduce_scatter_axes = prop_def(ListOfAxisRefListsAttr)
     assembly_format = "$reduce_scatter_axes" + _OUT
@@ -471,6 +483,8 @@ class ReduceScatterOp(_CollectiveOp):
 
 @irdl_op_definition
 class ShardedToUnreducedOp(_CollectiveOp):
+    """Shards become unreduced summands: zeros elsewhere, no communication."""
+
     name = "sdy.sharded_to_unreduced"
     axes = prop_def(ListOfAxisRefListsAttr)
     assembly_format = "$axes" + _OUT
@@ -478,6 +492,8 @@ class ShardedToUnreducedOp(_CollectiveOp):
 
 @irdl_op_definition
 class ReplicatedToUnreducedOp(_CollectiveOp):
+    """A replicated value becomes unreduced: kept on one device, zero on the others."""
+
     name = "sdy.replicated_to_unreduced"
     axes = prop_def(AxisRefListAttr)
     assembly_format = "$axes" + _OUT

@@ -55,6 +55,11 @@ class ShardingOp(xdsl_shard.ShardingOp):
 
 @extends_xdsl
 class ShardOp(xdsl_shard.ShardOp):
+    """How a value is to lie on the grid; with `annotate_for_users`, how its users are to see it.
+
+    The op form of a sharding: shard-ops-to-attributes turns it into an attribute or a constraint.
+    """
+
     def verify_(self) -> None:
         super().verify_()
         sharding, type = self.sharding.owner, self.src.type

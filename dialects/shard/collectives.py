@@ -66,6 +66,11 @@ TENSOR = irdl_to_attr_constraint(MemRefType.constr() | TensorType.constr())
 
 @extends_xdsl
 class AllReduceOp(xdsl_shard.AllReduceOp):
+    """The reduction of the buffers of all devices along the axes, on each of them.
+
+    Resolves partial results. Made by shard-partition, gone after convert-shard-to-stablehlo.
+    """
+
     def verify_(self) -> None:
         super().verify_()
         check_collective(self)
@@ -73,6 +78,8 @@ class AllReduceOp(xdsl_shard.AllReduceOp):
 
 @extends_xdsl
 class BroadcastOp(xdsl_shard.BroadcastOp):
+    """The root's buffer on every device along the axes."""
+
     def verify_(self) -> None:
         super().verify_()
         check_collective(self)
@@ -81,6 +88,8 @@ class BroadcastOp(xdsl_shard.BroadcastOp):
 
 @extends_xdsl
 class GatherOp(xdsl_shard.GatherOp):
+    """The concatenation of the devices' buffers, defined on the root alone."""
+
     def verify_(self) -> None:
         super().verify_()
         check_collective(self, gather_axis=(self.gather_axis.value.data, 1, 0))
@@ -89,6 +98,8 @@ class GatherOp(xdsl_shard.GatherOp):
 
 @extends_xdsl
 class ScatterOp(xdsl_shard.ScatterOp):
+    """One part of the root's buffer on each device along the axes."""
+
     def verify_(self) -> None:
         super().verify_()
         check_collective(self, scatter_axis=(self.scatter_axis.value.data, 0, 1))
@@ -97,6 +108,8 @@ class ScatterOp(xdsl_shard.ScatterOp):
 
 @extends_xdsl
 class RecvOp(xdsl_shard.RecvOp):
+    """The buffer that a `shard.send` of another device sent here."""
+
     def verify_(self) -> None:
         super().verify_()
         check_collective(self)
@@ -106,6 +119,8 @@ class RecvOp(xdsl_shard.RecvOp):
 
 @extends_xdsl
 class ReduceOp(xdsl_shard.ReduceOp):
+    """The reduction of the devices' buffers, defined on the root alone."""
+
     def verify_(self) -> None:
         super().verify_()
         check_collective(self)
@@ -114,6 +129,8 @@ class ReduceOp(xdsl_shard.ReduceOp):
 
 @extends_xdsl
 class SendOp(xdsl_shard.SendOp):
+    """Sends a buffer to one device; a `shard.recv` there gives it."""
+
     def verify_(self) -> None:
         super().verify_()
         check_collective(self)

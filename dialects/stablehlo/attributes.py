@@ -284,42 +284,56 @@ class ResultAccuracy(StructAttribute):
 
 @irdl_attr_definition
 class ComparisonDirection(EnumAttribute):
+    """How two elements are compared: EQ, NE, GE, GT, LE, LT."""
+
     name = "stablehlo.comparison_direction"
     cases = ("EQ", "NE", "GE", "GT", "LE", "LT")
 
 
 @irdl_attr_definition
 class ComparisonType(EnumAttribute):
+    """As what elements are compared: FLOAT, TOTALORDER, SIGNED, UNSIGNED."""
+
     name = "stablehlo.comparison_type"
     cases = ("NOTYPE", "FLOAT", "TOTALORDER", "SIGNED", "UNSIGNED")
 
 
 @irdl_attr_definition
 class Precision(EnumAttribute):
+    """How precisely a dot or convolution computes: DEFAULT, HIGH, HIGHEST."""
+
     name = "stablehlo.precision"
     cases = ("DEFAULT", "HIGH", "HIGHEST")
 
 
 @irdl_attr_definition
 class FftType(EnumAttribute):
+    """The kind of a Fourier transform: FFT, IFFT, RFFT, IRFFT."""
+
     name = "stablehlo.fft_type"
     cases = ("FFT", "IFFT", "RFFT", "IRFFT")
 
 
 @irdl_attr_definition
 class Transpose(EnumAttribute):
+    """How triangular_solve takes its matrix: NO_TRANSPOSE, TRANSPOSE, ADJOINT."""
+
     name = "stablehlo.transpose"
     cases = ("TRANSPOSE_INVALID", "NO_TRANSPOSE", "TRANSPOSE", "ADJOINT")
 
 
 @irdl_attr_definition
 class RngDistribution(EnumAttribute):
+    """The distribution of rng: UNIFORM, NORMAL."""
+
     name = "stablehlo.rng_distribution"
     cases = ("UNIFORM", "NORMAL")
 
 
 @irdl_attr_definition
 class RngAlgorithm(EnumAttribute):
+    """The generator of rng_bit_generator: DEFAULT, THREE_FRY, PHILOX."""
+
     name = "stablehlo.rng_algorithm"
     cases = ("DEFAULT", "THREE_FRY", "PHILOX")
 

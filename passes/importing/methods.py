@@ -18,7 +18,6 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     ModuleOp,
     StringAttr,
-    TensorType,
     UnitAttr,
 )
 from xdsl.dialects.func import FuncOp
@@ -37,7 +36,7 @@ from autopar.dialects.diagnostics import DiagnosticError, location_names
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.stablehlo import OptimizationBarrierOp
-from autopar.passes.partition.tensors import item_bytes
+from autopar.passes.partition.tensors import is_tensor, item_bytes
 from autopar.passes.walk import sharded_ops
 
 METHODS = {
@@ -164,7 +163,7 @@ def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
 
 
 def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr) -> str:
-    shape = arg.type.get_shape() if isinstance(arg.type, TensorType) else ()
+    shape = arg.type.get_shape() if is_tensor(arg.type) else ()
     if "tf.aliasing_output" in entry.data or "jax.buffer_donor" in entry.data:
         return state_kind(arg)
     return "batch" if shape else "other"
@@ -172,7 +171,7 @@ def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr) -> str:
 
 def state_kind(arg: BlockArgument) -> str:
     """Parameter or optimizer state: the latter only elementwise ops read. Scalars are neither."""
-    if not isinstance(arg.type, TensorType) or not arg.type.get_shape():
+    if not is_tensor(arg.type) or not arg.type.get_shape():
         return "other"
     return "parameter" if _feeds_contraction(arg) else "optimizer_state"
 
@@ -220,7 +219,7 @@ def _argument_sharding(
     stage: int,
     options: MethodOptions,
 ) -> Sharding | None:
-    if not isinstance(arg.type, TensorType):
+    if not is_tensor(arg.type):
         return None
     shape = arg.type.get_shape()
     if kind == "batch" and shape:
@@ -275,7 +274,7 @@ def gather_by_phase(arg: BlockArgument, grid: Grid, phases: _Phases) -> None:
     for (value, phase), uses in groups.items():
         first = phases.first(op for op, _ in uses)
         source = _not_before(value, first) if phase == "backward" else value
-        rank = len(value.type.get_shape()) if isinstance(value.type, TensorType) else 0
+        rank = len(value.type.get_shape()) if is_tensor(value.type) else 0
         constraint = ConstraintOp(source, Sharding.fully_replicated(grid.name, rank))
         constraint.location = first.location
         constraint.attributes[PHASE] = StringAttr(phase)

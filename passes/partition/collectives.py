@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.shard import (
     AllGatherOp,
@@ -20,6 +20,7 @@ from autopar.dialects.sharding import local_dim
 from .local_builder import LocalBuilder
 from .reshard_plan import Step
 from .specs import Spec
+from .tensors import shape_of
 from .windows import block_starts, fetch_window
 
 
@@ -43,7 +44,7 @@ def _padded_to(
     builder: LocalBuilder, value: SSAValue, dim: int, parts: int, block: int
 ) -> SSAValue:
     """Pads `dim` to `parts` whole blocks, as a collective that splits it evenly wants."""
-    have = value.type.get_shape()[dim]  # pyright: ignore
+    have = shape_of(value.type)[dim]
     return builder.pad(value, dim, 0, parts * block - have)
 
 
@@ -52,7 +53,7 @@ def _block(builder: LocalBuilder, spec: Spec, dim: int, shape: Sequence[int]) ->
 
 
 def _resize(value: SSAValue, dim: int, size: int) -> list[int]:
-    shape = list(value.type.get_shape())  # pyright: ignore
+    shape = list(shape_of(value.type))
     shape[dim] = size
     return shape
 
@@ -61,6 +62,9 @@ def _all_slice(
     builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
 ) -> SSAValue:
     block = _block(builder, step.after, step.dim, shape)
+    if isinstance(value.owner, Operation) and value.owner.name == "stablehlo.dynamic_slice":
+        # XLA makes one slice of a slice of a slice, and clamps the inner start to the wrong bound.
+        value = builder.barrier(value)
     value = _padded_to(builder, value, step.dim, builder.table.parts(step.axes), block)
     grid = builder.table.refined.name
     return builder.insert(
@@ -79,7 +83,7 @@ def _all_gather(
     builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
 ) -> SSAValue:
     group = builder.table.parts(step.axes)
-    have = value.type.get_shape()[step.dim]  # pyright: ignore
+    have = shape_of(value.type)[step.dim]
     gathered = builder.insert(
         make_collective(
             AllGatherOp,
@@ -175,7 +179,7 @@ def _to_partial(
     neutral = builder.neutral(step.reduction, value.type)
     index = builder.per_device(builder.part_index(step.axes))
     is_first = builder.compare(index, "EQ", builder.index(0))
-    flags = builder.broadcast(is_first, value.type.get_shape(), [])  # pyright: ignore
+    flags = builder.broadcast(is_first, shape_of(value.type), [])
     return builder.select(flags, value, neutral)
 
 

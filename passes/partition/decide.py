@@ -15,7 +15,7 @@ elsewhere and resolves partial results, each once, where it is cheapest:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.dialects.builtin import (
@@ -50,8 +50,8 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, make_grid_op
 from autopar.dialects.sharding import AxisRef, Sharding
-from autopar.passes.importing.methods import REDUCE_IN_LOOP
 from autopar.passes.importing.inline import inline
+from autopar.passes.importing.methods import REDUCE_IN_LOOP
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 from autopar.passes.walk import sharded_ops
 
@@ -121,7 +121,7 @@ def _used_axes(module: ModuleOp) -> set[AxisRef]:
         if isinstance(attr, ShardingAttr):
             shardings.add(attr.data)
         elif isinstance(attr, ArrayAttr):
-            for item in attr.data:
+            for item in cast("ArrayAttr[Attribute]", attr).data:
                 collect(item)
         elif isinstance(attr, DictionaryAttr):
             collect(attr.data.get(SHARDING))
@@ -213,13 +213,12 @@ class FunctionDecider:
         """What the IR says of a value, without partials; replicated where it says nothing."""
         if isinstance(value, OpResult):
             attr = value.op.attributes.get(SHARDING)
-            if isinstance(attr, ArrayAttr) and is_splittable(value.type):
+            if attr is not None and is_splittable(value.type):
                 specs = self._annotations.get(id(attr))
                 if specs is None:
                     specs = tuple(
                         self._table.spec(item.data).with_partial(())
-                        for item in attr.data
-                        if isinstance(item, ShardingAttr)
+                        for item in cast("ArrayAttr[ShardingAttr]", attr).data
                     )
                     self._annotations[id(attr)] = specs
                     self._keep.append(attr)
@@ -515,7 +514,7 @@ class FunctionDecider:
         if not value.has_one_use():
             return False
         user = use.operation
-        if len(user.results) != 1 or not isinstance(user, Operation):
+        if len(user.results) != 1:
             return self._defers_to_terminator(user, use.index, spec)
         rule = get_rule(user)
         if rule is None or isinstance(user, ConstraintOp | ReshardOp):
@@ -683,7 +682,10 @@ def _splat_value(value: SSAValue) -> np.ndarray | None:
     if not isinstance(op, Operation) or op.name != "stablehlo.constant":
         return None
     dense = op.properties["value"]
-    if not isinstance(dense, DenseIntOrFPElementsAttr) or not is_splat(dense):
+    if not isinstance(dense, DenseIntOrFPElementsAttr):
+        return None
+    dense = cast("DenseIntOrFPElementsAttr[Any]", dense)
+    if not is_splat(dense):
         return None
     array = constant_array(dense)
     return array.reshape(-1)[:1].reshape(()) if array.size else None

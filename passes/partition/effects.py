@@ -7,8 +7,8 @@ others adding zeros, so that everybody has it.
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import IntegerAttr, IntegerType, StringAttr, TensorType
-from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.dialects.builtin import IntegerAttr, StringAttr, TensorType
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from autopar.dialects import stablehlo
 from autopar.dialects.diagnostics import DiagnosticError
@@ -16,6 +16,7 @@ from autopar.dialects.shard import AllReduceOp, make_collective
 
 from .local_builder import LocalBuilder
 from .specs import AxisTable
+from .tensors import is_bool, tensor_type
 
 _PURE_CALLBACKS = ("xla_ffi_python_cpu_callback", "xla_ffi_python_gpu_callback")
 
@@ -64,21 +65,12 @@ def run_once(op: Operation, table: AxisTable) -> list[SSAValue]:
                 result,
                 table.refined.name,
                 axes,
-                reduction="bitwise_or" if _is_bool(result.type) else "sum",
+                reduction="bitwise_or" if is_bool(result.type) else "sum",
             )
         )
         for result in branch.results
     ]
 
 
-def _zeros(type: object) -> Operation:
-    assert isinstance(type, TensorType)
-    return stablehlo.splat_constant(0, type)
-
-
-def _is_bool(type: object) -> bool:
-    return (
-        isinstance(type, TensorType)
-        and isinstance(type.element_type, IntegerType)
-        and type.element_type.width.data == 1
-    )
+def _zeros(type: Attribute) -> Operation:
+    return stablehlo.splat_constant(0, tensor_type(type))

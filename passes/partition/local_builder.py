@@ -23,6 +23,7 @@ from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.dialects.stablehlo.constants import make_constant, splat_constant
 
 from .specs import AxisTable
+from .tensors import element_type, shape_of, tensor_type
 
 _OPS = {op.name: op for op in StableHLO.operations}
 
@@ -33,8 +34,8 @@ def i64_array(values: Sequence[int]) -> Attribute:
 
 def resized(type: Attribute, shape: Sequence[int]) -> TensorType[Attribute]:
     """The tensor type with another shape (its encoding kept)."""
-    assert isinstance(type, TensorType)
-    return TensorType(type.element_type, shape, type.encoding)
+    tensor = tensor_type(type)
+    return TensorType(tensor.element_type, shape, tensor.encoding)
 
 
 def neutral_value(kind: str, dtype: np.dtype) -> np.ndarray:
@@ -106,8 +107,7 @@ class LocalBuilder:
 
     def neutral(self, kind: str, type: Attribute) -> SSAValue:
         """The neutral element of a reduction, broadcast to `type`."""
-        assert isinstance(type, TensorType)
-        value = neutral_value(kind, numpy_dtype(type.element_type))
+        value = neutral_value(kind, numpy_dtype(element_type(type)))
         return self.insert(splat_constant(value.item(), type))
 
     def empty(self, type: Attribute, shape: Sequence[int]) -> SSAValue:
@@ -145,8 +145,7 @@ class LocalBuilder:
 
     def slice(self, value: SSAValue, dim: int, start: int, limit: int, stride: int = 1) -> SSAValue:
         """`value[..., start:limit:stride, ...]` along one dimension."""
-        type = value.type
-        assert isinstance(type, TensorType)
+        type = tensor_type(value.type)
         shape = list(type.get_shape())
         if start == 0 and limit == shape[dim] and stride == 1:
             return value
@@ -164,8 +163,7 @@ class LocalBuilder:
 
     def dynamic_slice(self, value: SSAValue, dim: int, start: SSAValue, size: int) -> SSAValue:
         """`value[..., start:start+size, ...]`; `start` is a tensor<i32>, clamped by the op."""
-        type = value.type
-        assert isinstance(type, TensorType)
+        type = tensor_type(value.type)
         shape = list(type.get_shape())
         zero = self.index(0)
         starts = [start if d == dim else zero for d in range(len(shape))]
@@ -189,8 +187,7 @@ class LocalBuilder:
         """Padding along one dimension by the scalar `fill` (None: zeros)."""
         if low == 0 and high == 0 and interior == 0:
             return value
-        type = value.type
-        assert isinstance(type, TensorType)
+        type = tensor_type(value.type)
         shape = list(type.get_shape())
         if fill is None:
             fill = self.neutral("sum", TensorType(type.element_type, []))
@@ -209,10 +206,9 @@ class LocalBuilder:
     def concatenate(self, values: Sequence[SSAValue], dim: int) -> SSAValue:
         if len(values) == 1:
             return values[0]
-        type = values[0].type
-        assert isinstance(type, TensorType)
+        type = tensor_type(values[0].type)
         shape = list(type.get_shape())
-        shape[dim] = sum(v.type.get_shape()[dim] for v in values)  # pyright: ignore
+        shape[dim] = sum(shape_of(v.type)[dim] for v in values)
         return self.op("concatenate", values, resized(type, shape), dimension=IntegerAttr(dim, i64))
 
     def reverse(self, value: SSAValue, dim: int) -> SSAValue:
@@ -241,6 +237,10 @@ class LocalBuilder:
     def clamp(self, low: SSAValue, value: SSAValue, high: SSAValue) -> SSAValue:
         return self.op("clamp", [low, value, high], value.type)
 
+    def barrier(self, value: SSAValue) -> SSAValue:
+        """`value`, which XLA's simplifications do not see through."""
+        return self.op("optimization_barrier", [value], value.type)
+
     def both(self, a: SSAValue, b: SSAValue) -> SSAValue:
         return self.op("and", [a, b], a.type)
 
@@ -248,8 +248,7 @@ class LocalBuilder:
         return self.op("select", [predicate, a, b], a.type)
 
     def compare(self, a: SSAValue, direction: str, b: SSAValue) -> SSAValue:
-        type = a.type
-        assert isinstance(type, TensorType)
+        type = tensor_type(a.type)
         return self.op(
             "compare",
             [a, b],
@@ -273,8 +272,7 @@ class LocalBuilder:
     ) -> SSAValue:
         """`value` where offset + index along `dim` is in [low, high), else `fill` (a scalar or a
         tensor of the same type)."""
-        type = value.type
-        assert isinstance(type, TensorType)
+        type = tensor_type(value.type)
         shape = type.get_shape()
         inside = self.in_range(self.positions(shape, dim, offset), low, high)
         if fill.type != type:

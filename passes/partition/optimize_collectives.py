@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp, TensorType, i64
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
@@ -24,7 +24,7 @@ from autopar.dialects.shard import (
 )
 from autopar.passes.walk import sharded_ops
 
-from .tensors import item_bytes, shape_of
+from .tensors import element_type, item_bytes, shape_of
 from .to_stablehlo.collectives import COMBINE
 
 _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScatterOp)
@@ -34,8 +34,8 @@ _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScat
 class OptimizeCollectivesPass(ModulePass):
     """Merge equal collectives, make reduce-scatters of slices, combine small all-reduces.
 
-    Needs a partitioned module (shard-partition). Every rewrite lowers the ring bytes or the number
-    of collectives and never raises either:
+    Needs a partitioned module (shard-partition). Guarantees the same values; every rewrite lowers
+    the ring bytes or the number of collectives and never raises either:
     - a collective that repeats an earlier one of the same value in the same block is dropped,
       unless they belong to different phases (`autopar.phase`: parameters gathered again);
     - an all_reduce whose only user slices along the same axes becomes a reduce_scatter;
@@ -146,8 +146,7 @@ def combine_all_reduces(block: Block, ops: Sequence[Operation], limit: int, coun
 
     for op in reductions:
         type = op.input.type
-        element = type.element_type if isinstance(type, TensorType) else type
-        key = (op.grid, op.grid_axes, op.reduction, element)
+        key = (op.grid, op.grid_axes, op.reduction, element_type(type))
         if key in groups and deadline[key] < order[op]:
             close(key)
         if key not in groups:

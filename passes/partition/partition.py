@@ -6,7 +6,7 @@ Nothing is decided here: the layout of every value and the strategy of every op 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -14,7 +14,6 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     FunctionType,
     ModuleOp,
-    TensorType,
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
@@ -48,7 +47,7 @@ from .reshard_plan import ReshardPlanner
 from .special import splittable_factors
 from .specs import AxisTable, Spec, without_axes
 from .strategy import Splittable
-from .tensors import item_bytes, shape_of
+from .tensors import is_tensor, item_bytes, shape_of
 
 GLOBAL = "autopar.global"
 """Attribute of arguments and results of a partitioned function: the global type."""
@@ -160,8 +159,8 @@ class _FunctionPartitioner:
         local = self._types.get(key)
         if local is None:
             local = type
-            if spec.dim_axes and isinstance(type, TensorType):
-                local = resized(type, self._table.local_shape(type.get_shape(), spec))
+            if spec.dim_axes and is_tensor(type):
+                local = resized(type, self._table.local_shape(shape_of(type), spec))
             self._types[key] = local
             self._keep.append(type)
         return local
@@ -189,9 +188,8 @@ class _FunctionPartitioner:
             return tuple(self._table.replicated(len(shape_of(r.type))) for r in op.results)
         specs = self._op_specs.get(id(attr))
         if specs is None:
-            assert isinstance(attr, ArrayAttr)
             specs = tuple(
-                self._table.spec(item.data) for item in attr.data if isinstance(item, ShardingAttr)
+                self._table.spec(item.data) for item in cast("ArrayAttr[ShardingAttr]", attr).data
             )
             self._op_specs[id(attr)] = specs
             self._keep.append(attr)
@@ -298,8 +296,10 @@ class _FunctionPartitioner:
         local = self._local_type(result.type, spec)
         if local is not result.type:
             value = op.properties["value"]
-            assert isinstance(value, DenseIntOrFPElementsAttr) and isinstance(local, TensorType)
-            op.properties["value"] = DenseIntOrFPElementsAttr(local, value.data)
+            assert isinstance(value, DenseIntOrFPElementsAttr) and is_tensor(local)
+            op.properties["value"] = DenseIntOrFPElementsAttr(
+                local, value.data
+            )
             result._type = local  # pyright: ignore[reportPrivateUsage]
         return True
 

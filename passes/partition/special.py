@@ -7,16 +7,15 @@ reverse, convolution, reduce_window), or masked access with offset indices (gath
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from xdsl.dialects.builtin import IntegerType, TensorType
 from xdsl.ir import Operation
 
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 
 from .strategy import Splittable, splittable_by_kind
-from .tensors import shape_of
+from .tensors import is_bool, shape_of
 
 WINDOWED = frozenset(
     {
@@ -55,20 +54,12 @@ def _windows(
             allowed[factor] = True
 
 
-def _is_bool(op: Operation) -> bool:
-    type = op.results[0].type
-    return (
-        isinstance(type, TensorType)
-        and isinstance(type.element_type, IntegerType)
-        and type.element_type.width.data == 1
-    )
-
 
 def _gather(
     op: Operation, rule: ShardingRule, allowed: list[bool], reducers: list[str | None]
 ) -> None:
     """Indexed operand dimensions are masked by zeros: on bool, `or` puts the parts together."""
-    if _is_bool(op):
+    if is_bool(op.results[0].type):
         for factor, reducer in enumerate(reducers):
             reducers[factor] = "bitwise_or" if reducer is not None else None
 
@@ -86,7 +77,8 @@ def _scatter(
     ]
     updates = shape_of(op.operands[num_inputs + 1].type)
     whole = shape_of(op.results[0].type)
-    sizes = dict(zip(windows, (updates[d] for d in numbers.update_window_dims), strict=True))
+    update_dims: Sequence[int] = numbers.update_window_dims
+    sizes = {dim: updates[d] for dim, d in zip(windows, update_dims, strict=True)}
     for dim in range(len(whole)):
         if dim in numbers.input_batching_dims or sizes.get(dim) == whole[dim]:
             continue

@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any, cast
 
+from typing_extensions import TypeIs
 from xdsl.dialects.builtin import (
     ComplexType,
     IndexType,
     IntegerType,
     TensorType,
+    i1,
 )
 from xdsl.ir import Attribute
 
 _WIDTHS = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "tf32": 32}
 
 
+def is_tensor(type: Attribute) -> TypeIs[TensorType[Attribute]]:
+    """Whether the type is a ranked tensor."""
+    # `class is` rather than isinstance: xDSL's attributes are abstract classes, whose instance
+    # checks are slow, and this runs for every value of a program.
+    return type.__class__ is TensorType
+
+
+def tensor_type(type: Attribute) -> TensorType[Attribute]:
+    """The type as a tensor type; it must be one."""
+    assert is_tensor(type), f"expected a tensor, found {type}"
+    return type
+
+
+def element_type(type: Attribute) -> Attribute:
+    """The element type of a tensor; the type itself where it is none."""
+    return type.element_type if is_tensor(type) else type
+
+
+def is_bool(type: Attribute) -> bool:
+    """Whether a tensor's elements are i1."""
+    return element_type(type) == i1
+
+
 def shape_of(type: Attribute) -> tuple[int, ...]:
     """The dimensions of a tensor; () for tokens and anything else that cannot be split."""
-    # `type(…) is` rather than isinstance: xDSL's attributes are abstract classes, whose instance
-    # checks are slow, and this runs for every value of a program.
-    return type.get_shape() if type.__class__ is TensorType else ()  # pyright: ignore
+    return type.get_shape() if is_tensor(type) else ()
 
 
 def item_bytes(type: Attribute) -> int:
     """Bytes of an element, at least one (i1 and i4 take a byte in XLA's buffers)."""
-    if not isinstance(type, TensorType):
-        return 0
-    return _element_bytes(type.element_type)
+    return _element_bytes(type.element_type) if is_tensor(type) else 0
 
 
 @cache
@@ -36,9 +58,9 @@ def _element_bytes(element: Attribute) -> int:
 
 def _bits(element: Attribute) -> int:
     if isinstance(element, IntegerType):
-        return element.width.data
+        return cast("IntegerType[Any]", element).width.data
     if isinstance(element, ComplexType):
-        return 2 * _bits(element.element_type)
+        return 2 * _bits(cast("ComplexType[Any]", element).element_type)
     if isinstance(element, IndexType):
         return 64
     name = str(element)
@@ -50,4 +72,4 @@ def _bits(element: Attribute) -> int:
 
 def is_splittable(type: Attribute) -> bool:
     """Whether the type is a ranked tensor of static shape."""
-    return type.__class__ is TensorType and -1 not in type.get_shape()  # pyright: ignore
+    return is_tensor(type) and -1 not in type.get_shape()

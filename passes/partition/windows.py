@@ -19,6 +19,7 @@ from autopar.dialects.sharding import local_dim
 from autopar.passes.cost.collectives import all_gather_bytes
 
 from .local_builder import LocalBuilder
+from .tensors import element_type, shape_of, tensor_type
 
 
 def fetch_window(
@@ -36,8 +37,7 @@ def fetch_window(
     `value` is local; `dim` has global `size` and is split over `axes` (none: whole everywhere).
     Positions outside [0, size) hold the scalar `fill`; without `fill` their content is unspecified.
     """
-    type = value.type
-    assert isinstance(type, TensorType)
+    type = tensor_type(value.type)
     block = type.get_shape()[dim]
     if width == 0 or 0 in type.get_shape():
         shape = list(type.get_shape())
@@ -148,9 +148,9 @@ def _by_permutes(builder: LocalBuilder, value: SSAValue, dim: int, rounds: _Roun
         missing_low = 0 if first else low
         missing_high = 0 if last else rounds.block - high
         if piece is None:
-            shape = list(value.type.get_shape())  # pyright: ignore
+            shape = list(shape_of(value.type))
             shape[dim] = rounds.block
-            piece = builder.neutral("sum", TensorType(value.type.element_type, shape))  # pyright: ignore
+            piece = builder.neutral("sum", TensorType(element_type(value.type), shape))
             rounds.spans[turn] = (0, rounds.block)
         else:
             piece = builder.pad(piece, dim, missing_low, missing_high)
@@ -167,7 +167,7 @@ def _by_permutes(builder: LocalBuilder, value: SSAValue, dim: int, rounds: _Roun
 def _merge(builder: LocalBuilder, got: Sequence[bool], new: SSAValue, old: SSAValue) -> SSAValue:
     """`new` on the devices that `got` it, `old` elsewhere."""
     flag = builder.compare(builder.per_device([int(g) for g in got]), "NE", builder.index(0))
-    shape = new.type.get_shape()  # pyright: ignore
+    shape = shape_of(new.type)
     return builder.select(builder.broadcast(flag, shape, []), new, old)
 
 
@@ -180,7 +180,7 @@ def _by_gather(
     starts: Sequence[int],
     width: int,
 ) -> SSAValue:
-    shape = list(value.type.get_shape())  # pyright: ignore
+    shape = list(shape_of(value.type))
     shape[dim] = total
     whole = builder.insert(
         make_collective(
@@ -194,7 +194,7 @@ def _cut(
     builder: LocalBuilder, buffer: SSAValue, dim: int, offsets: Sequence[int], width: int
 ) -> SSAValue:
     """`buffer[offset_d : offset_d + width]`, the buffer padded where it is too short."""
-    length = buffer.type.get_shape()[dim]  # pyright: ignore
+    length = shape_of(buffer.type)[dim]
     low = max(0, -min(offsets))
     high = max(0, max(offsets) + width - length)
     buffer = builder.pad(buffer, dim, low, high)

@@ -16,12 +16,13 @@ from xdsl.dialects.builtin import (
     IntegerType,
     ModuleOp,
     TensorType,
+    UnknownLoc,
     f32,
     i1,
     i32,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects import stablehlo
@@ -30,7 +31,13 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.passes.importing.methods import aliases, argument_kinds, batch_dim, main_function
 from autopar.passes.partition.local_builder import i64_array, resized
-from autopar.passes.partition.tensors import item_bytes, shape_of
+from autopar.passes.partition.tensors import (
+    element_type,
+    is_tensor,
+    item_bytes,
+    shape_of,
+    tensor_type,
+)
 
 from .batch_flow import BatchFlow
 
@@ -58,7 +65,7 @@ def split_step(module: ModuleOp, count: int, reduction: str) -> None:
     if count == 1:
         return
     func = main_function(module)
-    batch = {
+    batch: dict[SSAValue, int] = {
         arg: batch_dim(func, index)
         for index, (arg, kind) in enumerate(
             zip(func.body.block.args, argument_kinds(func), strict=True)
@@ -180,7 +187,7 @@ def _take_linear_followers(micro: set[Operation], block: Block, flow: BatchFlow)
 
 def _check_result(func: FuncOp, index: int, value: SSAValue) -> None:
     type = value.type
-    if isinstance(type, TensorType) and not isinstance(type.element_type, IntegerType):
+    if is_tensor(type) and not isinstance(element_type(type), IntegerType):
         return
     raise DiagnosticError(
         value.owner if isinstance(value.owner, Operation) else func,
@@ -210,7 +217,7 @@ class _Splitter:
         func: FuncOp,
         flow: BatchFlow,
         cut: Cut,
-        batch: dict[BlockArgument, int],
+        batch: dict[SSAValue, int],
         count: int,
         reduction: str,
     ) -> None:
@@ -270,9 +277,9 @@ class _Splitter:
         Rewriter.insert_op(op, InsertPoint.before(anchor))
         return op.results[0]
 
-    def _grow_batch(self, anchor: Operation) -> dict[BlockArgument, SSAValue]:
+    def _grow_batch(self, anchor: Operation) -> dict[SSAValue, SSAValue]:
         """The whole batch arguments, seen as [.., b, m, ..]."""
-        whole: dict[BlockArgument, SSAValue] = {}
+        whole: dict[SSAValue, SSAValue] = {}
         for arg, dim in self._batch.items():
             shape = list(shape_of(arg.type))
             split = [*shape[: dim + 1], self._count, *shape[dim + 1 :]]
@@ -328,7 +335,7 @@ class _Splitter:
             operands=[index, one.results[0]], result_types=[index.type]
         )
         body.add_ops([one, following])
-        values = [following.results[0]]
+        values: list[SSAValue] = [following.results[0]]
         for value in cut.reduced:
             acc = next(args)
             new = mapping[value]
@@ -344,7 +351,7 @@ class _Splitter:
         values += [mapping[value] for _, value in cut.carried]
         body.add_op(stablehlo.ReturnOp(*values))
         for op in body.ops:
-            if op.location is None:
+            if isinstance(op.location, UnknownLoc):
                 op.location = self._func.location
 
     def _store(
@@ -421,10 +428,10 @@ class _Splitter:
 
 def _accumulator_type(type: Attribute) -> Attribute:
     """Narrow floats are accumulated in f32."""
-    assert isinstance(type, TensorType)
-    if isinstance(type.element_type, BFloat16Type | Float16Type):
-        return TensorType(f32, type.get_shape(), type.encoding)
-    return type
+    tensor = tensor_type(type)
+    if isinstance(tensor.element_type, BFloat16Type | Float16Type):
+        return TensorType(f32, tensor.get_shape(), tensor.encoding)
+    return tensor
 
 
 def _buffer_type(type: Attribute, dim: int, count: int) -> Attribute:

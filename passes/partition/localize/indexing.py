@@ -8,13 +8,17 @@ sum), writes outside it are dropped, as StableHLO drops them out of bounds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerType, TensorType, i1, i32
+from xdsl.dialects.builtin import TensorType, i1, i32
 from xdsl.ir import SSAValue
 
+from autopar.dialects.rules.access import ints
+
 from ..local_builder import LocalBuilder, i64_array
+from ..tensors import element_type, shape_of
 from ..windows import block_starts
 from .core import LocalOp, localizer
 
@@ -23,7 +27,7 @@ from .core import LocalOp, localizer
 def _gather(local: LocalOp) -> None:
     op = local.op
     numbers: Any = op.properties["dimension_numbers"]
-    sizes = list(op.properties["slice_sizes"].get_values())  # pyright: ignore
+    sizes = list(ints(op, "slice_sizes"))
     local_operand = local.table.local_shape(local.operand_shapes[0], local.operand_specs[0])
     masked: list[int] = []
     for dim, axes in enumerate(local.operand_specs[0].dims):
@@ -72,16 +76,10 @@ def _local_indices(
     With `clamp` the global index is clamped first, as gather does. The second result is a tensor
     of bool of the indices' batch shape.
     """
-    type = indices.type
-    assert isinstance(type, TensorType)
-    if not (isinstance(type.element_type, IntegerType) and type.element_type.width.data == 32):
-        type = TensorType(i32, type.get_shape())
-        indices = builder.op("convert", [indices], type)
-    elif type.element_type != i32:
-        type = TensorType(i32, type.get_shape())
-        indices = builder.op("convert", [indices], type)
-    shape = type.get_shape()
-    vector = numbers.index_vector_dim
+    shape = shape_of(indices.type)
+    if element_type(indices.type) != i32:
+        indices = builder.op("convert", [indices], TensorType(i32, shape))
+    vector: int = numbers.index_vector_dim
     has_vector = vector < len(shape)
     length = shape[vector] if has_vector else 1
     batch_shape = [s for d, s in enumerate(shape) if d != vector]
@@ -135,7 +133,7 @@ def _scatter(local: LocalOp) -> None:
         builder = local.builder()
         # A position in another device's block, or in padding, is out of bounds here; positions
         # that are negative globally stay negative.
-        op.operands[count], _ = _local_indices(
+        op.operands[count], inside = _local_indices(
             local,
             builder,
             op.operands[count],
@@ -144,13 +142,18 @@ def _scatter(local: LocalOp) -> None:
             indexed,
             clamp=False,
         )
+        if prod(shape_of(inside.type)) == 1:
+            # XLA makes one slice of a slice of a slice and forgets that the outer index, out of
+            # bounds here, was clamped to the inner one; of a scatter with one index it makes slices.
+            for index in range(count):
+                op.operands[index] = builder.barrier(op.operands[index])
     local.set_local_types()
 
 
 @localizer("stablehlo.dynamic_slice")
 def _dynamic_slice(local: LocalOp) -> None:
     op = local.op
-    sizes = list(op.properties["slice_sizes"].get_values())  # pyright: ignore
+    sizes = list(ints(op, "slice_sizes"))
     for dim, size in enumerate(local.local_result_shape()):
         if local.result_specs[0].dims[dim]:
             sizes[dim] = size

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import IntegerAttr, TensorType
+from xdsl.dialects.builtin import IntegerAttr, TensorType, i64
+
+from autopar.dialects.rules.access import ints
 
 from ..local_builder import i64_array
+from ..tensors import shape_of
 from ..windows import block_starts, fetch_window
 from .core import LocalOp, localizer
 
@@ -23,16 +26,16 @@ def _iota(local: LocalOp) -> None:
     type = local.local_result_type()
     start = builder.per_device(block_starts(builder, axes, local.result_shapes[0][dim]))
     offset = builder.op("convert", [start], TensorType(type.element_type, []))
-    numbers = builder.op("iota", [], type, iota_dimension=dimension)
+    numbers = builder.op("iota", [], type, iota_dimension=IntegerAttr(dim, i64))
     local.replace([builder.add(numbers, builder.broadcast(offset, type.get_shape(), []))])
 
 
 @localizer("stablehlo.slice")
 def _slice(local: LocalOp) -> None:
     op = local.op
-    starts = list(op.properties["start_indices"].get_values())  # pyright: ignore
-    limits = list(op.properties["limit_indices"].get_values())  # pyright: ignore
-    strides = list(op.properties["strides"].get_values())  # pyright: ignore
+    starts = list(ints(op, "start_indices"))
+    limits = list(ints(op, "limit_indices"))
+    strides = list(ints(op, "strides"))
     shape = local.operand_shapes[0]
     value = op.operands[0]
     builder = local.builder()
@@ -40,7 +43,7 @@ def _slice(local: LocalOp) -> None:
         if not axes:
             continue
         if starts[dim] == 0 and limits[dim] == shape[dim] and strides[dim] == 1:
-            limits[dim] = value.type.get_shape()[dim]  # pyright: ignore
+            limits[dim] = shape_of(value.type)[dim]
             continue
         block = local.local_result_shape()[dim]
         first = block_starts(builder, axes, local.result_shapes[0][dim])
@@ -65,9 +68,9 @@ def _slice(local: LocalOp) -> None:
 def _pad(local: LocalOp) -> None:
     """Result index r holds operand element (r - low) / (interior + 1), where that is whole."""
     op = local.op
-    lows = list(op.properties["edge_padding_low"].get_values())  # pyright: ignore
-    highs = list(op.properties["edge_padding_high"].get_values())  # pyright: ignore
-    interiors = list(op.properties["interior_padding"].get_values())  # pyright: ignore
+    lows = list(ints(op, "edge_padding_low"))
+    highs = list(ints(op, "edge_padding_high"))
+    interiors = list(ints(op, "interior_padding"))
     value, fill = op.operands
     builder = local.builder()
     result_shape = local.local_result_shape()
@@ -138,7 +141,7 @@ def _reverse(local: LocalOp) -> None:
     op = local.op
     value = op.operands[0]
     builder = local.builder()
-    for dim in op.properties["dimensions"].get_values():  # pyright: ignore
+    for dim in ints(op, "dimensions"):
         axes = local.result_specs[0].dims[dim]
         if not axes:
             continue

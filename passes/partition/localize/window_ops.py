@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.dialects.builtin import (
@@ -17,6 +17,7 @@ from xdsl.ir import Attribute, SSAValue
 from autopar.dialects.constants import constant_array, dense_attr
 
 from ..local_builder import LocalBuilder, i64_array
+from ..tensors import element_type
 from ..windows import block_starts, fetch_window
 from .core import LocalOp, localizer
 
@@ -27,7 +28,8 @@ def _ints(attr: Attribute | None, default: list[int]) -> list[int]:
     if isinstance(attr, DenseArrayBase):
         return [int(v) for v in attr.get_values()]
     assert isinstance(attr, DenseIntOrFPElementsAttr)
-    return [int(v) for v in constant_array(attr).reshape(-1)]
+    elements = cast("DenseIntOrFPElementsAttr[Any]", attr)
+    return [int(v) for v in constant_array(elements).reshape(-1)]
 
 
 def _padding_attr(pairs: list[list[int]]) -> Attribute:
@@ -73,20 +75,21 @@ def _convolution(local: LocalOp) -> None:
     local.mask_reduced()
     out_shape = local.local_result_shape()
     for index in range(rank):
-        out_dim = numbers.output_spatial_dimensions[index]
+        out_dim: int = numbers.output_spatial_dimensions[index]
         axes = local.result_specs[0].dims[out_dim]
         if not axes:
             continue
         builder = local.builder()
-        in_dim = numbers.input_spatial_dimensions[index]
-        taps = local.operand_shapes[1][numbers.kernel_spatial_dimensions[index]]
+        in_dim: int = numbers.input_spatial_dimensions[index]
+        kernel_dim: int = numbers.kernel_spatial_dimensions[index]
+        taps = local.operand_shapes[1][kernel_dim]
         span = (taps - 1) * rhs_dilation[index] + 1
         low = padding[index][0]
         stride = strides[index]
         first = block_starts(builder, axes, local.result_shapes[0][out_dim])
         width = (out_shape[out_dim] - 1) * stride + span
         value = op.operands[0]
-        zero = builder.neutral("sum", TensorType(value.type.element_type, []))  # pyright: ignore
+        zero = builder.neutral("sum", TensorType(element_type(value.type), []))
         op.operands[0] = _spread_window(
             builder,
             local,

@@ -1,0 +1,259 @@
+"""The house rules of design and CONTRIBUTING.md: who imports whom, one name in four places."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from autopar.dialects import all_dialects
+from autopar.passes import PASSES
+from autopar.passes.manager import pass_class
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = ("dialects", "passes", "lowering", "runtime", "autopar")
+"""Each may import itself and those before it."""
+USERS = ("models", "benchmarks", "examples")
+PACKAGED = [f"autopar/{layer}" for layer in LAYERS[:-1]]
+
+
+def python_files(*folders: str) -> Iterator[Path]:
+    """Real paths of the Python files under folders of the root (links are not followed)."""
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if not any(part.is_symlink() for part in path.parents):
+                yield path
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of each import, relative ones made absolute, `if TYPE_CHECKING` included."""
+    relative = path.relative_to(ROOT)
+    package = [*relative.parts[:-1]]
+    if package[0] in LAYERS[:-1]:
+        package = ["autopar", *package]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            if module == "autopar" or not node.module:
+                for alias in node.names:
+                    yield node.lineno, f"{module}.{alias.name}"
+            else:
+                yield node.lineno, module
+
+
+def layer_of(module: str) -> str | None:
+    """The layer that a module belongs to, None for what is not ours."""
+    parts = module.split(".")
+    if parts[0] != "autopar":
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "autopar"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_dependence_runs_one_way(layer: str) -> None:
+    allowed = LAYERS[: LAYERS.index(layer) + 1]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in python_files(layer)
+        for line, module in imports(path)
+        if layer_of(module) not in (None, *allowed)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_ours_is_never_imported_by_its_folder() -> None:
+    """`import dialects` would make a second copy of `autopar.dialects`."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in python_files(*LAYERS, *USERS, "tests", "tools")
+        for line, module in imports(path)
+        if module.split(".")[0] in LAYERS[:-1]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_dialects_and_passes_never_import_jax_or_ray() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in python_files("dialects", "passes")
+        for line, module in imports(path)
+        if module.split(".")[0] in ("jax", "jaxlib", "ray", "flax", "optax")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_one_module_touches_jax_private_interfaces() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in python_files(*LAYERS, *USERS)
+        if path != ROOT / "lowering" / "jax_compat.py"
+        for line, module in imports(path)
+        if module.startswith(("jax._src", "jaxlib._jax", "jaxlib.xla_client"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_users_see_the_public_face_only() -> None:
+    """Models and examples are written as users write them."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in python_files("models", "examples")
+        for line, module in imports(path)
+        if layer_of(module) not in (None, "autopar") or module.count(".") > 1
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+# ---- packaging ---------------------------------------------------------------------------------
+
+
+def test_each_layer_is_linked_packaged_and_type_checked() -> None:
+    """pyright finds nothing wrong in what `include` leaves out."""
+    links = sorted(f"autopar/{p.name}" for p in (ROOT / "autopar").iterdir() if p.is_symlink())
+    assert links == sorted(PACKAGED)
+    for link in links:
+        assert os.readlink(ROOT / link) == f"../{Path(link).name}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(links) <= set(project["tool"]["pyright"]["include"])
+    assert "autopar" in project["tool"]["pyright"]["include"]
+    assert project["tool"]["pyright"]["typeCheckingMode"] == "strict"
+
+
+def test_every_folder_is_a_package() -> None:
+    """A folder without __init__.py is left out of the wheel, silently."""
+    folders = {path.parent for path in python_files(*LAYERS)}
+    missing = [f.relative_to(ROOT) for f in sorted(folders) if not (f / "__init__.py").exists()]
+    assert not missing
+
+
+# ---- starting fast -----------------------------------------------------------------------------
+
+
+def test_importing_the_passes_is_light() -> None:
+    """Neither JAX nor Ray, and under 0.3 s: another compiler's command line pays for it."""
+    code = (
+        "import sys, time; start = time.perf_counter(); "
+        "import autopar.passes, autopar.passes.manager; "
+        "print(time.perf_counter() - start); "
+        "assert not {'jax', 'jaxlib', 'ray'} & set(sys.modules)"
+    )
+    seconds = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code],
+                capture_output=True, text=True, check=True, cwd=ROOT, timeout=60,
+            ).stdout
+        )  # fmt: skip
+        for _ in range(5)
+    ]
+    assert min(seconds) < 0.3
+
+
+@pytest.mark.parametrize("name", sorted(PASSES))
+def test_no_pass_needs_jax(name: str) -> None:
+    """Loading a pass brings in xDSL and NumPy alone."""
+    module = PASSES[name].partition(":")[0]
+    found = {
+        imported
+        for imported in _reachable(module)
+        if imported.split(".")[0] in ("jax", "jaxlib", "ray")
+    }
+    assert not found
+
+
+def _reachable(module: str) -> set[str]:
+    """Modules that importing a module can load, of ours and one step beyond."""
+    seen: set[str] = set()
+    rest = [module]
+    while rest:
+        name = rest.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        path = _file_of(name)
+        if path is not None:
+            rest += [imported for _, imported in imports(path)]
+    return seen
+
+
+def _file_of(module: str) -> Path | None:
+    parts = module.split(".")
+    if parts[0] != "autopar" or len(parts) < 2 or parts[1] not in LAYERS:
+        return None
+    base = ROOT.joinpath(*parts[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.exists():
+            return path
+    return None
+
+
+# ---- one name, four places ---------------------------------------------------------------------
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("-")) + "Pass"
+
+
+@pytest.mark.parametrize("name", sorted(PASSES))
+def test_one_name_four_places(name: str) -> None:
+    """Pass `a-b` = passes/<phase>/a_b.py = class ABPass = lit_tests/passes/<phase>/a_b.mlir."""
+    module, _, class_name = PASSES[name].partition(":")
+    assert class_name == _camel(name)
+    file = name.replace("-", "_")
+    assert module.endswith(f".{file}")
+    phase = module.split(".")[2]
+    assert (ROOT / "passes" / phase / f"{file}.py").exists()
+    test = ROOT / "lit_tests" / "passes" / phase / f"{file}.mlir"
+    assert test.exists(), f"{test.relative_to(ROOT)} is missing"
+    assert f"--{name}" in test.read_text()
+    cls = pass_class(name)
+    assert cls.name == name and cls.__module__ == module
+
+
+def test_every_pass_file_is_registered() -> None:
+    """A class that ends in Pass and lies in passes/ has a line in PASSES."""
+    registered = {target.partition(":")[2] for target in PASSES.values()}
+    found = {
+        name
+        for path in python_files("passes")
+        for name in re.findall(r"^class (\w+Pass)\(ModulePass\)", path.read_text(), re.MULTILINE)
+    }
+    assert found <= registered
+
+
+@pytest.mark.parametrize("name", sorted(PASSES))
+def test_every_pass_is_documented(name: str) -> None:
+    """Line 1 is a summary, the rest says what the pass needs and guarantees."""
+    document = (pass_class(name).__doc__ or "").strip()
+    summary = document.partition("\n")[0]
+    assert summary.endswith("."), f"summary: {summary!r}"
+    assert re.search(r"\bNeeds\b", document), "what does it need?"
+    assert re.search(r"\bGuarantees\b", document), "what does it guarantee?"
+
+
+OURS = [name for name, factory in DIALECT_TARGETS.items() if factory.startswith("autopar.")] if (
+    DIALECT_TARGETS := import_module("autopar.dialects").DIALECTS
+) else []
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_op_has_a_docstring(name: str) -> None:
+    dialect = all_dialects()[name]()
+    bare = [
+        thing.name
+        for thing in (*dialect.operations, *dialect.attributes)
+        if thing.__module__.startswith("autopar.") and not (thing.__doc__ or "").strip()
+    ]
+    assert not bare, f"no docstring: {', '.join(bare)}"
