@@ -1,6 +1,6 @@
 """The spine against XLA's own partitioner: autopar and plain jax.jit with the same NamedShardings.
 
-    python -m benchmarks.spine [--programs mlp,gpt-dp,gpt-tp,gpt-2d,gpt-zero3,resnet] [--compile-road]
+    python -m benchmarks.spine [--programs mlp,gpt-dp,…] [--compile-road]
 
 For each program, in one run and alternating: collective bytes a step (ring bytes, counted on both
 compiled modules), temporary memory of a device, step time; then the compile road (import to
@@ -15,6 +15,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import autopar
@@ -86,7 +87,7 @@ def mlp() -> Program:
     sizes = [256, 1024, 1024, 256]
     state = [
         rng.normal(size=(a, b)).astype(np.float32) / a**0.5
-        for a, b in zip(sizes, sizes[1:], strict=False)
+        for a, b in pairwise(sizes)
     ]
     batch = rng.normal(size=(512, 256)).astype(np.float32)
 
@@ -114,7 +115,7 @@ def resnet() -> Program:
         return (rng.normal(size=shape) / np.prod(shape[:-1]) ** 0.5).astype(np.float32)
 
     state: dict[str, Any] = {"stem": weight(3, 3, 3, 16), "head": weight(64, 10)}
-    for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(widths)):
         state[f"block{i}"] = {
             "conv1": weight(3, 3, a, b), "conv2": weight(3, 3, b, b), "skip": weight(1, 1, a, b),
             "scale": np.ones(b, np.float32), "bias": np.zeros(b, np.float32),
@@ -201,21 +202,22 @@ def compare(name: str, rounds: int) -> None:
             if round_ >= 2:
                 times[who].append(time.perf_counter() - began)
     ours_time, plain_time = statistics.median(times["autopar"]), statistics.median(times["jit"])
-    print(
-        f"{name:10}  bytes {ours_bytes:12,.0f} / {plain_bytes:12,.0f} = {ours_bytes / plain_bytes:5.2f}"
-        f"   temp {ours_temp:11,} / {plain_temp:11,} = {ours_temp / plain_temp:5.2f}"
-        f"   step {ours_time * 1e3:7.1f} / {plain_time * 1e3:7.1f} ms = {ours_time / plain_time:5.2f}",
-        flush=True,
+    figures = (
+        ("bytes", f"{ours_bytes:,.0f}", f"{plain_bytes:,.0f}", ours_bytes / plain_bytes),
+        ("temp", f"{ours_temp:,}", f"{plain_temp:,}", ours_temp / plain_temp),
+        ("step ms", f"{ours_time * 1e3:.1f}", f"{plain_time * 1e3:.1f}", ours_time / plain_time),
     )
+    shown = "   ".join(f"{what} {a} / {b} = {ratio:.2f}" for what, a, b, ratio in figures)
+    print(f"{name:10} {shown}", flush=True)
 
 
 def compile_road(layers: int) -> None:
     """Prints the time of the road against JAX's own lowering of the same step."""
-    from autopar.road import ArgumentInfo
     from autopar.dialects.sharding import Grid
     from autopar.lowering.exporter import export_module
     from autopar.lowering.mlir_context import merge_equal_ops
     from autopar.passes.importing.methods import MethodOptions
+    from autopar.road import ArgumentInfo, Road
 
     config = dataclasses.replace(SIZES["350M"], num_layers=layers)
     optimizer = make_optimizer(1e-3, 100)

@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     FunctionType,
     ModuleOp,
+    TensorType,
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
@@ -298,7 +299,7 @@ class _FunctionPartitioner:
             value = op.properties["value"]
             assert isinstance(value, DenseIntOrFPElementsAttr) and is_tensor(local)
             op.properties["value"] = DenseIntOrFPElementsAttr(
-                local, value.data
+                cast("TensorType[Any]", local), value.data
             )
             result._type = local  # pyright: ignore[reportPrivateUsage]
         return True

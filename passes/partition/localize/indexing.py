@@ -144,7 +144,7 @@ def _scatter(local: LocalOp) -> None:
         )
         if prod(shape_of(inside.type)) == 1:
             # XLA makes one slice of a slice of a slice and forgets that the outer index, out of
-            # bounds here, was clamped to the inner one; of a scatter with one index it makes slices.
+            # bounds here, was clamped to the inner one; a scatter of one index becomes slices.
             for index in range(count):
                 op.operands[index] = builder.barrier(op.operands[index])
     local.set_local_types()
