@@ -1,5 +1,9 @@
 """A program that runs: `CompiledProgram`."""
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,9 @@
 """From a Python function and its arguments to a program on its way: `LoweredProgram`."""
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import functools

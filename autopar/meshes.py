@@ -1,5 +1,9 @@
 """The mesh of a program, and the user's shardings on it."""
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,5 +1,9 @@
 """`autopar.parallelize`: a single-device JAX function, run on a mesh."""
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import functools
