@@ -7,7 +7,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
 
 from autopar.dialects.autopar import result_sharding, sharding_of
-from autopar.dialects.shard import GridOp
+from autopar.dialects.shard import GridOp, adopt_xdsl_ops
 from autopar.dialects.sharding import Grid
 from autopar.passes.collector import collector_off
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
@@ -35,6 +35,7 @@ def propagate_shardings(module: ModuleOp) -> None:
 
     Nothing happens in a module without a grid.
     """
+    adopt_xdsl_ops(module)
     grids = grids_of(module)
     if not grids:
         return
