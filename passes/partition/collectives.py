@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
+from typing import Any
 
 from xdsl.ir import Operation, SSAValue
 
@@ -62,7 +64,7 @@ def _all_slice(
     builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
 ) -> SSAValue:
     block = _block(builder, step.after, step.dim, shape)
-    if isinstance(value.owner, Operation) and value.owner.name == "stablehlo.dynamic_slice":
+    if _is_dynamic_slice(value):
         # XLA makes one slice of a slice of a slice, and clamps the inner start to the wrong bound.
         value = builder.barrier(value)
     value = _padded_to(builder, value, step.dim, builder.table.parts(step.axes), block)
@@ -77,6 +79,22 @@ def _all_slice(
             slice_axis=step.dim,
         )
     )
+
+
+def _is_dynamic_slice(value: SSAValue) -> bool:
+    """Whether XLA makes the value by a dynamic slice, as it does a gather with one index."""
+    op = value.owner
+    if not isinstance(op, Operation):
+        return False
+    if op.name == "stablehlo.gather":
+        numbers: Any = op.properties["dimension_numbers"]
+        batch = [
+            size
+            for dim, size in enumerate(shape_of(op.operands[1].type))
+            if dim != numbers.index_vector_dim
+        ]
+        return prod(batch) == 1
+    return op.name == "stablehlo.dynamic_slice"
 
 
 def _all_gather(
@@ -102,7 +120,12 @@ def _all_to_all(
 ) -> SSAValue:
     group = builder.table.parts(step.axes)
     block = _block(builder, step.after, step.target_dim, shape)
+    have = value.type.get_shape()[step.target_dim]  # pyright: ignore
     value = _padded_to(builder, value, step.target_dim, group, block)
+    if (group - 1) * block >= have:
+        # Parts of nothing but padding are constants to XLA, which lays these out differently and
+        # then refuses its own operation.
+        value = builder.barrier(value)
     after = _resize(value, step.target_dim, block)
     after[step.dim] *= group
     moved = builder.insert(

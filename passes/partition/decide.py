@@ -45,6 +45,7 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.constants import constant_array, is_splat
 from autopar.dialects.diagnostics import DiagnosticError, remark
+from autopar.dialects.rules.access import op_name
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
@@ -625,7 +626,7 @@ class FunctionDecider:
         num_bytes = sum(_num_bytes(r) for r in op.results)
         remark(
             op,
-            f"'{op.name}' has no sharding rule: it is replicated on all "
+            f"'{op_name(op)}' has no sharding rule: it is replicated on all "
             f"{self._table.grid.num_devices} devices ({num_bytes} result bytes each)",
         )
 
