@@ -45,7 +45,7 @@ def given_mesh(mesh: Any) -> Mesh | None:
 
 def ambient_mesh() -> Mesh | None:
     """The mesh of `jax.set_mesh`, or None."""
-    mesh = jax.sharding.get_mesh()
+    mesh: Any = jax.sharding.get_mesh()
     return mesh if isinstance(mesh, Mesh) and mesh.axis_names else None
 
 
@@ -108,12 +108,12 @@ def named_sharding(value: Any, mesh: Mesh | None, what: str, follow: bool) -> An
         check_axes(value, mesh, what)
         return NamedSharding(mesh if follow else automatic(mesh), value)
     if isinstance(value, NamedSharding):
-        if mesh is not None and value.mesh.devices.size != mesh.devices.size:
+        own: Any = value.mesh
+        if mesh is not None and own.devices.size != mesh.devices.size:
             raise ValueError(
-                f"{what} is on a mesh of {value.mesh.devices.size} devices, the program's mesh has "
+                f"{what} is on a mesh of {own.devices.size} devices, the program's mesh has "
                 f"{mesh.devices.size}: use one mesh"
             )
-        own = value.mesh
         return value if follow or not isinstance(own, Mesh) else value.update(mesh=automatic(own))
     raise ValueError(
         f"{what}: {type(value).__name__} is not supported, give a NamedSharding or a PartitionSpec"

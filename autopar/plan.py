@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute
@@ -165,7 +165,7 @@ class Plan:
 
 
 def _value(
-    name: str, kind: str, whole: Attribute | None, local: Attribute, sharding: Sharding | None
+    name: str, kind: str, whole: Attribute | None, local: Any, sharding: Sharding | None
 ) -> PlannedValue:
     local_shape = _shape(local)
     shape = _shape(whole) if whole is not None else local_shape

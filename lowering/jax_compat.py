@@ -4,6 +4,11 @@ Everything here was checked on jax 0.10.2; tests/lowering/test_jax_compat.py tel
 new release breaks it. No other module of autopar may import `jax._src` or `jaxlib._jax`.
 """
 
+# JAX's annotations are partial:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

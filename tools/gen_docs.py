@@ -139,8 +139,8 @@ def dialects_page() -> str:
         NOTE.strip(),
         "",
         "Every operation prints and parses in generic form, `\"dialect.op\"(…) <{…}> : …`. Where",
-        "a syntax is given, it is used for printing and read as well. StableHLO, chlo and sdy are read",
-        "and printed in upstream's pretty forms through jaxlib, where that is installed.",
+        "a syntax is given, it is used for printing and read as well. StableHLO, chlo and sdy are",
+        "read and printed in upstream's pretty forms through jaxlib, where that is installed.",
         "",
     ]
     for name, text in STANDARD.items():
@@ -211,8 +211,8 @@ def cli_page() -> str:
         "",
         NOTE.strip(),
         "",
-        "Errors are one line, `file:line:col: error: …` where they are about a module, and the exit",
-        "status is 1.",
+        "Errors are one line, `file:line:col: error: …` where they are about a module; the exit",
+        "status is then 1.",
         "",
         "## autopar",
         "",

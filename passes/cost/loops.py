@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, TensorType
-from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
+from typing import Any
+
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 
 def trip_count(loop: Operation) -> int | None:
@@ -57,12 +59,10 @@ def _constant(value: SSAValue) -> int | None:
         return _constant(op.operands[0])
     if not isinstance(op, Operation) or op.name != "stablehlo.constant":
         return None
-    data: Attribute | None = op.properties.get("value")
-    if not isinstance(data, DenseIntOrFPElementsAttr) or not isinstance(data.type, TensorType):
+    data: Any = op.properties.get("value")
+    if not isinstance(data, DenseIntOrFPElementsAttr) or data.get_shape() != ():
         return None
-    if data.type.get_shape() != ():
-        return None
-    number = next(iter(data.get_values()))
+    number: object = next(iter(data.get_values()))
     return int(number) if isinstance(number, int) else None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import autopar
 import numpy as np
 import pytest
+
+import autopar
 
 pytest.importorskip("jax")
 autopar.init(devices=8)
@@ -41,7 +42,8 @@ def debug_print(params: Any, x: Any) -> Any:
 
 def in_scan(params: Any, x: Any) -> Any:
     def body(carry: Any, row: Any) -> Any:
-        return carry + io_callback(np.sum, jax.ShapeDtypeStruct((), row.dtype), row, ordered=True), 0
+        total = io_callback(np.sum, jax.ShapeDtypeStruct((), row.dtype), row, ordered=True)
+        return carry + total, 0
 
     return params, jax.lax.scan(body, 0.0, x)[0]
 
