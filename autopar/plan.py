@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute
+from xdsl.utils.hints import isa
 
 from autopar.dialects.autopar import result_sharding, sharding_of
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
@@ -169,7 +170,8 @@ def _value(
 ) -> PlannedValue:
     local_shape = _shape(local)
     shape = _shape(whole) if whole is not None else local_shape
-    num_bytes = int(item_bytes(local) * prod(local_shape)) if isinstance(local, TensorType) else 0
+    is_tensor = isa(local, TensorType[Attribute])
+    num_bytes = int(item_bytes(local) * prod(local_shape)) if is_tensor else 0
     return PlannedValue(name, kind, shape, local_shape, num_bytes, sharding)
 
 

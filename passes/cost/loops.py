@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import BlockArgument, Operation, SSAValue
+
+from autopar.dialects.constants import constant_array
 
 
 def trip_count(loop: Operation) -> int | None:
@@ -62,8 +64,8 @@ def _constant(value: SSAValue) -> int | None:
     data: Any = op.properties.get("value")
     if not isinstance(data, DenseIntOrFPElementsAttr) or data.get_shape() != ():
         return None
-    number: object = next(iter(data.get_values()))
-    return int(number) if isinstance(number, int) else None
+    (number,) = constant_array(cast(Any, data)).reshape(-1)[:1].tolist()
+    return number if type(number) is int else None
 
 
 def times(op: Operation, known: dict[Operation, int] | None = None) -> int:
