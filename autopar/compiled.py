@@ -1,5 +1,9 @@
 """A program that runs: `CompiledProgram`."""
 
+# jax's functions are typed in part only:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from typing import Any

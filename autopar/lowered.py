@@ -1,5 +1,9 @@
 """From a Python function and its arguments to a program on its way: `LoweredProgram`."""
 
+# jax's functions are typed in part only:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import functools
