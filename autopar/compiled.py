@@ -16,7 +16,7 @@ from autopar.runtime.embedded import MeshExecutable
 
 from .lowered import ArgumentAval, LoweredProgram, host_value
 from .meshes import MeshChoice
-from .plan import Plan
+from .plans import Plan
 
 
 class CompiledProgram:

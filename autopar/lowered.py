@@ -43,7 +43,7 @@ from .meshes import (
     tracing_context,
 )
 from .methods import Method, ShardParallel
-from .plan import Plan
+from .plans import Plan
 from .road import ArgumentInfo, Road
 
 if TYPE_CHECKING:

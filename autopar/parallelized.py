@@ -20,7 +20,7 @@ from .arguments import Signature
 from .compiled import CompiledProgram
 from .lowered import LoweredProgram, Lowering, Request
 from .methods import Method, resolve_method
-from .plan import Plan
+from .plans import Plan
 
 check_jax_version()
 
@@ -95,6 +95,20 @@ def clear_executable_cache() -> None:
     """Forgets the compiled programs of every parallelized function."""
     for function in list(_everything):
         function.clear_cache()
+
+
+def plan(
+    fn: Callable[..., Any], *args: Any, mesh: Any = None, method: Any = None, **options: Any
+) -> Plan:
+    """The plan for a function and its arguments (arrays or ShapeDtypeStructs), nothing run.
+
+    `options` are those of `parallelize`; a parallelized function brings its own.
+    """
+    if isinstance(fn, Parallelized):
+        if mesh is not None or method is not None or options:
+            raise ValueError("the function is parallelized already: its own options hold")
+        return fn.lower(*args).plan
+    return parallelize(fn, method=method, mesh=mesh, **options).lower(*args).plan
 
 
 class Parallelized:

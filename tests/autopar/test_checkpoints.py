@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import autopar
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import autopar
 
 pytest.importorskip("orbax.checkpoint")
 

@@ -494,4 +494,13 @@ def test_microbatches(method: str) -> None:
 def test_remark_about_sizes_that_do_not_divide() -> None:
     function = autopar.parallelize(step, method="dp", batch_argnums=1)
     close(function(PARAMS, X[:7]), jax.jit(step)(PARAMS, X[:7]))
-    assert "a dimension of size 7 is not divisible" in str(function.plan)
+    text = "argument 2 (x) of @main: a dimension of size 7 is not divisible"
+    assert text in str(function.plan)
+
+
+def test_plan_without_a_run() -> None:
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (PARAMS, X))
+    plan = autopar.plan(step, *shapes, mesh=(2, 4), method="zero3")
+    assert str(plan).startswith("method zero3 on a mesh of data=2 x model=4")
+    assert autopar.plan(autopar.parallelize(step, method="dp"), *shapes).method == "dp"
+    assert isinstance(plan, autopar.Plan)
