@@ -136,6 +136,12 @@ class Lowering:
         paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(indexed)[0]]
         self.leaves = signature.leaves(len(args), paths)
         self.avals = [ArgumentAval(leaf) for leaf in leaves]
+        for value, leaf, aval in zip(leaves, self.leaves, self.avals, strict=True):
+            if aval.dtype is None and not hasattr(value, "__jax_array__"):
+                raise TypeError(
+                    f"{leaf.name} is a {type(value).__name__}, neither an array nor a number: name "
+                    "its argument in static_argnums or static_argnames"
+                )
         self.mesh = self._find_mesh()
         self.shardings = self._argument_shardings()
         """What each flat argument is demanded to lie like; None where nothing is said."""

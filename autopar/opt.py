@@ -120,16 +120,19 @@ def list_passes() -> str:
     """Every pass with its summary and options."""
     import dataclasses
 
-    from .passes.manager import pass_class
+    from .passes.manager import option_help, pass_class
 
     lines: list[str] = []
     for name in sorted(PASSES):
         lines.append(f"  --{name:28} {_summary(name)}")
-        for option in dataclasses.fields(pass_class(name)):
-            default = (
-                "" if option.default is dataclasses.MISSING else f" (default {option.default})"
-            )
-            lines.append(f"      {option.name.replace('_', '-')}: {option.type}{default}")
+        options = dataclasses.fields(pass_class(name))
+        meanings = option_help(pass_class(name)) if options else {}
+        for option in options:
+            text = f"      {option.name.replace('_', '-')}: {option.type}"
+            if option.default not in (dataclasses.MISSING, None):
+                text += f" = {option.default}"
+            meaning = meanings.get(option.name)
+            lines.append(f"{text}  {meaning}" if meaning else text)
     return "\n".join(lines) + "\n"
 
 

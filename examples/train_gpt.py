@@ -28,25 +28,29 @@ METHODS = ("auto", "dp", "zero2", "zero3", "fsdp", "shard", "single")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train a byte-level GPT on the Python standard library's sources."
+        description="Train a byte-level GPT on the Python standard library's sources.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--method", choices=METHODS, default="dp", help="parallel method (dp)")
-    parser.add_argument("--mesh", default="8", help="mesh shape: 8, 2x4, 1x8 (default 8)")
-    parser.add_argument("--size", default="tiny", help="model size of models/gpt.py (tiny)")
-    parser.add_argument("--steps", type=int, default=50, help="training steps in all (50)")
-    parser.add_argument("--batch-size", type=int, default=16, help="sequences a step (16)")
+    parser.add_argument("--method", choices=METHODS, default="dp", help="parallel method")
+    parser.add_argument("--mesh", default="8", help="mesh shape, as 8, 2x4 or 1x8")
+    parser.add_argument("--size", default="tiny", help="model size of models/gpt.py")
+    parser.add_argument("--steps", type=int, default=50, help="training steps in all")
+    parser.add_argument("--batch-size", type=int, default=16, help="sequences a step")
     parser.add_argument(
-        "--num-micro-batches", type=int, default=1, help="gradient accumulation (1: none)"
+        "--num-micro-batches", type=int, default=1, help="gradient accumulation"
     )
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument(
+        "--decay-steps", type=int, default=1000, help="length of the learning rate's schedule"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the data")
     parser.add_argument("--checkpoint-dir", type=Path, help="save the state here (Orbax)")
-    parser.add_argument("--checkpoint-every", type=int, default=50, help="steps between saves (50)")
+    parser.add_argument("--checkpoint-every", type=int, default=50, help="steps between saves")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--plot", type=Path, default=Path("loss.png"), help="loss curve (loss.png)")
-    parser.add_argument("--sample-bytes", type=int, default=120, help="length of the sample (120)")
+    parser.add_argument("--plot", type=Path, default=Path("loss.png"), help="picture of the loss curve")
+    parser.add_argument("--sample-bytes", type=int, default=120, help="length of the sample")
     parser.add_argument("--data", type=Path, help="folder of *.py to read (the standard library)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no plan")
     args = parser.parse_args(argv)
     try:
         args.mesh_shape = tuple(int(n) for n in args.mesh.lower().split("x"))
@@ -54,8 +58,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--mesh {args.mesh}: expected sizes joined by x, as 8 or 2x4")
     if any(n < 1 for n in args.mesh_shape) or len(args.mesh_shape) > 2:
         parser.error(f"--mesh {args.mesh}: expected one or two sizes of at least 1")
+    for name in ("steps", "batch_size", "num_micro_batches", "checkpoint_every", "decay_steps"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
     if args.resume and args.checkpoint_dir is None:
         parser.error("--resume needs --checkpoint-dir")
+    if args.batch_size % args.num_micro_batches:
+        parser.error(
+            f"--num-micro-batches {args.num_micro_batches} does not divide "
+            f"--batch-size {args.batch_size}"
+        )
+    if args.method == "shard":
+        data = args.mesh_shape[0] if len(args.mesh_shape) == 2 else 1
+        if args.batch_size % data:
+            parser.error(f"--batch-size {args.batch_size} is not divisible over {data} devices")
     return args
 
 
@@ -173,6 +189,7 @@ def save_plot(losses: list[float], start: int, path: Path, method: str) -> None:
     axes.set_ylabel("loss (nats a byte)")
     axes.set_title(f"byte-level GPT, {method}")
     figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -180,30 +197,50 @@ def save_plot(losses: list[float], start: int, path: Path, method: str) -> None:
 class Checkpoints:
     """Orbax checkpoints of the state; absent without a folder."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, resume: bool) -> None:
         self._manager: Any = None
-        if folder is not None:
-            import orbax.checkpoint as ocp
+        if folder is None:
+            return
+        import orbax.checkpoint as ocp
 
-            self._ocp = ocp
-            self._manager = ocp.CheckpointManager(folder.resolve())
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(folder.resolve())
+        latest = self._manager.latest_step()
+        if resume and latest is None:
+            raise SystemExit(f"error: --resume, but {folder} holds no checkpoint")
+        if latest is not None and not resume:
+            raise SystemExit(
+                f"error: {folder} holds a checkpoint of step {latest}: add --resume, or choose "
+                "another folder"
+            )
 
     def save(self, step: int, state: Any) -> None:
         if self._manager is not None:
             self._manager.save(step, args=self._ocp.args.StandardSave(state))
 
-    def restore(self, state: Any) -> tuple[Any, int]:
-        """The last saved state, placed as `state` is, and its step."""
+    def restore(self, wanted: Any) -> tuple[Any, int]:
+        """The last saved state, placed as `wanted` (arrays or shapes with shardings) says, and its
+        step. The mesh may be another one than the state was saved from."""
         latest = self._manager.latest_step()
-        if latest is None:
-            raise SystemExit("error: --resume, but the checkpoint folder holds no checkpoint")
-        restored = self._manager.restore(latest, args=self._ocp.args.StandardRestore(state))
+        restored = self._manager.restore(latest, args=self._ocp.args.StandardRestore(wanted))
         return restored, latest
 
     def close(self) -> None:
         if self._manager is not None:
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def planned(step: Any, state: Any, batch: Any) -> Any:
+    """The state as shapes that lie where the step wants them."""
+    import jax
+
+    if not hasattr(step, "get_executable"):
+        return state
+    (wanted, _), _ = step.get_executable(state, batch).input_shardings
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, wanted
+    )
 
 
 def train(argv: list[str] | None = None) -> list[float]:
@@ -221,22 +258,23 @@ def train(argv: list[str] | None = None) -> list[float]:
         raise SystemExit(f"error: --size {args.size} is unknown (sizes: {', '.join(SIZES)})")
     config = SIZES[args.size]
     text = read_text(args.data)
-    optimizer = make_optimizer(args.learning_rate, args.steps)
+    optimizer = make_optimizer(args.learning_rate, args.decay_steps)
     state = init_state(config, optimizer, args.seed)
-    checkpoints = Checkpoints(args.checkpoint_dir)
+    checkpoints = Checkpoints(args.checkpoint_dir, args.resume)
     start = 0
     step, state = make_step(args, make_train_step(config, optimizer), state)
     if args.resume:
-        state, start = checkpoints.restore(state)
+        first = next(batches(text, args.batch_size, config.sequence_length, args.seed, 0))
+        state, start = checkpoints.restore(planned(step, state, place_batch(args, step, first)))
     losses: list[float] = []
     data = batches(text, args.batch_size, config.sequence_length, args.seed, start)
     progress = tqdm(
-        total=args.steps - start,
+        total=max(0, args.steps - start),
         desc=args.method,
         disable=args.quiet or not sys.stderr.isatty(),
     )
     tokens_per_step = args.batch_size * config.sequence_length
-    began, counted = time.perf_counter(), 0
+    began, counted, speed = time.perf_counter(), 0, 0.0
     for number in range(start + 1, args.steps + 1):
         state, loss = step(state, place_batch(args, step, next(data)))
         losses.append(float(loss))
@@ -244,7 +282,7 @@ def train(argv: list[str] | None = None) -> list[float]:
             began = time.perf_counter()  # the first step compiles
         else:
             counted += tokens_per_step
-        speed = counted / max(time.perf_counter() - began, 1e-9)
+            speed = counted / max(time.perf_counter() - began, 1e-9)
         progress.set_postfix(loss=f"{losses[-1]:.4f}", tokens_per_s=f"{speed:,.0f}")
         progress.update()
         if number % args.checkpoint_every == 0 or number == args.steps:
@@ -254,17 +292,26 @@ def train(argv: list[str] | None = None) -> list[float]:
     if not losses:
         print(f"nothing to do: the checkpoint is at step {start}, --steps is {args.steps}")
         return losses
-    if args.method != "single":
-        print(step.plan)
-        print()
+    if args.method != "single" and not args.quiet:
+        print(step.plan, end="\n\n")
     save_plot(losses, start, args.plot, args.method)
-    first, last = f"{losses[0]:.4f} at step {start + 1}", f"{losses[-1]:.4f} at step {args.steps}"
-    print(f"loss {first}, {last}; {speed:,.0f} tokens per second; curve in {args.plot}")
-    if args.sample_bytes:
-        text = sample(config, state["params"], b"def ", args.sample_bytes, args.seed)
-        print(f"sample: {text!r}")
+    print(f"loss {losses[0]:.4f} at step {start + 1}, {losses[-1]:.4f} at step {args.steps}; ", end="")
+    print(f"{speed:,.0f} tokens per second; curve in {args.plot}")
+    if args.sample_bytes > 0:
+        written = sample(config, state["params"], b"def ", args.sample_bytes, args.seed)
+        print(f"sample: {written!r}")
     return losses
 
 
+def main() -> int:
+    """Runs the example; what is wrong with its input is one line."""
+    try:
+        train()
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    train()
+    sys.exit(main())

@@ -28,8 +28,9 @@ from autopar.dialects.constants import UnsupportedElementType, storage_dtype
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.locations import FileLineColRange
 from autopar.dialects.text import IRPrinter
+from autopar.passes.collector import collector_off
 
-from .importer import Native, no_garbage_collection
+from .importer import Native
 from .mlir_context import diagnostic_of, make_mlir_context
 
 _UNREGISTERED = "?"
@@ -256,7 +257,7 @@ def export_module(module: ModuleOp, context: Any = None, *, verify: bool = True)
     from jaxlib.mlir import ir
 
     context = make_mlir_context() if context is None else context
-    with context, no_garbage_collection():
+    with context, collector_off():
         exporter = _Exporter(context)
         result = ir.Module.create(exporter.location(module.location))
         operation = result.operation

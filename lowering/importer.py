@@ -8,10 +8,7 @@ Constants are taken as bytes, never through float text.
 
 from __future__ import annotations
 
-import gc
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -42,27 +39,12 @@ from xdsl.irdl import IRDLOperation
 from autopar.dialects import make_context
 from autopar.dialects.locations import FileLineColRange
 from autopar.dialects.text import IRParser, parse_attribute_text
+from autopar.passes.collector import collector_off
 
 Native = Any
 """An object of jaxlib's MLIR bindings (they have no usable types across versions)."""
 
 UNKNOWN = UnknownLoc()
-
-
-@contextmanager
-def no_garbage_collection() -> Generator[None]:
-    """Switch the cyclic collector off while many long-lived objects are made."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            if gc.get_freeze_count() == 0:
-                # move what was made to the oldest generation without scanning it
-                gc.freeze()
-                gc.unfreeze()
-            gc.enable()
 
 
 def _build(cls: type[Attribute], **fields: Any) -> Any:
@@ -371,5 +353,5 @@ def import_module(
     `filename` replaces the `-` that jaxlib's parser writes into locations.
     """
     importer = _Importer(make_context() if context is None else context, filename)
-    with no_garbage_collection():
+    with collector_off():
         return importer.module(module.operation)

@@ -75,16 +75,19 @@ def execute(loaded: Any, arguments: Sequence[Any], handlers: Sequence[Any]) -> l
     return loaded.execute_sharded(arguments).consume_with_handlers(handlers)
 
 
-def execute_with_effects(
-    loaded: Any, arguments: Sequence[Any], handlers: Sequence[Any], devices: Sequence[Any]
-) -> list[Any]:
-    """As `execute`, for programs with callbacks: `jax.effects_barrier()` waits for the run."""
+def execute_with_token(
+    loaded: Any, arguments: Sequence[Any], handlers: Sequence[Any]
+) -> tuple[list[Any], Any]:
+    """As `execute`, and a token: its `block_until_ready()` waits for the run on all devices."""
     results = loaded.execute_sharded(arguments, with_tokens=True)
     arrays = results.consume_with_handlers(handlers)
-    token = results.consume_token()
+    return arrays, results.consume_token()
+
+
+def register_effects(token: Any, devices: Sequence[Any]) -> None:
+    """Lets `jax.effects_barrier()` wait for a run."""
     for index, device in enumerate(devices):
         dispatch.runtime_tokens.set_output_runtime_token(device, token.get_token(index))
-    return arrays
 
 
 def lowered_parts(lowered: Any) -> dict[str, Any]:

@@ -48,9 +48,11 @@ def diagnostic_of(error: Any, filename: str = "-") -> DiagnosticError:
 
     diagnostics = list(error.error_diagnostics)
     first = diagnostics[0]
+    # "see current operation" notes print the operation whole: a function with its body
     notes = [
         (import_location(note.location, filename), note.message)
         for note in (*first.notes, *diagnostics[1:])
+        if not note.message.startswith("see current operation")
     ]
     return DiagnosticError(import_location(first.location, filename), first.message, notes)
 

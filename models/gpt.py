@@ -34,6 +34,7 @@ class GPTConfig:
 
 
 SIZES: dict[str, GPTConfig] = {
+    "nano": GPTConfig(num_layers=2, num_heads=8, hidden_size=32, sequence_length=32),
     "tiny": GPTConfig(num_layers=2, num_heads=8, hidden_size=64, sequence_length=64),
     "mini": GPTConfig(),
     "small": GPTConfig(num_layers=8, num_heads=8, hidden_size=256, sequence_length=256),
@@ -47,7 +48,7 @@ SIZES: dict[str, GPTConfig] = {
     "39B": GPTConfig(51200, 48, 64, 8192, 1024, jnp.bfloat16),
     "76B": GPTConfig(51200, 60, 80, 10240, 1024, jnp.bfloat16),
 }
-"""tiny to small are byte-level; the others are the sizes of Alpa's weak-scaling runs."""
+"""nano to small are byte-level; the others are the sizes of Alpa's weak-scaling runs."""
 
 
 class Attention(nn.Module):
@@ -100,7 +101,7 @@ class GPT(nn.Module):
 def make_optimizer(learning_rate: float = 3e-4, steps: int = 1000) -> optax.GradientTransformation:
     """AdamW with clipping by global norm and a warm-up cosine schedule."""
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, max(1, min(100, steps // 10)), max(2, steps)
+        0.0, learning_rate, max(1, min(20, steps // 10)), max(2, steps)
     )
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
 

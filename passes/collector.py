@@ -13,7 +13,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_off() -> Generator[None]:
-    """Switches the collector off inside, if it was on."""
+    """Switches the collector off inside, if it was on.
+
+    Afterwards what was made counts as old, without having been scanned.
+    """
     if not gc.isenabled():
         yield
         return
@@ -21,4 +24,7 @@ def collector_off() -> Generator[None]:
     try:
         yield
     finally:
+        if gc.get_freeze_count() == 0:
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -56,6 +57,27 @@ def pass_class(name: str) -> type[ModulePass]:
         raise PipelineError(f"unknown pass '{name}'{_hint(name, PASSES)}")
     module, _, attribute = PASSES[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def option_help(cls: type[ModulePass]) -> dict[str, str]:
+    """What each option of a pass means: the string below its field."""
+    import ast
+    import inspect
+    import textwrap
+
+    documents: dict[str, str] = {}
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(definition, ast.ClassDef)
+    for field, below in itertools.pairwise(definition.body):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                documents[name] = " ".join(text.split())
+            case _:
+                pass
+    return documents
 
 
 # ---- options -----------------------------------------------------------------------------------

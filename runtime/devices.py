@@ -16,7 +16,9 @@ from typing import Any
 logger = logging.getLogger("autopar")
 
 _PROGRAMS_IN_FLIGHT = 8
-"""How many programs with collectives may wait at once on virtual devices."""
+"""For how many programs with collectives virtual devices have threads: half for ours, half for the
+user's own."""
+_has_enough_threads = False
 _FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -71,21 +73,30 @@ def _virtual_devices(count: int, real: Sequence[Any]) -> list[Any]:
 
 @contextmanager
 def _enough_threads() -> Generator[None]:
-    """Lets XLA's CPU client have more threads than cores while it starts.
+    """Lets XLA's CPU client have more threads than cores if it starts inside.
 
     A collective holds the thread of each device until all have come. With fewer threads than the
     devices of all programs in flight need, they wait for each other for ever (plain jax.jit's too).
     XLA reads the size of its thread pool from NPROC.
     """
+    from autopar.lowering.jax_compat import backend_is_initialized
+
     match = re.search(rf"{_FLAG}=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    if match is None or "NPROC" in os.environ:
+    if match is None or "NPROC" in os.environ or backend_is_initialized():
         yield
         return
+    global _has_enough_threads
     os.environ["NPROC"] = str(max(os.cpu_count() or 1, _PROGRAMS_IN_FLIGHT * int(match[1])))
     try:
         yield
+        _has_enough_threads = True
     finally:
         del os.environ["NPROC"]
+
+
+def runs_in_flight() -> int:
+    """How many runs of a program with collectives may be under way on virtual devices."""
+    return _PROGRAMS_IN_FLIGHT // 2 if _has_enough_threads else 1
 
 
 def _request_virtual_devices(count: int) -> None:

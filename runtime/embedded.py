@@ -10,6 +10,7 @@ ordinary global jax.Arrays with NamedSharding, made by JAX's own result handlers
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,11 +23,14 @@ from autopar.lowering.exporter import export_module
 from autopar.lowering.jax_compat import (
     compile_replicas,
     execute,
-    execute_with_effects,
+    execute_with_token,
+    register_effects,
     result_handler,
 )
 from autopar.lowering.program import DeviceProgram, Layout, parse_axis
 from autopar.passes.partition.specs import AxisTable
+
+from .devices import runs_in_flight
 
 
 class MeshExecutable:
@@ -77,24 +81,23 @@ class MeshExecutable:
         ]
         self._has_effects = has_effects
         self._is_ordered = self.devices[0].platform == "cpu" and _has_collectives(program)
-        self._in_flight: list[Any] = []
+        self._in_flight: deque[Any] = deque()
 
     def run(self, arguments: Sequence[jax.Array]) -> list[jax.Array]:
         """Runs on arguments that lie as `input_shardings` say; asynchronous.
 
-        On virtual CPU devices a program with collectives waits for its previous run: the devices
-        share threads, and those of one run could otherwise wait for those of the other.
+        On virtual CPU devices a program with collectives waits for an earlier run of it: the
+        devices share threads, and those of one run could otherwise wait for those of the other.
         """
+        if not (self._is_ordered or self._has_effects):
+            return execute(self.loaded, arguments, self._handlers)
+        if len(self._in_flight) >= runs_in_flight():
+            self._in_flight.popleft().block_until_ready()
+        results, token = execute_with_token(self.loaded, arguments, self._handlers)
         if self._is_ordered:
-            for array in self._in_flight:
-                if not array.is_deleted():
-                    array.block_until_ready()
+            self._in_flight.append(token)
         if self._has_effects:
-            results = execute_with_effects(self.loaded, arguments, self._handlers, self.devices)
-        else:
-            results = execute(self.loaded, arguments, self._handlers)
-        if self._is_ordered:
-            self._in_flight = results
+            register_effects(token, self.devices)
         return results
 
 

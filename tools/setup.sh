@@ -6,9 +6,9 @@ cd "$(dirname "$0")/.."
 extras="${1:-examples}"
 
 python=""
-for candidate in python3.13 python3.12 python3.11 python3; do
+for candidate in python3 python3.13 python3.12 python3.11; do
     if command -v "$candidate" >/dev/null 2>&1 &&
-        "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python="$candidate"
         break
     fi
@@ -34,5 +34,11 @@ if [ ! -x .venv/bin/python ]; then
         "$python" -m venv .venv
     fi
 fi
-.venv/bin/python -m pip install --quiet --upgrade pip
-.venv/bin/python -m pip install --quiet -e ".[$extras]"
+# what was installed is noted, so that a second run costs nothing and needs no network
+stamp=".venv/installed-$(echo "$extras" | tr , -)-$(cksum <pyproject.toml | tr -d ' ')"
+if [ ! -e "$stamp" ]; then
+    echo "installing autopar[$extras] into .venv (some minutes the first time)" >&2
+    .venv/bin/python -m pip install -qq --upgrade pip
+    .venv/bin/python -m pip install -qq -e ".[$extras]"
+    touch "$stamp"
+fi

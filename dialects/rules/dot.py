@@ -100,4 +100,4 @@ def linalg_matmul(op: Operation) -> ShardingRule:
     builder.factor([None, 1, 1], [1] * len(results), columns)
     builder.reduction([1, 0, None], inner)
     # A sum over a sharded k adds the third operand once: on one device of the group only.
-    return builder.build(linear=((0, 2), (1, 2)))
+    return builder.build(linear=((0, 2), (1, 2)), accumulated=(2,))

@@ -45,7 +45,7 @@ from .collectives import (
     UpdateHaloOp,
     make_collective,
 )
-from .grids import GridOp, axes_attr, find_grid, grid_of, grid_ops, make_grid_op
+from .grids import GridOp, adopt_xdsl_ops, axes_attr, find_grid, grid_of, grid_ops, make_grid_op
 
 __all__ = [
     "AllGatherOp",
@@ -78,6 +78,7 @@ __all__ = [
     "ShardingType",
     "ShiftOp",
     "UpdateHaloOp",
+    "adopt_xdsl_ops",
     "axes_attr",
     "find_grid",
     "grid_of",

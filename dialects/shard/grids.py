@@ -29,6 +29,9 @@ from ..sharding import Grid
 
 OpT = TypeVar("OpT", bound=IRDLOperation)
 
+_OURS: dict[type[Operation], type[Operation]] = {}
+"""Our class for each of xDSL's that is extended."""
+
 
 def extends_xdsl(cls: type[OpT]) -> type[OpT]:
     """Finishes a subclass of one of xDSL's ops that adds methods only.
@@ -40,7 +43,19 @@ def extends_xdsl(cls: type[OpT]) -> type[OpT]:
     for name, field in vars(base).items():
         if name not in vars(cls) and not name.startswith("_"):
             setattr(cls, name, field)
+    _OURS[base] = cls
     return cls
+
+
+def adopt_xdsl_ops(module: Operation) -> None:
+    """Makes xDSL's own shard ops ours, in place: they differ in methods only.
+
+    A module that xdsl-opt or another compiler has parsed holds xDSL's, whose dialect has the name.
+    """
+    if any(type(op) in _OURS for op in grid_ops(module)):
+        for op in module.walk():
+            if type(op) in _OURS:
+                op.__class__ = _OURS[type(op)]
 
 
 def _strings(attr: Attribute | None) -> tuple[str, ...] | None:

@@ -2,7 +2,7 @@
 
 Operations are grouped by family. Inherent attributes are properties under upstream's generic-form
 names. The textual form is upstream's generic form; the pretty one is left to jaxlib
-(`autopar.lowering.text`). `constants` converts between NumPy arrays and constants of every dtype.
+(`autopar.lowering.print`). `constants` converts between NumPy arrays and constants of every dtype.
 """
 
 from xdsl.ir import Attribute, Dialect

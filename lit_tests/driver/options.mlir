@@ -6,8 +6,8 @@
 // OPTION: autopar-opt: error: pass 'cse' has no option 'depth'; it has none
 // RUN: not autopar-opt %s --shard-partition="gird=2x4" 2>&1 | filecheck %s --check-prefix=TYPO
 // TYPO: autopar-opt: error: pass 'shard-partition' has no option 'gird'; did you mean 'grid'?
-// RUN: not autopar-opt %s --optimize-collectives="combine-bytes=many" 2>&1 | filecheck %s --check-prefix=VALUE
-// VALUE: autopar-opt: error: option 'combine-bytes' of pass 'optimize-collectives':
+// RUN: not autopar-opt %s --optimize-collectives="small-bytes=many" 2>&1 | filecheck %s --check-prefix=VALUE
+// VALUE: autopar-opt: error: option 'small-bytes' of pass 'optimize-collectives':
 // RUN: not autopar-opt %s -p 'cse{' 2>&1 | filecheck %s --check-prefix=BRACE
 // BRACE: autopar-opt: error: missing '}' in 'cse{'
 // RUN: not autopar-opt %t.missing 2>&1 | filecheck %s --check-prefix=MISSING
@@ -20,7 +20,7 @@
 // RUN: autopar-opt %s --cse --mlir-print-ir-after-all --timing 2>&1 >/dev/null | filecheck %s --check-prefix=DUMP
 // DUMP: IR Dump After Cse (cse)
 // DUMP: execution time report
-// RUN: autopar-opt %s --optimize-collectives="combine-bytes=1e6" -o %t.mlir && autopar-opt %t.mlir | filecheck %s
+// RUN: autopar-opt %s --optimize-collectives="small-bytes=1e6" -o %t.mlir && autopar-opt %t.mlir | filecheck %s
 // CHECK: func.func @f
 func.func @f() {
   return

@@ -32,10 +32,15 @@ class AnnotateMethodPass(ModulePass):
     name = "annotate-method"
 
     method: str = "dp"
+    """dp, zero2, zero3 (fsdp) or shard."""
     grid: str | None = None
+    """The grid of a module that declares none, as 2x4."""
     axis_names: tuple[str, ...] | None = None
+    """Names of the axes of `grid` (x,y,z)."""
     batch_axis: str | None = None
+    """The only axis that the method uses; all axes where absent."""
     small_tensor_elements: int = 512
+    """Tensors with fewer elements stay whole."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         ensure_grid(op, self.grid, self.axis_names)

@@ -35,6 +35,7 @@ from autopar.dialects.stablehlo.shape import ConstantOp
 from autopar.passes.collector import collector_off
 from autopar.passes.walk import inner_ops
 
+from .group_axes import list_groups
 from .meshes import axis_problem, overlap, refine_together, translate_axes, translate_sharding
 
 MESHES = "autopar.meshes"
@@ -174,6 +175,7 @@ def import_sdy(module: ModuleOp) -> None:
     importer = _Importer(meshes, _unify(module, ops, meshes, used), len(meshes) > 1)
     with collector_off():
         for op in list(inner_ops(module)):
+            list_groups(op, meshes)
             _import_op(op, importer)
     if meshes:
         _replace_meshes(module, ops, importer)

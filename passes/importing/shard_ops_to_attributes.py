@@ -33,7 +33,7 @@ from autopar.dialects.autopar import (
     sharding_of,
 )
 from autopar.dialects.diagnostics import DiagnosticError
-from autopar.dialects.shard import ShardingOp, ShardOp, grid_of
+from autopar.dialects.shard import ShardingOp, ShardOp, adopt_xdsl_ops, grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Partial, Sharding
 from autopar.dialects.sharding_syntax import REDUCTION_KINDS, parse_sharding
 from autopar.passes.walk import sharded_ops
@@ -57,6 +57,7 @@ class ShardOpsToAttributesPass(ModulePass):
 
 def shard_ops_to_attributes(module: ModuleOp) -> None:
     """Replaces shard.shard in `module` by attributes and constraints."""
+    adopt_xdsl_ops(module)
     shards = [op for op in sharded_ops(module) if isinstance(op, ShardOp)]
     if not shards:
         return

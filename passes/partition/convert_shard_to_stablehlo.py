@@ -51,12 +51,12 @@ class ConvertShardToStablehloPass(ModulePass):
     Needs: local shapes and shard collectives (shard-partition). Guarantees: only stablehlo, chlo
     and func ops (and ops that nobody knows); module attributes mhlo.num_replicas,
     mhlo.num_partitions, autopar.grid; autopar.layout on arguments and results of public functions.
-    Option `form`: "replica" for the raw client, "partition" for a splice into jit(shard_map).
     """
 
     name = "convert-shard-to-stablehlo"
 
     form: str = "replica"
+    """replica for the raw client, partition for a splice into jit(shard_map)."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         if self.form not in ("replica", "partition"):

@@ -45,10 +45,11 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.constants import constant_array, is_splat
 from autopar.dialects.diagnostics import DiagnosticError, remark
+from autopar.dialects.rules.access import op_name
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
-from autopar.dialects.shard import GridOp, make_grid_op
+from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
 from autopar.dialects.sharding import AxisRef, Sharding
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.methods import REDUCE_IN_LOOP
@@ -90,6 +91,7 @@ def insert_reshards(module: ModuleOp) -> None:
 
 def find_grid_op(module: ModuleOp) -> GridOp | None:
     """The module's grid; an error where it has several (import-sdy unifies them)."""
+    adopt_xdsl_ops(module)
     grids = [op for op in module.ops if isinstance(op, GridOp)]
     if len(grids) > 1:
         names = ", ".join(f"@{g.sym_name.data}" for g in grids)
@@ -625,7 +627,7 @@ class FunctionDecider:
         num_bytes = sum(_num_bytes(r) for r in op.results)
         remark(
             op,
-            f"'{op.name}' has no sharding rule: it is replicated on all "
+            f"'{op_name(op)}' has no sharding rule: it is replicated on all "
             f"{self._table.grid.num_devices} devices ({num_bytes} result bytes each)",
         )
 

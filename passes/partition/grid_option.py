@@ -5,7 +5,7 @@ from __future__ import annotations
 from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects.diagnostics import DiagnosticError
-from autopar.dialects.shard import GridOp, make_grid_op
+from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
 from autopar.dialects.sharding import Grid
 
 
@@ -37,6 +37,7 @@ def ensure_grid(
         wanted = parse_grid(text, axis_names)
     except ValueError as error:
         raise DiagnosticError(module, str(error)) from None
+    adopt_xdsl_ops(module)
     existing = next((op for op in module.ops if isinstance(op, GridOp)), None)
     if existing is None:
         block = module.body.block

@@ -46,6 +46,7 @@ class OptimizeCollectivesPass(ModulePass):
     name = "optimize-collectives"
 
     small_bytes: int = 64 * 2**10
+    """The largest all_reduce that is combined with others."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         counter = 0

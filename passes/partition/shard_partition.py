@@ -30,7 +30,9 @@ class ShardPartitionPass(ModulePass):
     name = "shard-partition"
 
     grid: str | None = None
+    """The grid of a module that declares none, as 2x4."""
     axis_names: tuple[str, ...] | None = None
+    """Names of the axes of `grid` (x,y,z)."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         ensure_grid(op, self.grid, self.axis_names)

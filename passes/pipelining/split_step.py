@@ -30,7 +30,9 @@ class SplitStepPass(ModulePass):
     name = "split-step"
 
     num_micro_batches: int = 1
+    """Into how many parts the batch is split."""
     reduction: str = "mean"
+    """How gradients and float scalars of microbatches are put together: mean or sum."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         split_step(op, self.num_micro_batches, self.reduction)

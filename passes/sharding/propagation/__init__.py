@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
 
 from autopar.dialects.autopar import result_sharding, sharding_of
-from autopar.dialects.shard import GridOp
+from autopar.dialects.shard import GridOp, adopt_xdsl_ops
 from autopar.dialects.sharding import Grid
+from autopar.passes.collector import collector_off
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
 from .check import ShardingChecker
@@ -36,18 +35,13 @@ def propagate_shardings(module: ModuleOp) -> None:
 
     Nothing happens in a module without a grid.
     """
+    adopt_xdsl_ops(module)
     grids = grids_of(module)
     if not grids:
         return
     shard_ops_to_attributes(module)  # Either spelling is taken.
-    # Nothing made here is garbage before the end, and the collector would walk the whole program.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_off():
         _propagate(module, grids)
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _propagate(module: ModuleOp, grids: dict[str, Grid]) -> None:

@@ -1,0 +1,476 @@
+"""`autopar.parallelize`: arguments, shardings, meshes, donation, effects, transformations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import autopar
+import numpy as np
+import pytest
+
+pytest.importorskip("jax")
+autopar.init(devices=8)
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import io_callback
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+DEVICES = np.array(jax.devices()[:8])
+MESH = Mesh(DEVICES.reshape(2, 4), ("data", "model"))
+FLAT = Mesh(DEVICES, ("x",))
+RNG = np.random.default_rng(0)
+PARAMS = {
+    "a": RNG.normal(size=(16, 32)).astype(np.float32),
+    "b": RNG.normal(size=(32, 8)).astype(np.float32),
+}
+X = RNG.normal(size=(16, 16)).astype(np.float32)
+
+
+def step(params: Any, x: Any) -> Any:
+    def loss(params: Any) -> Any:
+        return jnp.mean((jnp.tanh(x @ params["a"]) @ params["b"]) ** 2)
+
+    value, grads = jax.value_and_grad(loss)(params)
+    return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+
+def named(*spec: Any, mesh: Mesh = MESH) -> NamedSharding:
+    return NamedSharding(mesh, P(*spec))
+
+
+def close(found: Any, expected: Any) -> None:
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-5
+        ),
+        found,
+        expected,
+    )
+
+
+def programs(function: Any) -> int:
+    return sum(len(found) for found in function._cache.values())
+
+
+def fresh() -> Any:
+    return jax.tree.map(jnp.asarray, PARAMS)
+
+
+EXPECTED = jax.jit(step)(PARAMS, X)
+
+
+# ---- shardings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dp", "zero2", "zero3", "shard"])
+def test_given_shardings_bind(method: str) -> None:
+    function = autopar.parallelize(
+        step,
+        method=method,
+        mesh=MESH,
+        in_shardings=({"a": P(None, "model"), "b": None}, named("data")),
+        out_shardings=(named(), None),
+    )
+    result = function(PARAMS, X)
+    close(result, EXPECTED)
+    program = function.get_last_executable()
+    (params, x), kwargs = program.input_shardings
+    assert params["a"] == named(None, "model") and x == named("data") and kwargs == {}
+    assert all(leaf.sharding == named() for leaf in jax.tree.leaves(result[0]))
+    assert program.output_shardings[0]["a"].mesh is MESH
+
+
+def test_sharded_arguments_are_followed() -> None:
+    params = jax.device_put(PARAMS, {"a": named(None, "model"), "b": named("model")})
+    function = autopar.parallelize(step, method="shard")
+    result = function(params, jax.device_put(X, named("data")))
+    close(result, EXPECTED)
+    assert result[0]["a"].sharding == named(None, "model")
+    assert result[0]["a"].sharding.mesh is MESH
+    function(result[0], jax.device_put(X, named("data")))
+    assert programs(function) == 1
+
+
+def test_other_shardings_compile_anew() -> None:
+    function = autopar.parallelize(step, method="shard")
+    for spec in (named("data"), named("model"), named("data")):
+        close(function(PARAMS, jax.device_put(X, spec)), EXPECTED)
+        assert function.get_last_executable().input_shardings[0][1] == spec
+    assert programs(function) == 2
+
+
+def test_device_put_inside_is_a_constraint() -> None:
+    def inside(params: Any, x: Any) -> Any:
+        x = jax.device_put(x, named("data"))
+        return step({"a": jax.device_put(params["a"], named(None, "model")), "b": params["b"]}, x)
+
+    function = autopar.parallelize(inside, method="shard")
+    result = function(PARAMS, X)
+    close(result, EXPECTED)
+    assert result[0]["a"].sharding == named(None, "model")
+
+
+@pytest.mark.parametrize("method", ["shard", "dp"])
+def test_partition_specs_mean_the_ambient_mesh(method: str) -> None:
+    def inside(params: Any, x: Any) -> Any:
+        a = jax.lax.with_sharding_constraint(params["a"], P(None, "model"))
+        return step({"a": a, "b": params["b"]}, x)
+
+    with jax.set_mesh(MESH):
+        ambient = autopar.parallelize(inside, method=method)(PARAMS, X)
+    given = autopar.parallelize(inside, method=method, mesh=MESH)(PARAMS, X)
+    for result in (ambient, given):
+        close(result, EXPECTED)
+        assert result[0]["a"].sharding == named(None, "model")
+
+
+def test_shard_map_inside() -> None:
+    @partial(
+        jax.shard_map,
+        mesh=MESH,
+        in_specs=(P(None, "model"), P("model", None), P("data", None)),
+        out_specs=P("data", None),
+    )
+    def layer(a: Any, b: Any, x: Any) -> Any:
+        return jax.lax.psum(jnp.tanh(x @ a) @ b, "model")
+
+    def inside(params: Any, x: Any) -> Any:
+        return jnp.mean(layer(params["a"], params["b"], x) ** 2)
+
+    close(autopar.parallelize(inside, method="shard")(PARAMS, X), EXPECTED[1])
+
+
+def test_permuted_devices() -> None:
+    mesh = Mesh(DEVICES[::-1].reshape(2, 4), ("data", "model"))
+    function = autopar.parallelize(
+        step, method="shard", in_shardings=(None, named("data", mesh=mesh))
+    )
+    result = function(PARAMS, X)
+    close(result, EXPECTED)
+    assert result[1].sharding.mesh is mesh
+    rows = autopar.parallelize(lambda x: x * 2, mesh=mesh, in_shardings=P("data"), method="shard")
+    placed = rows(X)
+    close(placed, X * 2)
+    assert placed.sharding == named("data", mesh=mesh)
+
+
+def test_explicit_axes() -> None:
+    mesh = jax.make_mesh((2, 4), ("data", "model"), devices=DEVICES)
+
+    def typed(params: Any, x: Any) -> Any:
+        def loss(params: Any) -> Any:
+            hidden = jnp.tanh(x @ params["a"])
+            out = jnp.einsum("bh,ho->bo", hidden, params["b"], out_sharding=P("data", None))
+            return jnp.mean(out**2)
+
+        value, grads = jax.value_and_grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+    with jax.set_mesh(mesh):
+        layout = {"a": named(None, "model", mesh=mesh), "b": named("model", mesh=mesh)}
+        params = jax.device_put(PARAMS, layout)
+        x = jax.device_put(X, named("data", mesh=mesh))
+        function = autopar.parallelize(typed, method="shard")
+        result = function(params, x)
+        close(result, EXPECTED)
+        assert jax.typeof(result[0]["a"]) == jax.typeof(params["a"])
+        function(result[0], x)
+        assert programs(function) == 1
+        close(autopar.parallelize(step, method="dp")(PARAMS, X), EXPECTED)
+
+
+def test_several_meshes() -> None:
+    def inside(params: Any, x: Any) -> Any:
+        x = jax.lax.with_sharding_constraint(x, named("x", mesh=FLAT))
+        params = jax.lax.with_sharding_constraint(params, named(None, "model"))
+        return step(params, x)
+
+    result = autopar.parallelize(inside, method="shard")(PARAMS, X)
+    close(result, EXPECTED)
+    assert result[0]["a"].sharding == named(None, "model")
+
+
+def test_axes_of_size_one() -> None:
+    mesh = Mesh(DEVICES.reshape(1, 8, 1), ("pod", "data", "model"))
+    function = autopar.parallelize(
+        step,
+        method="shard",
+        in_shardings=({"a": P(None, "model"), "b": P("pod")}, P("data")),
+        mesh=mesh,
+    )
+    close(function(PARAMS, X), EXPECTED)
+    result = autopar.parallelize(step, method="zero3", mesh=mesh)(PARAMS, X)
+    close(result, EXPECTED)
+    assert result[0]["a"].sharding == NamedSharding(mesh, P(None, "data"))
+
+
+@pytest.mark.parametrize(
+    "method", [autopar.DataParallel, autopar.Zero2Parallel, autopar.Zero3Parallel]
+)
+def test_batch_axis(method: Callable[..., Any]) -> None:
+    function = autopar.parallelize(step, method=method(batch_axis="data"), mesh=(2, 4))
+    close(function(PARAMS, X), EXPECTED)
+    assert function.get_last_executable().input_shardings[0][1].spec == P("data")
+    whole = autopar.parallelize(step, method=method(), mesh=(2, 4))
+    close(whole(PARAMS, X), EXPECTED)
+    assert whole.get_last_executable().input_shardings[0][1].spec == P(("data", "model"))
+
+
+# ---- arguments -----------------------------------------------------------------------------------
+
+
+def test_scalars_do_not_recompile() -> None:
+    function = autopar.parallelize(lambda x, s: x * s, method="dp", batch_argnums=0)
+    for value in (1.0, 0.5, 2.5):
+        close(function(X, value), X * value)
+    assert programs(function) == 1
+
+
+def test_weak_types_are_kept() -> None:
+    def scaled(x: Any, s: Any) -> Any:
+        return x.astype(jnp.bfloat16) * s
+
+    function = autopar.parallelize(scaled, method="dp", batch_argnums=0)
+    for scale in (2.0, 2, np.float32(2), jnp.float32(2), jnp.asarray(2.0)):
+        assert function(X, scale).dtype == jax.jit(scaled)(X, scale).dtype
+
+
+def test_numpy_is_canonicalized() -> None:
+    function = autopar.parallelize(lambda x, n: (x * 2, n + 1), method="dp")
+    doubled, counted = function(X.astype(np.float64), np.arange(16))
+    assert doubled.dtype == jnp.float32 and counted.dtype == jnp.int32
+
+
+def test_static_arguments_and_keywords() -> None:
+    def scaled(params: Any, x: Any, scale: Any = 1.0, *, mode: str = "train") -> Any:
+        return step(params, x * scale) if mode == "train" else jnp.float32(3)
+
+    function = autopar.parallelize(
+        scaled, method="dp", static_argnames="mode", batch_argnums=1, donate_argnums=()
+    )
+    close(function(PARAMS, X), EXPECTED)
+    close(function(PARAMS, x=X), EXPECTED)
+    assert function.get_last_executable().input_shardings[1]["x"].spec == P("data")
+    close(function(PARAMS, X, 2.0), jax.jit(step)(PARAMS, 2 * X))
+    assert float(function(PARAMS, X, mode="eval")) == 3
+    count = programs(function)
+    function(PARAMS, X, 5.0)
+    assert programs(function) == count
+
+
+def test_keys() -> None:
+    def noisy(params: Any, key: Any, x: Any) -> Any:
+        key, used = jax.random.split(key)
+        new, value = step(params, x * jax.random.bernoulli(used, 0.5, x.shape))
+        return new, key, value
+
+    function = autopar.parallelize(noisy, method="dp", donate_argnums=(0, 1))
+    expected = jax.jit(noisy)
+    key = jax.random.key(3)
+    params = PARAMS
+    ours, ours_key = fresh(), jax.random.key(3)
+    for _ in range(3):
+        params, key, value = expected(params, key, X)
+        ours, ours_key, found = function(ours, ours_key, X)
+        close((ours, found), (params, value))
+    assert ours_key.dtype == key.dtype
+    assert (jax.random.key_data(ours_key) == jax.random.key_data(key)).all()
+    assert programs(function) == 1
+
+
+def test_none_and_empty_trees() -> None:
+    def odd(tree: Any, nothing: Any, empty: Any, x: Any) -> Any:
+        return {**tree, "sum": jnp.sum(x)}, nothing, empty
+
+    function = autopar.parallelize(odd, method="dp")
+    result, nothing, empty = function({"n": None, "w": jnp.ones((4, 4))}, None, (), X)
+    assert result["n"] is None and nothing is None and empty == ()
+    assert autopar.parallelize(lambda: jnp.arange(8), method="dp")().shape == (8,)
+
+
+def test_methods_partials_and_callables() -> None:
+    class Model:
+        factor = 3.0
+
+        @partial(autopar.parallelize, method="dp", static_argnums=0, batch_argnums=1)
+        def decorated(self, x: Any) -> Any:
+            return x * self.factor
+
+        def method(self, x: Any) -> Any:
+            return x * self.factor
+
+        def __call__(self, x: Any) -> Any:
+            return x * self.factor
+
+    model = Model()
+    close(model.decorated(X), 3 * X)
+    assert "x, dimension 0" in str(model.decorated.lower(X).plan)
+    for function in (model.method, model, partial(lambda f, x: f * x, 3.0)):
+        close(autopar.parallelize(function, method="dp", batch_argnums=0)(X), 3 * X)
+
+
+def test_lower_without_arrays() -> None:
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (PARAMS, X))
+    function = autopar.parallelize(step, method="zero3")
+    lowered = function.lower(*shapes)
+    assert "stablehlo.dot_general" in lowered.as_text()
+    assert "shard.all_gather" in lowered.as_text("spmd")
+    program = function.get_executable(*shapes)
+    assert function.get_last_executable() is program
+    close(program(*function.preshard_dynamic_args(PARAMS, X)), EXPECTED)
+    assert function.get_last_executable() is program
+    assert program.cost_analysis() and "HloModule" in program.as_text()
+    assert program.memory_analysis().argument_size_in_bytes > 0
+    autopar.clear_executable_cache()
+    assert function.get_last_executable() is None and programs(function) == 0
+
+
+def test_shapes_that_change_compile_anew() -> None:
+    function = autopar.parallelize(step, method="dp", batch_argnums=1)
+    for rows in (16, 8, 7, 16, 8):
+        close(function(PARAMS, X[:rows]), jax.jit(step)(PARAMS, X[:rows]))
+    assert programs(function) == 3
+
+
+def test_under_transformations() -> None:
+    def total(x: Any) -> Any:
+        return jnp.sum(x**2)
+
+    function = autopar.parallelize(total, method="dp")
+    close(jax.grad(function)(X), 2 * X)
+    close(jax.vmap(function)(X), (X**2).sum(1))
+    close(jax.jit(lambda x: function(x) + 1)(X), total(X) + 1)
+    inner = autopar.parallelize(lambda p, x: jnp.tanh(x @ p["a"]), method="shard")
+    outer = autopar.parallelize(lambda p, x: jnp.sum(inner(p, x)), method="dp", batch_argnums=1)
+    close(outer(PARAMS, X), jnp.sum(jnp.tanh(X @ PARAMS["a"])))
+
+
+# ---- donation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("donated", [0, "auto"])
+def test_donated_arguments_are_freed(donated: Any) -> None:
+    function = autopar.parallelize(step, method="zero2", donate_argnums=donated)
+    params = fresh()
+    for _ in range(2):
+        new, _ = function(params, X)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+        params = new
+
+
+def test_donation_without_a_result_frees() -> None:
+    function = autopar.parallelize(
+        lambda a, b: jnp.sum(a @ b), method="dp", donate_argnums=(0, 1), batch_argnums=0
+    )
+    a, b = jnp.ones((16, 8)), jnp.ones((8, 4))
+    assert float(function(a, b)) == 16 * 8 * 4
+    assert a.is_deleted() and b.is_deleted()
+
+
+# ---- effects -------------------------------------------------------------------------------------
+
+
+def test_callbacks_run_once_with_full_values() -> None:
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def note(name: str) -> Callable[[Any], None]:
+        return lambda value: seen.append((name, value.shape))
+
+    def noisy(params: Any, x: Any) -> Any:
+        jax.debug.callback(note("top"), x)
+        doubled = jax.pure_callback(
+            lambda v: 2 * np.asarray(v), jax.ShapeDtypeStruct(x.shape, x.dtype), x
+        )
+        total = io_callback(
+            lambda v: np.float32(v.sum()), jax.ShapeDtypeStruct((), jnp.float32), x
+        )
+
+        def body(carry: Any, row: Any) -> Any:
+            jax.debug.callback(note("loop"), row)
+            return carry + row.sum(), None
+
+        def loss(params: Any) -> Any:
+            jax.debug.callback(note("grad"), params["a"])
+            return jnp.mean((x @ params["a"]) ** 2)
+
+        carry, _ = jax.lax.scan(body, 0.0, x.reshape(2, -1))
+        return jax.value_and_grad(loss)(params), doubled, total, carry
+
+    function = autopar.parallelize(noisy, method="zero3", batch_argnums=1)
+    result = function(PARAMS, X)
+    jax.effects_barrier()
+    assert sorted(seen) == [
+        ("grad", (16, 32)),
+        ("loop", (128,)),
+        ("loop", (128,)),
+        ("top", (16, 16)),
+    ]
+    close(result, jax.jit(noisy)(PARAMS, X))
+
+
+def test_runs_that_nobody_awaits_do_not_deadlock() -> None:
+    function = autopar.parallelize(step, method="zero3", batch_argnums=1)
+    y = jax.device_put(RNG.normal(size=(64, 64)).astype(np.float32), named("data"))
+    other = jax.jit(lambda y: jnp.sum(jnp.sin(y) @ y.T))
+    params, kept = PARAMS, []
+    for number in range(200):
+        params, loss = function(params, X)
+        if number % 4 == 0:
+            kept.append(other(y))
+    jax.block_until_ready((params, kept))
+    assert np.isfinite(float(loss))
+
+
+# ---- plans and microbatches ----------------------------------------------------------------------
+
+
+def test_plan_is_a_table() -> None:
+    function = autopar.parallelize(step, method="zero3", donate_argnums=0)
+    function(fresh(), X)
+    text = str(function.plan)
+    for part in (
+        "method zero3 on a mesh of data=8",
+        "batch: x, dimension 0 (inferred: it does not come back among the results)",
+        "params['a']",
+        "parameter",
+        "[-, data]",
+        "all_gather",
+        "FLOPs in dots and convolutions",
+        "bytes of arguments",
+        "bytes of temporaries",
+    ):
+        assert part in text, text
+    assert function.plan.shardings()["x"] == "[data, -]"
+    assert function.plan.flops == 2 * 2 * (16 * 32 + 32 * 8) + 2 * 2 * 16 * 32 + 2 * 2 * 32 * 8 * 2
+
+
+def test_plan_counts_loop_trips() -> None:
+    def deep(params: Any, x: Any) -> Any:
+        def body(x: Any, w: Any) -> Any:
+            return jnp.tanh(x @ w), None
+
+        return jnp.sum(jax.lax.scan(body, x, params)[0])
+
+    params = RNG.normal(size=(5, 16, 16)).astype(np.float32)
+    plan = autopar.parallelize(deep, method="dp", batch_argnums=1).lower(params, X).plan
+    assert plan.flops == 5 * 2 * 2 * 16 * 16
+
+
+@pytest.mark.parametrize("method", ["dp", "zero2", "zero3", "shard"])
+def test_microbatches(method: str) -> None:
+    options = {"in_shardings": (None, named("data"))} if method == "shard" else {}
+    function = autopar.parallelize(
+        step, method=method, num_micro_batches=4, batch_argnums=1, **options
+    )
+    close(function(PARAMS, X), EXPECTED)
+    assert "4 microbatches a step" in str(function.plan)
+
+
+def test_remark_about_sizes_that_do_not_divide() -> None:
+    function = autopar.parallelize(step, method="dp", batch_argnums=1)
+    close(function(PARAMS, X[:7]), jax.jit(step)(PARAMS, X[:7]))
+    assert "a dimension of size 7 is not divisible" in str(function.plan)

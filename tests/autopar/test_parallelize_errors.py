@@ -1,0 +1,197 @@
+"""What `autopar.parallelize` says about wrong input: one line, with the place and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import autopar
+import numpy as np
+import pytest
+
+pytest.importorskip("jax")
+autopar.init(devices=8)
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import io_callback
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+DEVICES = np.array(jax.devices()[:8])
+MESH = Mesh(DEVICES.reshape(2, 4), ("data", "model"))
+SMALL = Mesh(DEVICES[:4], ("data",))
+PARAMS = {"a": np.ones((16, 32), np.float32)}
+X = np.ones((16, 16), np.float32)
+
+
+def step(params: Any, x: Any) -> Any:
+    return params, jnp.mean((x @ params["a"]) ** 2)
+
+
+def run(fn: Any = step, *args: Any, **options: Any) -> Any:
+    options.setdefault("method", "dp")
+    return autopar.parallelize(fn, **options)(*(args or (PARAMS, X)))
+
+
+def debug_print(params: Any, x: Any) -> Any:
+    jax.debug.print("{}", x.sum(), ordered=True)
+    return step(params, x)
+
+
+def in_scan(params: Any, x: Any) -> Any:
+    def body(carry: Any, row: Any) -> Any:
+        return carry + io_callback(np.sum, jax.ShapeDtypeStruct((), row.dtype), row, ordered=True), 0
+
+    return params, jax.lax.scan(body, 0.0, x)[0]
+
+
+CASES: dict[str, tuple[Callable[[], Any], str]] = {
+    "axis that does not exist": (
+        lambda: run(mesh=MESH, in_shardings=(None, P("dta"))),
+        "in_shardings of x: P('dta',) names axis 'dta', the mesh's axes are data, model",
+    ),
+    "axis used twice": (
+        lambda: run(mesh=MESH, in_shardings=(None, P("data", "data"))),
+        "names axis 'data' twice",
+    ),
+    "rank": (
+        lambda: run(mesh=MESH, in_shardings=(None, P("data", None, "model"))),
+        "has 3 entries, the array has 2 dimensions",
+    ),
+    "size": (
+        lambda: run(step, PARAMS, X[:7], mesh=MESH, in_shardings=(None, P("data"))),
+        "dimension 0 of size 7 is not divisible over data=2",
+    ),
+    "prefix": (
+        lambda: run(mesh=MESH, in_shardings=({"c": P()}, None)),
+        "in_shardings is no prefix of the arguments' pytree",
+    ),
+    "spec without mesh": (
+        lambda: run(in_shardings=(None, P("data"))),
+        "needs a mesh: give mesh= or use `with jax.set_mesh(mesh):`",
+    ),
+    "out axis": (lambda: run(mesh=MESH, out_shardings=P("z")), "out_shardings: P('z',) names axis"),
+    "too few devices": (
+        lambda: run(mesh=(4, 4)),
+        "mesh=(4, 4) needs 16 devices, there are 8: call autopar.init(devices=16)",
+    ),
+    "mesh text": (lambda: run(mesh="8x"), "expected a jax.sharding.Mesh or a shape"),
+    "method": (lambda: run(method="ddp"), "known methods: auto, alpa, dp"),
+    "batch axis": (
+        lambda: run(method=autopar.DataParallel(batch_axis="q"), mesh=(2, 4)),
+        "batch_axis='q': the mesh's axes are data, model",
+    ),
+    "microbatches": (
+        lambda: run(num_micro_batches=3),
+        "num_micro_batches=3 does not divide the batch of 16 of x: choose a divisor of 16",
+    ),
+    "microbatches of nothing": (
+        lambda: run(lambda x: x * 2, X, num_micro_batches=2),
+        "no argument looks like a batch; say batch_argnums",
+    ),
+    "ambiguous batch": (
+        lambda: run(lambda x, y: (x.sum(), y.sum()), X, X[:4]),
+        "ambiguous, their first dimensions differ: x (16), y (4); say batch_argnums",
+    ),
+    "static position": (
+        lambda: run(static_argnums=5),
+        "static_argnums=(5,): the function takes 2 positional arguments",
+    ),
+    "static name": (
+        lambda: run(static_argnames="q"),
+        "the function has no argument 'q' (its arguments: params, x)",
+    ),
+    "unhashable": (
+        lambda: run(lambda x, sizes: x, X, [1], static_argnums=1),
+        "static argument sizes is a list, which is not hashable",
+    ),
+    "static and donated": (
+        lambda: run(static_argnums=0, donate_argnums=0),
+        "argument 0 cannot be both static and donated",
+    ),
+    "donate text": (lambda: run(donate_argnums="params"), "expected positions, or 'auto'"),
+    "text argument": (
+        lambda: run(lambda x, mode: x, X, "train"),
+        "mode is a str, neither an array nor a number: name its argument in static_argnums",
+    ),
+    "argument on other devices": (
+        lambda: run(step, PARAMS, jax.device_put(X, NamedSharding(SMALL, P("data"))), mesh=(8,)),
+        "x lies on 4 devices, the program runs on 8: place it with jax.device_put",
+    ),
+    "followed argument on other devices": (
+        lambda: run(
+            step,
+            PARAMS,
+            jax.device_put(X, NamedSharding(SMALL, P("data"))),
+            mesh=MESH,
+            method="shard",
+        ),
+        "the sharding of x is on a mesh of 4 devices, the program's mesh has 8",
+    ),
+    "ordered print": (lambda: run(debug_print), "ordered effects (debug_print) cannot run"),
+    "ordered callback in a loop": (
+        lambda: run(in_scan, batch_argnums=1),
+        "ordered effects (io_callback) cannot run",
+    ),
+    "late init": (
+        lambda: autopar.init(devices=64),
+        "call autopar.init(devices=64) before the first JAX computation, or export XLA_FLAGS",
+    ),
+    "cluster": (lambda: autopar.init(cluster="ray"), "cluster='ray' is not available"),
+    "plan before a run": (lambda: autopar.parallelize(step).plan, "nothing has run yet"),
+    "level": (
+        lambda: autopar.parallelize(step, method="dp").lower(PARAMS, X).as_text("hlo"),
+        "level 'hlo' is unknown; levels: stablehlo, sharded",
+    ),
+    "no function": (lambda: autopar.parallelize(3), "parallelize expects a function, got int"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_message(case: str) -> None:
+    call, expected = CASES[case]
+    with pytest.raises(Exception) as caught:
+        call()
+    message = str(caught.value)
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_ordered_effects_name_the_users_line() -> None:
+    with pytest.raises(ValueError, match=r"test_parallelize_errors\.py:\d+:\d+ \(debug_print\)"):
+        run(debug_print)
+
+
+def test_ref() -> None:
+    counter = jax.new_ref(jnp.zeros(()))
+
+    def counting(x: Any) -> Any:
+        counter[...] += 1
+        return x
+
+    with pytest.raises(ValueError, match=r"writes to a jax\.Ref"):
+        run(counting, X)
+
+
+def test_compiled_program_refuses_other_arguments() -> None:
+    program = autopar.parallelize(step, method="dp").get_executable(PARAMS, X)
+    with pytest.raises(TypeError, match="not those that the program was compiled for"):
+        program(PARAMS, X[:8])
+
+
+def test_deleted_argument() -> None:
+    function = autopar.parallelize(step, method="dp", donate_argnums=0)
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    function(params, X)
+    with pytest.raises(RuntimeError, match="deleted"):
+        function(params, X)
+
+
+def test_init_twice_and_shutdown() -> None:
+    autopar.init(devices=4)
+    assert len(autopar.local_devices()) == 4
+    autopar.shutdown()
+    assert len(autopar.local_devices()) == len(jax.devices())
+    autopar.init(devices=8)
+    assert len(autopar.local_devices()) == 8
