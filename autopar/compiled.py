@@ -1,6 +1,6 @@
 """A program that runs: `CompiledProgram`."""
 
-# JAX's annotations are partial:
+# jax's functions are typed in part only:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
@@ -16,7 +16,7 @@ from autopar.runtime.embedded import MeshExecutable
 
 from .lowered import ArgumentAval, LoweredProgram, host_value
 from .meshes import MeshChoice
-from .plan import Plan
+from .plans import Plan
 
 
 class CompiledProgram:

@@ -1,6 +1,6 @@
 """From a Python function and its arguments to a program on its way: `LoweredProgram`."""
 
-# JAX's annotations are partial:
+# jax's functions are typed in part only:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
@@ -43,7 +43,7 @@ from .meshes import (
     tracing_context,
 )
 from .methods import Method, ShardParallel
-from .plan import Plan
+from .plans import Plan
 from .road import ArgumentInfo, Road
 from .session import local_devices
 

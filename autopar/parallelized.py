@@ -1,6 +1,6 @@
 """`autopar.parallelize`: a single-device JAX function, run on a mesh."""
 
-# JAX's annotations are partial:
+# jax's functions are typed in part only:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
@@ -20,7 +20,7 @@ from .arguments import Signature
 from .compiled import CompiledProgram
 from .lowered import LoweredProgram, Lowering, Request
 from .methods import Method, resolve_method
-from .plan import Plan
+from .plans import Plan
 
 check_jax_version()
 
@@ -95,6 +95,20 @@ def clear_executable_cache() -> None:
     """Forgets the compiled programs of every parallelized function."""
     for function in list(_everything):
         function.clear_cache()
+
+
+def plan(
+    fn: Callable[..., Any], *args: Any, mesh: Any = None, method: Any = None, **options: Any
+) -> Plan:
+    """The plan for a function and its arguments (arrays or ShapeDtypeStructs), nothing run.
+
+    `options` are those of `parallelize`; a parallelized function brings its own.
+    """
+    if isinstance(fn, Parallelized):
+        if mesh is not None or method is not None or options:
+            raise ValueError("the function is parallelized already: its own options hold")
+        return fn.lower(*args).plan
+    return parallelize(fn, method=method, mesh=mesh, **options).lower(*args).plan
 
 
 class Parallelized:
@@ -183,9 +197,7 @@ class Parallelized:
         dynamic, static = self._split(args, kwargs)
         leaves, tree = jax.tree.flatten(dynamic)
         program, _ = self._find(args, kwargs, static, leaves, tree)
-        placed = program.place(leaves)
-        assert placed is not None, "the program was found for these arguments"
-        tree_of_placed = jax.tree.unflatten(tree, placed)
+        tree_of_placed = jax.tree.unflatten(tree, program.place(leaves) or ())
         return tree_of_placed if kwargs else tree_of_placed[0]
 
     @property

@@ -47,7 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint-dir", type=Path, help="save the state here (Orbax)")
     parser.add_argument("--checkpoint-every", type=int, default=50, help="steps between saves")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--plot", type=Path, default=Path("loss.png"), help="loss curve")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("loss.png"), help="picture of the loss curve"
+    )
     parser.add_argument("--sample-bytes", type=int, default=120, help="length of the sample")
     parser.add_argument("--data", type=Path, help="folder of *.py to read (the standard library)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no plan")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
-from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 
-from autopar.dialects.constants import constant_array
+from autopar.passes.partition.tensors import shape_of
 
 
 def trip_count(loop: Operation) -> int | None:
@@ -61,11 +59,10 @@ def _constant(value: SSAValue) -> int | None:
         return _constant(op.operands[0])
     if not isinstance(op, Operation) or op.name != "stablehlo.constant":
         return None
-    data: Any = op.properties.get("value")
-    if not isinstance(data, DenseIntOrFPElementsAttr) or data.get_shape() != ():
+    data: Attribute | None = op.properties.get("value")
+    if not isinstance(data, DenseIntOrFPElementsAttr) or shape_of(op.results[0].type) != ():
         return None
-    (number,) = constant_array(cast(Any, data)).reshape(-1)[:1].tolist()
-    return number if type(number) is int else None
+    return int(next(iter(data.get_values())))
 
 
 def times(op: Operation, known: dict[Operation, int] | None = None) -> int:

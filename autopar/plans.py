@@ -7,11 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute
-from xdsl.utils.hints import isa
 
 from autopar.dialects.autopar import result_sharding, sharding_of
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
@@ -166,12 +165,11 @@ class Plan:
 
 
 def _value(
-    name: str, kind: str, whole: Attribute | None, local: Any, sharding: Sharding | None
+    name: str, kind: str, whole: Attribute | None, local: Attribute, sharding: Sharding | None
 ) -> PlannedValue:
     local_shape = _shape(local)
     shape = _shape(whole) if whole is not None else local_shape
-    is_tensor = isa(local, TensorType[Attribute])
-    num_bytes = int(item_bytes(local) * prod(local_shape)) if is_tensor else 0
+    num_bytes = int(item_bytes(local) * prod(local_shape)) if hasattr(local, "shape") else 0
     return PlannedValue(name, kind, shape, local_shape, num_bytes, sharding)
 
 
