@@ -48,7 +48,7 @@ class BatchFlow:
         if op.name in _CONTROL_FLOW:
             self._control_flow(op)
             return
-        if not any(v in self.dims for v in _inputs(op)):
+        if not any(v in self.dims for v in inputs_of(op)):
             return
         if op.name == "stablehlo.optimization_barrier":
             for operand, result in zip(op.operands, op.results, strict=True):
@@ -125,7 +125,7 @@ class BatchFlow:
                 self.dims.setdefault(result, frozenset())
 
 
-def _inputs(op: Operation) -> Iterable[SSAValue]:
+def inputs_of(op: Operation) -> Iterable[SSAValue]:
     """Operands, and what regions read from outside."""
     yield from op.operands
     for region in op.regions:

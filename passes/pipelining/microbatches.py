@@ -22,14 +22,20 @@ from xdsl.dialects.builtin import (
     i32,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects import stablehlo
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
-from autopar.passes.importing.methods import aliases, argument_kinds, batch_dim, main_function
+from autopar.passes.importing.methods import (
+    aliases,
+    argument_kinds,
+    batch_dim,
+    main_function,
+    phase_of,
+)
 from autopar.passes.partition.local_builder import i64_array, resized
 from autopar.passes.partition.tensors import (
     element_type,
@@ -39,7 +45,7 @@ from autopar.passes.partition.tensors import (
     tensor_type,
 )
 
-from .batch_flow import BatchFlow
+from .batch_flow import BatchFlow, inputs_of
 
 
 @dataclass
@@ -94,6 +100,7 @@ def find_cut(func: FuncOp, flow: BatchFlow) -> Cut:
     seeds = [op for op in block.ops if op is not terminator and _touches_examples(op, flow)]
     seeds += [v.owner for _, v in carried if isinstance(v.owner, Operation)]
     micro = _needed_by(seeds, block)
+    _take_gradient_ops(micro, block, flow)
     _take_linear_followers(micro, block, flow)
     cut = Cut(micro, carried=carried)
     written = {value for _, value in carried}
@@ -101,12 +108,15 @@ def find_cut(func: FuncOp, flow: BatchFlow) -> Cut:
     for op in block.ops:
         if op in micro:
             continue
+        if op is not terminator:
+            for value in inputs_of(op):
+                if _is_made_in(value, micro) and flow.depends(value):
+                    crossing[value] = None
+            continue
         for index, value in enumerate(op.operands):
             if not _is_made_in(value, micro) or not flow.depends(value):
                 continue
-            if op is not terminator:
-                crossing[value] = None
-            elif value in written:
+            if value in written:
                 pass
             elif flow.is_per_example(value):
                 cut.examples.append((value, min(flow.dims[value])))
@@ -130,19 +140,60 @@ def _touches_examples(op: Operation, flow: BatchFlow) -> bool:
 
 
 def _forward_state(func: FuncOp, flow: BatchFlow) -> list[tuple[int, SSAValue]]:
-    """State that the forward part writes: an aliased result that depends on the batch, made by an
-    op whose name stack says forward (running statistics of a normalisation)."""
+    """State that the forward part writes (running statistics of a normalisation): a result that
+    depends on the batch, made in the forward phase, whose argument shares its buffer or is the only
+    one that it was computed from element by element."""
     terminator = func.body.block.last_op
     assert terminator is not None
+    argument_of = {result: argument for argument, result in aliases(func)}
     found: list[tuple[int, SSAValue]] = []
-    for argument, result in aliases(func):
-        value = terminator.operands[result]
-        if not isinstance(value.owner, Operation) or not flow.depends(value):
+    for result, value in enumerate(terminator.operands):
+        if (
+            not isinstance(value.owner, Operation)
+            or not flow.depends(value)
+            or flow.is_per_example(value)
+            or phase_of(value.owner) != "forward"
+        ):
             continue
-        name = str(value.owner.location)
-        if "jvp(" in name and "transpose(" not in name and not flow.is_per_example(value):
+        argument = argument_of.get(result)
+        if argument is None:
+            argument = _updated_argument(value)
+        if argument is not None:
             found.append((argument, value))
     return found
+
+
+def _updated_argument(value: SSAValue) -> int | None:
+    """The one argument of @main of the value's type that it is computed from elementwise."""
+    arguments: set[int] = set()
+    seen: set[SSAValue] = set()
+    stack = [value]
+    while stack:
+        current = stack.pop()
+        if current in seen or current.type != value.type:
+            continue
+        seen.add(current)
+        if isinstance(current, BlockArgument):
+            arguments.add(current.index)
+        elif all(v.type == value.type for v in current.owner.operands):
+            stack += current.owner.operands
+    return arguments.pop() if len(arguments) == 1 else None
+
+
+def _take_gradient_ops(micro: set[Operation], block: Block, flow: BatchFlow) -> None:
+    """Takes ops on reduced values that belong to single microbatches all the same: those of the
+    forward and backward phase, by their names, and those that read what the microbatch part itself
+    goes on computing with (a normalisation's statistics), by data flow."""
+    examples = frozenset(micro)
+    for op in block.ops:
+        varying = [v for v in op.operands if flow.depends(v)]
+        if op in micro or not op.results or not varying:
+            continue
+        if all(_is_made_in(v, micro) for v in varying) and (
+            phase_of(op) != "update"
+            or any(use.operation in examples for v in varying for use in v.uses)
+        ):
+            micro |= _needed_by([op], block)
 
 
 def _needed_by(seeds: Sequence[Operation], block: Block) -> set[Operation]:
@@ -265,7 +316,7 @@ class _Splitter:
         """The first op that is not of the microbatch part and reads something of it."""
         for op in self._block.ops:
             if op not in self._cut.micro and any(
-                _is_made_in(v, self._cut.micro) and self._flow.depends(v) for v in op.operands
+                _is_made_in(v, self._cut.micro) and self._flow.depends(v) for v in inputs_of(op)
             ):
                 return op
         last = self._block.last_op
@@ -404,7 +455,8 @@ class _Splitter:
 
     def _replace_outside(self, value: SSAValue, new: SSAValue) -> None:
         for use in list(value.uses):
-            if use.operation not in self._cut.micro and use.operation.parent is self._block:
+            owner = self._block.find_ancestor_op_in_block(use.operation)
+            if owner not in self._cut.micro:
                 use.operation.operands[use.index] = new
 
     def _retype_main(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax import lax
 
-BATCH = 24
+BATCH = 40
 """Examples a step. No other dimension of these models is a multiple of it, so that a gathered
 dimension that is one holds the batch."""
 

@@ -1,0 +1,318 @@
+"""`num_micro_batches`: a plain step, cut into microbatches and an update.
+
+The reference runs what the cut means on one device: microbatch i holds the examples i, i + m, ...
+(m microbatches); gradients and float scalars are averaged, state goes from one to the next.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import autopar
+from autopar.dialects.diagnostics import DiagnosticError
+
+from .test_models import assert_equal, run
+from .training_steps import Training, scanned_gpt
+
+COUNT = 4
+BATCH = 32
+
+
+def data(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def batches(size: int = BATCH) -> list[Any]:
+    return [{"x": data(size, 6, seed=i), "y": data(size, 3, seed=9 + i)} for i in range(2)]
+
+
+PARAMS = {"w": data(6, 5, seed=20), "v": data(5, 3, seed=21), "b": data(3, seed=22)}
+
+
+def forward(params: Any, x: Any) -> Any:
+    return jnp.tanh(x @ params["w"]) @ params["v"] + params["b"]
+
+
+def squares(params: Any, batch: Any) -> Any:
+    return jnp.mean((forward(params, batch["x"]) - batch["y"]) ** 2)
+
+
+def parallel(model: Training, method: str = "dp", count: int = COUNT, **options: Any) -> Any:
+    options = {"batch_argnums": 1, **options}
+    return autopar.parallelize(model.step, method=method, num_micro_batches=count, **options)
+
+
+def check(model: Training, method: str = "dp", count: int = COUNT, reference: Any = None) -> Any:
+    """Equal to one device; `reference` is a step on the whole batch where that is not the step."""
+    step = parallel(model, method, count)
+    assert_equal(run(model, step), run(model, jax.jit(reference or model.step)))
+    return step
+
+
+def plain(optimizer: optax.GradientTransformation, loss: Any = squares) -> Training:
+    def step(state: Any, batch: Any) -> Any:
+        params, opt_state = state
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
+
+    return Training(step, (PARAMS, optimizer.init(PARAMS)), batches())
+
+
+OPTIMIZERS = {
+    "clip": optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.3, momentum=0.9)),
+    "adamw": optax.adamw(optax.cosine_decay_schedule(0.01, 10), eps=1e-3),
+    "multi_steps": optax.MultiSteps(optax.adam(0.01, eps=1e-3), 2).gradient_transformation(),
+    "lion": optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9), optax.scale(-0.1)),
+}
+
+
+@pytest.mark.parametrize("method", ["dp", "zero2", "zero3"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(name: str, method: str) -> None:
+    check(plain(OPTIMIZERS[name]), method)
+
+
+@pytest.mark.parametrize("method", ["dp", "zero2"])
+def test_gradients_are_reduced_once(method: str) -> None:
+    step = check(plain(OPTIMIZERS["adamw"]), method)
+    assert not [c for c in step.plan.collectives if c.in_loop]
+    assert {c.kind for c in step.plan.collectives} <= {"all_reduce", "reduce_scatter", "all_gather"}
+
+
+@pytest.mark.parametrize("method", ["dp", "zero2", "zero3"])
+def test_scan_over_layers_with_remat(method: str) -> None:
+    step = check(scanned_gpt(), method, 5)
+    if method != "zero3":
+        assert not [c for c in step.plan.collectives if c.in_loop]
+
+
+def test_one_example_a_microbatch() -> None:
+    model = plain(OPTIMIZERS["adamw"])
+    model = Training(model.step, model.state, batches(8))
+    check(model, count=8)
+
+
+def test_sum_instead_of_mean() -> None:
+    model = plain(optax.sgd(0.1), lambda p, b: squares(p, b) * 0.25)
+    summed = plain(optax.sgd(0.1), squares)
+    method = autopar.DataParallel(num_micro_batches=COUNT, micro_batch_reduction="sum")
+    step = autopar.parallelize(model.step, method=method, batch_argnums=1)
+    assert_equal(run(model, step), run(summed, jax.jit(summed.step)))
+
+
+def test_results_of_every_kind() -> None:
+    def step(params: Any, batch: Any) -> Any:
+        def loss(params: Any) -> Any:
+            out = forward(params, batch["x"])
+            losses = jnp.mean((out - batch["y"]) ** 2, -1)
+            return losses.mean(), (losses, out, {"largest": jnp.abs(out).mean()})
+
+        (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), (value, aux, params["w"].sum())
+
+    check(Training(step, PARAMS, batches()))
+
+
+def test_bfloat16() -> None:
+    def loss(params: Any, batch: Any) -> Any:
+        low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+        out = forward(low, batch["x"].astype(jnp.bfloat16)).astype(jnp.float32)
+        return jnp.mean((out - batch["y"]) ** 2)
+
+    model = plain(optax.sgd(0.1), loss)
+    actual, expected = run(model, parallel(model)), run(model, jax.jit(model.step))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.01), actual, expected
+    )
+
+
+def test_tied_weights_and_gradient_norm() -> None:
+    def step(params: Any, batch: Any) -> Any:
+        def loss(p: Any) -> Any:
+            h = jnp.tanh(batch["x"] @ p["w"])
+            return jnp.mean((h @ p["w"].T - batch["x"]) ** 2)
+
+        value, grads = jax.value_and_grad(loss)(params)
+        norm = optax.tree.norm(grads)
+        return jax.tree.map(lambda p, g: p - 0.1 * g / (1 + norm), params, grads), (value, norm)
+
+    check(Training(step, {"w": PARAMS["w"]}, batches()))
+
+
+# ---- what each microbatch sees for itself --------------------------------------------------------
+
+
+def in_turn(loss: Any, count: int = COUNT) -> Any:
+    """`(params, statistics, batch) -> (loss, grads, statistics)` over microbatches in turn."""
+
+    def whole(params: Any, statistics: Any, batch: Any) -> Any:
+        total: Any = None
+        for i in range(count):
+            part = jax.tree.map(lambda a, i=i: a[i::count], batch)
+            (value, statistics), grads = jax.value_and_grad(loss, has_aux=True)(
+                params, statistics, part
+            )
+            new = jax.tree.map(lambda a: a / count, (value, grads))
+            total = new if total is None else jax.tree.map(jnp.add, total, new)
+        return (*total, statistics)
+
+    return whole
+
+
+def test_dropout_key_is_the_same_for_every_microbatch() -> None:
+    def loss(params: Any, key: Any, batch: Any) -> Any:
+        h = jnp.tanh(batch["x"] @ params["w"])
+        h = jnp.where(jax.random.bernoulli(key, 0.8, h.shape), h / 0.8, 0)
+        return jnp.mean((h @ params["v"] - batch["y"]) ** 2), key
+
+    def step(state: Any, batch: Any) -> Any:
+        params, key = state
+        key, use = jax.random.split(key)
+        (value, _), grads = jax.value_and_grad(loss, has_aux=True)(params, use, batch)
+        return (jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), key), value
+
+    def reference(state: Any, batch: Any) -> Any:
+        params, key = state
+        key, use = jax.random.split(key)
+        value, grads, _ = in_turn(loss)(params, use, batch)
+        return (jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), key), value
+
+    def of(function: Any, make: Any) -> Any:
+        state, values = (PARAMS, jax.random.key(3)), []
+        step = make(function)
+        for batch in batches():
+            state, value = step(state, batch)
+            values.append(np.asarray(value))
+        return state[0], values
+
+    parallelized = of(
+        step, lambda f: autopar.parallelize(f, num_micro_batches=COUNT, batch_argnums=1)
+    )
+    assert_equal(parallelized, of(reference, jax.jit))
+
+
+class _Normalized(nn.Module):
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        x = nn.BatchNorm(use_running_average=False, momentum=0.9)(nn.Dense(8)(x))
+        return nn.Dense(3)(nn.relu(x))
+
+
+@pytest.mark.parametrize("method", ["dp", "zero3"])
+def test_linen_batch_statistics_go_from_one_to_the_next(method: str) -> None:
+    model = _Normalized()
+    variables = model.init(jax.random.key(0), batches()[0]["x"])
+
+    def loss(params: Any, statistics: Any, batch: Any) -> Any:
+        out, written = model.apply(
+            {"params": params, "batch_stats": statistics}, batch["x"], mutable=["batch_stats"]
+        )
+        return jnp.mean((out - batch["y"]) ** 2), written["batch_stats"]
+
+    def update(params: Any, grads: Any) -> Any:
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+
+    def step(state: Any, batch: Any) -> Any:
+        params, statistics = state
+        (value, statistics), grads = jax.value_and_grad(loss, has_aux=True)(
+            params, statistics, batch
+        )
+        return (update(params, grads), statistics), value
+
+    def reference(state: Any, batch: Any) -> Any:
+        value, grads, statistics = in_turn(loss)(*state, batch)
+        return (update(state[0], grads), statistics), value
+
+    training = Training(step, (variables["params"], variables["batch_stats"]), batches())
+    step = parallel(training, method, donate_argnums=0)
+    assert_equal(run(training, step), run(training, jax.jit(reference)))
+
+
+def test_nnx() -> None:
+    class Network(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.first = nnx.Linear(6, 8, rngs=rngs)
+            self.second = nnx.Linear(8, 3, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.second(nnx.relu(self.first(x)))
+
+    graph, params = nnx.split(Network(nnx.Rngs(0)), nnx.Param)
+    optimizer = optax.adam(0.01, eps=1e-3)
+
+    def step(state: Any, batch: Any) -> Any:
+        params, opt_state = state
+
+        def loss(params: Any) -> Any:
+            return jnp.mean((nnx.merge(graph, params)(batch["x"]) - batch["y"]) ** 2)
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
+
+    check(Training(step, (params, optimizer.init(params)), batches()))
+
+
+def test_equinox() -> None:
+    network = eqx.nn.MLP(6, 3, 8, 2, key=jax.random.key(0))
+    params, static = eqx.partition(network, eqx.is_array)
+    optimizer = optax.sgd(0.1)
+
+    def step(state: Any, batch: Any) -> Any:
+        params, opt_state = state
+
+        def loss(params: Any) -> Any:
+            out = jax.vmap(eqx.combine(params, static))(batch["x"])
+            return jnp.mean((out - batch["y"]) ** 2)
+
+        value, grads = eqx.filter_value_and_grad(loss)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (eqx.apply_updates(params, updates), opt_state), value
+
+    check(Training(step, (params, optimizer.init(params)), batches()))
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+
+def test_integer_result_is_refused() -> None:
+    def step(params: Any, batch: Any) -> Any:
+        value, grads = jax.value_and_grad(squares)(params, batch)
+        right = (forward(params, batch["x"]).argmax(-1) == 0).sum()
+        return jax.tree.map(lambda p, g: p - g, params, grads), value, right
+
+    with pytest.raises(DiagnosticError, match="result 4 .*is no float.*microbatches"):
+        parallel(Training(step, PARAMS, batches())).lower(PARAMS, batches()[0]).compile()
+
+
+def test_batch_that_does_not_divide() -> None:
+    message = re.escape("num_micro_batches=4 does not divide the batch of 30")
+    with pytest.raises(ValueError, match=message):
+        parallel(plain(optax.sgd(0.1))).lower(*_arguments(30))
+
+
+def test_batch_of_another_size_than_the_devices() -> None:
+    """5 examples a microbatch on 8 devices."""
+    model = plain(OPTIMIZERS["adamw"])
+    check(Training(model.step, model.state, batches(20)))
+
+
+def test_no_batch() -> None:
+    step = autopar.parallelize(lambda p: p * 2, num_micro_batches=2, batch_argnums=())
+    with pytest.raises(ValueError, match="batch"):
+        step(PARAMS["w"])
+
+
+def _arguments(size: int) -> tuple[Any, Any]:
+    return plain(optax.sgd(0.1)).state, batches(size)[0]
