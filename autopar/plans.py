@@ -174,7 +174,7 @@ def _user_grid(module: ModuleOp) -> Grid:
         return grid_of(module)
     names, shape = attr.data["axes"], attr.data["shape"]
     assert isinstance(names, ArrayAttr) and isinstance(shape, DenseArrayBase)
-    axes = [name.data for name in names if isinstance(name, StringAttr)]
+    axes = [name.data for name in names.data if isinstance(name, StringAttr)]
     sizes = [int(size) for size in shape.get_values()]
     return Grid(grid_of(module).name, tuple(zip(axes, sizes, strict=True)))
 
