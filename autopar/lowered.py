@@ -45,6 +45,7 @@ from .meshes import (
 from .methods import Method, ShardParallel
 from .plans import Plan
 from .road import ArgumentInfo, Road
+from .session import local_devices
 
 if TYPE_CHECKING:
     from .compiled import CompiledProgram
@@ -221,7 +222,8 @@ class Lowering:
             refused = ordered_effect(traced)
             if refused is not None:
                 raise ValueError(refused)
-            lowered = lower_traced(traced)
+            devices = local_devices() if mesh is None else mesh.devices.flat
+            lowered = lower_traced(traced, devices[0].platform)
             if lowered_parts(lowered)["mutable"]:
                 raise ValueError(
                     "the function writes to a jax.Ref, which a partitioned program cannot: take "
