@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import autopar
 import numpy as np
 import pytest
+
+import autopar
 
 pytest.importorskip("jax")
 autopar.init(devices=8)

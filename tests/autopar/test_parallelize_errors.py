@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import autopar
 import numpy as np
 import pytest
+
+import autopar
 
 pytest.importorskip("jax")
 autopar.init(devices=8)

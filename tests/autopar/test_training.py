@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import autopar
 import numpy as np
 import pytest
+
+import autopar
 
 pytest.importorskip("jax")
 autopar.init(devices=8)
