@@ -14,14 +14,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .embed import apply
     from .methods import FSDP, DataParallel, ShardParallel, Zero2Parallel, Zero3Parallel
-    from .parallelized import clear_executable_cache, parallelize
-    from .plan import Plan
+    from .parallelized import clear_executable_cache, parallelize, plan
+    from .plans import Plan
     from .session import init, local_devices, shutdown
 
 _PUBLIC = {
     "DataParallel": "methods",
     "FSDP": "methods",
-    "Plan": "plan",
+    "Plan": "plans",
     "ShardParallel": "methods",
     "Zero2Parallel": "methods",
     "Zero3Parallel": "methods",
@@ -30,6 +30,7 @@ _PUBLIC = {
     "init": "session",
     "local_devices": "session",
     "parallelize": "parallelized",
+    "plan": "parallelized",
     "shutdown": "session",
 }
 
@@ -46,6 +47,7 @@ __all__ = [
     "init",
     "local_devices",
     "parallelize",
+    "plan",
     "shutdown",
 ]
 

@@ -4,6 +4,10 @@ As in `jax.jit`, an argument that was named by its position is meant by its name
 other way round, where the function's signature tells both.
 """
 
+# jax's functions are typed in part only:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import inspect

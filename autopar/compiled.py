@@ -1,5 +1,9 @@
 """A program that runs: `CompiledProgram`."""
 
+# jax's functions are typed in part only:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,7 +16,7 @@ from autopar.runtime.embedded import MeshExecutable
 
 from .lowered import ArgumentAval, LoweredProgram, host_value
 from .meshes import MeshChoice
-from .plan import Plan
+from .plans import Plan
 
 
 class CompiledProgram:

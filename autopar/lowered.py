@@ -1,5 +1,9 @@
 """From a Python function and its arguments to a program on its way: `LoweredProgram`."""
 
+# jax's functions are typed in part only:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import functools
@@ -39,7 +43,7 @@ from .meshes import (
     tracing_context,
 )
 from .methods import Method, ShardParallel
-from .plan import Plan
+from .plans import Plan
 from .road import ArgumentInfo, Road
 
 if TYPE_CHECKING:

@@ -1,5 +1,9 @@
 """The mesh of a program, and the user's shardings on it."""
 
+# jax's functions are typed in part only:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +46,7 @@ def given_mesh(mesh: Any) -> Mesh | None:
 def ambient_mesh() -> Mesh | None:
     """The mesh of `jax.set_mesh`, or None."""
     mesh = jax.sharding.get_mesh()
-    return mesh if isinstance(mesh, Mesh) and mesh.axis_names else None
+    return mesh if mesh.axis_names else None
 
 
 def default_mesh() -> Mesh:
@@ -104,10 +108,10 @@ def named_sharding(value: Any, mesh: Mesh | None, what: str, follow: bool) -> An
         check_axes(value, mesh, what)
         return NamedSharding(mesh if follow else automatic(mesh), value)
     if isinstance(value, NamedSharding):
-        if mesh is not None and value.mesh.devices.size != mesh.devices.size:
+        if mesh is not None and value.mesh.size != mesh.size:
             raise ValueError(
-                f"{what} is on a mesh of {value.mesh.devices.size} devices, the program's mesh has "
-                f"{mesh.devices.size}: use one mesh"
+                f"{what} is on a mesh of {value.mesh.size} devices, the program's mesh has "
+                f"{mesh.size}: use one mesh"
             )
         own = value.mesh
         return value if follow or not isinstance(own, Mesh) else value.update(mesh=automatic(own))

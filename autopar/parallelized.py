@@ -1,5 +1,9 @@
 """`autopar.parallelize`: a single-device JAX function, run on a mesh."""
 
+# jax's functions are typed in part only:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import functools
@@ -8,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from autopar.lowering.jax_compat import check_jax_version, trace_context, trace_state_clean
 
@@ -15,7 +20,7 @@ from .arguments import Signature
 from .compiled import CompiledProgram
 from .lowered import LoweredProgram, Lowering, Request
 from .methods import Method, resolve_method
-from .plan import Plan
+from .plans import Plan
 
 check_jax_version()
 
@@ -92,6 +97,20 @@ def clear_executable_cache() -> None:
         function.clear_cache()
 
 
+def plan(
+    fn: Callable[..., Any], *args: Any, mesh: Any = None, method: Any = None, **options: Any
+) -> Plan:
+    """The plan for a function and its arguments (arrays or ShapeDtypeStructs), nothing run.
+
+    `options` are those of `parallelize`; a parallelized function brings its own.
+    """
+    if isinstance(fn, Parallelized):
+        if mesh is not None or method is not None or options:
+            raise ValueError("the function is parallelized already: its own options hold")
+        return fn.lower(*args).plan
+    return parallelize(fn, method=method, mesh=mesh, **options).lower(*args).plan
+
+
 class Parallelized:
     """A function that runs on a mesh; compiled once for each signature of its arguments."""
 
@@ -119,7 +138,7 @@ class Parallelized:
             placed = last.bind(leaves)
             if placed is not None:
                 return last.execute(leaves, placed)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self._plain(*args, **kwargs)
         program, placed = self._find(args, kwargs, static, leaves, tree)
         return program.execute(leaves, placed)
@@ -178,7 +197,7 @@ class Parallelized:
         dynamic, static = self._split(args, kwargs)
         leaves, tree = jax.tree.flatten(dynamic)
         program, _ = self._find(args, kwargs, static, leaves, tree)
-        tree_of_placed = jax.tree.unflatten(tree, program.place(leaves))
+        tree_of_placed = jax.tree.unflatten(tree, program.place(leaves) or ())
         return tree_of_placed if kwargs else tree_of_placed[0]
 
     @property

@@ -296,6 +296,8 @@ class TopKOp(StableHLOOp):
 
     operand = operand_def(AnyTensor)
     k = prop_def(IntegerAttr)
+    is_stable = opt_prop_def(Attribute)
+    """From jaxlib 0.11 on."""
     values = result_def(AnyTensor)
     indices = result_def(AnyTensor)
 

@@ -47,7 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint-dir", type=Path, help="save the state here (Orbax)")
     parser.add_argument("--checkpoint-every", type=int, default=50, help="steps between saves")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--plot", type=Path, default=Path("loss.png"), help="picture of the loss curve")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("loss.png"), help="picture of the loss curve"
+    )
     parser.add_argument("--sample-bytes", type=int, default=120, help="length of the sample")
     parser.add_argument("--data", type=Path, help="folder of *.py to read (the standard library)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no plan")
@@ -295,8 +297,8 @@ def train(argv: list[str] | None = None) -> list[float]:
     if args.method != "single" and not args.quiet:
         print(step.plan, end="\n\n")
     save_plot(losses, start, args.plot, args.method)
-    print(f"loss {losses[0]:.4f} at step {start + 1}, {losses[-1]:.4f} at step {args.steps}; ", end="")
-    print(f"{speed:,.0f} tokens per second; curve in {args.plot}")
+    first, last = f"{losses[0]:.4f} at step {start + 1}", f"{losses[-1]:.4f} at step {args.steps}"
+    print(f"loss {first}, {last}; {speed:,.0f} tokens per second; curve in {args.plot}")
     if args.sample_bytes > 0:
         written = sample(config, state["params"], b"def ", args.sample_bytes, args.seed)
         print(f"sample: {written!r}")

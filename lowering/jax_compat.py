@@ -4,6 +4,10 @@ Everything here was checked on jax 0.10.2; tests/lowering/test_jax_compat.py tel
 new release breaks it. No other module of autopar may import `jax._src` or `jaxlib._jax`.
 """
 
+# jax's functions are typed in part only:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -15,7 +19,7 @@ from jax._src import compiler, config, dispatch, dtypes, effects, source_info_ut
 from jax._src import core as jax_core
 from jax._src.array import ArrayImpl
 from jax._src.interpreters import mlir, pxla
-from jax._src.lib import _jax
+from jax._src.lib import _jax  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 from jax.sharding import NamedSharding
 from jaxlib.mlir import ir
 
@@ -147,8 +151,8 @@ def _device_put_lowering(
             if getattr(axis_context, "manual_axes", None):
                 device = mlir.add_manual_axes(axis_context, device, aval.ndim)
             if dtypes.issubdtype(aval.dtype, dtypes.extended):
-                aval = jax_core.physical_aval(aval)
-            demand = device._to_sdy_sharding(aval.ndim)
+                aval: Any = jax_core.physical_aval(aval)
+            demand = device._to_sdy_sharding(aval.ndim)  # pyright: ignore[reportPrivateUsage]
             value = mlir.wrap_with_sharding_op(ctx, value, aval, demand)
         results.append(value)
     return results
@@ -186,7 +190,7 @@ def _find_ordered(jaxpr: Any) -> tuple[str, str] | None:
 
 def is_key_dtype(dtype: Any) -> bool:
     """Whether a dtype is that of typed PRNG keys."""
-    return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    return dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def key_data(keys: Any) -> Any:

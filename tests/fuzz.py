@@ -70,9 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error is not None:
             failures += 1
             program, error = shrink(program, error)
-            print(
-                f"seed {seed}: {type(error).__name__}: {str(error)[:600]}\n{program}\n", flush=True
-            )
+            reason = f"{type(error).__name__}: {str(error)[:600]}"
+            print(f"seed {seed}: {reason}\n{program}\n", flush=True)
         seed += 1
     print(f"{seed - options.seed} programs, {failures} failures")
     return int(failures > 0)

@@ -83,7 +83,7 @@ def passes_page() -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(f"[{name}](#{name})" for name in names) or "–"
+    return ", ".join(f"[{name}](#{name})" for name in names)
 
 
 def pass_section(name: str, phase: str) -> list[str]:
@@ -97,7 +97,7 @@ def pass_section(name: str, phase: str) -> list[str]:
         documents = option_help(cls)
         lines += ["| option | type | default | |", "|---|---|---|---|"]
         for option in options:
-            default = "–" if option.default in (None, dataclasses.MISSING) else option.default
+            default = "" if option.default in (None, dataclasses.MISSING) else option.default
             kind = cell(str(option.type)).replace(" \\| None", "")
             row = (f"`{option.name.replace('_', '-')}`", kind, str(default))
             lines.append(f"| {' | '.join(row)} | {cell(documents.get(option.name, ''))} |")
@@ -138,9 +138,9 @@ def dialects_page() -> str:
         "",
         NOTE.strip(),
         "",
-        "Every operation prints and parses in generic form, `\"dialect.op\"(…) <{…}> : …`. Where a",
-        "syntax is given, it is used for printing and read as well. StableHLO, chlo and sdy are read",
-        "and printed in upstream's pretty forms through jaxlib, where that is installed.",
+        "Every operation prints and parses in generic form, `\"dialect.op\"(…) <{…}> : …`. Where",
+        "a syntax is given, it is used for printing and read as well. StableHLO, chlo and sdy are",
+        "read and printed in upstream's pretty forms through jaxlib, where that is installed.",
         "",
     ]
     for name, text in STANDARD.items():
@@ -192,7 +192,7 @@ def signature(op: Any) -> str:
     ]
     while parts and not parts[-1]:
         parts.pop()
-    return "; ".join(part or "–" for part in parts)
+    return "; ".join(part or "-" for part in parts)
 
 
 def _mark(definition: object) -> str:
@@ -211,7 +211,8 @@ def cli_page() -> str:
         "",
         NOTE.strip(),
         "",
-        "Errors are one line, `file:line:col: error: …` where they are about a module; exit status 1.",
+        "Errors are one line, `file:line:col: error: …` where they are about a module; the exit",
+        "status is then 1.",
         "",
         "## autopar",
         "",
@@ -226,8 +227,8 @@ def cli_page() -> str:
     lines += [
         "## autopar-opt",
         "",
-        "Reads MLIR (StableHLO, chlo, sdy, func, arith, shard, mesh, tosa, linalg), runs passes in the",
-        "order given, and prints the module.",
+        "Reads MLIR (StableHLO, chlo, sdy, func, arith, shard, mesh, tosa, linalg), runs passes in",
+        "the order given, and prints the module.",
         "",
         "```text",
         "autopar-opt FILE|- [options] [passes]",
@@ -252,11 +253,11 @@ def cli_page() -> str:
         "",
         "| variable | |",
         "|---|---|",
-        "| `AUTOPAR_DUMP_DIR` | a folder: every level of the IR of every program, as numbered files |",
+        "| `AUTOPAR_DUMP_DIR` | a folder: every level of the IR of every program, in files |",
         "| `AUTOPAR_TRACEBACK` | `1`: Python's traceback of unforeseen errors |",
         "| `NO_COLOR` | no colours on a terminal |",
         "| `JAX_PLATFORMS` | `cpu`: virtual CPU devices on a machine with accelerators |",
-        "| `XLA_FLAGS` | `--xla_force_host_platform_device_count=N`: how many virtual CPU devices |",
+        "| `XLA_FLAGS` | `--xla_force_host_platform_device_count=N`: number of virtual devices |",
     ]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -17,6 +17,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.irdl import (
     AnyAttr,
     IRDLOperation,
+    ParsePropInAttrDict,
     VarConstraint,
     irdl_op_definition,
     operand_def,
@@ -469,6 +470,9 @@ class AllReduceOp(_CollectiveOp):
 
     name = "sdy.all_reduce"
     reduction_axes = prop_def(AxisRefListAttr)
+    reduction_op = opt_prop_def(Attribute)
+    """From jaxlib 0.11 on; absent: the sum."""
+    irdl_options = (ParsePropInAttrDict(),)
     assembly_format = "$reduction_axes" + _OUT
 
 
@@ -478,6 +482,9 @@ class ReduceScatterOp(_CollectiveOp):
 
     name = "sdy.reduce_scatter"
     reduce_scatter_axes = prop_def(ListOfAxisRefListsAttr)
+    reduction_op = opt_prop_def(Attribute)
+    """From jaxlib 0.11 on; absent: the sum."""
+    irdl_options = (ParsePropInAttrDict(),)
     assembly_format = "$reduce_scatter_axes" + _OUT
 
 

@@ -245,9 +245,28 @@ class CollectiveBroadcastOp(StableHLOOp):
     operand = operand_def(AnyTensor)
     replica_groups = prop_def(Attribute)
     channel_handle = opt_prop_def(ChannelHandle)
+    has_dynamic_root = opt_prop_def(UnitAttr)
+    """From jaxlib 0.11 on."""
     result = result_def(AnyTensor)
 
     traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+
+
+@irdl_op_definition
+class CollectiveReduceOp(StableHLOOp):
+    """The first device of a group gets all their operands combined (from jaxlib 0.11 on)."""
+
+    name = "stablehlo.collective_reduce"
+
+    operands_ = var_operand_def(AnyTensor)
+    replica_groups = prop_def(Attribute)
+    channel_handle = opt_prop_def(ChannelHandle)
+    use_global_device_ids = opt_prop_def(UnitAttr)
+    has_dynamic_root = opt_prop_def(UnitAttr)
+    computation = region_def()
+    results_ = var_result_def(AnyTensor)
+
+    traits = traits_def(NoMemoryEffect(), Collective())
 
 
 @irdl_op_definition
@@ -298,6 +317,7 @@ OPERATIONS = [
     AllToAllOp,
     CollectivePermuteOp,
     CollectiveBroadcastOp,
+    CollectiveReduceOp,
     CrossReplicaSumOp,
     ReplicaIdOp,
     PartitionIdOp,

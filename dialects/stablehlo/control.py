@@ -209,6 +209,8 @@ class CustomCallOp(StableHLOOp):
     operand_layouts = opt_prop_def(ArrayAttr)
     result_layouts = opt_prop_def(ArrayAttr)
     output_operand_aliases = opt_prop_def(ArrayAttr)
+    result_tilings = opt_prop_def(Attribute)
+    """From jaxlib 0.11 on."""
     results_ = var_result_def()
 
     traits = traits_def(CustomCallEffect())

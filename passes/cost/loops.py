@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, TensorType
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
+
+from autopar.passes.partition.tensors import shape_of
 
 
 def trip_count(loop: Operation) -> int | None:
@@ -58,12 +60,9 @@ def _constant(value: SSAValue) -> int | None:
     if not isinstance(op, Operation) or op.name != "stablehlo.constant":
         return None
     data: Attribute | None = op.properties.get("value")
-    if not isinstance(data, DenseIntOrFPElementsAttr) or not isinstance(data.type, TensorType):
+    if not isinstance(data, DenseIntOrFPElementsAttr) or shape_of(op.results[0].type) != ():
         return None
-    if data.type.get_shape() != ():
-        return None
-    number = next(iter(data.get_values()))
-    return int(number) if isinstance(number, int) else None
+    return int(next(iter(data.get_values())))
 
 
 def times(op: Operation, known: dict[Operation, int] | None = None) -> int:

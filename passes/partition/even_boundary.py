@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.builtin import ModuleOp, NameLoc, TensorType
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, BlockArgument
 from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import (
@@ -45,7 +45,7 @@ def make_boundary_even(func: FuncOp, grid: Grid) -> None:
     types = func.function_type.outputs.data
     set_arg_shardings(
         func,
-        [_even(func, f"argument {a.index}", sharding_of(a), a.type, grid) for a in args],
+        [_even(func, _label(a), sharding_of(a), a.type, grid) for a in args],
     )
     set_result_shardings(
         func,
@@ -54,6 +54,13 @@ def make_boundary_even(func: FuncOp, grid: Grid) -> None:
             for i, type in enumerate(types)
         ],
     )
+
+
+def _label(arg: BlockArgument) -> str:
+    """`argument 2 (state['w'])`: JAX names arguments in their locations."""
+    place = arg.location
+    name = f" ({place.desc.data})" if isinstance(place, NameLoc) else ""
+    return f"argument {arg.index}{name}"
 
 
 def _even(

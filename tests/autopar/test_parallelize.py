@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-import pytest
-
-import autopar
-
-pytest.importorskip("jax")
-autopar.init(devices=8)
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-DEVICES = np.array(jax.devices()[:8])
+import autopar
+
+DEVICES = np.array(autopar.local_devices()[:8])
 MESH = Mesh(DEVICES.reshape(2, 4), ("data", "model"))
 FLAT = Mesh(DEVICES, ("x",))
 RNG = np.random.default_rng(0)
@@ -413,17 +412,38 @@ def test_callbacks_run_once_with_full_values() -> None:
     close(result, jax.jit(noisy)(PARAMS, X))
 
 
-def test_runs_that_nobody_awaits_do_not_deadlock() -> None:
-    function = autopar.parallelize(step, method="zero3", batch_argnums=1)
-    y = jax.device_put(RNG.normal(size=(64, 64)).astype(np.float32), named("data"))
-    other = jax.jit(lambda y: jnp.sum(jnp.sin(y) @ y.T))
-    params, kept = PARAMS, []
-    for number in range(200):
-        params, loss = function(params, X)
-        if number % 4 == 0:
-            kept.append(other(y))
-    jax.block_until_ready((params, kept))
-    assert np.isfinite(float(loss))
+UNAWAITED = """
+import autopar
+autopar.init(devices=8)
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+def step(params, x):
+    loss, grad = jax.value_and_grad(lambda p: jnp.mean(jnp.tanh(x @ p) ** 2))(params)
+    return params - 0.1 * grad, loss
+
+function = autopar.parallelize(step, method=METHOD, batch_argnums=1, donate_argnums=DONATE)
+mesh = Mesh(np.array(jax.devices()), ("data",))
+y = jax.device_put(np.ones((64, 64), np.float32), NamedSharding(mesh, P("data")))
+other = jax.jit(lambda y: jnp.sum(jnp.sin(y) @ y.T))
+params, x, kept = jnp.ones((128, 128)) / 128, np.ones((256, 128), np.float32), []
+for number in range(200):
+    params, loss = function(params, x)
+    if number % 4 == 0:
+        kept.append(other(y))
+jax.block_until_ready((params, kept))
+print("loss", float(loss))
+"""
+
+
+@pytest.mark.parametrize(("method", "donate"), [("dp", "()"), ("zero3", "0")])
+def test_runs_that_nobody_awaits_do_not_deadlock(method: str, donate: str) -> None:
+    code = UNAWAITED.replace("METHOD", repr(method)).replace("DONATE", donate)
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0 and "loss" in done.stdout, done.stderr[-2000:]
 
 
 # ---- plans and microbatches ----------------------------------------------------------------------
@@ -474,4 +494,13 @@ def test_microbatches(method: str) -> None:
 def test_remark_about_sizes_that_do_not_divide() -> None:
     function = autopar.parallelize(step, method="dp", batch_argnums=1)
     close(function(PARAMS, X[:7]), jax.jit(step)(PARAMS, X[:7]))
-    assert "a dimension of size 7 is not divisible" in str(function.plan)
+    text = "argument 2 (x) of @main: a dimension of size 7 is not divisible"
+    assert text in str(function.plan)
+
+
+def test_plan_without_a_run() -> None:
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (PARAMS, X))
+    plan = autopar.plan(step, *shapes, mesh=(2, 4), method="zero3")
+    assert str(plan).startswith("method zero3 on a mesh of data=2 x model=4")
+    assert autopar.plan(autopar.parallelize(step, method="dp"), *shapes).method == "dp"
+    assert isinstance(plan, autopar.Plan)

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import pytest
-
-import autopar
-
-pytest.importorskip("jax")
-autopar.init(devices=8)
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-DEVICES = np.array(jax.devices()[:8])
+import autopar
+
+DEVICES = np.array(autopar.local_devices()[:8])
 MESH = Mesh(DEVICES.reshape(2, 4), ("data", "model"))
 SMALL = Mesh(DEVICES[:4], ("data",))
 PARAMS = {"a": np.ones((16, 32), np.float32)}
@@ -42,7 +38,8 @@ def debug_print(params: Any, x: Any) -> Any:
 
 def in_scan(params: Any, x: Any) -> Any:
     def body(carry: Any, row: Any) -> Any:
-        return carry + io_callback(np.sum, jax.ShapeDtypeStruct((), row.dtype), row, ordered=True), 0
+        shape = jax.ShapeDtypeStruct((), row.dtype)
+        return carry + io_callback(np.sum, shape, row, ordered=True), None
 
     return params, jax.lax.scan(body, 0.0, x)[0]
 

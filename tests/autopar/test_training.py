@@ -5,19 +5,14 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
-import pytest
-
-import autopar
-
-pytest.importorskip("jax")
-autopar.init(devices=8)
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import autopar
 from tests.families import FAMILIES
 
 TOLERANCE = {"bf16": 2e-2}
@@ -50,7 +45,7 @@ def test_losses(family: str, method: str) -> None:
     state = jax.tree.map(jnp.copy, state)
     options: dict[str, Any] = {"batch_argnums": 1}
     if method == "shard":
-        mesh = Mesh(np.array(jax.devices()[:8]).reshape(2, 4), ("data", "model"))
+        mesh = Mesh(np.array(autopar.local_devices()[:8]).reshape(2, 4), ("data", "model"))
         state = jax.device_put(state, jax.tree.map(lambda x: two_axes(x, mesh), state))
         size = len(jax.tree.leaves(batches[0])[0])
         spec = NamedSharding(mesh, P("data") if size % 2 == 0 else P())

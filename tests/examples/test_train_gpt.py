@@ -42,7 +42,14 @@ def single(example: Any, tmp_path_factory: pytest.TempPathFactory) -> list[float
 
 @pytest.mark.parametrize(
     ("method", "mesh"),
-    [("dp", "8"), ("zero2", "8"), ("zero3", "8"), ("shard", "2x4"), ("shard", "1x8"), ("dp", "1x8")],
+    [
+        ("dp", "8"),
+        ("zero2", "8"),
+        ("zero3", "8"),
+        ("shard", "2x4"),
+        ("shard", "1x8"),
+        ("dp", "1x8"),
+    ],
 )
 def test_methods_equal_one_device(
     example: Any, single: list[float], tmp_path: Path, method: str, mesh: str

@@ -36,7 +36,8 @@ def upstream_ops(generated: Any) -> dict[str, set[str]]:
 )
 def test_every_upstream_operation_is_declared(dialect: Any, generated: Any) -> None:
     ours = {op.name: set(op.get_irdl_definition().properties) for op in dialect.operations}
-    assert ours == upstream_ops(generated)
+    for name, attributes in upstream_ops(generated).items():  # of this jaxlib; ours: of all
+        assert name in ours and attributes <= ours[name], name
     for op in dialect.operations:
         assert op.__doc__ or op.name.startswith("chlo.broadcast_"), op.name
 

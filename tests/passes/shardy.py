@@ -16,13 +16,13 @@ from xdsl.ir import Operation
 
 jaxlib_ir = pytest.importorskip("jaxlib.mlir.ir")
 
-from jaxlib.mlir import passmanager  # noqa: E402
-from jaxlib.mlir.dialects import stablehlo as jaxlib_stablehlo  # noqa: E402
+from jaxlib.mlir import passmanager
+from jaxlib.mlir.dialects import stablehlo as jaxlib_stablehlo
 
-from autopar.lowering.importer import import_module  # noqa: E402
-from autopar.lowering.mlir_context import make_mlir_context  # noqa: E402
-from autopar.passes.importing.import_sdy import import_sdy  # noqa: E402
-from autopar.passes.sharding.propagation.classes import CONSTANT_FOLLOWERS  # noqa: E402
+from autopar.lowering.importer import import_module
+from autopar.lowering.mlir_context import make_mlir_context
+from autopar.passes.importing.import_sdy import import_sdy
+from autopar.passes.sharding.propagation.classes import CONSTANT_FOLLOWERS
 
 jaxlib_stablehlo.register_stablehlo_passes()
 CONTEXT: Any = make_mlir_context()

@@ -169,7 +169,7 @@ def _value(
 ) -> PlannedValue:
     local_shape = _shape(local)
     shape = _shape(whole) if whole is not None else local_shape
-    num_bytes = int(item_bytes(local) * prod(local_shape)) if isinstance(local, TensorType) else 0
+    num_bytes = int(item_bytes(local) * prod(local_shape)) if hasattr(local, "shape") else 0
     return PlannedValue(name, kind, shape, local_shape, num_bytes, sharding)
 
 
