@@ -13,7 +13,7 @@ from jax import lax
 
 import autopar
 
-WIDTH, BATCH = 256, 16
+WIDTH, BATCH = 256, 512
 
 
 def layer(w: Any, h: Any) -> Any:
