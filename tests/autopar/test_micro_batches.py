@@ -119,7 +119,11 @@ def test_results_of_every_kind() -> None:
             return losses.mean(), (losses, out, {"largest": jnp.abs(out).mean()})
 
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), (value, aux, params["w"].sum())
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), (
+            value,
+            aux,
+            params["w"].sum(),
+        )
 
     check(Training(step, PARAMS, batches()))
 
