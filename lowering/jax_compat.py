@@ -40,6 +40,11 @@ def check_jax_version() -> None:
         )
 
 
+_CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+"""XLA's default on CPU starts what it can as soon as it can, all gathers of parameters first; in
+the order of least memory, each is gathered for its use and dropped (ZeRO-3)."""
+
+
 def compile_replicas(module: Any, devices: Sequence[Any], host_callbacks: Sequence[Any]) -> Any:
     """Compiles a per-device module for `devices`, one replica each, in this order.
 
@@ -48,7 +53,10 @@ def compile_replicas(module: Any, devices: Sequence[Any], host_callbacks: Sequen
     """
     count = len(devices)
     assignment = np.array([d.id for d in devices]).reshape(count, 1)
-    options = compiler.get_compile_options(count, 1, assignment)
+    on_cpu = devices[0].platform == "cpu"
+    options = compiler.get_compile_options(
+        count, 1, assignment, env_options_overrides=_CPU_OPTIONS if on_cpu else None
+    )
     attributes = module.operation.attributes
     if "sym_name" not in attributes:  # JAX asks for it
         attributes["sym_name"] = ir.StringAttr.get("module", module.context)

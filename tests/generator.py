@@ -222,9 +222,7 @@ class Generator:
             tuple(self._sharding(a.shape) if choose.chance(80) else None for a in self._args),
             tuple(replace(s, operands=tuple(number(i) for i in s.operands)) for s in self._steps),
             tuple(number(v) for v in outputs),
-            tuple(
-                self._sharding(shapes[v]) if choose.chance(40) else None for v in outputs
-            ),
+            tuple(self._sharding(shapes[v]) if choose.chance(40) else None for v in outputs),
         )
 
     # ---- shapes and shardings ----
@@ -571,7 +569,9 @@ def _fori(g: Generator) -> None:
 def _cond(g: Generator) -> None:
     value, _ = g.pick()
     g.emit(
-        "cond", lambda a: lax.cond(a.sum() > 0, lambda a: a * 0.5, lambda a: a - a.max(), a), value
+        "cond",
+        lambda a: lax.cond(a.sum() > 0.37, lambda a: a * 0.5, lambda a: a - a.max(), a),
+        value,
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from math import prod
+from typing import Any, cast
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, ModuleOp
 from xdsl.ir import Operation
 
+from autopar.dialects.constants import constant_array
 from autopar.dialects.shard import (
     AllGatherOp,
     AllReduceOp,
@@ -17,6 +20,7 @@ from autopar.dialects.shard import (
     ReduceScatterOp,
     grid_of,
 )
+from autopar.dialects.sharding import AxisRef, Grid
 from autopar.passes.partition.tensors import item_bytes, shape_of
 from autopar.passes.walk import inner_ops
 
@@ -35,6 +39,15 @@ _BYTES: dict[type[Operation], Callable[[float, int], float]] = {
     AllToAllOp: all_to_all_bytes,
     ReduceScatterOp: reduce_scatter_bytes,
 }
+
+_WRITTEN = {
+    "stablehlo.all_gather": all_gather_bytes,
+    "stablehlo.all_reduce": all_reduce_bytes,
+    "stablehlo.all_to_all": all_to_all_bytes,
+    "stablehlo.reduce_scatter": reduce_scatter_bytes,
+}
+"""Those of manual computations (shard_map): the user wrote them, and they stay as they are."""
+_KINDS = {"stablehlo.collective_permute": "permute"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +71,12 @@ def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
     grid = grid_of(module)
     loops: dict[Operation, int] = {}
     for op in inner_ops(module):
-        if isinstance(op, PermuteOp):
-            axes: tuple[int, ...] = ()
+        axes: tuple[int, ...] = ()
+        if isinstance(op, PermuteOp) or op.name == "stablehlo.collective_permute":
             group, num_bytes = grid.num_devices, permute_bytes(_local_bytes(op))
+        elif op.name in _WRITTEN:
+            axes, group = _groups(op, grid)
+            num_bytes = _WRITTEN[op.name](_local_bytes(op), group)
         else:
             formula = _BYTES.get(type(op))
             if formula is None:
@@ -69,7 +85,7 @@ def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
             group = prod(grid.shape[axis] for axis in axes)
             num_bytes = formula(_local_bytes(op), group)
         yield CollectiveUse(
-            op.name.removeprefix("shard."),
+            _KINDS.get(op.name, op.name.split(".")[1]),
             tuple(grid.axis_names[axis] for axis in axes),
             group,
             num_bytes,
@@ -79,7 +95,24 @@ def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
 
 
 def _local_bytes(op: Operation) -> float:
-    return item_bytes(op.operands[0].type) * prod(shape_of(op.operands[0].type))
+    return sum(item_bytes(v.type) * prod(shape_of(v.type)) for v in op.operands)
+
+
+def _groups(op: Operation, grid: Grid) -> tuple[tuple[int, ...], int]:
+    """The grid axes that the replica groups of a StableHLO collective run over (none where they
+    are those of no axes), and the size of a group."""
+    dense = op.properties.get("replica_groups")
+    if not isinstance(dense, DenseIntOrFPElementsAttr):
+        return (), grid.num_devices
+    groups = constant_array(cast("DenseIntOrFPElementsAttr[Any]", dense))
+    found = {frozenset(group) for group in groups.tolist()}
+    every = range(len(grid.axes))
+    for count in range(1, len(grid.axes) + 1):
+        for axes in combinations(every, count):
+            refs = [AxisRef(grid.axis_names[axis]) for axis in axes]
+            if found == {frozenset(group) for group in grid.groups(refs)}:
+                return axes, groups.shape[1]
+    return (), groups.shape[1]
 
 
 def _in_loop(op: Operation) -> bool:

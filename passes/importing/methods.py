@@ -273,7 +273,7 @@ def gather_by_phase(arg: BlockArgument, grid: Grid, phases: _Phases) -> None:
             groups.setdefault((value, phase), []).append((op, index))
     for (value, phase), uses in groups.items():
         first = phases.first(op for op, _ in uses)
-        source = _not_before(value, first) if phase == "backward" else value
+        source = _not_before(value, first, phases) if phase == "backward" else value
         rank = len(value.type.get_shape()) if is_tensor(value.type) else 0
         constraint = ConstraintOp(source, Sharding.fully_replicated(grid.name, rank))
         constraint.location = first.location
@@ -313,7 +313,7 @@ def _narrows(op: Operation) -> bool:
     return item_bytes(op.results[0].type) < item_bytes(op.operands[0].type)
 
 
-def _not_before(arg: SSAValue, first: Operation) -> SSAValue:
+def _not_before(arg: SSAValue, first: Operation, phases: _Phases) -> SSAValue:
     """`arg`, through an optimization barrier with another operand of its first use: what is made
     of it cannot be computed before that operand is there."""
     other = next(
@@ -332,6 +332,7 @@ def _not_before(arg: SSAValue, first: Operation) -> SSAValue:
     )
     barrier.location = first.location
     Rewriter.insert_op(barrier, InsertPoint.before(first))
+    phases.put_before(barrier, first)
     first.operands[index] = barrier.results[1]
     return barrier.results[0]
 
@@ -340,7 +341,7 @@ class _Phases:
     """The phase of each op (by the name stack in its location), and program order."""
 
     def __init__(self, func: FuncOp) -> None:
-        self._position: dict[Operation, int] = {}
+        self._position: dict[Operation, float] = {}
         for position, op in enumerate(sharded_ops(func)):
             self._position[op] = position
         self._known: dict[int, str] = {}
@@ -351,6 +352,10 @@ class _Phases:
         if phase is None:
             phase = self._known[id(op.location)] = phase_of(op)
         return phase
+
+    def put_before(self, new: Operation, op: Operation) -> None:
+        """`new` was inserted before `op` (the barrier of another parameter reads this one)."""
+        self._position[new] = self._position[op] - 0.5
 
     def first(self, ops: Iterable[Operation]) -> Operation:
         """The op that comes first; all stand in the same block."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
-from typing import Any
 
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import SSAValue
 
 from autopar.dialects.shard import (
     AllGatherOp,
@@ -19,7 +17,7 @@ from autopar.dialects.shard import (
 )
 from autopar.dialects.sharding import local_dim
 
-from .local_builder import LocalBuilder
+from .local_builder import LocalBuilder, is_dynamic_slice
 from .reshard_plan import Step
 from .specs import Spec
 from .tensors import shape_of
@@ -64,7 +62,7 @@ def _all_slice(
     builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
 ) -> SSAValue:
     block = _block(builder, step.after, step.dim, shape)
-    if _is_dynamic_slice(value):
+    if is_dynamic_slice(value):
         # XLA makes one slice of a slice of a slice, and clamps the inner start to the wrong bound.
         value = builder.barrier(value)
     value = _padded_to(builder, value, step.dim, builder.table.parts(step.axes), block)
@@ -79,22 +77,6 @@ def _all_slice(
             slice_axis=step.dim,
         )
     )
-
-
-def _is_dynamic_slice(value: SSAValue) -> bool:
-    """Whether XLA makes the value by a dynamic slice, as it does a gather with one index."""
-    op = value.owner
-    if not isinstance(op, Operation):
-        return False
-    if op.name == "stablehlo.gather":
-        numbers: Any = op.properties["dimension_numbers"]
-        batch = [
-            size
-            for dim, size in enumerate(shape_of(op.operands[1].type))
-            if dim != numbers.index_vector_dim
-        ]
-        return prod(batch) == 1
-    return op.name == "stablehlo.dynamic_slice"
 
 
 def _all_gather(

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import numpy as np
 from xdsl.dialects.builtin import (
     ArrayAttr,
     DenseArrayBase,
@@ -51,6 +50,7 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
 from autopar.dialects.sharding import AxisRef, Sharding
+from autopar.dialects.stablehlo import ConstantOp
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.methods import REDUCE_IN_LOOP
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
@@ -287,7 +287,7 @@ class FunctionDecider:
 
     def _resharded(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
         """`value` laid out by `spec`: an earlier reshard of it, or a new one before `before`."""
-        if _splat_value(value) is not None and _is_neutral(value, spec.partial):
+        if _splat(value) is not None and _is_neutral(value, spec.partial):
             return self._constant_copy(value, spec, before)
         best: SSAValue = value
         best_cost = self._reshard_cost(value, value, spec)
@@ -311,8 +311,10 @@ class FunctionDecider:
         for version in self._versions.get(value, ()):
             if self._specs[version] == spec and _is_visible(version, before):
                 return version
-        assert isinstance(value.owner, Operation)
-        copy = value.owner.clone()
+        dense = _splat(value)
+        assert dense is not None
+        copy = ConstantOp(DenseIntOrFPElementsAttr(value.type, dense.data))  # pyright: ignore
+        copy.location = before.location
         Rewriter.insert_op(copy, InsertPoint.before(before))
         self._record(copy, [spec])
         self._versions.setdefault(value, []).append(copy.results[0])
@@ -365,6 +367,11 @@ class FunctionDecider:
         carried = self._carried(op, rule)
         operand_uses = [self._use(v, self._specs[v]) for v in op.operands]
         result_uses = [self._use(r, self._annotated(r)) for r in op.results]
+        if self._accumulators and any(rule.reducers):
+            result_uses = [
+                use._replace(is_added_up=self._is_added_up(r))
+                for use, r in zip(result_uses, op.results, strict=True)
+            ]
         splittable = splittable_factors(op, rule)
         given = op.attributes.get(STRATEGY)
         if isinstance(given, StrategyAttr):
@@ -436,7 +443,7 @@ class FunctionDecider:
         """A splat is the same under any sharding; other constants are made whole and sliced."""
         result = op.results[0]
         wanted = self._annotated(result)
-        if not wanted.dim_axes or _splat_value(result) is not None:
+        if not wanted.dim_axes or _splat(result) is not None:
             self._record(op, [wanted])
             return
         natural = self._table.replicated(len(shape_of(result.type)))
@@ -530,7 +537,8 @@ class FunctionDecider:
         ):
             return False
         result = user.results[0]
-        if _num_bytes(result) > _num_bytes(value):
+        grows = _num_bytes(result) > _num_bytes(value)
+        if grows and not any(user.operands[i] in self._accumulators for i in group):
             return False
         for index, other in enumerate(user.operands):
             known = self._specs.get(other)
@@ -580,7 +588,10 @@ class FunctionDecider:
         for index, arg in enumerate(body.block.args):
             if eager:
                 break
-            if condition.block.args[index].first_use is None and _is_accumulator(arg, index):
+            if condition.block.args[index].first_use is not None:
+                continue
+            chain = _accumulation(arg, index)
+            if chain == "adds" or (chain == "stores" and self._is_added_up(op.results[index])):
                 self._accumulators[arg] = (op, index)
         self._block(condition.block)
         predicate = condition.block.last_op
@@ -599,6 +610,21 @@ class FunctionDecider:
         wanted = [self._annotated(r) for r in op.results]
         self._record(op, specs)
         self._results(op, specs, wanted)
+
+    def _is_added_up(self, value: SSAValue) -> bool:
+        """Whether all that happens to a value is that an accumulator of an outer loop adds it."""
+        while (use := value.first_use) is not None and value.has_one_use():
+            user = use.operation
+            if any(other in self._accumulators for other in user.operands):
+                return user.name == "stablehlo.add"
+            rule = get_rule(user) if len(user.results) == 1 else None
+            group = next((g for g in rule.linear if use.index in g), None) if rule else None
+            if group is None or not all(
+                i == use.index or _is_neutral(user.operands[i], (("sum", ()),)) for i in group
+            ):
+                return False
+            value = user.results[0]
+        return False
 
     def _barrier(self, op: Operation) -> None:
         specs = [self._annotated(r) for r in op.results]
@@ -681,25 +707,25 @@ def _common_partial(have: Carried, demanded: Carried) -> Carried:
     )
 
 
-def _splat_value(value: SSAValue) -> np.ndarray | None:
-    """The one element of a splat constant, as a scalar array; None for anything else."""
+def _splat(value: SSAValue) -> DenseIntOrFPElementsAttr[Any] | None:
+    """The one element of a splat constant, or of what a broadcast makes of one; else None."""
     op = value.owner
+    while isinstance(op, Operation) and op.name == "stablehlo.broadcast_in_dim":
+        op = op.operands[0].owner
     if not isinstance(op, Operation) or op.name != "stablehlo.constant":
         return None
     dense = op.properties["value"]
     if not isinstance(dense, DenseIntOrFPElementsAttr):
         return None
     dense = cast("DenseIntOrFPElementsAttr[Any]", dense)
-    if not is_splat(dense):
-        return None
-    array = constant_array(dense)
-    return array.reshape(-1)[:1].reshape(()) if array.size else None
+    return dense if is_splat(dense) and 0 not in shape_of(value.type) else None
 
 
 def _is_neutral(value: SSAValue, partial: Carried) -> bool:
     """Whether the value is a constant that adds nothing to reductions of these kinds: it may be
     called partial for free."""
-    element = _splat_value(value)
+    dense = _splat(value)
+    element = None if dense is None else constant_array(dense).reshape(-1)[:1].reshape(())
     return element is not None and all(
         element.tobytes() == neutral_value(kind, element.dtype).tobytes() for kind, _ in partial
     )
@@ -717,18 +743,22 @@ def _is_visible(value: SSAValue, op: Operation) -> bool:
     return False
 
 
-def _is_accumulator(arg: BlockArgument, index: int) -> bool:
-    """Whether a loop carry is only added to: arg -> add -> … -> add -> its place in the return."""
+def _accumulation(arg: BlockArgument, index: int) -> str | None:
+    """How a loop carry comes from itself: "adds" where it is only added to, "stores" where parts of
+    it are also overwritten (the stacked gradients of a scan over layers); None: in another way."""
     value: SSAValue = arg
+    found = "adds"
     while value.has_one_use():
         use = value.first_use
         assert use is not None
         user = use.operation
         if user.next_op is None and not user.results:
-            return use.index == index and value is not arg
-        if user.name not in ("stablehlo.add", "arith.addf", "arith.addi"):
-            return False
+            return found if use.index == index and value is not arg else None
         if user.parent is not arg.block:
-            return False
+            return None
+        if user.name == "stablehlo.dynamic_update_slice" and use.index == 0:
+            found = "stores"
+        elif user.name not in ("stablehlo.add", "arith.addf", "arith.addi"):
+            return None
         value = user.results[0]
-    return False
+    return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import (
@@ -278,3 +280,19 @@ class LocalBuilder:
         if fill.type != type:
             fill = self.broadcast(fill, shape, [])
         return self.select(inside, value, fill)
+
+
+def is_dynamic_slice(value: SSAValue) -> bool:
+    """Whether XLA makes the value by a dynamic slice, as it does a gather with one index."""
+    op = value.owner
+    if not isinstance(op, Operation):
+        return False
+    if op.name == "stablehlo.gather":
+        numbers: Any = op.properties["dimension_numbers"]
+        batch = [
+            size
+            for dim, size in enumerate(shape_of(op.operands[1].type))
+            if dim != numbers.index_vector_dim
+        ]
+        return prod(batch) == 1
+    return op.name == "stablehlo.dynamic_slice"

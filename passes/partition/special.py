@@ -27,6 +27,7 @@ WINDOWED = frozenset(
 )
 """Ops whose permutation factors are split by fetching windows."""
 
+
 def depends_on_properties(op: Operation) -> bool:
     """Whether ops with the same rule may still differ in what can be split."""
     return op.name in _EXTENSIONS
@@ -52,7 +53,6 @@ def _windows(
     for factor, kind in enumerate(rule.kinds):
         if kind is FactorKind.PERMUTATION:
             allowed[factor] = True
-
 
 
 def _gather(

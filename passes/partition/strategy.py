@@ -59,6 +59,8 @@ class TensorUse(NamedTuple):
     spec: Spec
     shape: tuple[int, ...]
     item_bytes: int
+    is_added_up: bool = False
+    """A result that a loop only adds up: partial, it costs nothing in the loop."""
 
 
 class StrategyChooser:
@@ -267,6 +269,8 @@ class StrategyChooser:
             need = need.with_partial(merge_partial(need.partial, through))
             cost += self._planner.cost(use.spec, need, use.shape, use.item_bytes)
         for use, natural in zip(results, strategy.results, strict=True):
+            if use.is_added_up and natural.partial:
+                continue
             cost += self._planner.cost(natural, use.spec, use.shape, use.item_bytes)
         work = 1.0
         for size, axes in zip(rule.factor_sizes, strategy.factors, strict=True):

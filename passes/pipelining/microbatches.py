@@ -80,7 +80,7 @@ def split_step(module: ModuleOp, count: int, reduction: str) -> None:
     }
     if not batch:
         raise DiagnosticError(
-            func, "split-step needs the batch: no argument has autopar.kind = \"batch\""
+            func, 'split-step needs the batch: no argument has autopar.kind = "batch"'
         )
     flow = BatchFlow(batch)
     flow.follow(func.body.block)
@@ -496,4 +496,3 @@ def _buffer_type(type: Attribute, dim: int, count: int) -> Attribute:
 
 def _constant(value: float, type: Attribute) -> Operation:
     return stablehlo.splat_constant(value, type)
-

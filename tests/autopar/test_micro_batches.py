@@ -119,8 +119,11 @@ def test_results_of_every_kind() -> None:
             return losses.mean(), (losses, out, {"largest": jnp.abs(out).mean()})
 
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        new = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
-        return new, (value, aux, params["w"].sum())
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), (
+            value,
+            aux,
+            params["w"].sum(),
+        )
 
     check(Training(step, PARAMS, batches()))
 
@@ -293,7 +296,7 @@ def test_integer_result_is_refused() -> None:
         right = (forward(params, batch["x"]).argmax(-1) == 0).sum()
         return jax.tree.map(lambda p, g: p - g, params, grads), value, right
 
-    with pytest.raises(DiagnosticError, match=r"result 4 .*is no float.*microbatches"):
+    with pytest.raises(DiagnosticError, match="result 4 .*is no float.*microbatches"):
         parallel(Training(step, PARAMS, batches())).lower(PARAMS, batches()[0]).compile()
 
 

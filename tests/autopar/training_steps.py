@@ -330,6 +330,5 @@ def moe_scatter() -> Training:
 
 
 MODELS: dict[str, Callable[[], Training]] = {
-    f.__name__: f
-    for f in (resnet, vit, unet, scanned_gpt, masked_lm, moe_einsum, moe_scatter)
+    f.__name__: f for f in (resnet, vit, unet, scanned_gpt, masked_lm, moe_einsum, moe_scatter)
 }

@@ -17,7 +17,7 @@ from xdsl.ir import SSAValue
 
 from autopar.dialects.rules.access import ints
 
-from ..local_builder import LocalBuilder, i64_array
+from ..local_builder import LocalBuilder, i64_array, is_dynamic_slice
 from ..tensors import element_type, shape_of
 from ..windows import block_starts
 from .core import LocalOp, localizer
@@ -38,6 +38,8 @@ def _gather(local: LocalOp) -> None:
         elif dim not in numbers.operand_batching_dims:
             masked.append(dim)
     op.properties["slice_sizes"] = i64_array(sizes)
+    if is_dynamic_slice(op.operands[0]) and is_dynamic_slice(op.results[0]):
+        op.operands[0] = local.builder().barrier(op.operands[0])  # see _all_slice in collectives.py
     if not masked:
         local.set_local_types()
         return

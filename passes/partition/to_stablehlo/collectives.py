@@ -137,9 +137,7 @@ def all_reduce(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
     return [_averaged(lowering, op, lowering.insert(new, op))]
 
 
-def combined_all_reduce(
-    lowering: DeviceLowering, ops: Sequence[Operation]
-) -> Sequence[SSAValue]:
+def combined_all_reduce(lowering: DeviceLowering, ops: Sequence[Operation]) -> Sequence[SSAValue]:
     """All-reduces of equal groups, reduction and element type as one, over one flat buffer.
 
     An all_reduce of several operands would copy nothing, but XLA:CPU (jaxlib 0.10.2) fails to lay
