@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -172,9 +172,9 @@ def _user_grid(module: ModuleOp) -> Grid:
     attr = module.attributes.get("autopar.grid")
     if not isinstance(attr, DictionaryAttr):
         return grid_of(module)
-    names, shape = attr.data["axes"], attr.data["shape"]
-    assert isinstance(names, ArrayAttr) and isinstance(shape, DenseArrayBase)
-    axes = [name.data for name in names.data if isinstance(name, StringAttr)]
+    names, shape = cast(ArrayAttr[StringAttr], attr.data["axes"]), attr.data["shape"]
+    assert isinstance(shape, DenseArrayBase)
+    axes = [name.data for name in names]
     sizes = [int(size) for size in shape.get_values()]
     return Grid(grid_of(module).name, tuple(zip(axes, sizes, strict=True)))
 
