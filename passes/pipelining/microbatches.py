@@ -167,16 +167,17 @@ def _updated_argument(value: SSAValue) -> int | None:
     """The one argument of @main of the value's type that it is computed from elementwise."""
     arguments: set[int] = set()
     seen: set[SSAValue] = set()
-    stack = [value]
+    stack: list[SSAValue] = [value]
     while stack:
         current = stack.pop()
         if current in seen or current.type != value.type:
             continue
         seen.add(current)
+        owner = current.owner
         if isinstance(current, BlockArgument):
             arguments.add(current.index)
-        elif all(v.type == value.type for v in current.owner.operands):
-            stack += current.owner.operands
+        elif isinstance(owner, Operation) and all(v.type == value.type for v in owner.operands):
+            stack += owner.operands
     return arguments.pop() if len(arguments) == 1 else None
 
 
