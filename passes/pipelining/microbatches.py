@@ -173,11 +173,12 @@ def _updated_argument(value: SSAValue) -> int | None:
         if current in seen or current.type != value.type:
             continue
         seen.add(current)
-        owner = current.owner
         if isinstance(current, BlockArgument):
             arguments.add(current.index)
-        elif isinstance(owner, Operation) and all(v.type == value.type for v in owner.operands):
-            stack += owner.operands
+        elif isinstance(op := current.owner, Operation) and all(
+            v.type == value.type for v in op.operands
+        ):
+            stack += op.operands
     return arguments.pop() if len(arguments) == 1 else None
 
 
