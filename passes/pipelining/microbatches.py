@@ -167,7 +167,7 @@ def _updated_argument(value: SSAValue) -> int | None:
     """The one argument of @main of the value's type that it is computed from elementwise."""
     arguments: set[int] = set()
     seen: set[SSAValue] = set()
-    stack = [value]
+    stack: list[SSAValue] = [value]
     while stack:
         current = stack.pop()
         if current in seen or current.type != value.type:
@@ -175,8 +175,9 @@ def _updated_argument(value: SSAValue) -> int | None:
         seen.add(current)
         if isinstance(current, BlockArgument):
             arguments.add(current.index)
-        elif all(v.type == value.type for v in current.owner.operands):
-            stack += current.owner.operands
+        elif isinstance(current.owner, Operation):
+            operands = current.owner.operands
+            stack += operands if all(v.type == value.type for v in operands) else ()
     return arguments.pop() if len(arguments) == 1 else None
 
 
