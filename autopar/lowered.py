@@ -45,6 +45,7 @@ from .meshes import (
 from .methods import Method, ShardParallel
 from .plans import Plan
 from .road import ArgumentInfo, Road
+from .session import local_devices
 
 if TYPE_CHECKING:
     from .compiled import CompiledProgram
@@ -195,14 +196,24 @@ class Lowering:
             request.out_shardings,
             is_leaf=is_sharding,
         )
-        jitted = request.jitted(out_shardings)
+        jitted = request.jitted(out_shardings if count == 1 else None)
         mesh = self.mesh
         if mesh is not None and not request.follow:
             mesh = automatic(mesh)
         given = isinstance(request.mesh, Mesh) or request.mesh is None
         with tracing_context(mesh if given else None):
+            if out_shardings is not None and count == 1:
+                # jax.jit's own errors about results are long: ours come first.
+                plain = self._trace(request.jitted(), self.avals, self.shardings)
+                self._result_shardings(out_shardings, plain.out_info)
             traced = self._trace(jitted, self.avals, self.shardings)
             outs = jax.tree.leaves(traced.out_info)
+            results = self._result_shardings(out_shardings, traced.out_info)
+            late_results = {
+                i: dim_axes(sharding, len(outs[i].shape))
+                for i, sharding in enumerate(results)
+                if sharding is not None
+            }
             batch = self._find_batch(outs)
             avals, late = self.avals, {}
             if count > 1:
@@ -211,7 +222,8 @@ class Lowering:
             refused = ordered_effect(traced)
             if refused is not None:
                 raise ValueError(refused)
-            lowered = lower_traced(traced)
+            devices = local_devices() if mesh is None else mesh.devices.flat
+            lowered = lower_traced(traced, devices[0].platform)
             if lowered_parts(lowered)["mutable"]:
                 raise ValueError(
                     "the function writes to a jax.Ref, which a partitioned program cannot: take "
@@ -240,6 +252,7 @@ class Lowering:
             MethodOptions(method.name, **method.pass_options(fallback)),
             count,
             method.micro_batch_reduction,
+            late_results if count > 1 else {},
         )
         return LoweredProgram(
             road, lowered, self, outs, jax.tree.structure(traced.out_info), donated, aliases, batch,
@@ -254,6 +267,15 @@ class Lowering:
         dynamic = jax.tree.unflatten(self.tree, flat)
         args, kwargs = self.request.signature.join(self.args, self.kwargs, dynamic)
         return jitted.trace(*args, **kwargs)
+
+    def _result_shardings(self, out_shardings: Any, out_info: Any) -> list[NamedSharding | None]:
+        """The sharding demanded of each result, checked against its shape."""
+        found = sharding_leaves(out_shardings, out_info, "out_shardings")
+        outs = jax.tree.leaves(out_info)
+        for index, (sharding, out) in enumerate(zip(found, outs, strict=True)):
+            if sharding is not None:
+                check_fits(sharding, out.shape, f"out_shardings of result {index}")
+        return found
 
     def _find_batch(self, outs: Sequence[Any]) -> Batch:
         request = self.request

@@ -89,7 +89,8 @@ def sharding_leaves(prefix: Any, tree: Any, what: str) -> list[Any]:
         full = jax.tree.broadcast(prefix, tree, is_leaf=is_sharding)
     except ValueError as error:
         first = str(error).splitlines()[0]
-        raise ValueError(f"{what} is no prefix of the arguments' pytree: {first}") from None
+        whose = "arguments'" if what == "in_shardings" else "results'"
+        raise ValueError(f"{what} is no prefix of the {whose} pytree: {first}") from None
     return jax.tree.leaves(full, is_leaf=is_sharding)
 
 

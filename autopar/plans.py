@@ -9,15 +9,24 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
-from xdsl.dialects.builtin import TensorType
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DenseArrayBase,
+    DictionaryAttr,
+    ModuleOp,
+    StringAttr,
+    TensorType,
+)
 from xdsl.ir import Attribute
 
 from autopar.dialects.autopar import result_sharding, sharding_of
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
+from autopar.lowering.program import parse_axis
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
+from autopar.passes.importing.meshes import merge_axes
 from autopar.passes.importing.methods import aliases, argument_kinds, main_function
 from autopar.passes.partition.partition import GLOBAL
 from autopar.passes.partition.tensors import item_bytes
@@ -37,15 +46,8 @@ class PlannedValue:
     shape: tuple[int, ...]
     local_shape: tuple[int, ...]
     local_bytes: int
-    sharding: Sharding | None
-
-    @property
-    def layout(self) -> str:
-        """The mesh axes of each dimension, `-` for a dimension that is whole."""
-        if self.sharding is None or not any(self.sharding.dim_axes):
-            return "whole"
-        dims = [",".join(a.spelled for a in dim) or "-" for dim in self.sharding.dim_axes]
-        return f"[{', '.join(dims)}]"
+    layout: str
+    """The mesh axes of each dimension, `-` for a dimension that is whole."""
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Plan:
         with collect_remarks() as remarks:
             module = road.at("spmd")
         func = main_function(module)
+        grid = _user_grid(module)
         args = func.body.block.args
         last = func.body.block.last_op
         assert last is not None
@@ -84,13 +87,13 @@ class Plan:
         entries = func.arg_attrs.data if func.arg_attrs else ()
         res_entries = func.res_attrs.data if func.res_attrs else ()
         arguments = [
-            _value(name, kind, entry.data.get(GLOBAL), arg.type, sharding_of(arg))
+            _value(name, kind, entry.data.get(GLOBAL), arg.type, sharding_of(arg), grid)
             for name, arg, entry, kind in zip(
                 labels, args, entries, argument_kinds(func), strict=True
             )
         ]
         given = [
-            _value(name, "result", entry.data.get(GLOBAL), v.type, result_sharding(func, i))
+            _value(name, "result", entry.data.get(GLOBAL), v.type, result_sharding(func, i), grid)
             for i, (name, v, entry) in enumerate(
                 zip(outs, last.operands, res_entries, strict=True)
             )
@@ -99,7 +102,7 @@ class Plan:
         fresh = sum(v.local_bytes for i, v in enumerate(given) if i not in shared)
         return Plan(
             road.options.method,
-            grid_of(module),
+            grid,
             arguments,
             given,
             list(collectives_of(module)),
@@ -164,13 +167,40 @@ class Plan:
             yield f"  {text}" + (f" ({count} times)" if count > 1 else "")
 
 
+def _user_grid(module: ModuleOp) -> Grid:
+    """The grid as the user gave it; partitioning may have cut its axes into smaller ones."""
+    attr = module.attributes.get("autopar.grid")
+    if not isinstance(attr, DictionaryAttr):
+        return grid_of(module)
+    names, shape = attr.data["axes"], attr.data["shape"]
+    assert isinstance(names, ArrayAttr) and isinstance(shape, DenseArrayBase)
+    axes = [name.data for name in names.data if isinstance(name, StringAttr)]
+    sizes = [int(size) for size in shape.get_values()]
+    return Grid(grid_of(module).name, tuple(zip(axes, sizes, strict=True)))
+
+
 def _value(
-    name: str, kind: str, whole: Attribute | None, local: Attribute, sharding: Sharding | None
+    name: str,
+    kind: str,
+    whole: Attribute | None,
+    local: Attribute,
+    sharding: Sharding | None,
+    grid: Grid,
 ) -> PlannedValue:
     local_shape = _shape(local)
     shape = _shape(whole) if whole is not None else local_shape
     num_bytes = int(item_bytes(local) * prod(local_shape)) if hasattr(local, "shape") else 0
-    return PlannedValue(name, kind, shape, local_shape, num_bytes, sharding)
+    return PlannedValue(name, kind, shape, local_shape, num_bytes, _layout(sharding, grid))
+
+
+def _layout(sharding: Sharding | None, grid: Grid) -> str:
+    if sharding is None or not any(sharding.dim_axes):
+        return "whole"
+    dims: list[str] = []
+    for dim in sharding.dim_axes:
+        axes = merge_axes([parse_axis(axis.spelled) for axis in dim], grid.axes)
+        dims.append(",".join(axis.spelled for axis in axes) or "-")
+    return f"[{', '.join(dims)}]"
 
 
 def _shape(type: object) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ passes of `passes/pipelines.py` on a fresh import, so that any level can be show
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from xdsl.context import Context
@@ -76,6 +76,10 @@ class Road:
     num_micro_batches: int = 1
     reduction: str = "mean"
     """How gradients and float scalars of microbatches are put together: mean or sum."""
+    result_axes: Mapping[int, tuple[tuple[str, ...], ...]] = field(
+        default_factory=dict[int, tuple[tuple[str, ...], ...]]
+    )
+    """As `ArgumentInfo.axes`, of results."""
 
     def at(self, level: str) -> ModuleOp:
         """The program at a level of the design; ValueError names the levels."""
@@ -112,7 +116,7 @@ class Road:
         self._describe_arguments(main_function(module))
         split_step(module, self.num_micro_batches, self.reduction)
         func = main_function(module)
-        self._place_arguments(func, _grid(module))
+        self._place_boundary(func, _grid(module))
         annotate_method(module, self.options)
         for argument, result in aliases(func):
             sharding = sharding_of(func.body.block.args[argument])
@@ -134,13 +138,15 @@ class Road:
         func.properties["arg_attrs"] = ArrayAttr(entries)
 
 
-    def _place_arguments(self, func: FuncOp, grid: Grid) -> None:
+    def _place_boundary(self, func: FuncOp, grid: Grid) -> None:
         args = func.body.block.args
         shardings = [
             sharding_of(arg) if info.axes is None else _sharding(func, grid, info.axes)
             for arg, info in zip(args, self.arguments, strict=True)
         ]
         set_arg_shardings(func, shardings)
+        for index, axes in self.result_axes.items():
+            set_result_sharding(func, index, _sharding(func, grid, axes))
 
 
 def _sharding(func: FuncOp, grid: Grid, axes: Sequence[Sequence[str]]) -> Sharding:
@@ -148,7 +154,7 @@ def _sharding(func: FuncOp, grid: Grid, axes: Sequence[Sequence[str]]) -> Shardi
         if name not in grid.sizes:
             raise DiagnosticError(
                 func,
-                f"a batch argument is on mesh axis {name!r}, the program's mesh has the axes "
+                f"the batch is on mesh axis {name!r}, the program's mesh has the axes "
                 f"{', '.join(grid.axis_names)}: use one mesh",
             )
     return Sharding(

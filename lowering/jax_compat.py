@@ -139,14 +139,15 @@ def trace_state_clean() -> bool:
     return jax_core.trace_state_clean()
 
 
-def lower_traced(traced: Any) -> Any:
-    """Lowers a traced function, `jax.device_put(x, NamedSharding)` inside as a constraint.
+def lower_traced(traced: Any, platform: str) -> Any:
+    """Lowers a traced function for a platform, which need not be JAX's default one;
+    `jax.device_put(x, NamedSharding)` inside becomes a constraint.
 
     JAX itself leaves nothing of such a device_put in StableHLO.
     """
     rules = ((dispatch.device_put_p, _device_put_lowering),)
     parameters = mlir.LoweringParameters(override_lowering_rules=rules)  # pyright: ignore
-    return traced.lower(_private_parameters=parameters)
+    return traced.lower(lowering_platforms=(platform,), _private_parameters=parameters)
 
 
 def _device_put_lowering(

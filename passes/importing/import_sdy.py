@@ -23,6 +23,7 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation
 from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
 
 from autopar.dialects import autopar, sdy
 from autopar.dialects.autopar import ShardingAttr, entries_of
@@ -33,7 +34,7 @@ from autopar.dialects.shard import make_grid_op
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.stablehlo.shape import ConstantOp
 from autopar.passes.collector import collector_off
-from autopar.passes.walk import inner_ops
+from autopar.passes.walk import SHARDED_BODIES, inner_ops
 
 from .group_axes import list_groups
 from .meshes import axis_problem, overlap, refine_together, translate_axes, translate_sharding
@@ -324,6 +325,8 @@ def _import_op(op: Operation, importer: _Importer) -> None:
     if not op.name.startswith("sdy."):
         return
     match op:
+        case sdy.ShardingConstraintOp() if _is_scalar_body(op.parent_op()):
+            Rewriter.replace_op(op, [], [op.input])
         case sdy.ShardingConstraintOp():
             _replace(op, autopar.ConstraintOp, op.sharding.data, importer)
         case sdy.ReshardOp():
@@ -340,6 +343,12 @@ def _import_op(op: Operation, importer: _Importer) -> None:
             _import_computation(op, importer)
         case _:
             pass
+
+
+def _is_scalar_body(op: Operation | None) -> bool:
+    """Whether an op's region computes on the scalars of a reduction: JAX writes constraints there
+    (in a shard_map with manual and other axes), which say nothing."""
+    return op is not None and op.name not in SHARDED_BODIES
 
 
 def _annotate(op: Operation, shardings: tuple[TensorSharding, ...], importer: _Importer) -> None:

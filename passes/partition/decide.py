@@ -75,10 +75,13 @@ def insert_reshards(module: ModuleOp) -> None:
     """Decides the whole module in place (see the pass)."""
     grid_op = find_grid_op(module)
     if grid_op is None:
+        remedy = 'give --shard-partition="grid=2x4" or a shard.grid (sdy.mesh) in the module'
+        for older, name in (("mesh.mesh", "convert-mesh-to-shard"), ("sdy.mesh", "import-sdy")):
+            if any(op.name == older for op in module.ops):
+                remedy = f"run {name} first, which makes one of {older}"
         raise DiagnosticError(
             module,
-            "partitioning needs a device grid, and the module declares none: "
-            'give --shard-partition="grid=2x4" or a shard.grid (sdy.mesh) in the module',
+            f"partitioning needs a device grid, and the module declares none: {remedy}",
         )
     grid = grid_op.to_grid()
     inline(module)  # Calls that are still there: local shapes differ from call to call.

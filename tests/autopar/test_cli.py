@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autopar.cli import main
 from autopar.run import file_dtype, parse_passes
+from autopar.terminal import coloured
 
 ROOT = Path(__file__).resolve().parents[2]
 Array = np.ndarray[Any, Any]
@@ -421,3 +423,36 @@ def test_parallelize_dumps_every_level(tmp_path: Path, monkeypatch: pytest.Monke
         "03-spmd.mlir",
         "04-per-device.mlir",
     ]
+
+
+# ---- terminals ---------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    arrays = [random(7, 6), random(6, 10)]
+    assert run(tmp_path, UNEVEN, arrays, 8) is not None
+    assert "running on 8 cpu devices" in terminal.getvalue()
+    assert terminal.getvalue().rstrip().endswith("s)")
+    for variables, options in (({}, ("-q",)), ({"TERM": "dumb"}, ())):
+        terminal.truncate(0)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert run(tmp_path, UNEVEN, arrays, 8, *options) is not None
+        assert terminal.getvalue().strip("\0") == ""
+
+
+def test_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert coloured("error:", "red", Terminal()) == "\033[31merror:\033[0m"
+    assert coloured("error:", "red", io.StringIO()) == "error:"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert coloured("error:", "red", Terminal()) == "error:"

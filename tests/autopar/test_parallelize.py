@@ -144,6 +144,33 @@ def test_shard_map_inside() -> None:
     close(autopar.parallelize(inside, method="shard")(PARAMS, X), EXPECTED[1])
 
 
+def test_shard_map_over_some_axes() -> None:
+    layer = jax.shard_map(
+        lambda a, x: jax.lax.psum(x @ a, "model"),
+        mesh=MESH,
+        in_specs=(P("model", None), P(None, "model")),
+        out_specs=P(),
+        axis_names={"model"},
+    )
+
+    def inside(params: Any, x: Any) -> Any:
+        return jnp.mean(layer(params["a"], x) ** 2)
+
+    function = autopar.parallelize(inside, method="shard", in_shardings=(None, named("data")))
+    close(function(PARAMS, X), jax.jit(inside)(PARAMS, X))
+
+
+def test_jit_with_shardings_inside() -> None:
+    layer = jax.jit(
+        lambda x, a: jnp.tanh(x @ a),
+        in_shardings=(named("data"), named(None, "model")),
+        out_shardings=named("data", "model"),
+    )
+    function = autopar.parallelize(lambda p, x: jnp.sum(layer(x, p["a"])), method="shard")
+    close(function(PARAMS, X), jnp.sum(jnp.tanh(X @ PARAMS["a"])))
+    assert function.plan.shardings()["p['a']"] == "[-, model]"
+
+
 def test_permuted_devices() -> None:
     mesh = Mesh(DEVICES[::-1].reshape(2, 4), ("data", "model"))
     function = autopar.parallelize(
@@ -489,6 +516,26 @@ def test_microbatches(method: str) -> None:
     )
     close(function(PARAMS, X), EXPECTED)
     assert "4 microbatches a step" in str(function.plan)
+
+
+def test_microbatches_with_shardings_of_whole_batches() -> None:
+    def predict(params: Any, x: Any) -> Any:
+        loss, grads = jax.value_and_grad(lambda p: jnp.mean((x @ p["a"]) ** 2))(params)
+        return grads, loss, x @ params["a"]
+
+    function = autopar.parallelize(
+        predict,
+        method="shard",
+        mesh=MESH,
+        num_micro_batches=4,
+        batch_argnums=1,
+        in_shardings=(None, P(("data", "model"))),
+        out_shardings=(None, None, P(("data", "model"))),
+    )
+    result = function(PARAMS, X)
+    close(result, jax.jit(predict)(PARAMS, X))
+    assert result[2].sharding == named(("data", "model"))
+    assert function.plan.shardings()["x"] == "[data,model, -]"
 
 
 def test_remark_about_sizes_that_do_not_divide() -> None:

@@ -70,6 +70,10 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         "needs a mesh: give mesh= or use `with jax.set_mesh(mesh):`",
     ),
     "out axis": (lambda: run(mesh=MESH, out_shardings=P("z")), "out_shardings: P('z',) names axis"),
+    "out size": (
+        lambda: run(lambda x: x[:7], X, mesh=MESH, batch_argnums=0, out_shardings=P("data")),
+        "out_shardings of result 0: dimension 0 of size 7 is not divisible over data=2",
+    ),
     "too few devices": (
         lambda: run(mesh=(4, 4)),
         "mesh=(4, 4) needs 16 devices, there are 8: call autopar.init(devices=16)",

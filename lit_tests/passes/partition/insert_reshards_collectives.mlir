@@ -1,4 +1,4 @@
-// RUN: autopar-opt %s --shard-partition | filecheck %s
+// RUN: autopar-opt %s --sharding-propagation --shard-partition | filecheck %s
 
 // Each resharding is the cheapest sequence of collectives.
 
