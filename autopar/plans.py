@@ -172,9 +172,9 @@ def _user_grid(module: ModuleOp) -> Grid:
     attr = module.attributes.get("autopar.grid")
     if not isinstance(attr, DictionaryAttr):
         return grid_of(module)
-    names, shape = cast(ArrayAttr[StringAttr], attr.data["axes"]), attr.data["shape"]
+    names, shape = attr.data["axes"], attr.data["shape"]
     assert isinstance(shape, DenseArrayBase)
-    axes = [name.data for name in names]
+    axes = [name.data for name in cast("ArrayAttr[StringAttr]", names).data]
     sizes = [int(size) for size in shape.get_values()]
     return Grid(grid_of(module).name, tuple(zip(axes, sizes, strict=True)))
 

@@ -49,16 +49,18 @@ from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
-from autopar.dialects.sharding import AxisRef, Sharding
+from autopar.dialects.sharding import AxisRef, Grid, Sharding
 from autopar.dialects.stablehlo import ConstantOp
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.methods import REDUCE_IN_LOOP
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
+from autopar.passes.sharding.propagation.check import ShardingChecker
 from autopar.passes.walk import sharded_ops
 
+from .hints import drop_propagation_ops
 from .local_builder import neutral_value
 from .reshard_plan import ReshardPlanner
-from .special import depends_on_properties, splittable_factors
+from .special import depends_on_properties, given_factors, splittable_factors
 from .specs import AxisTable, Spec, merge_partial, without_axes
 from .strategy import Strategy, StrategyChooser, TensorUse
 from .tensors import is_splittable, item_bytes, shape_of
@@ -85,7 +87,8 @@ def insert_reshards(module: ModuleOp) -> None:
     grid = grid_op.to_grid()
     inline(module)  # Calls that are still there: local shapes differ from call to call.
     shard_ops_to_attributes(module)  # Either spelling is taken.
-    table = AxisTable(grid, _used_axes(module))
+    drop_propagation_ops(module)
+    table = AxisTable(grid, _used_axes(module, grid))
     for op in module.ops:
         if isinstance(op, FuncOp) and op.body.blocks:
             FunctionDecider(op, table).run()
@@ -118,33 +121,42 @@ def _refine_grid(module: ModuleOp, grid_op: GridOp, table: AxisTable) -> None:
         Rewriter.replace_op(grid_op, make_grid_op(table.refined), [])
 
 
-def _used_axes(module: ModuleOp) -> set[AxisRef]:
-    """Every axis that some sharding of the module names, sub-axes included."""
-    shardings: set[Sharding] = set()
+def _used_axes(module: ModuleOp, grid: Grid) -> set[AxisRef]:
+    """Every axis that some sharding of the module names, sub-axes included.
 
-    def collect(attr: Attribute | None) -> None:
-        if isinstance(attr, ShardingAttr):
-            shardings.add(attr.data)
-        elif isinstance(attr, ArrayAttr):
-            for item in cast("ArrayAttr[Attribute]", attr).data:
-                collect(item)
-        elif isinstance(attr, DictionaryAttr):
-            collect(attr.data.get(SHARDING))
+    DiagnosticError for a sharding that does not fit the grid or its tensor.
+    """
+    check = ShardingChecker({grid.name: grid})
+    axes: set[AxisRef] = set()
+
+    def use(sharding: Sharding | None, value: Attribute, op: Operation, what: str) -> None:
+        if sharding is not None:
+            check(sharding, len(shape_of(value)), op, what)
+            axes.update(sharding.used_axes())
 
     seen: set[int] = set()
     for op in sharded_ops(module):
         attr = op.attributes.get(SHARDING)
         if attr is not None and id(attr) not in seen:
             seen.add(id(attr))
-            collect(attr)
+            items = cast("ArrayAttr[Attribute]", attr).data if isinstance(attr, ArrayAttr) else ()
+            for result, item in zip(op.results, items, strict=False):
+                if isinstance(item, ShardingAttr):
+                    use(item.data, result.type, op, f"'{op.name}' op")
         if isinstance(op, ConstraintOp | ReshardOp):
-            shardings.add(op.sharding.data)
+            use(op.sharding.data, op.result.type, op, f"'{op.name}' op")
         elif isinstance(op, FuncOp):
-            collect(op.arg_attrs)
-            collect(op.res_attrs)
+            name = op.sym_name.data
+            for arg in op.body.block.args if op.body.blocks else ():
+                use(sharding_of(arg), arg.type, op, f"argument {arg.index} of @{name}")
+            for index, type in enumerate(op.function_type.outputs.data):
+                use(result_sharding(op, index), type, op, f"result {index} of @{name}")
         elif isinstance(op, ManualComputationOp):
-            shardings.update(s.sharding for s in (*op.in_shardings.data, *op.out_shardings.data))
-    return {axis for sharding in shardings for axis in sharding.used_axes()}
+            for value, item in zip(op.operands, op.in_shardings.data, strict=True):
+                use(item.sharding, value.type, op, f"'{op.name}' op")
+            for value, item in zip(op.results, op.out_shardings.data, strict=True):
+                use(item.sharding, value.type, op, f"'{op.name}' op")
+    return axes
 
 
 class FunctionDecider:
@@ -375,7 +387,7 @@ class FunctionDecider:
         splittable = splittable_factors(op, rule)
         given = op.attributes.get(STRATEGY)
         if isinstance(given, StrategyAttr):
-            factors = tuple(self._table.indices(axes) for axes in given.data)
+            factors = given_factors(op, rule, given, self._table)
             strategy = self._chooser.complete(rule, splittable, factors, carried)
         else:
             strategy = self._chooser.choose(rule, splittable, operand_uses, result_uses, carried)

@@ -45,7 +45,7 @@ from .effects import is_effect, run_once
 from .local_builder import LocalBuilder, resized
 from .localize import LOCALIZED, LocalOp, localize
 from .reshard_plan import ReshardPlanner
-from .special import splittable_factors
+from .special import given_factors, splittable_factors
 from .specs import AxisTable, Spec, without_axes
 from .strategy import Splittable
 from .tensors import is_tensor, item_bytes, shape_of
@@ -141,10 +141,8 @@ class _FunctionPartitioner:
         needs_routine = op.name in LOCALIZED
         if key in self._plain and not needs_routine:
             return None
-        if rule is None or len(strategy.data) != rule.num_factors:
-            raise _wrong_strategy(op, strategy, rule)
-        factors = tuple(self._table.indices(axes) for axes in strategy.data)
-        if any(factors):
+        factors = given_factors(op, rule, strategy, self._table)
+        if any(factors) and rule is not None:
             splittable = splittable_factors(op, rule)
             reduces = any(a and r for a, r in zip(factors, splittable.reducers, strict=True))
             if needs_routine or reduces:
@@ -322,20 +320,8 @@ def _use_replica_form(op: Operation) -> None:
     if op.name == "stablehlo.partition_id":
         new = stablehlo.ReplicaIdOp.create(result_types=[op.results[0].type])
         Rewriter.replace_op(op, new)
-    elif "replica_groups" in op.properties or "source_target_pairs" in op.properties:
-        op.properties.pop("channel_handle", None)
-        op.properties.pop("use_global_device_ids", None)
-
-
-def _wrong_strategy(
-    op: Operation, strategy: StrategyAttr, rule: ShardingRule | None
-) -> DiagnosticError:
-    expected = "the op has no sharding rule" if rule is None else f"its rule {rule.num_factors}"
-    return DiagnosticError(
-        op,
-        f"'{op.name}' has a strategy of {len(strategy.data)} factors, {expected}: "
-        "the attribute autopar.strategy does not belong to this op",
-    )
+    elif op.name in ("stablehlo.all_to_all", "stablehlo.collective_permute"):
+        op.properties.pop("channel_handle", None)  # XLA fails on one among replicas
 
 
 def _with_global(

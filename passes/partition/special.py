@@ -12,8 +12,12 @@ from typing import Any
 
 from xdsl.ir import Operation
 
+from autopar.dialects.autopar import StrategyAttr
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.core import FactorKind, ShardingRule
+from autopar.passes.importing.meshes import axis_problem
 
+from .specs import AxisTable
 from .strategy import Splittable, splittable_by_kind
 from .tensors import is_bool, shape_of
 
@@ -45,6 +49,24 @@ def splittable_factors(op: Operation, rule: ShardingRule) -> Splittable:
     allowed, reducers = list(base.allowed), list(base.reducers)
     extend(op, rule, allowed, reducers)
     return Splittable(tuple(allowed), tuple(reducers))
+
+
+def given_factors(
+    op: Operation, rule: ShardingRule | None, strategy: StrategyAttr, table: AxisTable
+) -> tuple[tuple[int, ...], ...]:
+    """The axes of each factor that the op's strategy says; DiagnosticError if it does not fit."""
+    if rule is None or len(strategy.data) != rule.num_factors:
+        expected = "the op has no sharding rule" if rule is None else f"its rule {rule.num_factors}"
+        raise DiagnosticError(
+            op,
+            f"'{op.name}' has a strategy of {len(strategy.data)} factors, {expected}: "
+            "the attribute autopar.strategy does not belong to this op",
+        )
+    for axis in (axis for axes in strategy.data for axis in axes):
+        problem = axis_problem(axis, table.grid.axes)
+        if problem is not None:
+            raise DiagnosticError(op, f"the strategy of '{op.name}' is not possible: {problem}")
+    return tuple(table.indices(axes) for axes in strategy.data)
 
 
 def _windows(

@@ -175,10 +175,9 @@ def _updated_argument(value: SSAValue) -> int | None:
         seen.add(current)
         if isinstance(current, BlockArgument):
             arguments.add(current.index)
-        elif isinstance(op := current.owner, Operation) and all(
-            v.type == value.type for v in op.operands
-        ):
-            stack += op.operands
+        elif isinstance(current.owner, Operation):
+            operands = current.owner.operands
+            stack += operands if all(v.type == value.type for v in operands) else ()
     return arguments.pop() if len(arguments) == 1 else None
 
 

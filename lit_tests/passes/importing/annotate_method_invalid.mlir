@@ -1,0 +1,17 @@
+// RUN: autopar-opt %s --annotate-method="batch-axis=w" --split-input-file --verify-diagnostics
+
+// expected-error@+1 {{batch-axis=w: grid @mesh has no such axis (its axes: x, y)}}
+module {
+  shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
+  func.func public @main(%p: tensor<3xf32> {autopar.kind = "parameter"}) -> tensor<3xf32> {
+    return %p : tensor<3xf32>
+  }
+}
+
+// -----
+
+shard.grid @mesh(shape = 2x4) {axis_names = ["x", "w"]}
+// expected-error@+1 {{argument 0: autopar.kind = "weights" is none of parameter, optimizer_state, batch, other}}
+func.func public @main(%p: tensor<3xf32> {autopar.kind = "weights"}) -> tensor<3xf32> {
+  return %p : tensor<3xf32>
+}

@@ -1,0 +1,51 @@
+// RUN: autopar-opt %s --insert-reshards --split-input-file --verify-diagnostics
+
+// expected-error@+1 {{partitioning needs a device grid, and the module declares none}}
+module {
+  func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+    return %a : tensor<8xf32>
+  }
+}
+
+// -----
+
+shard.grid @mesh(shape = 2)
+// expected-error@+1 {{a program is partitioned over one grid, but the module has @mesh, @other}}
+shard.grid @other(shape = 4)
+func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+  return %a : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2) {axis_names = ["x"]}
+func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+  // expected-error@+1 {{'stablehlo.tanh' has a strategy of 2 factors, its rule 1}}
+  %0 = "stablehlo.tanh"(%a) {autopar.sharding = [#autopar.sharding<@mesh, [{"x"}]>], autopar.strategy = #autopar.strategy<[["x"], []]>} : (tensor<8xf32>) -> tensor<8xf32>
+  return %0 : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2) {axis_names = ["x"]}
+func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+  // expected-error@+1 {{the strategy of 'stablehlo.tanh' is not possible: axis "w" does not exist}}
+  %0 = "stablehlo.tanh"(%a) {autopar.strategy = #autopar.strategy<[["w"]]>} : (tensor<8xf32>) -> tensor<8xf32>
+  return %0 : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2) {axis_names = ["x"]}
+// expected-error@+1 {{argument 0 of @main: sharding <@mesh, [{"x"}, {}]> has 2 dimensions, the tensor has 1}}
+func.func @main(%a: tensor<8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {}]>}) -> tensor<8xf32> {
+  return %a : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2) {axis_names = ["x"]}
+// expected-error@+1 {{argument 0 of @main: sharding <@mesh, [{"x"}, {"x"}]> uses axis "x" twice}}
+func.func @main(%a: tensor<8x8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {"x"}]>}) -> tensor<8x8xf32> {
+  return %a : tensor<8x8xf32>
+}
