@@ -67,8 +67,8 @@ def find_batch(
     if doubtful and splits:
         shown = ", ".join(signature.label(slot) for slot in doubtful)
         raise ValueError(
-            f"which arguments hold the batch is ambiguous: {shown} has the batch's size {size}, but "
-            "comes back among the results as state does; say batch_argnums=(…)"
+            f"which arguments hold the batch is ambiguous: {shown} has the batch's size {size}, "
+            "but comes back among the results as state does; say batch_argnums=(…)"
         )
     chosen = [i for slot in candidates for i in arrays[slot]]
     why = "inferred: it does not come back among the results"
