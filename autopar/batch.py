@@ -61,7 +61,7 @@ def find_batch(
     size = next(iter(candidates.values()))
     doubtful = [
         slot
-        for slot, indices in arrays.items()
+        for slot, indices in list(arrays.items())[1:]  # the first argument is state by custom
         if slot not in candidates and indices and {avals[i].shape[0] for i in indices} == {size}
     ]
     if doubtful and splits:
