@@ -59,7 +59,7 @@ PLAIN = """
     floor is_finite log log_plus_one logistic map maximum minimum not or popcnt power
     reduce_precision remainder round_nearest_afz round_nearest_even rsqrt shift_right_arithmetic
     shift_right_logical sign sine sqrt tan tanh xor clamp uniform_quantize uniform_dequantize
-    all_reduce collective_permute collective_broadcast cross-replica-sum
+    all_reduce collective_permute collective_broadcast collective_reduce cross-replica-sum
 """.split()
 
 CHLO = """
