@@ -23,12 +23,15 @@ def find_batch(
     avals: Sequence[Any],
     outs: Sequence[Any],
     num_args: int,
+    *,
+    splits: bool = False,
 ) -> Batch:
     """As `batch_argnums` says, else inferred.
 
     Inferred: the arguments (of the function) whose arrays do not all come back among the results
-    and share one first dimension; where that leaves candidates of different batch sizes, ValueError
-    asks for `batch_argnums`.
+    and share one first dimension. ValueError asks for `batch_argnums` where that leaves candidates
+    of different batch sizes, or, if the batch is to be split into microbatches (`splits`), other
+    arguments of the batch's size.
     """
     arguments = by_slot(leaves)
     arrays = {s: [i for i in found if avals[i].shape] for s, found in arguments.items()}
@@ -55,6 +58,18 @@ def find_batch(
         )
     if not candidates:
         return Batch(why="none found: say batch_argnums=(…)")
+    size = next(iter(candidates.values()))
+    doubtful = [
+        slot
+        for slot, indices in arrays.items()
+        if slot not in candidates and indices and {avals[i].shape[0] for i in indices} == {size}
+    ]
+    if doubtful and splits:
+        shown = ", ".join(signature.label(slot) for slot in doubtful)
+        raise ValueError(
+            f"which arguments hold the batch is ambiguous: {shown} has the batch's size {size}, "
+            "but comes back among the results as state does; say batch_argnums=(…)"
+        )
     chosen = [i for slot in candidates for i in arrays[slot]]
     why = "inferred: it does not come back among the results"
     return Batch(frozenset(chosen), _said(signature, candidates, why))

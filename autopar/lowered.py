@@ -281,7 +281,14 @@ class Lowering:
         request = self.request
         if request.follow and request.num_micro_batches == 1 and request.signature.batch is None:
             return Batch(why="as the user's shardings say")
-        batch = find_batch(request.signature, self.leaves, self.avals, outs, len(self.args))
+        batch = find_batch(
+            request.signature,
+            self.leaves,
+            self.avals,
+            outs,
+            len(self.args),
+            splits=request.num_micro_batches > 1,
+        )
         if not batch.leaves and not request.follow and any(aval.shape for aval in self.avals):
             logger.warning("no argument looks like a batch: every device computes the whole")
         return batch

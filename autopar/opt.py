@@ -345,7 +345,7 @@ def read_input(name: str) -> str:
     """The text of a file, `-` for standard input; UsageError if it cannot be read."""
     try:
         if name == "-":
-            return sys.stdin.read()
+            return sys.stdin.buffer.read().decode("utf-8")
         with open(name, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:

@@ -79,7 +79,10 @@ def parallelize(
         batch_argnums=batch_argnums,
     )
     chosen = resolve_method(method)
-    count = num_micro_batches or chosen.num_micro_batches or 1
+    count = chosen.num_micro_batches if num_micro_batches is None else num_micro_batches
+    count = 1 if count is None else count
+    if not isinstance(count, int) or isinstance(count, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"num_micro_batches={count!r}: expected a whole number of at least 1")
     if count < 1:
         raise ValueError(f"num_micro_batches={count}: expected at least 1")
     given = mesh if mesh is not None else chosen.mesh

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -173,8 +173,8 @@ def _user_grid(module: ModuleOp) -> Grid:
     if not isinstance(attr, DictionaryAttr):
         return grid_of(module)
     names, shape = attr.data["axes"], attr.data["shape"]
-    assert isinstance(names, ArrayAttr) and isinstance(shape, DenseArrayBase)
-    axes = [name.data for name in names.data if isinstance(name, StringAttr)]
+    assert isinstance(shape, DenseArrayBase)
+    axes = [name.data for name in cast("ArrayAttr[StringAttr]", names).data]
     sizes = [int(size) for size in shape.get_values()]
     return Grid(grid_of(module).name, tuple(zip(axes, sizes, strict=True)))
 

@@ -235,6 +235,12 @@ def _check_results(program: DeviceProgram) -> None:
         for index, layout in enumerate(layouts):
             if layout.dtype is None:
                 raise DiagnosticError(program.module, f"{what} {index} of @main is no tensor")
+            if layout.is_partial:
+                raise DiagnosticError(
+                    program.module,
+                    f"{what} {index} of @main is left unreduced, each device has a summand of it: "
+                    "give it a sharding without unreduced axes to run the module",
+                )
 
 
 # ---- arrays in and out -------------------------------------------------------------------------

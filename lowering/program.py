@@ -39,6 +39,8 @@ class Layout:
     """Global shape."""
     dtype: Any
     """NumPy (or ml_dtypes) dtype; None for a token."""
+    is_partial: bool = False
+    """Each device holds a summand only (results of fragments, unreduced results)."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def _layout(attr: DictionaryAttr) -> Layout:
         return Layout((), (), None)
     dims = cast(ArrayAttr[Attribute], attr.data["dims"])
     axes = tuple(tuple(_strings(dim)) for dim in dims)
-    return Layout(axes, whole.get_shape(), numpy_dtype(whole.element_type))
+    dtype = numpy_dtype(whole.element_type)
+    return Layout(axes, whole.get_shape(), dtype, "partial" in attr.data)
 
 
 def _strings(attr: Attribute) -> list[str]:

@@ -56,6 +56,7 @@ from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attrib
 from autopar.passes.sharding.propagation.check import ShardingChecker
 from autopar.passes.walk import sharded_ops
 
+from .hints import drop_propagation_ops
 from .reshard_plan import ReshardPlanner
 from .special import depends_on_properties, given_factors, splittable_factors
 from .specs import AxisTable, Spec, merge_partial, without_axes
@@ -85,6 +86,7 @@ def insert_reshards(module: ModuleOp) -> None:
     grid = grid_op.to_grid()
     inline(module)  # Calls that are still there: local shapes differ from call to call.
     shard_ops_to_attributes(module)  # Either spelling is taken.
+    drop_propagation_ops(module)
     table = AxisTable(grid, _used_axes(module, grid))
     for op in module.ops:
         if isinstance(op, FuncOp) and op.body.blocks:

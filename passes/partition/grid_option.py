@@ -39,6 +39,12 @@ def ensure_grid(
         raise DiagnosticError(module, str(error)) from None
     adopt_xdsl_ops(module)
     existing = next((op for op in module.ops if isinstance(op, GridOp)), None)
+    unread = next((op for op in module.ops if op.name in ("sdy.mesh", "mesh.mesh")), None)
+    if existing is None and unread is not None:
+        first = "import-sdy" if unread.name == "sdy.mesh" else "convert-mesh-to-shard"
+        raise DiagnosticError(
+            unread, f"the module declares its own mesh ('{unread.name}'): run {first} first"
+        )
     if existing is None:
         block = module.body.block
         grid_op = make_grid_op(wanted)

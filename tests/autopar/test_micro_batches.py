@@ -296,7 +296,7 @@ def test_integer_result_is_refused() -> None:
         right = (forward(params, batch["x"]).argmax(-1) == 0).sum()
         return jax.tree.map(lambda p, g: p - g, params, grads), value, right
 
-    with pytest.raises(DiagnosticError, match="result 4 .*is no float.*microbatches"):
+    with pytest.raises(DiagnosticError, match=r"result 4 .*is no float.*microbatches"):
         parallel(Training(step, PARAMS, batches())).lower(PARAMS, batches()[0]).compile()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -66,5 +67,5 @@ def temporary(form: str, count: int) -> tuple[int, int]:
 def test_temporary_memory_does_not_grow_by_whole_parameters(form: str) -> None:
     """A layer more costs its gradient's shard (1/8) and activations, not its parameters."""
     points = [temporary(form, count) for count in (4, 8, 16)]
-    for (less, smaller), (more, larger) in zip(points, points[1:], strict=False):
+    for (less, smaller), (more, larger) in pairwise(points):
         assert more - less < 0.4 * (larger - smaller), points
