@@ -42,7 +42,6 @@ from autopar.dialects.autopar import (
     set_result_shardings,
     sharding_of,
 )
-from autopar.dialects.constants import constant_array, is_splat
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.rules.access import op_name
 from autopar.dialects.rules.core import FactorKind, ShardingRule
@@ -58,10 +57,10 @@ from autopar.passes.sharding.propagation.check import ShardingChecker
 from autopar.passes.walk import sharded_ops
 
 from .hints import drop_propagation_ops
-from .local_builder import neutral_value
 from .reshard_plan import ReshardPlanner
 from .special import depends_on_properties, given_factors, splittable_factors
 from .specs import AxisTable, Spec, merge_partial, without_axes
+from .splats import is_neutral, splat_of
 from .strategy import Strategy, StrategyChooser, TensorUse
 from .tensors import is_splittable, item_bytes, shape_of
 
@@ -299,7 +298,7 @@ class FunctionDecider:
 
     def _resharded(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
         """`value` laid out by `spec`: an earlier reshard of it, or a new one before `before`."""
-        if _splat(value) is not None and _is_neutral(value, spec.partial):
+        if splat_of(value) is not None and is_neutral(value, [k for k, _ in spec.partial]):
             return self._constant_copy(value, spec, before)
         best: SSAValue = value
         best_cost = self._reshard_cost(value, value, spec)
@@ -323,7 +322,7 @@ class FunctionDecider:
         for version in self._versions.get(value, ()):
             if self._specs[version] == spec and _is_visible(version, before):
                 return version
-        dense = _splat(value)
+        dense = splat_of(value)
         assert dense is not None
         copy = ConstantOp(DenseIntOrFPElementsAttr(value.type, dense.data))  # pyright: ignore
         copy.location = before.location
@@ -455,7 +454,7 @@ class FunctionDecider:
         """A splat is the same under any sharding; other constants are made whole and sliced."""
         result = op.results[0]
         wanted = self._annotated(result)
-        if not wanted.dim_axes or _splat(result) is not None:
+        if not wanted.dim_axes or splat_of(result) is not None:
             self._record(op, [wanted])
             return
         natural = self._table.replicated(len(shape_of(result.type)))
@@ -504,7 +503,7 @@ class FunctionDecider:
             others = [
                 v for i, v in enumerate(op.operands) if i in group and not self._specs[v].partial
             ]
-            others = [v for v in others if not _is_neutral(v, wanted)]
+            others = [v for v in others if not is_neutral(v, [k for k, _ in wanted])]
             if not others or self._accumulates(others, wanted):
                 return wanted
         return ()
@@ -560,7 +559,7 @@ class FunctionDecider:
                 if known.dim_axes & spec.partial_axes or known.partial:
                     return False
             elif known.partial != spec.partial and not (
-                other in self._accumulators or _is_neutral(other, spec.partial)
+                other in self._accumulators or is_neutral(other, [k for k, _ in spec.partial])
             ):
                 return False
         return True
@@ -632,7 +631,7 @@ class FunctionDecider:
             rule = get_rule(user) if len(user.results) == 1 else None
             group = next((g for g in rule.linear if use.index in g), None) if rule else None
             if group is None or not all(
-                i == use.index or _is_neutral(user.operands[i], (("sum", ()),)) for i in group
+                i == use.index or is_neutral(user.operands[i], ["sum"]) for i in group
             ):
                 return False
             value = user.results[0]
@@ -716,30 +715,6 @@ def _common_partial(have: Carried, demanded: Carried) -> Carried:
     wanted = dict(demanded)
     return merge_partial(
         (kind, [a for a in axes if a in wanted.get(kind, ())]) for kind, axes in have
-    )
-
-
-def _splat(value: SSAValue) -> DenseIntOrFPElementsAttr[Any] | None:
-    """The one element of a splat constant, or of what a broadcast makes of one; else None."""
-    op = value.owner
-    while isinstance(op, Operation) and op.name == "stablehlo.broadcast_in_dim":
-        op = op.operands[0].owner
-    if not isinstance(op, Operation) or op.name != "stablehlo.constant":
-        return None
-    dense = op.properties["value"]
-    if not isinstance(dense, DenseIntOrFPElementsAttr):
-        return None
-    dense = cast("DenseIntOrFPElementsAttr[Any]", dense)
-    return dense if is_splat(dense) and 0 not in shape_of(value.type) else None
-
-
-def _is_neutral(value: SSAValue, partial: Carried) -> bool:
-    """Whether the value is a constant that adds nothing to reductions of these kinds: it may be
-    called partial for free."""
-    dense = _splat(value)
-    element = None if dense is None else constant_array(dense).reshape(-1)[:1].reshape(())
-    return element is not None and all(
-        element.tobytes() == neutral_value(kind, element.dtype).tobytes() for kind, _ in partial
     )
 
 

@@ -107,6 +107,11 @@ add("sort", lambda a: (jnp.sort(a, 0), jnp.sort(a, 1), lax.top_k(a, 2), jnp.args
 add("sort_pairs", lambda a, b: lax.sort((a, b), dimension=0, num_keys=2), [I(3, 10, 6), A(10, 6)],
     ["y x", "x -"])
 add("approx_top_k", lambda a: lax.approx_max_k(a, 2), [A(10, 6)], ["y -"])
+add("cumulative_both", lambda a: lax.cumsum(lax.cumsum(a, 0), 1), [A(10, 6)], ["y x"], ["y x"])
+add("cumulative_int", lambda a: (jnp.cumsum(a, 0), lax.cummin(a, 0, reverse=True)), [I(9, 11, 6)],
+    ["xy -"], ["yx -", "y x"])
+add("cumulative_pinned", lambda a: (lax.cumsum(a, 0), lax.cumprod(a, 1, reverse=True), lax.cummax(
+    a, 0, reverse=True)), [A(11, 6)], ["y x"], ["y x", "x y", "xy -"])
 add("cumulative", lambda a: (jnp.cumsum(a, 0), jnp.cumsum(a, 1), jnp.cumprod(a, 0),
     lax.cummax(a, 1), lax.cumlogsumexp(a, 0), lax.cumsum(a, 0, reverse=True)),
     [A(10, 6)], ["y x"])

@@ -80,13 +80,20 @@ class LocalOp:
                     size = self.operand_shapes[index][dim]
                     if held != (factor,) or not self.is_padded(size, axes):
                         continue
-                    builder = self.builder()
-                    value = self.op.operands[index]
                     fill = fills[index] if fills is not None else None
-                    if fill is None:
-                        fill = builder.neutral(reducer, value.type)
-                    offset = builder.per_device(block_starts(builder, axes, size))
-                    self.op.operands[index] = builder.mask(value, dim, offset, 0, size, fill)
+                    self.mask_padding(index, dim, reducer, fill)
+
+    def mask_padding(self, index: int, dim: int, kind: str, fill: SSAValue | None = None) -> None:
+        """Puts the neutral element of a reduction (or `fill`) into the padding of an operand."""
+        size, axes = self.operand_shapes[index][dim], self.operand_specs[index].dims[dim]
+        if not self.is_padded(size, axes):
+            return
+        builder = self.builder()
+        value = self.op.operands[index]
+        if fill is None:
+            fill = builder.neutral(kind, value.type)
+        offset = builder.per_device(block_starts(builder, axes, size))
+        self.op.operands[index] = builder.mask(value, dim, offset, 0, size, fill)
 
 
 Localizer = Callable[[LocalOp], None]

@@ -12,12 +12,16 @@ from xdsl.dialects.builtin import (
     TensorType,
     i64,
 )
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import Attribute, Block, SSAValue
 
+from autopar.dialects import stablehlo
 from autopar.dialects.constants import constant_array, dense_attr
+from autopar.dialects.rules.access import body_reducer
+from autopar.dialects.shard import AllGatherOp, make_collective
 
-from ..local_builder import LocalBuilder, i64_array
-from ..tensors import element_type
+from ..local_builder import LocalBuilder, i64_array, resized
+from ..splats import is_neutral
+from ..tensors import element_type, shape_of
 from ..windows import block_starts, fetch_window
 from .core import LocalOp, localizer
 
@@ -139,8 +143,28 @@ def _reduce_window(local: LocalOp) -> None:
     padding = [padding_values[2 * i : 2 * i + 2] for i in range(rank)]
     count = len(op.results)
     out_shape = local.local_result_shape()
+    kind = body_reducer(op.regions[0])
+    cumulative: list[tuple[int, bool]] = []
     for dim in range(rank):
         axes = local.result_specs[0].dims[dim]
+        size = local.result_shapes[0][dim]
+        if (
+            axes
+            and kind in _COMBINE
+            and count == 1
+            and windows[dim] == size > 1
+            and strides[dim] == base_dilations[dim] == window_dilations[dim] == 1
+            and padding[dim] in ([size - 1, 0], [0, size - 1])
+            and is_neutral(op.operands[1], [kind])
+        ):
+            is_reverse = padding[dim][0] == 0
+            if is_reverse:
+                local.mask_padding(0, dim, kind)
+            block = out_shape[dim]
+            windows[dim] = block
+            padding[dim] = [0, block - 1] if is_reverse else [block - 1, 0]
+            cumulative.append((dim, is_reverse))
+            continue
         plain = (
             windows[dim] == 1
             and strides[dim] == 1
@@ -172,4 +196,51 @@ def _reduce_window(local: LocalOp) -> None:
         op.properties["padding"] = _padding_attr(padding)
     if "base_dilations" in op.properties:
         op.properties["base_dilations"] = i64_array(base_dilations)
+    if cumulative:
+        op.properties["window_dimensions"] = i64_array(windows)
     local.set_local_types()
+    value: SSAValue = op.results[0]
+    for dim, is_reverse in cumulative:
+        assert kind is not None
+        value = _with_other_blocks(local, value, dim, kind, is_reverse=is_reverse)
+
+
+_COMBINE = {"sum": "add", "product": "multiply", "max": "maximum", "min": "minimum"}
+
+
+def _with_other_blocks(
+    local: LocalOp, value: SSAValue, dim: int, kind: str, *, is_reverse: bool
+) -> SSAValue:
+    """`value` is cumulative within each block of `dim`: combines it with the totals of all blocks
+    before (after, in reverse), which are one row a device."""
+    op = local.op
+    anchor = op.next_op if isinstance(value.owner, Block) else value.owner.next_op
+    assert anchor is not None
+    uses = list(value.uses)
+    builder = LocalBuilder(local.table, anchor)
+    axes = local.result_specs[0].dims[dim]
+    block = shape_of(value.type)[dim]
+    last = 0 if is_reverse else block - 1
+    total = builder.slice(value, dim, last, last + 1)
+    shape = list(shape_of(total.type))
+    shape[dim] = local.table.parts(axes)
+    grid = local.table.refined.name
+    totals = builder.insert(make_collective(AllGatherOp, total, grid, axes, shape, gather_axis=dim))
+    part = builder.per_device(builder.part_index(axes))
+    part = builder.broadcast(part, shape, [])
+    direction = "GT" if is_reverse else "LT"
+    counts = builder.compare(builder.iota(shape, dim), direction, part)
+    totals = builder.select(counts, totals, builder.neutral(kind, totals.type))
+    init = builder.neutral(kind, resized(value.type, []))
+    rest = [size for d, size in enumerate(shape) if d != dim]
+    reduce = stablehlo.ReduceOp(
+        [totals], [init], [dim], op.regions[0].clone(), [resized(value.type, rest)]
+    )
+    others = builder.broadcast(
+        builder.insert(reduce), shape_of(value.type), [d for d in range(len(shape)) if d != dim]
+    )
+    combined = builder.op(_COMBINE[kind], [value, others], value.type)
+    for use in uses:
+        use.operation.operands[use.index] = combined
+    local.stands_for[combined] = op.results[0]
+    return combined

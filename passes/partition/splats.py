@@ -1,0 +1,38 @@
+"""Constants with one value everywhere: the same under any sharding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
+from xdsl.ir import Operation, SSAValue
+
+from autopar.dialects.constants import constant_array, is_splat
+
+from .local_builder import neutral_value
+from .tensors import shape_of
+
+
+def splat_of(value: SSAValue) -> DenseIntOrFPElementsAttr[Any] | None:
+    """The one element of a splat constant, or of what a broadcast makes of one; else None."""
+    op = value.owner
+    while isinstance(op, Operation) and op.name == "stablehlo.broadcast_in_dim":
+        op = op.operands[0].owner
+    if not isinstance(op, Operation) or op.name != "stablehlo.constant":
+        return None
+    dense = op.properties["value"]
+    if not isinstance(dense, DenseIntOrFPElementsAttr):
+        return None
+    dense = cast("DenseIntOrFPElementsAttr[Any]", dense)
+    return dense if is_splat(dense) and 0 not in shape_of(value.type) else None
+
+
+def is_neutral(value: SSAValue, kinds: Iterable[str]) -> bool:
+    """Whether the value is a constant that adds nothing to reductions of these kinds: it may be
+    called partial for free."""
+    dense = splat_of(value)
+    element = None if dense is None else constant_array(dense).reshape(-1)[:1].reshape(())
+    return element is not None and all(
+        element.tobytes() == neutral_value(kind, element.dtype).tobytes() for kind in kinds
+    )
