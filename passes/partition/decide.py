@@ -62,7 +62,7 @@ from .special import depends_on_properties, given_factors, splittable_factors
 from .specs import AxisTable, Spec, merge_partial, without_axes
 from .splats import is_neutral, splat_of
 from .strategy import Strategy, StrategyChooser, TensorUse
-from .tensors import is_splittable, item_bytes, shape_of
+from .tensors import is_splittable, item_bytes, num_bytes, shape_of
 
 GRID = "autopar.grid"
 
@@ -548,7 +548,7 @@ class FunctionDecider:
         ):
             return False
         result = user.results[0]
-        grows = _num_bytes(result) > _num_bytes(value)
+        grows = num_bytes(result.type) > num_bytes(value.type)
         if grows and not any(user.operands[i] in self._accumulators for i in group):
             return False
         for index, other in enumerate(user.operands):
@@ -664,11 +664,11 @@ class FunctionDecider:
     # ---- remarks ----
 
     def _remark_replicated(self, op: Operation) -> None:
-        num_bytes = sum(_num_bytes(r) for r in op.results)
+        result_bytes = sum(num_bytes(r.type) for r in op.results)
         remark(
             op,
             f"'{op_name(op)}' has no sharding rule: it is replicated on all "
-            f"{self._table.grid.num_devices} devices ({num_bytes} result bytes each)",
+            f"{self._table.grid.num_devices} devices ({result_bytes} result bytes each)",
         )
 
     def _remark_gathered(
@@ -700,13 +700,6 @@ def manual_specs(op: ManualComputationOp, table: AxisTable) -> tuple[list[Spec],
         [table.spec(s.sharding) for s in op.in_shardings.data],
         [table.spec(s.sharding) for s in op.out_shardings.data],
     )
-
-
-def _num_bytes(value: SSAValue) -> int:
-    total = item_bytes(value.type)
-    for size in shape_of(value.type):
-        total *= size
-    return total
 
 
 def _common_partial(have: Carried, demanded: Carried) -> Carried:

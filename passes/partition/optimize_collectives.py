@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
@@ -24,7 +23,7 @@ from autopar.dialects.shard import (
 )
 from autopar.passes.walk import sharded_ops
 
-from .tensors import element_type, item_bytes, shape_of
+from .tensors import element_type, num_bytes, shape_of
 from .to_stablehlo.collectives import COMBINE
 
 _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScatterOp)
@@ -122,7 +121,9 @@ def combine_all_reduces(block: Block, ops: Sequence[Operation], limit: int, coun
     A group stands where its last member stood: every member before is moved down to there, which
     is possible as long as none of their users comes earlier and no member depends on another.
     """
-    reductions = [op for op in ops if isinstance(op, AllReduceOp) and _num_bytes(op) <= limit]
+    reductions = [
+        op for op in ops if isinstance(op, AllReduceOp) and num_bytes(op.input.type) <= limit
+    ]
     if len(reductions) < 2:
         return counter
     order: dict[Operation, int] = {}
@@ -157,10 +158,6 @@ def combine_all_reduces(block: Block, ops: Sequence[Operation], limit: int, coun
     for key in list(groups):
         close(key)
     return counter
-
-
-def _num_bytes(op: AllReduceOp) -> int:
-    return item_bytes(op.input.type) * prod(shape_of(op.input.type))
 
 
 def _first_user(value: SSAValue, block: Block, order: dict[Operation, int]) -> int:

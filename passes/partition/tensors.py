@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 from typing import Any, cast
 
 from typing_extensions import TypeIs
@@ -68,6 +69,11 @@ def _bits(element: Attribute) -> int:
         return _WIDTHS[name]
     digits = "".join(c for c in name.split("E")[0] if c.isdigit())
     return int(digits) if digits else 32
+
+
+def num_bytes(type: Attribute) -> int:
+    """Bytes of a whole tensor of the type; 0 for anything else."""
+    return item_bytes(type) * prod(shape_of(type))
 
 
 def is_splittable(type: Attribute) -> bool:

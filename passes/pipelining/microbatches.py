@@ -40,7 +40,7 @@ from autopar.passes.partition.local_builder import i64_array, resized
 from autopar.passes.partition.tensors import (
     element_type,
     is_tensor,
-    item_bytes,
+    num_bytes,
     shape_of,
     tensor_type,
 )
@@ -233,7 +233,7 @@ def _take_linear_followers(micro: set[Operation], block: Block, flow: BatchFlow)
         rule = get_rule(op)
         if rule is None or not any(set(varying) == set(group) for group in rule.linear):
             continue
-        if _num_bytes(op.results[0]) <= sum(_num_bytes(op.operands[i]) for i in varying):
+        if num_bytes(op.results[0].type) <= sum(num_bytes(op.operands[i].type) for i in varying):
             micro.add(op)
 
 
@@ -251,13 +251,6 @@ def _check_result(func: FuncOp, index: int, value: SSAValue) -> None:
 
 def _is_made_in(value: SSAValue, ops: set[Operation]) -> bool:
     return isinstance(value.owner, Operation) and value.owner in ops
-
-
-def _num_bytes(value: SSAValue) -> int:
-    total = item_bytes(value.type)
-    for size in shape_of(value.type):
-        total *= size
-    return total
 
 
 # ---- the rewrite ---------------------------------------------------------------------------------
