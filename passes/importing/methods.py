@@ -27,9 +27,8 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from autopar.dialects.autopar import (
     ConstraintOp,
     entries_of,
-    result_sharding,
+    place_aliased_results,
     set_arg_shardings,
-    set_result_sharding,
     sharding_of,
 )
 from autopar.dialects.diagnostics import DiagnosticError, location_names
@@ -89,9 +88,7 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
         for arg, kind in zip(func.body.block.args, kinds, strict=True)
     ]
     set_arg_shardings(func, shardings)
-    for arg_index, result_index in aliases(func):
-        if result_sharding(func, result_index) is None:
-            set_result_sharding(func, result_index, shardings[arg_index])
+    place_aliased_results(func)
     if stage == 3:
         phases = _Phases(func)
         for op in func.body.block.ops:
@@ -112,18 +109,6 @@ def main_function(module: ModuleOp) -> FuncOp:
     if len(public) != 1:
         raise DiagnosticError(module, f"expected a function @main, found {len(public)} functions")
     return public[0]
-
-
-def aliases(func: FuncOp) -> list[tuple[int, int]]:
-    """(argument, result) pairs that share a buffer by `tf.aliasing_output`."""
-    if func.arg_attrs is None:
-        return []
-    pairs: list[tuple[int, int]] = []
-    for index, entry in enumerate(func.arg_attrs.data):
-        alias = entry.data.get("tf.aliasing_output")
-        if isinstance(alias, IntegerAttr):
-            pairs.append((index, alias.value.data))
-    return pairs
 
 
 def _method_axes(module: ModuleOp, grid: Grid, options: MethodOptions) -> tuple[AxisRef, ...]:

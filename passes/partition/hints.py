@@ -13,13 +13,21 @@ from autopar.dialects.sdy import (
     PropagationBarrierOp,
     ShardingGroupOp,
 )
-from autopar.passes.walk import SHARDED_BODIES, inner_ops
+from autopar.passes.walk import SHARDED_BODIES, ops_of
+
+_HINTS = (
+    ConstraintOp,
+    DataFlowEdgeOp,
+    NamedComputationOp,
+    PropagationBarrierOp,
+    ShardingGroupOp,
+)
 
 
 def drop_propagation_ops(module: ModuleOp) -> None:
     """Removes sharding groups, barriers and data-flow edges, named computations (their bodies
     stay), and constraints on the scalars of reduction bodies."""
-    for op in list(inner_ops(module)):
+    for op in ops_of(module, *_HINTS):
         if isinstance(op, ShardingGroupOp):
             Rewriter.erase_op(op)
         elif isinstance(op, PropagationBarrierOp | DataFlowEdgeOp) or _is_on_scalars(op):

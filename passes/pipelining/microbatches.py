@@ -26,11 +26,11 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects import stablehlo
+from autopar.dialects.autopar import aliases
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.passes.importing.methods import (
-    aliases,
     argument_kinds,
     batch_dim,
     main_function,
