@@ -1,5 +1,7 @@
 """Donation: which arguments a program may overwrite, and with which result."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
