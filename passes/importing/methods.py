@@ -18,7 +18,6 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     ModuleOp,
     StringAttr,
-    UnitAttr,
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, SSAValue
@@ -48,9 +47,6 @@ METHODS = {
 
 KIND = "autopar.kind"
 BATCH_DIM = "autopar.batch_dim"
-REDUCE_IN_LOOP = "autopar.reduce_in_loop"
-"""Attribute of a loop whose accumulators are to stay sharded: partial sums are reduced in each
-iteration, since whole ones would not fit (ZeRO-3)."""
 KINDS = ("parameter", "optimizer_state", "batch", "other")
 
 PARAMETER_PRIORITY = 1
@@ -87,9 +83,6 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
     set_arg_shardings(func, shardings)
     place_like_arguments(func, next_values(func).items())
     if stage == 3:
-        for op in func.body.block.ops:
-            if op.name == "stablehlo.while":
-                op.attributes[REDUCE_IN_LOOP] = UnitAttr()
         parameters = [
             arg
             for arg, kind in zip(func.body.block.args, kinds, strict=True)
