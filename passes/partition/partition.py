@@ -40,10 +40,11 @@ from autopar.dialects.sharding import AxisRef
 from autopar.passes.walk import sharded_ops
 
 from .collectives import emit_steps
-from .decide import find_grid_op, manual_specs
 from .effects import is_effect, run_once
+from .grid_refinement import find_grid_op
 from .local_builder import LocalBuilder, resized
 from .localize import LOCALIZED, LocalOp, localize
+from .regions import manual_specs
 from .reshard_plan import ReshardPlanner
 from .special import given_factors, splittable_factors
 from .specs import AxisTable, Spec, without_axes

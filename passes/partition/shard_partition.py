@@ -10,7 +10,8 @@ from xdsl.passes import ModulePass
 
 from autopar.passes.partition.grid_option import ensure_grid
 
-from .decide import GRID, insert_reshards
+from .decide import insert_reshards
+from .grid_refinement import GRID
 from .partition import partition
 
 
