@@ -37,9 +37,10 @@ def _outside(value: SSAValue, loop: Operation) -> SSAValue:
     """What a condition's argument was before the loop (limits are carried unchanged)."""
     if isinstance(value, BlockArgument) and value.block is loop.regions[0].block:
         last = loop.regions[1].block.last_op
-        if last is not None and last.operands[value.index] is loop.regions[1].block.args[
-            value.index
-        ]:
+        if (
+            last is not None
+            and last.operands[value.index] is loop.regions[1].block.args[value.index]
+        ):
             return loop.operands[value.index]
     return value
 

@@ -58,7 +58,7 @@ class ShardOpsToAttributesPass(ModulePass):
 def shard_ops_to_attributes(module: ModuleOp) -> None:
     """Replaces shard.shard in `module` by attributes and constraints."""
     adopt_xdsl_ops(module)
-    shards = [op for op in sharded_ops(module) if isinstance(op, ShardOp)]
+    shards = [op for op in sharded_ops(module) if type(op) is ShardOp]
     if not shards:
         return
     specs = {op: _spec_of(op) for op in shards}
