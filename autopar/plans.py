@@ -19,7 +19,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute
 
-from autopar.dialects.autopar import result_sharding, sharding_of
+from autopar.dialects.autopar import GLOBAL, GRID, result_sharding, sharding_of
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
@@ -28,7 +28,6 @@ from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.importing.meshes import merge_axes
 from autopar.passes.importing.methods import aliases, argument_kinds, main_function
-from autopar.passes.partition.partition import GLOBAL
 from autopar.passes.partition.tensors import item_bytes
 
 if TYPE_CHECKING:
@@ -94,9 +93,7 @@ class Plan:
         ]
         given = [
             _value(name, "result", entry.data.get(GLOBAL), v.type, result_sharding(func, i), grid)
-            for i, (name, v, entry) in enumerate(
-                zip(outs, last.operands, res_entries, strict=True)
-            )
+            for i, (name, v, entry) in enumerate(zip(outs, last.operands, res_entries, strict=True))
         ]
         shared = {result for _, result in aliases(func)}
         fresh = sum(v.local_bytes for i, v in enumerate(given) if i not in shared)
@@ -169,7 +166,7 @@ class Plan:
 
 def _user_grid(module: ModuleOp) -> Grid:
     """The grid as the user gave it; partitioning may have cut its axes into smaller ones."""
-    attr = module.attributes.get("autopar.grid")
+    attr = module.attributes.get(GRID)
     if not isinstance(attr, DictionaryAttr):
         return grid_of(module)
     names, shape = attr.data["axes"], attr.data["shape"]

@@ -16,6 +16,7 @@ from xdsl.dialects.func import FuncOp
 
 from autopar.dialects import make_context
 from autopar.dialects.autopar import (
+    ALIASING_OUTPUT,
     entries_of,
     result_sharding,
     set_arg_shardings,
@@ -133,10 +134,9 @@ class Road:
             if info.kind == "batch":
                 entry = set_entry(entry, BATCH_DIM, IntegerAttr(info.batch_dim, i64))
             if info.alias is not None:
-                entry = set_entry(entry, "tf.aliasing_output", IntegerAttr(info.alias, i32))
+                entry = set_entry(entry, ALIASING_OUTPUT, IntegerAttr(info.alias, i32))
             entries[index] = entry
         func.properties["arg_attrs"] = ArrayAttr(entries)
-
 
     def _place_boundary(self, func: FuncOp, grid: Grid) -> None:
         args = func.body.block.args

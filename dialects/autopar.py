@@ -37,6 +37,16 @@ SHARDING = "autopar.sharding"
 """Name of the attribute that holds a value's sharding (on ops: a list, one a result)."""
 STRATEGY = "autopar.strategy"
 """Name of the attribute that holds an op's strategy."""
+GRID = "autopar.grid"
+"""Name of the attribute of a decided module: the axes and the shape of the user's grid."""
+GLOBAL = "autopar.global"
+"""Name of the attribute of arguments and results of a partitioned function: the global type."""
+LAYOUT = "autopar.layout"
+"""Name of the attribute of arguments and results of a program for one device: its part of what."""
+ALIASING_OUTPUT = "tf.aliasing_output"
+"""Name of XLA's attribute of an argument: the result that its buffer is given to."""
+BUFFER_DONOR = "jax.buffer_donor"
+"""Name of JAX's attribute of an argument whose buffer is free for any result."""
 
 
 @irdl_attr_definition

@@ -25,6 +25,8 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects.autopar import (
+    ALIASING_OUTPUT,
+    BUFFER_DONOR,
     ConstraintOp,
     entries_of,
     result_sharding,
@@ -120,7 +122,7 @@ def aliases(func: FuncOp) -> list[tuple[int, int]]:
         return []
     pairs: list[tuple[int, int]] = []
     for index, entry in enumerate(func.arg_attrs.data):
-        alias = entry.data.get("tf.aliasing_output")
+        alias = entry.data.get(ALIASING_OUTPUT)
         if isinstance(alias, IntegerAttr):
             pairs.append((index, alias.value.data))
     return pairs
@@ -164,7 +166,7 @@ def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
 
 def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr) -> str:
     shape = arg.type.get_shape() if is_tensor(arg.type) else ()
-    if "tf.aliasing_output" in entry.data or "jax.buffer_donor" in entry.data:
+    if ALIASING_OUTPUT in entry.data or BUFFER_DONOR in entry.data:
         return state_kind(arg)
     return "batch" if shape else "other"
 

@@ -18,6 +18,7 @@ from xdsl.ir import Attribute, Operation
 from xdsl.rewriter import Rewriter
 
 from autopar.dialects.autopar import (
+    GRID,
     SHARDING,
     ConstraintOp,
     ReshardOp,
@@ -34,8 +35,6 @@ from autopar.passes.walk import sharded_ops
 
 from .specs import AxisTable
 from .tensors import shape_of
-
-GRID = "autopar.grid"
 
 
 def find_grid_op(module: ModuleOp) -> GridOp | None:

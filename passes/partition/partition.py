@@ -22,6 +22,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects import stablehlo
 from autopar.dialects.autopar import (
+    GLOBAL,
     SHARDING,
     STRATEGY,
     ReshardOp,
@@ -50,9 +51,6 @@ from .special import given_factors, splittable_factors
 from .specs import AxisTable, Spec, without_axes
 from .strategy import Splittable
 from .tensors import is_tensor, item_bytes, shape_of
-
-GLOBAL = "autopar.global"
-"""Attribute of arguments and results of a partitioned function: the global type."""
 
 
 def partition(module: ModuleOp) -> None:
