@@ -30,7 +30,6 @@ from autopar.dialects.shard import find_grid
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
-from autopar.passes import load_pass
 from autopar.passes.collector import collector_off
 from autopar.passes.importing.methods import (
     BATCH_DIM,
@@ -41,6 +40,7 @@ from autopar.passes.importing.methods import (
     main_function,
     state_kind,
 )
+from autopar.passes.manager import run_passes
 from autopar.passes.partition.even_boundary import make_boundary_even
 from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
 from autopar.passes.pipelining.microbatches import split_step
@@ -97,12 +97,12 @@ class Road:
         _dump(dump, 0, module)
         if stop >= 1:
             self._annotate(module, context)
-            run_passes(module, context, PROPAGATE)
+            run_passes(module, PROPAGATE, context)
             make_boundary_even(main_function(module), _grid(module))
             _dump(dump, 1, module)
         for number, passes in ((2, DECIDE), (3, PARTITION), (4, LOWER)):
             if stop >= number:
-                run_passes(module, context, passes)
+                run_passes(module, passes, context)
                 _dump(dump, number, module)
         return module
 
@@ -113,7 +113,7 @@ class Road:
     def _annotate(self, module: ModuleOp, context: Context) -> None:
         if self.grid is not None:
             declare_mesh(module, self.grid)
-        run_passes(module, context, IMPORT)
+        run_passes(module, IMPORT, context)
         self._describe_arguments(main_function(module))
         split_step(module, self.num_micro_batches, self.reduction)
         func = main_function(module)
@@ -185,10 +185,3 @@ def _grid(module: ModuleOp) -> Grid:
     grid = find_grid(module)
     assert grid is not None
     return grid
-
-
-def run_passes(module: ModuleOp, context: Context, names: Sequence[str]) -> None:
-    """Runs passes with their default options."""
-    with collector_off():
-        for name in names:
-            load_pass(name)().apply(context, module)
