@@ -124,7 +124,7 @@ class AllGatherOp(StableHLOOp):
         _check_pairs(self, self.operands_, self.results_)
         dim = self.all_gather_dim.value.data
         for value in self.operands_:
-            rank = len(shape_of(value.type) or ())
+            rank = len(shape_of(value.type))
             check(0 <= dim < rank, self, f"has all_gather_dim = {dim} for {value.type}")
 
 

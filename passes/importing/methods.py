@@ -38,7 +38,7 @@ from autopar.dialects.diagnostics import DiagnosticError, location_names
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.stablehlo import OptimizationBarrierOp
-from autopar.passes.partition.tensors import is_tensor, item_bytes
+from autopar.dialects.tensors import is_tensor, item_bytes
 from autopar.passes.walk import sharded_ops
 
 METHODS = {

@@ -36,6 +36,7 @@ from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.rules.access import op_name, operands_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.tensors import is_splittable, num_bytes, shape_of
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
@@ -49,7 +50,6 @@ from .special import depends_on_properties, given_factors, splittable_factors
 from .specs import AxisTable, PartialAxes, Spec, merge_partial
 from .splats import splat_of
 from .strategy import Strategy, StrategyChooser, TensorUse
-from .tensors import is_splittable, num_bytes, shape_of
 from .value_specs import ValueSpecs
 
 

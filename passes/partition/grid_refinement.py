@@ -30,11 +30,11 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
+from autopar.dialects.tensors import shape_of
 from autopar.passes.sharding.propagation.check import ShardingChecker
 from autopar.passes.walk import sharded_ops
 
 from .specs import AxisTable
-from .tensors import shape_of
 
 
 def find_grid_op(module: ModuleOp) -> GridOp | None:

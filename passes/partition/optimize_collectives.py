@@ -21,9 +21,9 @@ from autopar.dialects.shard import (
     ReduceScatterOp,
     make_collective,
 )
+from autopar.dialects.tensors import element_type, num_bytes, shape_of
 from autopar.passes.walk import sharded_ops
 
-from .tensors import element_type, num_bytes, shape_of
 from .to_stablehlo.collectives import COMBINE
 
 _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScatterOp)

@@ -18,10 +18,10 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 from autopar.dialects.autopar import ConstraintOp, ReshardOp
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.tensors import num_bytes
 
 from .specs import PartialAxes, Spec, merge_partial, without_axes
 from .splats import is_neutral
-from .tensors import num_bytes
 from .value_specs import ValueSpecs
 
 

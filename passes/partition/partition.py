@@ -38,6 +38,7 @@ from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.sharding import AxisRef
+from autopar.dialects.tensors import is_tensor, item_bytes, shape_of
 from autopar.passes.walk import sharded_ops
 
 from .collectives import emit_steps
@@ -50,7 +51,6 @@ from .reshard_plan import ReshardPlanner
 from .special import given_factors, splittable_factors
 from .specs import AxisTable, Spec, without_axes
 from .strategy import Splittable
-from .tensors import is_tensor, item_bytes, shape_of
 
 
 def partition(module: ModuleOp) -> None:

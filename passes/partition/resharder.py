@@ -10,12 +10,12 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects.autopar import SHARDING, ConstraintOp, ReshardOp
 from autopar.dialects.stablehlo import ConstantOp
+from autopar.dialects.tensors import item_bytes, shape_of
 
 from .partials import Partials, common_partial
 from .reshard_plan import ReshardPlanner
 from .specs import PartialAxes, Spec
 from .splats import is_neutral, splat_of
-from .tensors import item_bytes, shape_of
 from .value_specs import ValueSpecs
 
 

@@ -9,10 +9,10 @@ from xdsl.dialects.builtin import ArrayAttr
 from xdsl.ir import Attribute, BlockArgument, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import SHARDING, ShardingAttr, sharding_of
+from autopar.dialects.tensors import is_splittable, item_bytes, shape_of
 
 from .specs import AxisTable, PartialAxes, Spec
 from .strategy import TensorUse
-from .tensors import is_splittable, item_bytes, shape_of
 
 
 class ValueSpecs:

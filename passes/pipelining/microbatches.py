@@ -29,6 +29,13 @@ from autopar.dialects import stablehlo
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
+from autopar.dialects.tensors import (
+    element_type,
+    is_tensor,
+    num_bytes,
+    shape_of,
+    tensor_type,
+)
 from autopar.passes.importing.methods import (
     aliases,
     argument_kinds,
@@ -37,13 +44,6 @@ from autopar.passes.importing.methods import (
     phase_of,
 )
 from autopar.passes.partition.local_builder import i64_array, resized
-from autopar.passes.partition.tensors import (
-    element_type,
-    is_tensor,
-    num_bytes,
-    shape_of,
-    tensor_type,
-)
 
 from .batch_flow import BatchFlow, inputs_of
 
