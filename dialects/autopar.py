@@ -31,7 +31,7 @@ from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
 from .sharding import Axes, Sharding
-from .sharding_syntax import parse_axes_in_brackets, parse_sharding
+from .sharding_syntax import parse_axes_in_brackets, parse_list, parse_sharding
 
 SHARDING = "autopar.sharding"
 """Name of the attribute that holds a value's sharding (on ops: a list, one a result)."""
@@ -81,11 +81,7 @@ class StrategyAttr(Data[tuple[Axes, ...]]):
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> tuple[Axes, ...]:
         with parser.in_angle_brackets():
-            return tuple(
-                parser.parse_comma_separated_list(
-                    AttrParser.Delimiter.SQUARE, lambda: parse_axes_in_brackets(parser)
-                )
-            )
+            return parse_list(parser, parse_axes_in_brackets)
 
     def print_parameter(self, printer: Printer) -> None:
         factors = ", ".join(f"[{', '.join(map(str, axes))}]" for axes in self.data)
