@@ -10,7 +10,10 @@ from .arguments import Leaf, Marked, Slot, by_slot
 
 
 def donated_leaves(
-    marked: Marked | None, leaves: Sequence[Leaf], avals: Sequence[Any], outs: Sequence[Any],
+    marked: Marked | None,
+    leaves: Sequence[Leaf],
+    avals: Sequence[Any],
+    outs: Sequence[Any],
     num_args: int,
 ) -> set[int]:
     """Indices of the flat arguments whose buffers the program may take.

@@ -255,7 +255,14 @@ class Lowering:
             late_results if count > 1 else {},
         )
         return LoweredProgram(
-            road, lowered, self, outs, jax.tree.structure(traced.out_info), donated, aliases, batch,
+            road,
+            lowered,
+            self,
+            outs,
+            jax.tree.structure(traced.out_info),
+            donated,
+            aliases,
+            batch,
             fallback,
         )
 

@@ -209,4 +209,3 @@ def partition_spec(dims: Sequence[Sequence[str]]) -> PartitionSpec:
     while spec and spec[-1] is None:
         spec.pop()
     return PartitionSpec(*spec)
-

@@ -86,9 +86,7 @@ def parallelize(
     if count < 1:
         raise ValueError(f"num_micro_batches={count}: expected at least 1")
     given = mesh if mesh is not None else chosen.mesh
-    return Parallelized(
-        Request(fn, chosen, given, count, in_shardings, out_shardings, signature)
-    )
+    return Parallelized(Request(fn, chosen, given, count, in_shardings, out_shardings, signature))
 
 
 _everything: weakref.WeakSet[Parallelized] = weakref.WeakSet()

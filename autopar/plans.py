@@ -18,7 +18,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute
 
-from autopar.dialects.autopar import GLOBAL, GRID, result_sharding, sharding_of
+from autopar.dialects.autopar import GLOBAL, GRID, aliases, result_sharding, sharding_of
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
@@ -27,7 +27,7 @@ from autopar.lowering.program import parse_axis
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.importing.meshes import merge_axes
-from autopar.passes.importing.methods import aliases, argument_kinds, main_function
+from autopar.passes.importing.methods import argument_kinds, main_function
 
 if TYPE_CHECKING:
     from .road import Road

@@ -11,16 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i32, i64
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DictionaryAttr,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    i32,
+    i64,
+)
 from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute
 
 from autopar.dialects import make_context
 from autopar.dialects.autopar import (
     ALIASING_OUTPUT,
     entries_of,
-    result_sharding,
     set_arg_shardings,
-    set_entry,
     set_result_sharding,
     sharding_of,
 )
@@ -34,8 +41,8 @@ from autopar.passes.collector import collector_off
 from autopar.passes.importing.methods import (
     BATCH_DIM,
     KIND,
+    KINDS,
     MethodOptions,
-    aliases,
     annotate_method,
     main_function,
     state_kind,
@@ -119,23 +126,20 @@ class Road:
         func = main_function(module)
         self._place_boundary(func, _grid(module))
         annotate_method(module, self.options)
-        for argument, result in aliases(func):
-            sharding = sharding_of(func.body.block.args[argument])
-            if sharding is not None and result_sharding(func, result) is None:
-                set_result_sharding(func, result, sharding)
 
     def _describe_arguments(self, func: FuncOp) -> None:
         """Writes kinds and aliases as the attributes that passes read."""
         args = func.body.block.args
         entries = entries_of(func.arg_attrs, len(args))
+        kinds = {kind: StringAttr(kind) for kind in KINDS}
         for index, (arg, info) in enumerate(zip(args, self.arguments, strict=True)):
             kind = state_kind(arg) if info.kind == "state" else info.kind
-            entry = set_entry(entries[index], KIND, StringAttr(kind))
+            data: dict[str, Attribute] = {**entries[index].data, KIND: kinds[kind]}
             if info.kind == "batch":
-                entry = set_entry(entry, BATCH_DIM, IntegerAttr(info.batch_dim, i64))
+                data[BATCH_DIM] = IntegerAttr(info.batch_dim, i64)
             if info.alias is not None:
-                entry = set_entry(entry, ALIASING_OUTPUT, IntegerAttr(info.alias, i32))
-            entries[index] = entry
+                data[ALIASING_OUTPUT] = IntegerAttr(info.alias, i32)
+            entries[index] = DictionaryAttr(data)
         func.properties["arg_attrs"] = ArrayAttr(entries)
 
     def _place_boundary(self, func: FuncOp, grid: Grid) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ShapedType
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ShapedType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, BlockArgument, Data, Dialect, Operation, OpResult, SSAValue
 from xdsl.irdl import (
@@ -226,6 +226,30 @@ def result_sharding(func: FuncOp, index: int) -> Sharding | None:
     return None if attr is None else attr.data  # pyright: ignore
 
 
+def aliases(func: FuncOp) -> list[tuple[int, int]]:
+    """(argument, result) pairs that share a buffer by `tf.aliasing_output`."""
+    if func.arg_attrs is None:
+        return []
+    pairs: list[tuple[int, int]] = []
+    for index, entry in enumerate(func.arg_attrs.data):
+        alias = entry.data.get(ALIASING_OUTPUT)
+        if isinstance(alias, IntegerAttr):
+            pairs.append((index, alias.value.data))
+    return pairs
+
+
+def place_aliased_results(func: FuncOp) -> None:
+    """Gives results that share an argument's buffer its sharding, where they have none yet."""
+    pairs = aliases(func)
+    if not pairs:
+        return
+    shardings = [result_sharding(func, i) for i in range(len(func.function_type.outputs))]
+    for argument, result in pairs:
+        if shardings[result] is None:
+            shardings[result] = sharding_of(func.body.block.args[argument])
+    set_result_shardings(func, shardings)
+
+
 def set_result_sharding(func: FuncOp, index: int, sharding: Sharding | None) -> None:
     """Writes the sharding of result `index` of a function (None removes it)."""
     func.properties["res_attrs"] = _with_entry(
@@ -271,12 +295,21 @@ def _with_entry(
 def _with_entries(
     attrs: ArrayAttr[DictionaryAttr] | None, count: int, shardings: Iterable[Sharding | None]
 ) -> ArrayAttr[DictionaryAttr]:
-    return ArrayAttr(
-        [
-            set_entry(entry, SHARDING, None if s is None else ShardingAttr(s))
-            for entry, s in zip(entries_of(attrs, count), shardings, strict=True)
-        ]
-    )
+    """Entries that say already what is asked for are kept as they are, and most do."""
+    made: dict[int, ShardingAttr] = {}
+    entries: list[DictionaryAttr] = []
+    for entry, sharding in zip(entries_of(attrs, count), shardings, strict=True):
+        old = entry.data.get(SHARDING)
+        if sharding is None:
+            if old is not None:
+                entry = set_entry(entry, SHARDING, None)
+        elif not isinstance(old, ShardingAttr) or old.data is not sharding:
+            attr = made.get(id(sharding))
+            if attr is None:
+                attr = made[id(sharding)] = ShardingAttr(sharding)
+            entry = set_entry(entry, SHARDING, attr)
+        entries.append(entry)
+    return ArrayAttr(entries)
 
 
 def _open_attr(grid: str, value: SSAValue) -> ShardingAttr:

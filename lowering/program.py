@@ -20,7 +20,6 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
-from xdsl.utils.hints import isa
 
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
@@ -103,18 +102,23 @@ def _layouts(
     if attrs is None:
         return ()
     layouts: list[Layout] = []
+    seen: dict[int, Layout] = {}
     for index, entry in enumerate(attrs.data):
         attr = entry.data.get("autopar.layout")
         if not isinstance(attr, DictionaryAttr):
             raise DiagnosticError(func, f"{what} {index} of @main has no autopar.layout")
-        layouts.append(_layout(attr))
+        layout = seen.get(id(attr))
+        if layout is None:
+            layout = seen[id(attr)] = _layout(attr)
+        layouts.append(layout)
     return tuple(layouts)
 
 
 def _layout(attr: DictionaryAttr) -> Layout:
     whole = attr.data.get("global")
-    if not isa(whole, TensorType[Attribute]):
+    if not isinstance(whole, TensorType):
         return Layout((), (), None)
+    whole = cast("TensorType[Attribute]", whole)
     dims = cast(ArrayAttr[Attribute], attr.data["dims"])
     axes = tuple(tuple(_strings(dim)) for dim in dims)
     dtype = numpy_dtype(whole.element_type)

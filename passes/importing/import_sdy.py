@@ -9,7 +9,7 @@ value the mesh that it named, where there are several, so that export-sdy restor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from xdsl.context import Context
@@ -159,7 +159,8 @@ def import_sdy(module: ModuleOp) -> None:
     meshes = {op.sym_name.data: op.mesh.data for op in ops}
     used: set[str] = set()
     last: TensorSharding | None = None
-    for value in _shardings(module):
+    speaking = _speaking_ops(module)
+    for value in _shardings(speaking):
         if value is last:
             continue
         last = value
@@ -175,7 +176,7 @@ def import_sdy(module: ModuleOp) -> None:
         return
     importer = _Importer(meshes, _unify(module, ops, meshes, used), len(meshes) > 1)
     with collector_off():
-        for op in list(inner_ops(module)):
+        for op in speaking:
             list_groups(op, meshes)
             _import_op(op, importer)
     if meshes:
@@ -186,9 +187,27 @@ def _lifted_name(index: int) -> str:
     return "mesh" if index == 0 else f"mesh_{index - 1}"
 
 
-def _shardings(module: ModuleOp) -> Iterator[TensorSharding]:
-    """Every sharding that the module writes down."""
+def _speaking_ops(module: ModuleOp) -> list[Operation]:
+    """The ops that may name a mesh, in program order: few of a program's."""
+    speak: dict[type[Operation], bool] = {}
+    found: list[Operation] = []
     for op in inner_ops(module):
+        kind = type(op)
+        speaks = speak.get(kind)
+        if speaks is None:
+            speaks = speak[kind] = kind is FuncOp or op.name.startswith("sdy.")
+        if (
+            speaks
+            or (op.attributes and sdy.SHARDING in op.attributes)
+            or "replica_groups" in op.properties
+        ):
+            found.append(op)
+    return found
+
+
+def _shardings(ops: Iterable[Operation]) -> Iterator[TensorSharding]:
+    """Every sharding that the ops write down."""
+    for op in ops:
         if isinstance(op, FuncOp):
             for attrs in (op.arg_attrs, op.res_attrs):
                 for entry in attrs.data if attrs is not None else ():

@@ -63,14 +63,14 @@ def _inline_module(module: ModuleOp) -> None:
             _inline_module(op)
     calls: dict[str, list[CallOp]] = {}
     others: set[str] = set()
-    seen: dict[int, tuple[str, ...]] = {}
+    seen: dict[int, Attribute] = {}
     for name, function in functions.items():
         calls[name] = []
         for op in inner_ops(function):
-            if isinstance(op, CallOp):
+            if type(op) is CallOp:
                 calls[name].append(op)
-            elif op is not function:
-                others.update(_symbols_of(op, seen))
+            elif op.properties or op.attributes:
+                _note_symbols(op, others, seen)
     if not any(calls.values()):
         return
     order = _callees_first(functions, calls)
@@ -135,14 +135,14 @@ def _recursive(calls: dict[str, list[CallOp]], order: list[str]) -> set[str]:
 ################################################################################
 
 
-def _symbols_of(op: Operation, seen: dict[int, tuple[str, ...]]) -> Iterator[str]:
-    """Symbols that an op's attributes name. `seen` holds what is known of an attribute's object."""
+def _note_symbols(op: Operation, symbols: set[str], seen: dict[int, Attribute]) -> None:
+    """Adds the symbols that an op's attributes name. `seen` holds the attribute objects that were
+    looked through, by identity: most are shared by many ops."""
     for attrs in (op.properties, op.attributes):
         for attr in attrs.values():
-            found = seen.get(id(attr))
-            if found is None:
-                found = seen[id(attr)] = tuple(_symbols_in(attr))
-            yield from found
+            if id(attr) not in seen:
+                seen[id(attr)] = attr
+                symbols.update(_symbols_in(attr))
 
 
 def _symbols_in(attr: Attribute) -> Iterator[str]:
@@ -157,18 +157,23 @@ def _symbols_in(attr: Attribute) -> Iterator[str]:
 
 
 def _drop_unused(functions: dict[str, FuncOp]) -> None:
-    keep: set[str] = set()
-    stack = [name for name, f in functions.items() if not _is_private(f)]
-    if not stack:
+    """Erases the private functions that no other function names."""
+    public = [name for name, f in functions.items() if not _is_private(f)]
+    if not public or len(public) == len(functions):
         return
-    seen: dict[int, tuple[str, ...]] = {}
+    keep: set[str] = set()
+    stack = public
     while stack:
         name = stack.pop()
         if name in keep or name not in functions:
             continue
         keep.add(name)
+        named: set[str] = set()
+        seen: dict[int, Attribute] = {}
         for op in inner_ops(functions[name]):
-            stack.extend(_symbols_of(op, seen))
+            if op.properties or op.attributes:
+                _note_symbols(op, named, seen)
+        stack.extend(named)
     for name, function in functions.items():
         if name not in keep:
             function.detach()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, ShapedType, StringAttr
@@ -36,7 +37,7 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import ShardingOp, ShardOp, adopt_xdsl_ops, grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Partial, Sharding
 from autopar.dialects.sharding_syntax import REDUCTION_KINDS, parse_sharding
-from autopar.passes.walk import sharded_ops
+from autopar.passes.walk import ops_of
 
 PARTIAL = "autopar.partial"
 
@@ -58,7 +59,7 @@ class ShardOpsToAttributesPass(ModulePass):
 def shard_ops_to_attributes(module: ModuleOp) -> None:
     """Replaces shard.shard in `module` by attributes and constraints."""
     adopt_xdsl_ops(module)
-    shards = [op for op in sharded_ops(module) if type(op) is ShardOp]
+    shards = [cast(ShardOp, op) for op in ops_of(module, ShardOp)]
     if not shards:
         return
     specs = {op: _spec_of(op) for op in shards}

@@ -45,26 +45,29 @@ def make_boundary_even(func: FuncOp, grid: Grid) -> None:
     types = func.function_type.outputs.data
     set_arg_shardings(
         func,
-        [_even(func, _label(a), sharding_of(a), a.type, grid) for a in args],
+        [_even(func, a, sharding_of(a), a.type, grid) for a in args],
     )
     set_result_shardings(
         func,
-        [
-            _even(func, f"result {i}", result_sharding(func, i), type, grid)
-            for i, type in enumerate(types)
-        ],
+        [_even(func, i, result_sharding(func, i), type, grid) for i, type in enumerate(types)],
     )
 
 
-def _label(arg: BlockArgument) -> str:
-    """`argument 2 (state['w'])`: JAX names arguments in their locations."""
+def _label(arg: BlockArgument | int) -> str:
+    """`argument 2 (state['w'])`: JAX names arguments in their locations; a number is a result's."""
+    if isinstance(arg, int):
+        return f"result {arg}"
     place = arg.location
     name = f" ({place.desc.data})" if isinstance(place, NameLoc) else ""
     return f"argument {arg.index}{name}"
 
 
 def _even(
-    func: FuncOp, what: str, sharding: Sharding | None, type: Attribute, grid: Grid
+    func: FuncOp,
+    value: BlockArgument | int,
+    sharding: Sharding | None,
+    type: Attribute,
+    grid: Grid,
 ) -> Sharding | None:
     if sharding is None or not isinstance(type, TensorType):
         return sharding
@@ -78,8 +81,10 @@ def _even(
             kept = ", ".join(map(str, axes)) or "no axis"
             remark(
                 func,
-                f"{what} of @{func.sym_name.data}: a dimension of size {size} is not divisible "
-                f"over {wanted}: it is kept on {kept}",
+                f"{_label(value)} of @{func.sym_name.data}: a dimension of size {size} is not "
+                f"divisible over {wanted}: it is kept on {kept}",
             )
         dims.append(DimSharding(axes, dim.is_open, dim.priority))
+    if tuple(dims) == sharding.dims:
+        return sharding
     return Sharding(sharding.grid, tuple(dims), sharding.replicated, sharding.partial)

@@ -13,31 +13,27 @@ from autopar.dialects.sdy import (
     PropagationBarrierOp,
     ShardingGroupOp,
 )
-from autopar.passes.walk import SHARDED_BODIES, inner_ops
+from autopar.passes.walk import SHARDED_BODIES, ops_of
+
+_HINTS = (
+    ConstraintOp,
+    DataFlowEdgeOp,
+    NamedComputationOp,
+    PropagationBarrierOp,
+    ShardingGroupOp,
+)
 
 
 def drop_propagation_ops(module: ModuleOp) -> None:
     """Removes sharding groups, barriers and data-flow edges, named computations (their bodies
     stay), and constraints on the scalars of reduction bodies."""
-    for op in [op for op in inner_ops(module) if op.name in _HINTS]:
+    for op in ops_of(module, *_HINTS):
         if isinstance(op, ShardingGroupOp):
             Rewriter.erase_op(op)
         elif isinstance(op, NamedComputationOp):
             _flatten(op)
         elif not isinstance(op, ConstraintOp) or _is_on_scalars(op):
             Rewriter.replace_op(op, [], [op.operands[0]])
-
-
-_HINTS = frozenset(
-    op.name
-    for op in (
-        ConstraintOp,
-        DataFlowEdgeOp,
-        NamedComputationOp,
-        PropagationBarrierOp,
-        ShardingGroupOp,
-    )
-)
 
 
 def _is_on_scalars(op: ConstraintOp) -> bool:

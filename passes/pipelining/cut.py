@@ -9,10 +9,11 @@ from xdsl.dialects.builtin import IntegerType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
+from autopar.dialects.autopar import aliases
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import element_type, is_tensor, num_bytes
-from autopar.passes.importing.methods import aliases, phase_of
+from autopar.passes.importing.phases import phase_of
 
 from .batch_flow import BatchFlow, inputs_of
 

@@ -28,6 +28,7 @@ from autopar.dialects.sharding import Axes
 def write_layouts(func: FuncOp) -> None:
     """Turns autopar.sharding and autopar.global of a function's boundary into autopar.layout."""
     is_public = func.sym_visibility is None or func.sym_visibility.data != "private"
+    layouts: dict[tuple[Attribute | None, Attribute], DictionaryAttr] = {}
     inputs, outputs = func.function_type.inputs.data, func.function_type.outputs.data
     for key, attrs, types in (
         ("arg_attrs", func.arg_attrs, inputs),
@@ -37,7 +38,11 @@ def write_layouts(func: FuncOp) -> None:
         for entry, type in zip(entries_of(attrs, len(types)), types, strict=True):
             data = {k: v for k, v in entry.data.items() if k not in (SHARDING, GLOBAL, LAYOUT)}
             if is_public:
-                data[LAYOUT] = _layout(entry.data.get(SHARDING), entry.data.get(GLOBAL, type))
+                place = (entry.data.get(SHARDING), entry.data.get(GLOBAL, type))
+                layout = layouts.get(place)
+                if layout is None:
+                    layout = layouts[place] = _layout(*place)
+                data[LAYOUT] = layout
             alias = data.get(ALIASING_OUTPUT)
             if isinstance(alias, IntegerAttr) and outputs[alias.value.data] != type:
                 # XLA refuses an alias of buffers of different size; the donation itself stays.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
 
-from autopar.dialects.autopar import result_sharding, set_result_sharding, sharding_of
+from autopar.dialects.autopar import place_aliased_results, result_sharding, sharding_of
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops
 from autopar.dialects.sharding import Grid
 from autopar.passes.collector import collector_off
@@ -40,23 +40,11 @@ def propagate_shardings(module: ModuleOp) -> None:
     if not grids:
         return
     shard_ops_to_attributes(module)  # Either spelling is taken.
-    _follow_aliases(module)
+    for func in module.body.block.ops:
+        if isinstance(func, FuncOp) and func.body.blocks:
+            place_aliased_results(func)
     with collector_off():
         _propagate(module, grids)
-
-
-def _follow_aliases(module: ModuleOp) -> None:
-    """A result that shares an argument's buffer keeps the argument's sharding (its own wins)."""
-    for func in module.body.block.ops:
-        if not isinstance(func, FuncOp) or func.arg_attrs is None or not func.body.blocks:
-            continue
-        for index, entry in enumerate(func.arg_attrs.data):
-            alias = entry.data.get("tf.aliasing_output")
-            if not isinstance(alias, IntegerAttr):
-                continue
-            sharding = sharding_of(func.body.block.args[index])
-            if sharding is not None and result_sharding(func, alias.value.data) is None:
-                set_result_sharding(func, alias.value.data, sharding)
 
 
 def _propagate(module: ModuleOp, grids: dict[str, Grid]) -> None:
