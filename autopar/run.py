@@ -267,7 +267,14 @@ def read_arrays(name: str | None, types: Sequence[TensorType[Attribute]]) -> lis
             raise UsageError(f"@main takes {len(types)} arrays (arg0, …): give --inputs FILE.npz")
         return []
     with _open_npz(name) as archive:
-        return [_read_array(archive, name, index, t) for index, t in enumerate(types)]
+        arrays = [_read_array(archive, name, index, t) for index, t in enumerate(types)]
+        surplus = [key for key in archive if key not in {f"arg{i}" for i in range(len(types))}]
+    if surplus:
+        wanted = ", ".join(f"arg{index}" for index in range(len(types))) or "none"
+        raise UsageError(
+            f"{name}: {', '.join(surplus)} would not be read, @main takes {wanted}: leave it out"
+        )
+    return arrays
 
 
 def _open_npz(name: str) -> Any:

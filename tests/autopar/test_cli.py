@@ -200,6 +200,13 @@ GOOD = (random(7, 6), random(6, 10))
 WRONG: dict[str, tuple[str, Sequence[Array], int, tuple[str, ...], str]] = {
     "devices": (UNEVEN, GOOD, 6, (), "grid (x=2, y=4) has 8 devices, --devices says 6"),
     "missing": (UNEVEN, GOOD[:1], 8, (), "arg1 is missing (@main wants tensor<6x10xf32>)"),
+    "surplus": (
+        UNEVEN,
+        (*GOOD, GOOD[0]),
+        8,
+        (),
+        "arg2 would not be read, @main takes arg0, arg1: leave it out",
+    ),
     "shape": (UNEVEN, (GOOD[0], GOOD[0]), 8, (), "arg1 has shape (7, 6), expected (6, 10)"),
     "dtype": (
         UNEVEN,
