@@ -42,6 +42,12 @@ def find_batch(
             raise ValueError(
                 f"batch_argnums={signature.batch.nums}: the call has no such argument with arrays"
             )
+        for slot in sorted(slots, key=str):
+            if not arrays[slot]:
+                raise ValueError(
+                    f"batch_argnums={signature.batch.nums}: {signature.label(slot)} is a scalar, "
+                    "it has no batch dimension: leave it out"
+                )
         chosen = [i for slot in slots for i in arrays[slot]]
         return Batch(frozenset(chosen), _said(signature, slots, "as batch_argnums says"))
     candidates: dict[Any, int] = {}

@@ -182,11 +182,25 @@ class CompiledProgram:
         leaves, tree = jax.tree.flatten((args, kwargs))
         placed = self.bind(leaves) if tree == self.tree else None
         if placed is None:
-            raise TypeError(
-                "the arguments are not those that the program was compiled for (structure, shapes, "
-                "dtypes or shardings differ): call the parallelized function instead"
-            )
+            difference = self._difference(leaves, tree)
+            raise TypeError(f"{difference}: call the parallelized function instead")
         return self.execute(leaves, placed)
+
+    def _difference(self, leaves: list[Any], tree: Any) -> str:
+        """Why the program does not take the arguments."""
+        if tree != self.tree:
+            return f"the arguments are {tree}, the program was compiled for {self.tree}"
+        for leaf, slot, known in zip(leaves, self._slots, self.lowered.leaves, strict=True):
+            if not slot.fits(leaf):
+                given = ArgumentAval(leaf)
+                return f"{known.name} is {given}, the program was compiled for {slot}"
+        for leaf, target, known in zip(leaves, self._shardings, self.lowered.leaves, strict=True):
+            own = getattr(leaf, "sharding", None)
+            if isinstance(own, NamedSharding) and not own.is_equivalent_to(target, leaf.ndim):
+                return (
+                    f"{known.name} lies as {own.spec}, the program was compiled for {target.spec}"
+                )
+        return "the arguments are not those that the program was compiled for"
 
 
 def _delete(leaf: Any) -> None:

@@ -103,6 +103,12 @@ class ArgumentAval:
             self.dtype = canonical_dtype(leaf) if known else None
             self.weak_type = True
 
+    def __str__(self) -> str:
+        if self.python_type is not None:
+            return f"a Python {self.python_type.__name__}"
+        weak = " (weakly typed)" if self.weak_type else ""
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]{weak}"
+
     def fits(self, leaf: Any) -> bool:
         """Whether the program may be run with `leaf`, whatever its value."""
         other = ArgumentAval(leaf)

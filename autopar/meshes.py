@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import math
+import operator
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -26,21 +29,33 @@ _AXIS_NAMES = ("data", "model", "z", "w")
 
 def given_mesh(mesh: Any) -> Mesh | None:
     """A jax Mesh of what the user gave: a Mesh, a shape, or None for the ambient mesh."""
-    if isinstance(mesh, Mesh):
-        return mesh
+    shape = mesh_shape(mesh)
+    if shape is None:
+        return ambient_mesh() if mesh is None else mesh
+    devices = first_devices(math.prod(shape), f"mesh={mesh!r}")
+    return Mesh(np.array(devices).reshape(shape), _AXIS_NAMES[: len(shape)])
+
+
+def mesh_shape(mesh: Any) -> tuple[int, ...] | None:
+    """The shape that the user gave as `mesh`; None for a Mesh and for no mesh. ValueError for
+    anything else."""
     if mesh is None:
-        return ambient_mesh()
+        return None
+    if isinstance(mesh, Mesh):
+        if mesh.devices.size == 0:
+            axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+            raise ValueError(f"mesh: the Mesh ({axes}) has no devices; give it at least one")
+        return None
     try:
-        shape = (int(mesh),) if isinstance(mesh, int) else tuple(int(n) for n in mesh)
+        shape = (operator.index(mesh),) if np.ndim(mesh) == 0 else tuple(map(operator.index, mesh))
     except (TypeError, ValueError):
         shape = ()
     if not 1 <= len(shape) <= len(_AXIS_NAMES) or min(shape) < 1:
         raise ValueError(
             f"mesh={mesh!r}: expected a jax.sharding.Mesh or a shape of one to "
-            f"{len(_AXIS_NAMES)} sizes, such as (2, 4)"
+            f"{len(_AXIS_NAMES)} whole numbers, such as (2, 4)"
         )
-    devices = first_devices(int(np.prod(shape)), f"mesh={mesh!r}")
-    return Mesh(np.array(devices).reshape(shape), _AXIS_NAMES[: len(shape)])
+    return shape
 
 
 def ambient_mesh() -> Mesh | None:
@@ -88,9 +103,15 @@ def sharding_leaves(prefix: Any, tree: Any, what: str) -> list[Any]:
     try:
         full = jax.tree.broadcast(prefix, tree, is_leaf=is_sharding)
     except ValueError as error:
-        first = str(error).splitlines()[0]
-        whose = "arguments'" if what == "in_shardings" else "results'"
-        raise ValueError(f"{what} is no prefix of the {whose} pytree: {first}") from None
+        # jax's text is "pytree structure error: KIND at key path\n    NAME OF THE TREE[PATH]\n…".
+        first, where = [*str(error).splitlines(), ""][:2]
+        kind = first.removeprefix("pytree structure error: ").removesuffix(" at key path")
+        path = "".join(re.findall(r"(?:\[.*?\]|\.\w+)", where))
+        whose = "argument" if what == "in_shardings" else "result"
+        raise ValueError(
+            f"{what} is no prefix of the {whose}s' pytree: {kind} at {what}{path}: give one entry, "
+            f"or None, for each {whose}"
+        ) from None
     return jax.tree.leaves(full, is_leaf=is_sharding)
 
 

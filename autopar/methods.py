@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 
@@ -25,6 +25,28 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Further options of the pass annotate-method (small_tensor_elements)."""
 
+    def __post_init__(self) -> None:
+        """ValueError names the option that is wrong."""
+        from autopar.passes.importing.methods import MethodOptions
+
+        if self.mesh is not None:
+            from .meshes import mesh_shape
+
+            mesh_shape(self.mesh)
+        check_num_micro_batches(self.num_micro_batches)
+        if self.micro_batch_reduction not in ("mean", "sum"):
+            raise ValueError(
+                f"micro_batch_reduction={self.micro_batch_reduction!r}: expected 'mean' or 'sum'"
+            )
+        known = [f.name for f in fields(MethodOptions) if f.name not in ("method", "batch_axis")]
+        for option in self.options:
+            if option not in known:
+                raise ValueError(
+                    f"options of {type(self).__name__}: {option!r} is unknown; known options: "
+                    f"{', '.join(known)}"
+                )
+        MethodOptions(self.name, self.batch_axis, **self.options)
+
     def pass_options(self, mesh: Any) -> dict[str, Any]:
         """Options of annotate-method on a jax Mesh; ValueError for an axis that it has not."""
         if self.batch_axis is None:
@@ -33,6 +55,14 @@ class Method:
             known = ", ".join(map(str, mesh.axis_names))
             raise ValueError(f"batch_axis={self.batch_axis!r}: the mesh's axes are {known}")
         return {**self.options, "batch_axis": self.batch_axis}
+
+
+def check_num_micro_batches(count: Any) -> None:
+    """ValueError where `count` is neither a whole number of at least 1 nor None."""
+    if count is None:
+        return
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"num_micro_batches={count!r}: expected a whole number of at least 1")
 
 
 @dataclass(frozen=True)

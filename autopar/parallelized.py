@@ -19,7 +19,8 @@ from autopar.lowering.jax_compat import check_jax_version, trace_context, trace_
 from .arguments import Signature
 from .compiled import CompiledProgram
 from .lowered import LoweredProgram, Lowering, Request
-from .methods import Method, resolve_method
+from .meshes import mesh_shape
+from .methods import Method, check_num_micro_batches, resolve_method
 from .plans import Plan
 
 check_jax_version()
@@ -80,12 +81,10 @@ def parallelize(
     )
     chosen = resolve_method(method)
     count = chosen.num_micro_batches if num_micro_batches is None else num_micro_batches
+    check_num_micro_batches(count)
     count = 1 if count is None else count
-    if not isinstance(count, int) or isinstance(count, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"num_micro_batches={count!r}: expected a whole number of at least 1")
-    if count < 1:
-        raise ValueError(f"num_micro_batches={count}: expected at least 1")
     given = mesh if mesh is not None else chosen.mesh
+    mesh_shape(given)
     return Parallelized(Request(fn, chosen, given, count, in_shardings, out_shardings, signature))
 
 

@@ -57,20 +57,27 @@ PARAMETER_PRIORITY = 1
 
 @dataclass(frozen=True)
 class MethodOptions:
+    """What a method is to do; ValueError names the option that is wrong."""
+
     method: str
+    """One of `METHODS`."""
     batch_axis: str | None = None
     """The grid axis that the method uses (None: all axes, flattened)."""
     small_tensor_elements: int = 512
     """State tensors with fewer elements than this stay whole."""
 
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method} is unknown (known: {', '.join(METHODS)})")
+        small = self.small_tensor_elements
+        if not isinstance(small, int) or isinstance(small, bool) or small < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(
+                f"small_tensor_elements={small!r}: expected a whole number of at least 0"
+            )
+
 
 def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
     """Annotates @main (the only function with a body, if it has another name) in place."""
-    if options.method not in METHODS:
-        raise DiagnosticError(
-            module,
-            f"annotate-method: method={options.method} is unknown (known: {', '.join(METHODS)})",
-        )
     stage = METHODS[options.method]
     func = main_function(module)
     grid = grid_of(module)

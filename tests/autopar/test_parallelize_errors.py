@@ -74,11 +74,54 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: run(lambda x: x[:7], X, mesh=MESH, batch_argnums=0, out_shardings=P("data")),
         "out_shardings of result 0: dimension 0 of size 7 is not divisible over data=2",
     ),
+    "prefix length": (
+        lambda: run(mesh=MESH, in_shardings=(P(),)),
+        "different lengths of tuple at in_shardings: give one entry, or None, for each argument",
+    ),
+    "prefix inside": (
+        lambda: run(mesh=MESH, out_shardings=([P()], P())),
+        "at out_shardings[0]: give one entry, or None, for each result",
+    ),
     "too few devices": (
         lambda: run(mesh=(4, 4)),
         "mesh=(4, 4) needs 16 devices, there are 8: call autopar.init(devices=16)",
     ),
-    "mesh text": (lambda: run(mesh="8x"), "expected a jax.sharding.Mesh or a shape"),
+    "mesh text": (
+        lambda: autopar.parallelize(step, mesh="8"),
+        "mesh='8': expected a jax.sharding.Mesh or a shape of one to 4 whole numbers",
+    ),
+    "mesh of fractions": (
+        lambda: autopar.parallelize(step, mesh=(2.0, 4)),
+        "mesh=(2.0, 4): expected a jax.sharding.Mesh or a shape of one to 4 whole numbers",
+    ),
+    "mesh of a method": (
+        lambda: autopar.DataParallel(mesh="2x4"),
+        "mesh='2x4': expected a jax.sharding.Mesh or a shape of one to 4 whole numbers",
+    ),
+    "empty mesh": (
+        lambda: autopar.parallelize(step, mesh=Mesh(DEVICES[:0], ("q",))),
+        "mesh: the Mesh (q=0) has no devices; give it at least one",
+    ),
+    "option of a method": (
+        lambda: autopar.Zero3Parallel(options={"small": 1}),
+        "options of Zero3Parallel: 'small' is unknown; known options: small_tensor_elements",
+    ),
+    "value of an option": (
+        lambda: autopar.Zero3Parallel(options={"small_tensor_elements": "x"}),
+        "small_tensor_elements='x': expected a whole number of at least 0",
+    ),
+    "reduction": (
+        lambda: autopar.DataParallel(micro_batch_reduction="max"),
+        "micro_batch_reduction='max': expected 'mean' or 'sum'",
+    ),
+    "microbatches of a method": (
+        lambda: autopar.DataParallel(num_micro_batches=0),
+        "num_micro_batches=0: expected a whole number of at least 1",
+    ),
+    "scalar batch": (
+        lambda: run(lambda w, s: w * s, X, np.float32(1), batch_argnums=(1,)),
+        "batch_argnums=(1,): s is a scalar, it has no batch dimension: leave it out",
+    ),
     "method": (lambda: run(method="ddp"), "known methods: auto, alpa, dp"),
     "batch axis": (
         lambda: run(method=autopar.DataParallel(batch_axis="q"), mesh=(2, 4)),
@@ -176,10 +219,31 @@ def test_ref() -> None:
         run(counting, X)
 
 
-def test_compiled_program_refuses_other_arguments() -> None:
-    program = autopar.parallelize(step, method="dp").get_executable(PARAMS, X)
-    with pytest.raises(TypeError, match="not those that the program was compiled for"):
-        program(PARAMS, X[:8])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((PARAMS, X[:8]), "x is float32[8,16], the program was compiled for float32[16,16]: call "),
+        (({"a": np.ones((16, 32), np.int32)}, X), "params['a'] is int32[16,32], the program was"),
+        ((PARAMS, 1.0), "x is a Python float, the program was compiled for float32[16,16]: call "),
+        ((PARAMS,), "the arguments are PyTreeDef"),
+    ],
+)
+def test_compiled_program_names_what_differs(arguments: tuple[Any, ...], message: str) -> None:
+    program = autopar.parallelize(step, method="dp").lower(PARAMS, X).compile()
+    with pytest.raises(TypeError) as caught:
+        program(*arguments)
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith(": call the parallelized function instead")
+
+
+def test_compiled_program_names_what_lies_elsewhere() -> None:
+    def place(*spec: str | None) -> Any:
+        return jax.device_put(X, NamedSharding(MESH, P(*spec)))
+
+    program = autopar.parallelize(step, method="shard").lower(PARAMS, place("data")).compile()
+    with pytest.raises(TypeError) as caught:
+        program(PARAMS, place(None, "model"))
+    assert "x lies as P(None, 'model'), the program was compiled for P('data'" in str(caught.value)
 
 
 def test_deleted_argument() -> None:
