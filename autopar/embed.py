@@ -19,6 +19,12 @@ def apply(module: Any, pipeline: str) -> Any:
     from .dialects import make_context
     from .passes.manager import build_pipeline, run_passes
 
+    if not isinstance(module, ModuleOp) and not hasattr(module, "operation"):
+        raise TypeError(
+            f"apply expects a module in memory, got {type(module).__name__}: give "
+            'jax.jit(f).lower(*args).compiler_ir("stablehlo"), or '
+            "autopar.lowering.parse.parse_module(text) of MLIR text"
+        )
     passes = build_pipeline(pipeline)
     context = make_context()
     if isinstance(module, ModuleOp):

@@ -73,7 +73,7 @@ def _line_of(diagnostic: Diagnostic, filename: str) -> int | None:
     frame = user_frame(location) if location is not None else None
     if frame is None or frame.filename.data != filename:
         return None
-    return frame.line.data
+    return max(frame.line.data, 1)
 
 
 def check_expectations(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ShapedType
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, ShapedType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, BlockArgument, Data, Dialect, Operation, OpResult, SSAValue
 from xdsl.irdl import (
@@ -30,6 +30,7 @@ from xdsl.printer import Printer
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
+from .diagnostics import DiagnosticError
 from .sharding import Axes, Sharding
 from .sharding_syntax import parse_axes_in_brackets, parse_list, parse_sharding
 
@@ -236,6 +237,20 @@ def aliases(func: FuncOp) -> list[tuple[int, int]]:
         if isinstance(alias, IntegerAttr):
             pairs.append((index, alias.value.data))
     return pairs
+
+
+def refuse_partitioned(module: ModuleOp, pass_name: str) -> None:
+    """DiagnosticError where a function has local shapes: shard-partition has run on it."""
+    for func in module.ops:
+        if isinstance(func, FuncOp):
+            for attrs in (func.arg_attrs, func.res_attrs):
+                if attrs is not None and any(GLOBAL in entry.data for entry in attrs):
+                    raise DiagnosticError(
+                        func,
+                        f"{pass_name}: @{func.sym_name.data} is partitioned already (its "
+                        f"arguments and results say {GLOBAL}): run {pass_name} before "
+                        "shard-partition, and that once",
+                    )
 
 
 def place_like_arguments(func: FuncOp, pairs: Iterable[tuple[int, int]]) -> None:

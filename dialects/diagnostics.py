@@ -110,6 +110,8 @@ def location_text(place: Place) -> str:
     frame = user_frame(location) if location is not None else None
     if frame is None:
         return "-"
+    if frame.line.data == 0:  # MLIR's place of a module that is not written out
+        return f"{frame.filename.data}:1:1"
     return f"{frame.filename.data}:{frame.line.data}:{frame.column.data}"
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -94,16 +95,27 @@ def _to_int(text: str) -> int:
     try:
         return int(text)
     except ValueError:
+        pass
+    try:
         value = float(text)
-        if not value.is_integer():
-            raise ValueError("expected a whole number") from None
-        return int(value)
+    except ValueError:
+        value = math.nan
+    if not value.is_integer():
+        raise ValueError("expected a whole number")
+    return int(value)
+
+
+def _to_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("expected a number") from None
 
 
 _SCALARS: dict[Any, Callable[[str], Any]] = {
     bool: _to_bool,
     int: _to_int,
-    float: float,
+    float: _to_float,
     str: str,
 }
 
@@ -219,17 +231,20 @@ def parse_options(text: str) -> tuple[tuple[str, str | None], ...]:
 
 def parse_pipeline(text: str) -> list[PassSpec]:
     """A pipeline text, nested (`builtin.module(…)`) or flat."""
+    if not text.strip():
+        raise PipelineError("the pipeline is empty: give names of passes, as in 'cse,dce'")
     specs: list[PassSpec] = []
     for part in _split(text, ","):
         part = part.strip()
         if not part:
-            continue
+            raise PipelineError(f"a name is missing beside a comma of the pipeline '{text}'")
         brace, paren = part.find("{"), part.find("(")
         if paren >= 0 and (brace < 0 or paren < brace):
             anchor = part[:paren].strip()
             if not part.endswith(")") or anchor not in ("builtin.module", "func.func", "any"):
                 raise PipelineError(f"expected builtin.module(…), found '{part}'")
-            specs += parse_pipeline(part[paren + 1 : -1])
+            inner = part[paren + 1 : -1]
+            specs += parse_pipeline(inner) if inner.strip() else []
         elif brace >= 0:
             if not part.endswith("}"):
                 raise PipelineError(f"expected '}}' at the end of '{part}'")

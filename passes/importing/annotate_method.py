@@ -8,7 +8,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from autopar.passes.partition.grid_option import ensure_grid
+from autopar.passes.partition.grid_option import check_grid, ensure_grid
 
 from .methods import MethodOptions, annotate_method
 
@@ -42,7 +42,13 @@ class AnnotateMethodPass(ModulePass):
     small_tensor_elements: int = 512
     """Tensors with fewer elements stay whole."""
 
+    def __post_init__(self) -> None:
+        check_grid(self.grid, self.axis_names)
+        self._options()
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         ensure_grid(op, self.grid, self.axis_names)
-        options = MethodOptions(self.method, self.batch_axis, self.small_tensor_elements)
-        annotate_method(op, options)
+        annotate_method(op, self._options())
+
+    def _options(self) -> MethodOptions:
+        return MethodOptions(self.method, self.batch_axis, self.small_tensor_elements)

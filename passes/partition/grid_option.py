@@ -27,16 +27,21 @@ def parse_grid(text: str, axis_names: tuple[str, ...] | None = None, name: str =
     return Grid(name, tuple(zip(names, shape, strict=True)))
 
 
+def check_grid(text: str | None, axis_names: tuple[str, ...] | None = None) -> None:
+    """ValueError says what is wrong with the two options, for a pass to raise when it is built."""
+    if text is not None:
+        parse_grid(text, axis_names)
+    elif axis_names is not None:
+        raise ValueError(f"axis-names={','.join(axis_names)} without grid=: give both")
+
+
 def ensure_grid(
     module: ModuleOp, text: str | None, axis_names: tuple[str, ...] | None = None
 ) -> None:
     """Declares the grid of the option, or checks that it is the module's."""
     if text is None:
         return
-    try:
-        wanted = parse_grid(text, axis_names)
-    except ValueError as error:
-        raise DiagnosticError(module, str(error)) from None
+    wanted = parse_grid(text, axis_names)
     adopt_xdsl_ops(module)
     existing = next((op for op in module.ops if isinstance(op, GridOp)), None)
     unread = next((op for op in module.ops if op.name in ("sdy.mesh", "mesh.mesh")), None)

@@ -8,6 +8,8 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
+from autopar.dialects.autopar import refuse_partitioned
+
 from .decide import insert_reshards
 
 
@@ -28,4 +30,5 @@ class InsertReshardsPass(ModulePass):
     name = "insert-reshards"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        refuse_partitioned(op, self.name)
         insert_reshards(op)

@@ -8,8 +8,8 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from autopar.dialects.autopar import GRID
-from autopar.passes.partition.grid_option import ensure_grid
+from autopar.dialects.autopar import GRID, refuse_partitioned
+from autopar.passes.partition.grid_option import check_grid, ensure_grid
 
 from .decide import insert_reshards
 from .partition import partition
@@ -35,7 +35,11 @@ class ShardPartitionPass(ModulePass):
     axis_names: tuple[str, ...] | None = None
     """Names of the axes of `grid` (x,y,z)."""
 
+    def __post_init__(self) -> None:
+        check_grid(self.grid, self.axis_names)
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        refuse_partitioned(op, self.name)
         ensure_grid(op, self.grid, self.axis_names)
         if GRID not in op.attributes:
             insert_reshards(op)

@@ -34,12 +34,17 @@ from .batch_flow import BatchFlow, inputs_of
 from .cut import Cut, find_cut, is_made_in
 
 
+def check_split(count: int, reduction: str) -> None:
+    """ValueError says which option of `split_step` is wrong."""
+    if count < 1:
+        raise ValueError(f"num-micro-batches={count}: expected at least 1")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction={reduction}: expected mean or sum")
+
+
 def split_step(module: ModuleOp, count: int, reduction: str) -> None:
     """Rewrites @main in place (see the pass)."""
-    if count < 1:
-        raise DiagnosticError(module, f"num-micro-batches={count}: expected at least 1")
-    if reduction not in ("mean", "sum"):
-        raise DiagnosticError(module, f"reduction={reduction}: expected mean or sum")
+    check_split(count, reduction)
     if count == 1:
         return
     func = main_function(module)

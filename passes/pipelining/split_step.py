@@ -8,7 +8,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from .microbatches import split_step
+from .microbatches import check_split, split_step
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class SplitStepPass(ModulePass):
     """Into how many parts the batch is split."""
     reduction: str = "mean"
     """How gradients and float scalars of microbatches are put together: mean or sum."""
+
+    def __post_init__(self) -> None:
+        check_split(self.num_micro_batches, self.reduction)
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         split_step(op, self.num_micro_batches, self.reduction)

@@ -8,6 +8,8 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
+from autopar.dialects.autopar import refuse_partitioned
+
 from .propagation import propagate_shardings
 
 
@@ -23,4 +25,5 @@ class ShardingPropagationPass(ModulePass):
     name = "sharding-propagation"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        refuse_partitioned(op, self.name)
         propagate_shardings(op)

@@ -82,6 +82,17 @@ def test_options_by_every_spelling() -> None:
             "probe{count=1.5}",
             "option 'count' of pass 'probe': expected a whole number, found '1.5'",
         ),
+        ("probe{count=x}", "option 'count' of pass 'probe': expected a whole number, found 'x'"),
+        ("probe{scale=x}", "option 'scale' of pass 'probe': expected a number, found 'x'"),
+        ("", "the pipeline is empty: give names of passes"),
+        ("cse,,dce", "a name is missing beside a comma of the pipeline 'cse,,dce'"),
+        ("builtin.module(cse,)", "a name is missing beside a comma of the pipeline 'cse,'"),
+        ("split-step{num-micro-batches=0}", "num-micro-batches=0: expected at least 1"),
+        ("split-step{reduction=max}", "reduction=max: expected mean or sum"),
+        ("annotate-method{method=ddp}", "method=ddp is unknown .known: dp, zero2"),
+        ("annotate-method{small-tensor-elements=-1}", "expected a whole number of at least 0"),
+        ("shard-partition{grid=2xq}", "grid=2xq: expected sizes joined by x, as in grid=2x4"),
+        ("shard-partition{axis-names=a,b}", "axis-names=a,b without grid=: give both"),
         ("probe{flag=maybe}", "expected true or false, found 'maybe'"),
         ("probe{kind=c}", "expected one of a, b, found 'c'"),
         ("probe{count=1 count=2}", "given twice"),
@@ -92,6 +103,15 @@ def test_options_by_every_spelling() -> None:
 def test_wrong_pipelines(pipeline: str, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         build_pipeline(pipeline)
+
+
+def test_errors_of_a_module_are_at_its_first_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.mlir"
+    file.write_text("func.func @f() {\n  return\n}\n")
+    assert main([str(file), "--shard-partition"]) == 1
+    assert f"{file}:1:1: error: partitioning needs a device grid" in capsys.readouterr()[1]
 
 
 def test_unforeseen_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +141,8 @@ def test_apply_on_jaxlib_modules() -> None:
     assert str(result).count("stablehlo.sine") == 1
     with pytest.raises(PipelineError):
         apply(native, "no-such-pass")
+    with pytest.raises(TypeError, match=r"apply expects a module in memory, got str: give .*"):
+        apply("func.func @f()", "cse")
 
 
 def test_without_jaxlib() -> None:
