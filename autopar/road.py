@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from xdsl.context import Context
 from xdsl.dialects.builtin import (
     ArrayAttr,
     DictionaryAttr,
@@ -22,6 +21,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
+from xdsl.passes import ModulePass
 
 from autopar.dialects import make_context
 from autopar.dialects.autopar import (
@@ -33,29 +33,28 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy import Mesh, MeshOp
-from autopar.dialects.shard import find_grid
+from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
 from autopar.passes.collector import collector_off
+from autopar.passes.importing.annotate_method import AnnotateMethodPass
 from autopar.passes.importing.methods import (
     BATCH_DIM,
     KIND,
     KINDS,
     MethodOptions,
-    annotate_method,
     main_function,
     state_kind,
 )
 from autopar.passes.importing.phases import PhaseNames
 from autopar.passes.manager import run_passes
-from autopar.passes.partition.even_boundary import make_boundary_even
-from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
-from autopar.passes.pipelining.microbatches import split_step
+from autopar.passes.pipelines import LEVELS
+from autopar.passes.pipelining.split_step import SplitStepPass
 
 from .dump import Dump
 
-LEVELS = ("stablehlo", "sharded", "decided", "spmd", "per-device")
+LAST_LEVEL = "per-device"
 
 
 @dataclass(frozen=True)
@@ -100,33 +99,42 @@ class Road:
     def _at(self, level: str) -> ModuleOp:
         module = import_module(self.native)
         context = make_context()
-        stop = LEVELS.index(level)
-        dump = Dump(module, context) if level == "per-device" else None
-        _dump(dump, 0, module)
-        if stop >= 1:
-            self._annotate(module, context)
-            run_passes(module, PROPAGATE, context)
-            make_boundary_even(main_function(module), _grid(module))
-            _dump(dump, 1, module)
-        for number, passes in ((2, DECIDE), (3, PARTITION), (4, LOWER)):
-            if stop >= number:
-                run_passes(module, passes, context)
-                _dump(dump, number, module)
+        passes = self._passes_with_options()
+        dump = Dump(module, context) if level == LAST_LEVEL else None
+        for name, pass_names in LEVELS.items():
+            for pass_name in pass_names:
+                self._prepare(pass_name, module)
+                run_passes(module, [passes.get(pass_name, pass_name)], context)
+            if dump is not None:
+                dump.write(name, module)
+            if name == level:
+                break
         return module
+
+    def _passes_with_options(self) -> dict[str, ModulePass]:
+        """The passes that have options on this road, by name."""
+        made = (
+            SplitStepPass(self.num_micro_batches, self.reduction),
+            AnnotateMethodPass(
+                self.options.method,
+                batch_axis=self.options.batch_axis,
+                small_tensor_elements=self.options.small_tensor_elements,
+            ),
+        )
+        return {pass_.name: pass_ for pass_ in made}
+
+    def _prepare(self, pass_name: str, module: ModuleOp) -> None:
+        """Writes into the module what a pass is to read and only `parallelize` knows."""
+        if pass_name == "import-sdy" and self.grid is not None:
+            declare_mesh(module, self.grid)
+        elif pass_name == SplitStepPass.name:
+            self._describe_arguments(main_function(module))
+        elif pass_name == AnnotateMethodPass.name:
+            self._place_boundary(main_function(module), grid_of(module))
 
     def program(self) -> DeviceProgram:
         """The program for one device."""
-        return device_program(self.at("per-device"))
-
-    def _annotate(self, module: ModuleOp, context: Context) -> None:
-        if self.grid is not None:
-            declare_mesh(module, self.grid)
-        run_passes(module, IMPORT, context)
-        self._describe_arguments(main_function(module))
-        split_step(module, self.num_micro_batches, self.reduction)
-        func = main_function(module)
-        self._place_boundary(func, _grid(module))
-        annotate_method(module, self.options)
+        return device_program(self.at(LAST_LEVEL))
 
     def _describe_arguments(self, func: FuncOp) -> None:
         """Writes kinds and aliases as the attributes that passes read."""
@@ -180,14 +188,3 @@ def declare_mesh(module: ModuleOp, grid: Grid) -> None:
         block = module.body.block
         assert block.first_op is not None
         block.insert_op_before(MeshOp(name, Mesh(grid.axes)), block.first_op)
-
-
-def _dump(dump: Dump | None, number: int, module: ModuleOp) -> None:
-    if dump is not None:
-        dump.write(LEVELS[number], module)
-
-
-def _grid(module: ModuleOp) -> Grid:
-    grid = find_grid(module)
-    assert grid is not None
-    return grid

@@ -10,7 +10,12 @@ IMPORT = (
     "inline",  # propagation and partitioning see whole data flow, not calls
     "dce",  # what nobody reads gets no sharding from its users, and would be replicated
 )
+METHOD = (
+    "split-step",  # of one microbatch's program: sees the batch before anything is split
+    "annotate-method",  # propagation starts from what the method says of the boundary
+)
 PROPAGATE = ("sharding-propagation",)  # decides where every value lies
+BOUNDARY = ("even-boundary",)  # before deciding: jax.Arrays at the boundary cannot be padded
 DECIDE = ("insert-reshards",)  # needs all shardings; makes every resharding an op
 PARTITION = (
     "shard-partition",  # local shapes
@@ -20,12 +25,12 @@ LOWER = ("convert-shard-to-stablehlo",)  # last: replica groups know no grid axe
 
 LEVELS: dict[str, tuple[str, ...]] = {
     "stablehlo": (),
-    "sharded": (*IMPORT, *PROPAGATE),
-    "decided": (*IMPORT, *PROPAGATE, *DECIDE),
-    "spmd": (*IMPORT, *PROPAGATE, *DECIDE, *PARTITION),
-    "per-device": (*IMPORT, *PROPAGATE, *DECIDE, *PARTITION, *LOWER),
+    "sharded": (*IMPORT, *METHOD, *PROPAGATE, *BOUNDARY),
+    "decided": DECIDE,
+    "spmd": PARTITION,
+    "per-device": LOWER,
 }
-"""The passes from the imported program to each level that `.as_text(level)` shows."""
+"""The levels that `.as_text(level)` shows, in order, each with the passes from the one before."""
 
 RUN = (
     "import-sdy",

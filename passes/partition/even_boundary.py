@@ -19,6 +19,7 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import remark
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import DimSharding, Grid, Sharding
+from autopar.passes.importing.methods import main_function
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,7 @@ class EvenBoundaryPass(ModulePass):
     name = "even-boundary"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        grid = grid_of(op)
-        for func in op.ops:
-            if isinstance(func, FuncOp) and func.body.blocks:
-                make_boundary_even(func, grid)
+        make_boundary_even(main_function(op), grid_of(op))
 
 
 def make_boundary_even(func: FuncOp, grid: Grid) -> None:
