@@ -47,8 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Partitions MODULE.mlir (StableHLO with sdy or shard annotations) and runs "
         "@main on N local devices, with global arrays in and out: arg0, arg1, … and out0, out1, … "
         "in @main's order. Dtypes are kept; bf16 and f8 are read and written as float32, i4 as "
-        "int8. Virtual CPU devices are made where the machine has no accelerators. OUT.npz is written "
-        "whole at the end: where anything fails it is not made, and one that was there stays.",
+        "int8. Virtual CPU devices are made where the machine has no accelerators. OUT.npz is "
+        "written whole at the end: where anything fails, an older one stays as it is.",
     )
     run.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
     run.add_argument("--devices", type=_positive, required=True, metavar="N", help="device count")

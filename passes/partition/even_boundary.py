@@ -81,8 +81,8 @@ def _even(
             kept = ", ".join(map(str, axes)) or "no axis"
             remark(
                 func,
-                f"{_label(value)} of @{func.sym_name.data}: a dimension of size {size} is not divisible "
-                f"over {wanted}: it is kept on {kept}",
+                f"{_label(value)} of @{func.sym_name.data}: a dimension of size {size} is not "
+                f"divisible over {wanted}: it is kept on {kept}",
             )
         dims.append(DimSharding(axes, dim.is_open, dim.priority))
     if tuple(dims) == sharding.dims:
