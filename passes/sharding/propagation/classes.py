@@ -11,16 +11,10 @@ from xdsl.ir import Block, Operation, SSAValue
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.elementwise import ARITH, CHLO, PLAIN
 from autopar.dialects.rules.regions import MANUAL, NAMED, REGION_OPS
+from autopar.dialects.stablehlo.collectives import COLLECTIVES
 
-_NOT_ELEMENTWISE = {
-    "map",
-    "all_reduce",
-    "collective_permute",
-    "collective_broadcast",
-    "cross-replica-sum",
-}
 ELEMENTWISE = (
-    frozenset(f"stablehlo.{name}" for name in PLAIN if name not in _NOT_ELEMENTWISE)
+    (frozenset(f"stablehlo.{name}" for name in PLAIN) - COLLECTIVES - {"stablehlo.map"})
     | frozenset(f"chlo.{name}" for name in CHLO)
     | frozenset(f"arith.{name}" for name in ARITH)
     | frozenset(
