@@ -39,6 +39,14 @@ def op_name(op: Operation) -> str:
     return op.name
 
 
+def op_label(op: Operation) -> str:
+    """An op as messages name it: `'dialect.op'`, `custom_call @target`."""
+    name = op_name(op)
+    if name == "stablehlo.custom_call":
+        return f"custom_call @{string(op, 'call_target_name')}"
+    return f"'{name}'"
+
+
 def shape_of(value: SSAValue) -> Shape:
     """Static shape of a ranked tensor; () for anything else (tokens, scalars)."""
     type_ = value.type

@@ -13,8 +13,18 @@ from typing import Any
 
 from xdsl.ir import Attribute, Operation
 
-from .access import body_reducer, op_name, operands_of, string, type_of
-from .core import FactorKind, RuleFunction, ShardingRule
+from ..diagnostics import DiagnosticError
+from .access import (
+    body_reducer,
+    op_label,
+    op_name,
+    operand_shapes,
+    operands_of,
+    result_shapes,
+    string,
+    type_of,
+)
+from .core import FactorKind, RuleError, RuleFunction, ShardingRule, check_rule
 
 FAMILIES = (
     "elementwise",
@@ -36,6 +46,9 @@ _RULES: dict[str, RuleFunction] = {}
 _CUSTOM_CALLS: dict[str, RuleFunction] = {}
 _CACHE: dict[tuple[object, ...], tuple[ShardingRule | None, tuple[object, ...]]] = {}
 _BY_VALUE: dict[tuple[object, ...], ShardingRule | None] = {}
+_RULE_POOL: dict[ShardingRule, ShardingRule] = {}
+"""Equal rules are one object: passes tell them apart by identity, and those of a program in work must
+live on, so that only a registration empties the pool."""
 _CACHE_LIMIT = 100_000
 """Entries keep types and attributes of old programs alive, hence a bound."""
 _loaded = False
@@ -92,6 +105,7 @@ def clear_cache() -> None:
     """Forgets all computed rules (after a registration)."""
     _CACHE.clear()
     _BY_VALUE.clear()
+    _RULE_POOL.clear()
 
 
 def get_rule(op: Operation) -> ShardingRule | None:
@@ -103,7 +117,7 @@ def get_rule(op: Operation) -> ShardingRule | None:
     if attributes:
         written = attributes.get(SHARDING_RULE_ATTRIBUTE)
         if written is not None:
-            return _written_rule(written)
+            return _written_rule(op, written)
     name = op.name
     if name == "builtin.unregistered":
         name = op_name(op)
@@ -141,7 +155,8 @@ def _compute(
     reducer: object,
 ) -> ShardingRule | None:
     if len(_CACHE) > _CACHE_LIMIT:
-        clear_cache()
+        _CACHE.clear()
+        _BY_VALUE.clear()
     value_key = (*key[: len(key) - len(parts)], *parts)
     if value_key in _BY_VALUE:
         rule = _BY_VALUE[value_key]
@@ -151,26 +166,36 @@ def _compute(
             if name == "stablehlo.custom_call"
             else _RULES.get(name)
         )
-        rule = function(op) if function is not None else None
-        if rule is not None:
-            rule = _RULE_POOL.setdefault(rule, rule)
+        rule = _checked(op, "sharding rule", function) if function is not None else None
         _BY_VALUE[value_key] = rule
     _CACHE[key] = (rule, parts)
     return rule
 
 
-_RULE_POOL: dict[ShardingRule, ShardingRule] = {}
+def _checked(op: Operation, what: str, function: RuleFunction) -> ShardingRule | None:
+    """What a rule function says of an op; DiagnosticError where that cannot be."""
+    try:
+        rule = function(op)
+        if rule is None:
+            return None
+        check_rule(rule, operand_shapes(op), result_shapes(op))
+    except RuleError as error:
+        raise DiagnosticError(op, f"the {what} of {op_label(op)} {error}") from error
+    return _RULE_POOL.setdefault(rule, rule)
 
 
-def _written_rule(attribute: Attribute) -> ShardingRule | None:
-    """The rule that an `#sdy.op_sharding_rule` attribute spells."""
-    key = (SHARDING_RULE_ATTRIBUTE, id(attribute))
+def _written_rule(op: Operation, attribute: Attribute) -> ShardingRule | None:
+    """The rule that an `#sdy.op_sharding_rule` attribute on an op spells."""
+    parts = (attribute, *map(type_of, operands_of(op)), *map(type_of, op.results))
+    key = (SHARDING_RULE_ATTRIBUTE, len(op.results), *map(id, parts))
     entry = _CACHE.get(key)
     if entry is not None:
         return entry[0]
     data: Any = getattr(attribute, "data", None)
-    rule = None if data is None else _from_sdy(data)
-    _CACHE[key] = (rule, (attribute,))
+    rule = None
+    if data is not None:
+        rule = _checked(op, SHARDING_RULE_ATTRIBUTE, lambda _: _from_sdy(data))
+    _CACHE[key] = (rule, parts)
     return rule
 
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from xdsl.ir import Operation
 
+import autopar
 from autopar.dialects.chlo import Chlo
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules import registry
 from autopar.dialects.rules.core import FactorKind, RuleBuilder, ShardingRule
 from autopar.dialects.rules.registry import (
@@ -72,6 +76,7 @@ def rows_only(op: Operation) -> ShardingRule:
     return RuleBuilder([(8, 4)], [(8, 4)]).factor([0], [0], 8).build()
 
 
+SAME = "tensor<8x4xf32>"
 CALL = "%0 = stablehlo.custom_call @mine(%x) : (tensor<8x4xf32>) -> tensor<8x4xf32>"
 
 
@@ -94,6 +99,103 @@ def test_third_party_op() -> None:
     assert rule is not None and FactorKind.NEED_REPLICATION in rule.kinds
 
 
+SQUARE = [(8, 4)], [(8, 4)]
+PASS = FactorKind.PASS_THROUGH
+
+
+def made(kind: FactorKind = PASS, reducer: str | None = None, size: int = 8) -> ShardingRule:
+    """A rule put together by hand, of one factor on the rows."""
+    mapping = (((0,), ()),)
+    return ShardingRule((size,), mapping, mapping, (kind,), (reducer,))
+
+
+WRONG_RULES: dict[str, tuple[Callable[[], ShardingRule], str]] = {
+    "too many operands": (
+        lambda: RuleBuilder(*SQUARE).factor([0, 0], [0], 8).build(),
+        "is for 2 operands, the op has 1",
+    ),
+    "too few operands": (
+        lambda: RuleBuilder([], [(8, 4)]).build(),
+        "is for 0 operands, the op has 1",
+    ),
+    "wrong rank": (
+        lambda: RuleBuilder([(8,)], [(8,)]).factor([0], [0], 8).build(),
+        "is for a rank of 1 of operand 0, whose rank is 2",
+    ),
+    "no such dimension": (
+        lambda: RuleBuilder(*SQUARE).factor([2], [0], 8).build(),
+        "names dimension 2 of operand 0, whose rank is 2",
+    ),
+    "wrong size": (
+        lambda: RuleBuilder(*SQUARE).factor([0], [0], 7).build(),
+        "has factors of sizes that make 7 on dimension 0 of operand 0, which is 8",
+    ),
+    "no such reducer": (
+        lambda: RuleBuilder(*SQUARE).reduction([0], 8, "maxx").build(),
+        "has the reducer 'maxx'; there are sum, max, min, product",
+    ),
+    "a reducer by hand": (
+        lambda: made(PASS, "sum"),
+        "has the reducer 'sum' on a factor of kind pass_through",
+    ),
+    "no such factor": (
+        lambda: ShardingRule((8,), (((0,), (1,)),), (((0,), ()),), (PASS,), (None,)),
+        "has no factor 1, which dimension 1 of operand 0 names",
+    ),
+    "uneven lists": (
+        lambda: ShardingRule((8, 4), (((0,), (1,)),), (((0,), (1,)),), (PASS,), (None,)),
+        "has 2 factors, but 1 kinds and 1 reducers",
+    ),
+    "linear in what is not there": (
+        lambda: RuleBuilder(*SQUARE).build(linear=((0,), (1,))),
+        "names operands [0, 1] in linear or accumulated, the op has 1",
+    ),
+}
+
+
+@pytest.mark.usefixtures("clean_registry")
+@pytest.mark.parametrize("case", WRONG_RULES)
+def test_wrong_rules_are_told(case: str) -> None:
+    """At the op, with its name: nothing goes wrong later in propagation or partitioning."""
+    function, message = WRONG_RULES[case]
+    register_custom_call_rule("mine", lambda op: function())
+    register_sharding_rule("stablehlo.tanh", lambda op: function())
+    for text, name in (
+        (CALL, "custom_call @mine"),
+        (f"%0 = stablehlo.tanh %x : {SAME}", "'stablehlo.tanh'"),
+    ):
+        with pytest.raises(DiagnosticError) as caught:
+            rule_of(text)
+        assert caught.value.message.startswith(f"the sharding rule of {name} {message}")
+        assert caught.value.place is not None
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_a_wrong_rule_in_a_whole_program() -> None:
+    """`parallelize` says the same."""
+    register_sharding_rule(
+        "stablehlo.tanh", lambda op: RuleBuilder([(8,)], [(8,)]).factor([0], [0], 8).build()
+    )
+    step = autopar.parallelize(jnp.tanh, method="shard", mesh=(2,))
+    with pytest.raises(DiagnosticError, match=r"rule of 'stablehlo.tanh' is for a rank of 1"):
+        step(np.ones((8, 4), np.float32))
+
+
+def test_a_written_rule_that_does_not_fit() -> None:
+    """jaxlib's parser refuses it; ours does not know sdy's rules."""
+    module = our_module(
+        "func.func @main(%x: tensor<8x4xf32>, %y: tensor<8xf32>) {\n"
+        "%0 = stablehlo.custom_call @mine(%y) {sdy.sharding_rule = #sdy.op_sharding_rule<"
+        "([i])->([i]) {i=8}, custom>} : (tensor<8xf32>) -> tensor<8xf32>\n"
+        f"{CALL.replace('%0', '%1')}\n return\n}}"
+    )
+    first, second = (op for op in walk_ours(module) if op.name == "stablehlo.custom_call")
+    assert get_rule(first) is not None
+    second.attributes.update(first.attributes)
+    with pytest.raises(DiagnosticError, match=r"the sdy.sharding_rule of custom_call @mine is for"):
+        get_rule(second)
+
+
 def test_written_rule_wins() -> None:
     rule = rule_of(
         "%0 = stablehlo.custom_call @mine(%x) {sdy.sharding_rule = #sdy.op_sharding_rule<"
@@ -105,7 +207,6 @@ def test_written_rule_wins() -> None:
     assert rule.kinds == (FactorKind.PASS_THROUGH, FactorKind.NEED_REPLICATION)
 
 
-SAME = "tensor<8x4xf32>"
 LINEAR = {
     f"%0 = stablehlo.add %x, %x : {SAME}": ((0, 1),),
     f"%0 = stablehlo.subtract %x, %x : {SAME}": ((0, 1),),
