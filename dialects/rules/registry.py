@@ -47,8 +47,8 @@ _CUSTOM_CALLS: dict[str, RuleFunction] = {}
 _CACHE: dict[tuple[object, ...], tuple[ShardingRule | None, tuple[object, ...]]] = {}
 _BY_VALUE: dict[tuple[object, ...], ShardingRule | None] = {}
 _RULE_POOL: dict[ShardingRule, ShardingRule] = {}
-"""Equal rules are one object: passes tell them apart by identity, and those of a program in work must
-live on, so that only a registration empties the pool."""
+"""Equal rules are one object: passes tell them apart by identity. Those of a program in work live on:
+only a registration empties the pool."""
 _CACHE_LIMIT = 100_000
 """Entries keep types and attributes of old programs alive, hence a bound."""
 _loaded = False

@@ -43,7 +43,7 @@ from .collectives import emit_steps
 from .decide import find_grid_op, manual_specs
 from .effects import is_effect, run_once
 from .local_builder import LocalBuilder, resized
-from .localize import LOCALIZED, LocalOp, localize
+from .localize import LocalOp, localize, localizer_of
 from .reshard_plan import ReshardPlanner
 from .special import given_factors, splittable_factors
 from .specs import AxisTable, Spec, without_axes
@@ -138,7 +138,7 @@ class _FunctionPartitioner:
         """What localizing the op takes; None where local types are all that it takes."""
         rule = get_rule(op)
         key = (id(strategy), id(rule))
-        needs_routine = op.name in LOCALIZED
+        needs_routine = localizer_of(op) is not None
         if key in self._plain and not needs_routine:
             return None
         factors = given_factors(op, rule, strategy, self._table)
