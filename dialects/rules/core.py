@@ -66,6 +66,31 @@ class ShardingRule:
     def num_factors(self) -> int:
         return len(self.factor_sizes)
 
+    def __str__(self) -> str:
+        """Shardy's notation, `([i, k], [k, j])->([i, j]) {i=8, j=4, k=2} reduction={k}`, and
+        reducers that are no sums."""
+        from ..sdy.attributes import OpShardingRule, factor_symbol
+
+        def of(kind: FactorKind) -> tuple[int, ...]:
+            return tuple(factor for factor, own in enumerate(self.kinds) if own is kind)
+
+        written = OpShardingRule(
+            self.factor_sizes,
+            self.operands,
+            self.results,
+            of(FactorKind.REDUCTION),
+            of(FactorKind.NEED_REPLICATION),
+            of(FactorKind.PERMUTATION),
+            tuple(sorted(self.blocked)),
+            self.is_custom,
+        )
+        reducers = [
+            f"{factor_symbol(factor)}={reducer}"
+            for factor, reducer in enumerate(self.reducers)
+            if reducer not in (None, "sum")
+        ]
+        return f"{written}" + (f" reducer={{{', '.join(reducers)}}}" if reducers else "")
+
 
 class RuleError(ValueError):
     """A sharding rule that cannot be right; `get_rule` says of which op."""

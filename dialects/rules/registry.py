@@ -7,9 +7,9 @@ attributes, and the key is their identity (the entry holds them alive).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from xdsl.ir import Attribute, Operation
 
@@ -42,39 +42,60 @@ SHARDING_RULE_ATTRIBUTE = "sdy.sharding_rule"
 NO_RULE: dict[str, str] = {}
 """Ops that have no rule on purpose, with the reason (`declare_no_rule`)."""
 
+OpClass = Literal["elementwise", "pass_through", "forward", "broadcast"]
+"""How Shardy's op priorities treat an op: elementwise ops and those that only move elements
+(pass_through) propagate first, in both directions or forward alone; broadcasts forward last."""
+
 _RULES: dict[str, RuleFunction] = {}
+_CLASSES: dict[str, OpClass] = {}
 _CUSTOM_CALLS: dict[str, RuleFunction] = {}
 _CACHE: dict[tuple[object, ...], tuple[ShardingRule | None, tuple[object, ...]]] = {}
 _BY_VALUE: dict[tuple[object, ...], ShardingRule | None] = {}
 _RULE_POOL: dict[ShardingRule, ShardingRule] = {}
-"""Equal rules are one object: passes tell them apart by identity. Those of a program in work live on:
+"""Equal rules are one object: passes tell them apart by identity. Those of a program in work live:
 only a registration empties the pool."""
 _CACHE_LIMIT = 100_000
 """Entries keep types and attributes of old programs alive, hence a bound."""
 _loaded = False
 
 
-def sharding_rule(*names: str) -> Callable[[RuleFunction], RuleFunction]:
+def sharding_rule(
+    *names: str, op_class: OpClass | None = None
+) -> Callable[[RuleFunction], RuleFunction]:
     """Decorator: the function gives the rule of the ops of these names."""
 
     def register(function: RuleFunction) -> RuleFunction:
         for name in names:
             _RULES[name] = function
+            if op_class is not None:
+                _CLASSES[name] = op_class
         return function
 
     return register
 
 
-def register_sharding_rule(name: str, function: RuleFunction) -> None:
-    """Adds or replaces the rule of the op `name` (for third parties)."""
+def register_sharding_rule(
+    name: str, function: RuleFunction, *, op_class: OpClass | None = None
+) -> None:
+    """Adds or replaces the rule of the op `name` (for third parties).
+
+    `op_class`: when propagation takes the op; None: with all those that are in no class.
+    Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
+    """
     _load_families()
     _RULES[name] = function
+    _CLASSES.pop(name, None)
+    if op_class is not None:
+        _CLASSES[name] = op_class
     NO_RULE.pop(name, None)
     clear_cache()
 
 
 def register_custom_call_rule(target: str, function: RuleFunction) -> None:
-    """Adds or replaces the rule of `stablehlo.custom_call` ops that call `target`."""
+    """Adds or replaces the rule of `stablehlo.custom_call` ops that call `target`.
+
+    Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
+    """
     _load_families()
     _CUSTOM_CALLS[target] = function
     clear_cache()
@@ -92,6 +113,7 @@ def custom_call_rule(*targets: str) -> Callable[[RuleFunction], RuleFunction]:
 
 
 def declare_no_rule(reason: str, names: Iterable[str]) -> None:
+    """Says why ops of these names have no rule; they are replicated without a remark."""
     NO_RULE.update(dict.fromkeys(names, reason))
 
 
@@ -99,6 +121,12 @@ def has_rule(name: str) -> bool:
     """Whether a rule function is registered for ops of this name."""
     _load_families()
     return name in _RULES
+
+
+def op_classes() -> Mapping[str, OpClass]:
+    """The class of each op that has one, by name; later registrations show in it."""
+    _load_families()
+    return _CLASSES
 
 
 def clear_cache() -> None:

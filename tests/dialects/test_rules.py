@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from xdsl.ir import Operation
 
 import autopar
+from autopar.dialects import rules
 from autopar.dialects.chlo import Chlo
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules import registry
@@ -19,11 +21,14 @@ from autopar.dialects.rules.registry import (
     NO_RULE,
     get_rule,
     has_rule,
+    op_classes,
     register_custom_call_rule,
     register_sharding_rule,
 )
 from autopar.dialects.sdy import Sdy
 from autopar.dialects.stablehlo import StableHLO
+from autopar.dialects.stablehlo.collectives import COLLECTIVES
+from autopar.dialects.traits import Elementwise
 
 from ..passes.shardy import our_module, walk_ours
 
@@ -33,7 +38,11 @@ REDUCTION = FactorKind.REDUCTION
 def rule_of(text: str, arguments: str = "%x: tensor<8x4xf32>") -> ShardingRule | None:
     """The rule of the last op of a function."""
     module = our_module(f"func.func @main({arguments}) {{\n {text}\n return\n}}")
-    ops = [op for op in walk_ours(module) if op.results and op.parent_op().name == "func.func"]
+    ops = [
+        op
+        for op in walk_ours(module)
+        if op.results and getattr(op.parent_op(), "name", "") == "func.func"
+    ]
     return get_rule(ops[-1])
 
 
@@ -46,6 +55,17 @@ def test_every_op_has_a_rule_or_a_reason() -> None:
             assert has_rule(name) != (name in NO_RULE), (
                 f"{name} needs a rule or an entry in NO_RULE"
             )
+
+
+def test_what_third_parties_import() -> None:
+    """`autopar.dialects.rules` offers every name that it says, and no other."""
+    for name in rules.__all__:
+        assert getattr(rules, name).__module__.startswith("autopar.dialects.rules.")
+    assert rules.register_sharding_rule is register_sharding_rule
+    with pytest.raises(
+        AttributeError, match=r"'autopar.dialects.rules' has no attribute 'nothing'"
+    ):
+        rules.nothing  # noqa: B018  # pyright: ignore
 
 
 def test_no_rule_gives_reasons() -> None:
@@ -63,12 +83,17 @@ def test_repeated_ops_share_one_rule() -> None:
 
 @pytest.fixture
 def clean_registry() -> Iterator[None]:
-    rules, calls = dict(registry._RULES), dict(registry._CUSTOM_CALLS)  # pyright: ignore[reportPrivateUsage]
+    tables: list[dict[str, Any]] = [
+        registry._RULES,  # pyright: ignore[reportPrivateUsage]
+        registry._CUSTOM_CALLS,  # pyright: ignore[reportPrivateUsage]
+        registry._CLASSES,  # pyright: ignore[reportPrivateUsage]
+    ]
+    op_classes()  # loads what is restored
+    before = [dict(table) for table in tables]
     yield
-    registry._RULES.clear()  # pyright: ignore[reportPrivateUsage]
-    registry._RULES.update(rules)  # pyright: ignore[reportPrivateUsage]
-    registry._CUSTOM_CALLS.clear()  # pyright: ignore[reportPrivateUsage]
-    registry._CUSTOM_CALLS.update(calls)  # pyright: ignore[reportPrivateUsage]
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
     registry.clear_cache()
 
 
@@ -92,9 +117,27 @@ def test_third_party_custom_call() -> None:
     )
 
 
+def test_elementwise_to_propagation() -> None:
+    """By name, as Shardy tells ops apart: collectives have pointwise rules, but are not in it."""
+    classes = op_classes()
+    elementwise = {name for name, op_class in classes.items() if op_class == "elementwise"}
+    assert {"stablehlo.add", "chlo.erf", "arith.select", "autopar.constraint"} <= elementwise
+    assert not elementwise & (COLLECTIVES | {"stablehlo.map", "stablehlo.optimization_barrier"})
+    traits = {
+        op.name
+        for dialect in (StableHLO, Chlo)
+        for op in dialect.operations
+        if op.has_trait(Elementwise) and not op.name.startswith("chlo.broadcast_")
+    }
+    ours = {name for name in elementwise if name.startswith(("stablehlo.", "chlo."))}
+    assert traits == ours - {"chlo.constant_like"}
+    assert classes["stablehlo.reshape"] == "pass_through"
+
+
 @pytest.mark.usefixtures("clean_registry")
 def test_third_party_op() -> None:
     register_sharding_rule("stablehlo.tanh", rows_only)
+    assert "stablehlo.tanh" not in op_classes()
     rule = rule_of("%0 = stablehlo.tanh %x : tensor<8x4xf32>")
     assert rule is not None and FactorKind.NEED_REPLICATION in rule.kinds
 
@@ -194,6 +237,20 @@ def test_a_written_rule_that_does_not_fit() -> None:
     second.attributes.update(first.attributes)
     with pytest.raises(DiagnosticError, match=r"the sdy.sharding_rule of custom_call @mine is for"):
         get_rule(second)
+
+
+def test_a_rule_prints_as_shardy_prints_it() -> None:
+    text = (
+        "%0 = stablehlo.dot_general %x, %x, contracting_dims = [1] x [1] : "
+        "(tensor<8x4xf32>, tensor<8x4xf32>) -> tensor<8x8xf32>"
+    )
+    assert str(rule_of(text)) == "([i, k], [j, k])->([i, j]) {i=8, j=8, k=4} reduction={k}"
+    text = (
+        "%c = stablehlo.constant dense<0.0> : tensor<f32>\n"
+        "%0 = stablehlo.reduce(%x init: %c) applies stablehlo.maximum across dimensions = [0] : "
+        "(tensor<8x4xf32>, tensor<f32>) -> tensor<4xf32>"
+    )
+    assert str(rule_of(text)).endswith("reduction={i} reducer={i=max}")
 
 
 def test_written_rule_wins() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -208,7 +209,12 @@ ARGUMENTS = (
 )
 
 
-@pytest.mark.parametrize("op", OPS)
+def op_id(text: str) -> str:
+    """The name of the last op of a text."""
+    return re.findall(r"= \"?(?:stablehlo\.)?([\w.]+)", text)[-1]
+
+
+@pytest.mark.parametrize("op", OPS, ids=op_id)
 def test_op(op: str) -> None:
     lines, _ = compare(f"func.func @main({ARGUMENTS}) {{\n {op}\n return\n}}")
     assert not lines, "\n".join(lines)

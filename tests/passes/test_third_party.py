@@ -24,6 +24,7 @@ from autopar.passes.partition.localize import (
 
 TABLES = (
     registry._RULES,  # pyright: ignore[reportPrivateUsage]
+    registry._CLASSES,  # pyright: ignore[reportPrivateUsage]
     registry._CUSTOM_CALLS,  # pyright: ignore[reportPrivateUsage]
     core._LOCALIZERS,  # pyright: ignore[reportPrivateUsage]
 )
@@ -31,6 +32,7 @@ TABLES = (
 
 @pytest.fixture(autouse=True)
 def clean_tables() -> Iterator[None]:
+    registry.op_classes()  # loads what is restored
     before = [dict(table) for table in TABLES]
     yield
     for table, entries in zip(TABLES, before, strict=True):
