@@ -9,7 +9,7 @@ every parameter and phase that gathers it before its uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -21,22 +21,20 @@ from xdsl.dialects.builtin import (
     UnitAttr,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, Operation, SSAValue
-from xdsl.rewriter import InsertPoint, Rewriter
+from xdsl.ir import BlockArgument, SSAValue
 
 from autopar.dialects.autopar import (
-    ConstraintOp,
     entries_of,
     place_aliased_results,
     set_arg_shardings,
     sharding_of,
 )
-from autopar.dialects.diagnostics import DiagnosticError, location_names
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
-from autopar.dialects.stablehlo import OptimizationBarrierOp
-from autopar.passes.partition.tensors import is_tensor, item_bytes
-from autopar.passes.walk import sharded_ops
+from autopar.passes.partition.tensors import is_tensor
+
+from .phases import gather_by_phase
 
 METHODS = {
     "dp": 0,
@@ -49,8 +47,6 @@ METHODS = {
 
 KIND = "autopar.kind"
 BATCH_DIM = "autopar.batch_dim"
-PHASE = "autopar.phase"
-"""Attribute of reshards and collectives: those of different phases are never merged."""
 REDUCE_IN_LOOP = "autopar.reduce_in_loop"
 """Attribute of a loop whose accumulators are to stay sharded: partial sums are reduced in each
 iteration, since whole ones would not fit (ZeRO-3)."""
@@ -90,13 +86,15 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
     set_arg_shardings(func, shardings)
     place_aliased_results(func)
     if stage == 3:
-        phases = _Phases(func)
         for op in func.body.block.ops:
             if op.name == "stablehlo.while":
                 op.attributes[REDUCE_IN_LOOP] = UnitAttr()
-        for arg, kind in zip(func.body.block.args, kinds, strict=True):
-            if kind == "parameter":
-                gather_by_phase(arg, grid, phases)
+        parameters = [
+            arg
+            for arg, kind in zip(func.body.block.args, kinds, strict=True)
+            if kind == "parameter"
+        ]
+        gather_by_phase(func, parameters, grid)
 
 
 def main_function(module: ModuleOp) -> FuncOp:
@@ -238,118 +236,3 @@ def _on_dim(
 
 
 # ---- ZeRO-3: gathering parameters by phase -------------------------------------------------------
-
-
-def gather_by_phase(arg: BlockArgument, grid: Grid, phases: _Phases) -> None:
-    """Gathers a sharded parameter for its forward uses and once more for its backward uses.
-
-    The two gathers are distinct ops that nothing merges; the backward one takes its input through
-    an optimization barrier with a value of the backward phase, so that it cannot run early.
-    What is gathered is the smallest view: the slice that a loop over layers takes, the narrower
-    type that the parameter is converted to. Uses in the update phase read the shard.
-    """
-    sharding = sharding_of(arg)
-    if sharding is None or sharding.is_replicated:
-        return
-    groups: dict[tuple[SSAValue, str], list[tuple[Operation, int]]] = {}
-    for value, op, index in _readers(arg):
-        phase = phases.of(op)
-        if phase != "update":
-            groups.setdefault((value, phase), []).append((op, index))
-    for (value, phase), uses in groups.items():
-        first = phases.first(op for op, _ in uses)
-        source = _not_before(value, first, phases) if phase == "backward" else value
-        rank = len(value.type.get_shape()) if is_tensor(value.type) else 0
-        constraint = ConstraintOp(source, Sharding.fully_replicated(grid.name, rank))
-        constraint.location = first.location
-        constraint.attributes[PHASE] = StringAttr(phase)
-        Rewriter.insert_op(constraint, InsertPoint.before(first))
-        for op, index in uses:
-            op.operands[index] = constraint.result
-
-
-def _readers(value: SSAValue) -> Iterator[tuple[SSAValue, Operation, int]]:
-    """(view of `value`, op that computes with it, operand index)."""
-    for use in list(value.uses):
-        op = use.operation
-        if op.name == "stablehlo.while":
-            block = op.regions[1].block
-            last = block.last_op
-            inner = block.args[use.index]
-            if last is not None and last.operands[use.index] is inner:
-                yield from _readers(inner)
-            else:
-                yield value, op, use.index
-        elif op.name == "stablehlo.return":
-            continue  # handed on to the next iteration
-        elif op.name in _MOVES or _narrows(op):
-            yield from _readers(op.results[0])
-        else:
-            yield value, op, use.index
-
-
-_MOVES = frozenset({"stablehlo.dynamic_slice", "stablehlo.reshape", "stablehlo.transpose"})
-"""Views that forward and backward phase may share: what is gathered is what they give."""
-
-
-def _narrows(op: Operation) -> bool:
-    if op.name != "stablehlo.convert":
-        return False
-    return item_bytes(op.results[0].type) < item_bytes(op.operands[0].type)
-
-
-def _not_before(arg: SSAValue, first: Operation, phases: _Phases) -> SSAValue:
-    """`arg`, through an optimization barrier with another operand of its first use: what is made
-    of it cannot be computed before that operand is there."""
-    other = next(
-        (
-            (index, value)
-            for index, value in enumerate(first.operands)
-            if value is not arg and isinstance(value.owner, Operation)
-        ),
-        None,
-    )
-    if other is None:
-        return arg
-    index, value = other
-    barrier = OptimizationBarrierOp.create(
-        operands=[arg, value], result_types=[arg.type, value.type]
-    )
-    barrier.location = first.location
-    Rewriter.insert_op(barrier, InsertPoint.before(first))
-    phases.put_before(barrier, first)
-    first.operands[index] = barrier.results[1]
-    return barrier.results[0]
-
-
-class _Phases:
-    """The phase of each op (by the name stack in its location), and program order."""
-
-    def __init__(self, func: FuncOp) -> None:
-        self._position: dict[Operation, float] = {}
-        for position, op in enumerate(sharded_ops(func)):
-            self._position[op] = position
-        self._known: dict[int, str] = {}
-
-    def of(self, op: Operation) -> str:
-        """forward, backward or update."""
-        phase = self._known.get(id(op.location))
-        if phase is None:
-            phase = self._known[id(op.location)] = phase_of(op)
-        return phase
-
-    def put_before(self, new: Operation, op: Operation) -> None:
-        """`new` was inserted before `op` (the barrier of another parameter reads this one)."""
-        self._position[new] = self._position[op] - 0.5
-
-    def first(self, ops: Iterable[Operation]) -> Operation:
-        """The op that comes first; all stand in the same block."""
-        return min(ops, key=lambda op: self._position[op])
-
-
-def phase_of(op: Operation) -> str:
-    """forward, backward or update, by the name stack that JAX leaves in the op's location."""
-    names = "/".join(location_names(op.location))
-    if "transpose(" in names or "rematted_computation" in names:
-        return "backward"
-    return "forward" if "jvp(" in names else "update"

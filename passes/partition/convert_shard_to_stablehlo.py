@@ -38,6 +38,7 @@ from autopar.passes.collector import collector_off
 from autopar.passes.walk import inner_ops
 
 from .to_stablehlo import collectives, device_index
+from .to_stablehlo.combined import COMBINABLE, combined
 from .to_stablehlo.layouts import write_layouts
 from .to_stablehlo.lowering import DeviceLowering, Form
 
@@ -87,7 +88,7 @@ def _convert(module: ModuleOp, form: Form) -> None:
     for op in ops:
         if (members := groups.get(op)) is not None:
             if op is members[-1]:
-                values = collectives.combined_all_reduce(lowering, members)
+                values = combined(lowering, members)
                 for member, value in zip(members, values, strict=True):
                     lowering.replace(member, [value])
             continue
@@ -165,12 +166,12 @@ def _is_index_use(op: Operation) -> bool:
 
 
 def _combined(ops: Sequence[Operation]) -> dict[Operation, list[Operation]]:
-    """For each all_reduce that optimize-collectives has combined its group, in program order."""
-    by_number: dict[Attribute, list[Operation]] = {}
+    """For each collective that optimize-collectives has combined its group, in program order."""
+    by_number: dict[tuple[Attribute, str], list[Operation]] = {}
     for op in ops:
         number = op.attributes.get(collectives.COMBINE)
-        if number is not None and op.name == "shard.all_reduce":
-            by_number.setdefault(number, []).append(op)
+        if number is not None and op.name in COMBINABLE:
+            by_number.setdefault((number, op.name), []).append(op)
     return {op: members for members in by_number.values() for op in members}
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
-from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
@@ -23,8 +23,8 @@ from autopar.dialects.shard import (
 )
 from autopar.passes.walk import sharded_ops
 
-from .tensors import element_type, num_bytes, shape_of
-from .to_stablehlo.collectives import COMBINE
+from .combining import combine_collectives
+from .tensors import shape_of
 
 _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScatterOp)
 
@@ -39,20 +39,25 @@ class OptimizeCollectivesPass(ModulePass):
       unless they belong to different phases (`autopar.phase`: parameters gathered again);
     - an all_reduce whose only user slices along the same axes becomes a reduce_scatter;
     - independent all_reduces over the same axes of at most `small-bytes` each are moved together
-      and marked to be lowered as one (`autopar.combine`).
+      and marked to be lowered as one (`autopar.combine`); so are all_gathers, and reduce_scatters,
+      as far as the full buffers of a group take `group-bytes`.
     """
 
     name = "optimize-collectives"
 
     small_bytes: int = 64 * 2**10
-    """The largest all_reduce that is combined with others."""
+    """The largest collective (bytes of its full buffer) that is combined with others."""
+    group_bytes: int = 256 * 2**10
+    """The most bytes of all_gathers or reduce_scatters that run as one."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         counter = 0
         for block, ops in collective_blocks(op):
             ops = merge_equal(ops)
             ops = scatter_sliced(block, ops)
-            counter = combine_all_reduces(block, ops, self.small_bytes, counter)
+            counter = combine_collectives(
+                block, ops, self.small_bytes, self.group_bytes, counter
+            )
 
 
 def collective_blocks(op: Operation) -> list[tuple[Block, list[Operation]]]:
@@ -113,60 +118,3 @@ def scatter_sliced(block: Block, ops: Sequence[Operation]) -> list[Operation]:
         Rewriter.replace_op(user, scatter)
         Rewriter.erase_op(op)
     return [op for op in ops if op not in gone]
-
-
-def combine_all_reduces(block: Block, ops: Sequence[Operation], limit: int, counter: int) -> int:
-    """Moves independent all_reduces together; returns the next free group number.
-
-    A group stands where its last member stood: every member before is moved down to there, which
-    is possible as long as none of their users comes earlier and no member depends on another.
-    """
-    reductions = [
-        op for op in ops if isinstance(op, AllReduceOp) and num_bytes(op.input.type) <= limit
-    ]
-    if len(reductions) < 2:
-        return counter
-    order: dict[Operation, int] = {}
-    inner = block.first_op
-    while inner is not None:
-        order[inner] = len(order)
-        inner = inner.next_op
-    groups: dict[tuple[Attribute, ...], list[AllReduceOp]] = {}
-    deadline: dict[tuple[Attribute, ...], int] = {}
-
-    def close(key: tuple[Attribute, ...]) -> None:
-        nonlocal counter
-        members = groups.pop(key, [])
-        if len(members) > 1:
-            last = members[-1]
-            for member in members:
-                member.attributes[COMBINE] = IntegerAttr(counter, i64)
-                if member is not last:
-                    member.detach()
-                    block.insert_op_before(member, last)
-            counter += 1
-
-    for op in reductions:
-        type = op.input.type
-        key = (op.grid, op.grid_axes, op.reduction, element_type(type))
-        if key in groups and deadline[key] < order[op]:
-            close(key)
-        if key not in groups:
-            groups[key], deadline[key] = [], 1 << 60
-        groups[key].append(op)
-        deadline[key] = min(deadline[key], _first_user(op.result, block, order))
-    for key in list(groups):
-        close(key)
-    return counter
-
-
-def _first_user(value: SSAValue, block: Block, order: dict[Operation, int]) -> int:
-    """Position in the block of the first op that uses the value (itself or in a region of it)."""
-    first = 1 << 60
-    for use in value.uses:
-        op: Operation | None = use.operation
-        while op is not None and op.parent is not block:
-            op = op.parent_op()
-        if op is not None:
-            first = min(first, order[op])
-    return first

@@ -34,8 +34,8 @@ from autopar.passes.importing.methods import (
     argument_kinds,
     batch_dim,
     main_function,
-    phase_of,
 )
+from autopar.passes.importing.phases import phase_of
 from autopar.passes.partition.local_builder import i64_array, resized
 from autopar.passes.partition.tensors import (
     element_type,

@@ -245,6 +245,66 @@ def test_collective_runs(
         np.testing.assert_allclose(output, wanted, rtol=1e-6)
 
 
+def _two_collectives(name: str, axes: str, combine: bool, reduction: str = "") -> ModuleOp:
+    """One along dimension 0 of %x, one along dimension 1 of -%x: their results, flat."""
+    parts = {"[0]": 2, "[1]": 4, "[0, 1]": 8}[axes]
+    mark = " {autopar.combine = 0 : i64}" if combine else ""
+    body = f'%n = "stablehlo.negate"(%x) : ({WIDE}) -> {WIDE}\n'
+    flat: list[str] = []
+    for dim, operand in enumerate(("%x", "%n")):
+        shape, attribute = [8, 16], ""
+        if name == "all_gather":
+            shape[dim] *= parts
+            attribute = f"gather_axis = {dim}"
+        elif name == "reduce_scatter":
+            shape[dim] //= parts
+            attribute = f"{reduction} scatter_axis = {dim}"
+        else:
+            attribute = reduction
+        result = f"tensor<{shape[0]}x{shape[1]}xf32>"
+        size = shape[0] * shape[1]
+        body += f"%c{dim} = shard.{name} {operand} on @mesh grid_axes = {axes} {attribute}{mark}"
+        body += f" : {WIDE} -> {result}\n"
+        flat.append(f"tensor<{size}xf32>")
+    for dim, type in enumerate(flat):
+        collective = next(line for line in body.splitlines() if line.startswith(f"%c{dim}"))
+        source = collective.rpartition("-> ")[2]
+        body += f'%f{dim} = "stablehlo.reshape"(%c{dim}) : ({source}) -> {type}\n'
+    total = f"tensor<{sum(int(t[7:-5]) for t in flat)}xf32>"
+    body += '%r = "stablehlo.concatenate"(%f0, %f1) <{dimension = 0 : i64}> : '
+    body += f"({', '.join(flat)}) -> {total}"
+    return parse(program(body, WIDE, total))
+
+
+WIDE = "tensor<8x16xf32>"
+
+
+@pytest.mark.parametrize("axes", ["[0]", "[1]", "[0, 1]"])
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [
+        ("all_gather", ""),
+        ("all_reduce", ""),
+        ("all_reduce", "reduction = max"),
+        ("all_reduce", "reduction = average"),
+        ("reduce_scatter", ""),
+        ("reduce_scatter", "reduction = min"),
+    ],
+)
+def test_combined_collectives_equal_single_ones(name: str, reduction: str, axes: str) -> None:
+    inputs: Arrays = list(np.random.default_rng(0).normal(size=(8, 8, 16)).astype(np.float32))
+    outputs: list[Arrays] = []
+    for combine in (False, True):
+        module = _two_collectives(name, axes, combine, reduction)
+        convert_shard_to_stablehlo(module)
+        module.verify()
+        separate = not combine or reduction == "reduction = average"
+        assert sum(op.name == f"stablehlo.{name}" for op in module.walk()) == (2 if separate else 1)
+        outputs.append(run(module, inputs))
+    for alone, together in zip(*outputs, strict=True):
+        np.testing.assert_allclose(alone, together, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["and", "or", "xor"])
 @pytest.mark.parametrize("dtype", ["i32", "ui8", "i1"])
 @pytest.mark.parametrize("scatter", [False, True])

@@ -9,6 +9,19 @@
 // CHECK-LABEL: @combine
 // CHECK-NEXT:  shard.all_reduce {{.*}} {autopar.combine = 0 : i64}
 // CHECK-NEXT:  shard.all_reduce {{.*}} {autopar.combine = 0 : i64}
+// Each moves up to where the first of its kind is needed; the last is too large.
+// CHECK-LABEL: @combine_gathers
+// CHECK-NEXT:  shard.all_gather %arg0 {{.*}} {autopar.combine = 1 : i64}
+// CHECK-NEXT:  shard.all_gather %arg1 {{.*}} {autopar.combine = 1 : i64}
+// CHECK-NEXT:  stablehlo.add
+// CHECK-NEXT:  shard.all_gather %arg2 on @mesh grid_axes = [1] gather_axis = 0 : tensor<8192xf32>
+// What is made of the first cannot run with it.
+// CHECK-LABEL: @dependent
+// CHECK-NOT:   autopar.combine
+// CHECK-LABEL: @combine_scatters
+// CHECK:       stablehlo.negate
+// CHECK-NEXT:  shard.reduce_scatter %arg0 {{.*}} scatter_axis = 0 {autopar.combine = 2 : i64}
+// CHECK-NEXT:  shard.reduce_scatter %{{.*}} scatter_axis = 1 {autopar.combine = 2 : i64}
 
 shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
 func.func @merge(%a: tensor<4x8xf32>) -> (tensor<4x32xf32>, tensor<4x32xf32>) {
@@ -25,4 +38,23 @@ func.func @combine(%a: tensor<4xf32>, %b: tensor<8xf32>) -> (tensor<4xf32>, tens
   %0 = shard.all_reduce %a on @mesh grid_axes = [0] : tensor<4xf32> -> tensor<4xf32>
   %1 = shard.all_reduce %b on @mesh grid_axes = [0] : tensor<8xf32> -> tensor<8xf32>
   return %0, %1 : tensor<4xf32>, tensor<8xf32>
+}
+func.func @combine_gathers(%a: tensor<4x2xf32>, %b: tensor<3x1xf32>, %c: tensor<8192xf32>) -> (tensor<4x8xf32>, tensor<12x1xf32>, tensor<32768xf32>) {
+  %0 = shard.all_gather %a on @mesh grid_axes = [1] gather_axis = 1 : tensor<4x2xf32> -> tensor<4x8xf32>
+  %1 = stablehlo.add %0, %0 : tensor<4x8xf32>
+  %2 = shard.all_gather %b on @mesh grid_axes = [1] gather_axis = 0 : tensor<3x1xf32> -> tensor<12x1xf32>
+  %3 = shard.all_gather %c on @mesh grid_axes = [1] gather_axis = 0 : tensor<8192xf32> -> tensor<32768xf32>
+  return %1, %2, %3 : tensor<4x8xf32>, tensor<12x1xf32>, tensor<32768xf32>
+}
+func.func @dependent(%a: tensor<4xf32>) -> tensor<4xf32> {
+  %0 = shard.all_reduce %a on @mesh grid_axes = [1] : tensor<4xf32> -> tensor<4xf32>
+  %1 = stablehlo.sine %0 : tensor<4xf32>
+  %2 = shard.all_reduce %1 on @mesh grid_axes = [1] : tensor<4xf32> -> tensor<4xf32>
+  return %2 : tensor<4xf32>
+}
+func.func @combine_scatters(%a: tensor<8x3xf32>, %b: tensor<2x4xf32>) -> (tensor<2x3xf32>, tensor<2x1xf32>) {
+  %0 = shard.reduce_scatter %a on @mesh grid_axes = [1] scatter_axis = 0 : tensor<8x3xf32> -> tensor<2x3xf32>
+  %1 = stablehlo.negate %b : tensor<2x4xf32>
+  %2 = shard.reduce_scatter %1 on @mesh grid_axes = [1] scatter_axis = 1 : tensor<2x4xf32> -> tensor<2x1xf32>
+  return %0, %2 : tensor<2x3xf32>, tensor<2x1xf32>
 }

@@ -24,7 +24,7 @@ from autopar.dialects.stablehlo.shape import tensor_type
 from .lowering import DeviceLowering
 
 COMBINE = "autopar.combine"
-"""Attribute of adjacent all_reduces: those with the same number are lowered as one."""
+"""Attribute of adjacent collectives: those with the same number are lowered as one."""
 
 _REDUCERS: dict[str, type[Operation]] = {
     "sum": stablehlo.AddOp,
@@ -38,7 +38,8 @@ _REDUCERS: dict[str, type[Operation]] = {
 }
 
 
-def _dim(op: Operation, name: str) -> int:
+def dim_of(op: Operation, name: str) -> int:
+    """The tensor dimension that a property of a collective names."""
     attr = op.properties[name]
     assert isinstance(attr, IntegerAttr)
     return attr.value.data
@@ -50,7 +51,8 @@ def _kind(op: Operation) -> str:
     return str(attr.data) if isinstance(attr, shard.ReductionKindAttr) else "sum"
 
 
-def _reducer(op: Operation, element_type: Attribute) -> Region:
+def reducer(op: Operation, element_type: Attribute) -> Region:
+    """The body that reduces two scalars as the collective says; DiagnosticError: it has no form."""
     kind = _kind(op)
     if kind not in _REDUCERS:
         raise DiagnosticError(op, f"'{op.name}' op: reduction {kind} has no form in StableHLO")
@@ -66,12 +68,17 @@ def _reducer(op: Operation, element_type: Attribute) -> Region:
 def _stacked(lowering: DeviceLowering, op: Operation) -> SSAValue:
     """The operands of all devices of the group, along a new first dimension."""
     value = op.operands[0]
-    type = _tensor(value, op)
+    type = tensor_of(value, op)
     shape, groups = list(type.get_shape()), lowering.groups(op)
     row = lowering.insert(stablehlo.ReshapeOp(value, [1, *shape]), op)
     result = tensor_type(type, [len(groups[0]), *shape])
     new = stablehlo.AllGatherOp([row], 0, groups, [result], lowering.next_channel())
     return lowering.insert(new, op)
+
+
+def is_plain_reduction(op: Operation) -> bool:
+    """Whether XLA's collectives do what the op says as it stands; true where it reduces nothing."""
+    return _kind(op) not in (*_IDENTITIES, "average")
 
 
 def _must_gather(op: Operation, element_type: Attribute) -> bool:
@@ -86,7 +93,7 @@ _IDENTITIES = {"bitwise_and": -1, "bitwise_or": 0, "bitwise_xor": 0}
 def _gathered_reduction(lowering: DeviceLowering, op: Operation) -> SSAValue:
     """All-reduce as all-gather and a reduction on each device."""
     value = op.operands[0]
-    element_type = _tensor(value, op).element_type
+    element_type = tensor_of(value, op).element_type
     stacked = _stacked(lowering, op)
     identity = _IDENTITIES[_kind(op)]
     if element_type == i1:
@@ -96,7 +103,7 @@ def _gathered_reduction(lowering: DeviceLowering, op: Operation) -> SSAValue:
     ):
         identity += 1 << element_type.width.data
     init = lowering.insert(stablehlo.scalar_constant(identity, element_type), op)
-    new = stablehlo.ReduceOp([stacked], [init], [0], _reducer(op, element_type), [value.type])
+    new = stablehlo.ReduceOp([stacked], [init], [0], reducer(op, element_type), [value.type])
     return lowering.insert(new, op)
 
 
@@ -107,7 +114,8 @@ def _averaged(lowering: DeviceLowering, op: Operation, value: SSAValue) -> SSAVa
     return lowering.insert(stablehlo.DivOp(value, lowering.insert(count, op)), op)
 
 
-def _tensor(value: SSAValue, op: Operation) -> TensorType[Attribute]:
+def tensor_of(value: SSAValue, op: Operation) -> TensorType[Attribute]:
+    """The type of a collective's operand; DiagnosticError where StableHLO has no collective so."""
     type = value.type
     if not isinstance(type, TensorType):
         raise DiagnosticError(op, f"'{op.name}' op: StableHLO has tensors only, found {type}")
@@ -125,66 +133,35 @@ def _tensor(value: SSAValue, op: Operation) -> TensorType[Attribute]:
 
 def all_reduce(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
     value = op.operands[0]
-    element_type = _tensor(value, op).element_type
+    element_type = tensor_of(value, op).element_type
     groups = lowering.groups(op)
     if len(groups[0]) == 1:
         return [value]
     if _must_gather(op, element_type):
         return [_gathered_reduction(lowering, op)]
-    new = stablehlo.AllReduceOp(
-        [value], groups, _reducer(op, element_type), lowering.next_channel()
-    )
+    new = stablehlo.AllReduceOp([value], groups, reducer(op, element_type), lowering.next_channel())
     return [_averaged(lowering, op, lowering.insert(new, op))]
-
-
-def combined_all_reduce(lowering: DeviceLowering, ops: Sequence[Operation]) -> Sequence[SSAValue]:
-    """All-reduces of equal groups, reduction and element type as one, over one flat buffer.
-
-    An all_reduce of several operands would copy nothing, but XLA:CPU (jaxlib 0.10.2) fails to lay
-    out one that has a channel.
-    """
-    last = ops[-1]
-    types = [_tensor(op.operands[0], op) for op in ops]
-    sizes = [prod(type.get_shape()) for type in types]
-    one_type = all(type.element_type == types[0].element_type for type in types)
-    if not one_type or 0 in sizes or _kind(last) in (*_IDENTITIES, "average"):
-        return [all_reduce(lowering, op)[0] for op in ops]
-    flat = [
-        lowering.insert(stablehlo.ReshapeOp(op.operands[0], [size]), last)
-        for op, size in zip(ops, sizes, strict=True)
-    ]
-    buffer = lowering.insert(stablehlo.ConcatenateOp(flat, 0), last)
-    region = _reducer(last, types[0].element_type)
-    groups, channel = lowering.groups(last), lowering.next_channel()
-    reduced = lowering.insert(stablehlo.AllReduceOp([buffer], groups, region, channel), last)
-    values: list[SSAValue] = []
-    start = 0
-    for type, size in zip(types, sizes, strict=True):
-        part = lowering.insert(stablehlo.SliceOp(reduced, [start], [start + size], [1]), last)
-        values.append(lowering.insert(stablehlo.ReshapeOp(part, type.get_shape()), last))
-        start += size
-    return values
 
 
 def all_gather(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
     value = op.operands[0]
-    _tensor(value, op)
+    tensor_of(value, op)
     groups = lowering.groups(op)
     if len(groups[0]) == 1:
         return [value]
     new = stablehlo.AllGatherOp(
-        [value], _dim(op, "gather_axis"), groups, [op.results[0].type], lowering.next_channel()
+        [value], dim_of(op, "gather_axis"), groups, [op.results[0].type], lowering.next_channel()
     )
     return [lowering.insert(new, op)]
 
 
 def all_slice(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
-    return [_own_part(lowering, op, op.operands[0], _dim(op, "slice_axis"))]
+    return [_own_part(lowering, op, op.operands[0], dim_of(op, "slice_axis"))]
 
 
 def _own_part(lowering: DeviceLowering, op: Operation, value: SSAValue, dim: int) -> SSAValue:
     """This device's part of `value` along `dim`, split over the op's grid axes."""
-    shape = list(_tensor(value, op).get_shape())
+    shape = list(tensor_of(value, op).get_shape())
     axes = lowering.axes(op)
     group = prod(lowering.grid.shape[axis] for axis in axes)
     if group == 1:
@@ -207,18 +184,18 @@ def _own_part(lowering: DeviceLowering, op: Operation, value: SSAValue, dim: int
 
 def reduce_scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
     value = op.operands[0]
-    element_type = _tensor(value, op).element_type
+    element_type = tensor_of(value, op).element_type
     groups = lowering.groups(op)
     if len(groups[0]) == 1:
         return [value]
     if _must_gather(op, element_type):
         whole = _gathered_reduction(lowering, op)
-        return [_own_part(lowering, op, whole, _dim(op, "scatter_axis"))]
+        return [_own_part(lowering, op, whole, dim_of(op, "scatter_axis"))]
     new = stablehlo.ReduceScatterOp(
         value,
-        _dim(op, "scatter_axis"),
+        dim_of(op, "scatter_axis"),
         groups,
-        _reducer(op, element_type),
+        reducer(op, element_type),
         op.results[0].type,
         lowering.next_channel(),
     )
@@ -227,14 +204,14 @@ def reduce_scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
 
 def all_to_all(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
     value = op.operands[0]
-    _tensor(value, op)
+    tensor_of(value, op)
     groups = lowering.groups(op)
     if len(groups[0]) == 1:
         return [value]
     new = stablehlo.AllToAllOp(
         value,
-        _dim(op, "split_axis"),
-        _dim(op, "concat_axis"),
+        dim_of(op, "split_axis"),
+        dim_of(op, "concat_axis"),
         groups,
         op.results[0].type,
         lowering.maybe_channel(),
@@ -247,7 +224,7 @@ def _send(
 ) -> list[SSAValue]:
     """A permutation: `target_of` gives for each place in a group where its value goes."""
     value = op.operands[0]
-    _tensor(value, op)
+    tensor_of(value, op)
     pairs = [
         (device, group[target])
         for group in lowering.groups(op)
@@ -295,7 +272,7 @@ def shift(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
 def _from_root(lowering: DeviceLowering, op: Operation) -> SSAValue:
     """The operand of the root of each group, on every device (XLA:CPU has no broadcast)."""
     value = op.operands[0]
-    type = _tensor(value, op)
+    type = tensor_of(value, op)
     root = op.properties["root"]
     assert isinstance(root, DenseArrayBase)
     where: Sequence[int] = root.get_values()  # pyright: ignore
@@ -320,4 +297,4 @@ def broadcast(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
 
 def scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
     whole = _from_root(lowering, op)
-    return [_own_part(lowering, op, whole, _dim(op, "scatter_axis"))]
+    return [_own_part(lowering, op, whole, dim_of(op, "scatter_axis"))]

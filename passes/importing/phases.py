@@ -1,0 +1,211 @@
+"""ZeRO-3's gathers: a sharded parameter is gathered for each phase that computes with it.
+
+The phases of a step (forward, backward, update) are those that JAX's name stack tells in
+locations. Sources: Rajbhandari et al., ZeRO, arXiv:1910.02054, section 5.3; the backward prefetch
+of PyTorch's FSDP, arXiv:2304.11277, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import StringAttr
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from autopar.dialects.autopar import ConstraintOp, sharding_of
+from autopar.dialects.diagnostics import location_names
+from autopar.dialects.sharding import Grid, Sharding
+from autopar.dialects.stablehlo import OptimizationBarrierOp
+from autopar.passes.partition.tensors import is_tensor, item_bytes, num_bytes
+from autopar.passes.walk import sharded_ops
+
+PHASE = "autopar.phase"
+"""Attribute of reshards and collectives: those of different phases are never merged."""
+
+PREFETCH_BYTES = 256 * 2**10
+"""Full bytes of the parameters that the backward phase may gather at once, with the first of them:
+small ones then share a collective. As `group-bytes` of optimize-collectives."""
+
+
+@dataclass(eq=False)
+class _Gather:
+    """A view of a parameter that one phase computes with."""
+
+    value: SSAValue
+    phase: str
+    uses: list[tuple[Operation, int]]
+    """The ops that compute with it, and the operand's index; all in one block."""
+    first: Operation
+    """The earliest of them."""
+
+
+def gather_by_phase(func: FuncOp, parameters: Iterable[BlockArgument], grid: Grid) -> None:
+    """Gathers sharded parameters for their forward uses and once more for their backward uses.
+
+    The two gathers are distinct ops that nothing merges; the backward one takes its input through
+    an optimization barrier with a value of the backward phase, so that it cannot run early.
+    What is gathered is the smallest view: the slice that a loop over layers takes, the narrower
+    type that the parameter is converted to. Uses in the update phase read the shard.
+    """
+    phases = _Phases(func)
+    gathers: list[_Gather] = []
+    for arg in parameters:
+        sharding = sharding_of(arg)
+        if sharding is not None and not sharding.is_replicated:
+            gathers += _gathers_of(arg, phases)
+    sources = _hold_back([g for g in gathers if g.phase == "backward"], phases)
+    for gather in gathers:
+        source = sources.get(gather, gather.value)
+        rank = len(source.type.get_shape()) if is_tensor(source.type) else 0
+        constraint = ConstraintOp(source, Sharding.fully_replicated(grid.name, rank))
+        constraint.location = gather.first.location
+        constraint.attributes[PHASE] = StringAttr(gather.phase)
+        Rewriter.insert_op(constraint, InsertPoint.before(gather.first))
+        for op, index in gather.uses:
+            op.operands[index] = constraint.result
+
+
+def _gathers_of(arg: BlockArgument, phases: _Phases) -> list[_Gather]:
+    groups: dict[tuple[SSAValue, str], list[tuple[Operation, int]]] = {}
+    for value, op, index in _readers(arg):
+        phase = phases.of(op)
+        if phase != "update":
+            groups.setdefault((value, phase), []).append((op, index))
+    return [
+        _Gather(value, phase, uses, phases.first(op for op, _ in uses))
+        for (value, phase), uses in groups.items()
+    ]
+
+
+def _readers(value: SSAValue) -> Iterator[tuple[SSAValue, Operation, int]]:
+    """(view of `value`, op that computes with it, operand index)."""
+    for use in list(value.uses):
+        op = use.operation
+        if op.name == "stablehlo.while":
+            block = op.regions[1].block
+            last = block.last_op
+            inner = block.args[use.index]
+            if last is not None and last.operands[use.index] is inner:
+                yield from _readers(inner)
+            else:
+                yield value, op, use.index
+        elif op.name == "stablehlo.return":
+            continue  # handed on to the next iteration
+        elif op.name in _MOVES or _narrows(op):
+            yield from _readers(op.results[0])
+        else:
+            yield value, op, use.index
+
+
+_MOVES = frozenset({"stablehlo.dynamic_slice", "stablehlo.reshape", "stablehlo.transpose"})
+"""Views that forward and backward phase may share: what is gathered is what they give."""
+
+
+def _narrows(op: Operation) -> bool:
+    if op.name != "stablehlo.convert":
+        return False
+    return item_bytes(op.results[0].type) < item_bytes(op.operands[0].type)
+
+
+################################################################################
+# The backward phase                                                           #
+################################################################################
+
+
+def _hold_back(gathers: Sequence[_Gather], phases: _Phases) -> dict[_Gather, SSAValue]:
+    """What backward gathers read: their values behind barriers that the backward phase opens.
+
+    A barrier joins the values of the gathers that follow each other, as far as `PREFETCH_BYTES`
+    goes, with another operand of the first one's first use.
+    """
+    gathered = {gather.value for gather in gathers}
+    sources: dict[_Gather, SSAValue] = {}
+    bucket: list[_Gather] = []
+    anchor: int | None = None
+    size = 0
+    for gather in sorted(gathers, key=lambda g: phases.position(g.first)):
+        size += num_bytes(gather.value.type)
+        if bucket and (size > PREFETCH_BYTES or not _is_made_before(gather, bucket[0], phases)):
+            sources.update(_barrier(bucket, anchor))
+            bucket = []
+        if not bucket:
+            anchor = _other_operand(gather, gathered)
+            size = num_bytes(gather.value.type)
+        bucket.append(gather)
+        if anchor is None:  # nothing of the backward phase to wait for
+            bucket = []
+    if bucket:
+        sources.update(_barrier(bucket, anchor))
+    return sources
+
+
+def _is_made_before(gather: _Gather, other: _Gather, phases: _Phases) -> bool:
+    """Whether what `gather` gathers is there when `other` is needed."""
+    place, owner = other.first, gather.value.owner
+    if gather.first.parent is not place.parent:
+        return False
+    if not isinstance(owner, Operation) or owner.parent is not place.parent:
+        return True
+    return phases.position(owner) < phases.position(place)
+
+
+def _other_operand(gather: _Gather, gathered: set[SSAValue]) -> int | None:
+    """The first operand of the first use that some op computes and that is no parameter."""
+    operands = enumerate(gather.first.operands)
+    return next(
+        (i for i, v in operands if v not in gathered and isinstance(v.owner, Operation)), None
+    )
+
+
+def _barrier(bucket: Sequence[_Gather], anchor: int | None) -> dict[_Gather, SSAValue]:
+    assert anchor is not None
+    first = bucket[0].first
+    operands = [*(gather.value for gather in bucket), first.operands[anchor]]
+    barrier = OptimizationBarrierOp.create(
+        operands=operands, result_types=[value.type for value in operands]
+    )
+    barrier.location = first.location
+    Rewriter.insert_op(barrier, InsertPoint.before(first))
+    first.operands[anchor] = barrier.results[-1]
+    return dict(zip(bucket, barrier.results, strict=False))
+
+
+################################################################################
+# Phases                                                                       #
+################################################################################
+
+
+class _Phases:
+    """The phase of each op (by the name stack in its location), and program order."""
+
+    def __init__(self, func: FuncOp) -> None:
+        self._position: dict[Operation, float] = {}
+        for position, op in enumerate(sharded_ops(func)):
+            self._position[op] = position
+        self._known: dict[int, str] = {}
+
+    def of(self, op: Operation) -> str:
+        """forward, backward or update."""
+        phase = self._known.get(id(op.location))
+        if phase is None:
+            phase = self._known[id(op.location)] = phase_of(op)
+        return phase
+
+    def position(self, op: Operation) -> float:
+        """The op's place in program order."""
+        return self._position[op]
+
+    def first(self, ops: Iterable[Operation]) -> Operation:
+        """The op that comes first; all stand in the same block."""
+        return min(ops, key=lambda op: self._position[op])
+
+
+def phase_of(op: Operation) -> str:
+    """forward, backward or update, by the name stack that JAX leaves in the op's location."""
+    names = "/".join(location_names(op.location))
+    if "transpose(" in names or "rematted_computation" in names:
+        return "backward"
+    return "forward" if "jvp(" in names else "update"
