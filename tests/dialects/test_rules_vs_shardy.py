@@ -22,6 +22,7 @@ DIFFERENCES = {
     "every part of the kernel, so it needs replication; Shardy calls it reduction",
     "stablehlo.reduce": "a body that is no known reducer (argmax) needs its dimension whole",
     "stablehlo.scatter": "updates can be split over the batch only where the body is a reducer",
+    "stablehlo.triangular_solve": "columns (rows) of b are systems of their own, and pass",
     "stablehlo.pad": "a padded dimension whose size stays the same still moves data",
 }
 """Ops whose rule differs in the kinds of factors only (propagation goes by the factors)."""
@@ -300,7 +301,7 @@ def programs() -> dict[str, Callable[[], str]]:
             *[f(8, 16, 4, 8)] * 3,
         ),
         "fft": lambda: lowered(lambda x: jnp.fft.irfft2(jnp.fft.rfft2(x)), f(4, 8, 8)),
-        "triangular": lambda: lowered(
+        "solve_triangular": lambda: lowered(
             lambda a, b: jax.scipy.linalg.solve_triangular(a, b), f(4, 4), f(4, 3)
         ),
         "random": lambda: lowered(lambda k: jax.random.normal(k, (8, 4)), f(2, dtype=jnp.uint32)),
