@@ -43,7 +43,7 @@ from autopar.dialects.autopar import (
     sharding_of,
 )
 from autopar.dialects.diagnostics import DiagnosticError, remark
-from autopar.dialects.rules.access import op_name
+from autopar.dialects.rules.access import op_label
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
@@ -667,8 +667,9 @@ class FunctionDecider:
         result_bytes = sum(num_bytes(r.type) for r in op.results)
         remark(
             op,
-            f"'{op_name(op)}' has no sharding rule: it is replicated on all "
-            f"{self._table.grid.num_devices} devices ({result_bytes} result bytes each)",
+            f"{op_label(op)} has no sharding rule: it is replicated on all "
+            f"{self._table.grid.num_devices} devices ({result_bytes} result bytes each); "
+            f"{_registration(op)} gives it one",
         )
 
     def _remark_gathered(
@@ -689,7 +690,7 @@ class FunctionDecider:
                 cost = self._planner.cost(use.spec, required, use.shape, use.item_bytes)
                 remark(
                     op,
-                    f"'{op.name}' cannot keep dimension {dim} of operand {index} sharded: "
+                    f"{op_label(op)} cannot keep dimension {dim} of operand {index} sharded: "
                     f"it is gathered ({int(cost)} bytes a device)",
                 )
 
@@ -700,6 +701,11 @@ def manual_specs(op: ManualComputationOp, table: AxisTable) -> tuple[list[Spec],
         [table.spec(s.sharding) for s in op.in_shardings.data],
         [table.spec(s.sharding) for s in op.out_shardings.data],
     )
+
+
+def _registration(op: Operation) -> str:
+    is_call = op.name == "stablehlo.custom_call"
+    return "register_custom_call_rule" if is_call else "register_sharding_rule"
 
 
 def _common_partial(have: Carried, demanded: Carried) -> Carried:

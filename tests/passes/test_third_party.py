@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import f32
 from xdsl.ir import Operation
 
 from autopar.dialects import make_context
+from autopar.dialects.diagnostics import collect_remarks
 from autopar.dialects.rules import registry
 from autopar.dialects.rules.core import FactorKind, RuleBuilder, ShardingRule
 from autopar.dialects.rules.registry import register_custom_call_rule, register_sharding_rule
@@ -108,3 +109,20 @@ def test_a_routine_may_split_permutations() -> None:
     register_localizer("mine.turn", routine, splits_permutations=True)
     assert "(tensor<3xf32>) -> tensor<3xf32>" in partitioned(op, "tensor<10xf32>")
     assert seen == [((0,),)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (UNREGISTERED, "'mine.sum_of_exp' has no sharding rule: it is replicated on all 4 devices"),
+        (CUSTOM_CALL, "custom_call @sum_of_exp has no sharding rule: it is replicated on all 4"),
+    ],
+)
+def test_the_remark_names_the_op_and_the_remedy(text: str, message: str) -> None:
+    with collect_remarks() as remarks:
+        partitioned(text)
+    (found,) = [remark for remark in remarks if "no sharding rule" in remark.message]
+    assert found.message.startswith(message)
+    name = "register_custom_call_rule" if "custom_call" in text else "register_sharding_rule"
+    assert found.message.endswith(f"(4 result bytes each); {name} gives it one")
+    assert repr(found) == found.text
