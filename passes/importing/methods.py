@@ -25,7 +25,7 @@ from xdsl.ir import BlockArgument, SSAValue
 
 from autopar.dialects.autopar import (
     entries_of,
-    place_aliased_results,
+    place_like_arguments,
     set_arg_shardings,
     sharding_of,
 )
@@ -35,6 +35,7 @@ from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.passes.partition.tensors import is_tensor
 
 from .phases import gather_by_phase
+from .state import next_values
 
 METHODS = {
     "dp": 0,
@@ -84,7 +85,7 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
         for arg, kind in zip(func.body.block.args, kinds, strict=True)
     ]
     set_arg_shardings(func, shardings)
-    place_aliased_results(func)
+    place_like_arguments(func, next_values(func).items())
     if stage == 3:
         for op in func.body.block.ops:
             if op.name == "stablehlo.while":
