@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from .passes import PASSES
+from .passes import PASSES, load_pass
 from .terminal import UsageError, write_error
 
 if TYPE_CHECKING:
@@ -111,22 +111,21 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
 
 
 def _summary(name: str) -> str:
-    from .passes.manager import pass_class
 
-    return (pass_class(name).__doc__ or "").strip().partition("\n")[0]
+    return (load_pass(name).__doc__ or "").strip().partition("\n")[0]
 
 
 def list_passes() -> str:
     """Every pass with its summary and options."""
     import dataclasses
 
-    from .passes.manager import option_help, pass_class
+    from .passes.manager import option_help
 
     lines: list[str] = []
     for name in sorted(PASSES):
         lines.append(f"  --{name:28} {_summary(name)}")
-        options = dataclasses.fields(pass_class(name))
-        meanings = option_help(pass_class(name)) if options else {}
+        options = dataclasses.fields(load_pass(name))
+        meanings = option_help(load_pass(name)) if options else {}
         for option in options:
             text = f"      {option.name.replace('_', '-')}: {option.type}"
             if option.default not in (dataclasses.MISSING, None):

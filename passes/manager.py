@@ -10,26 +10,31 @@ paths, scientific numbers and `2x4` need no quotes.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import PASSES
+from . import PipelineError, did_you_mean, load_pass
 
 if TYPE_CHECKING:
     from xdsl.context import Context
     from xdsl.dialects.builtin import ModuleOp
     from xdsl.passes import ModulePass
 
-
-class PipelineError(ValueError):
-    """A pipeline that names an unknown pass or has a wrong option; the message is one line."""
+__all__ = [
+    "PassSpec",
+    "PipelineError",
+    "build_pass",
+    "build_pipeline",
+    "option_help",
+    "parse_options",
+    "parse_pipeline",
+    "run_passes",
+    "run_pipeline",
+]
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,6 @@ class PassSpec:
         return self.name + (f"{{{' '.join(texts)}}}" if texts else "")
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
-@cache
-def pass_class(name: str) -> type[ModulePass]:
-    """The class of a pass; PipelineError with the nearest name if there is none."""
-    if name not in PASSES:
-        raise PipelineError(f"unknown pass '{name}'{_hint(name, PASSES)}")
-    module, _, attribute = PASSES[name].partition(":")
-    return getattr(import_module(module), attribute)
-
-
 def option_help(cls: type[ModulePass]) -> dict[str, str]:
     """What each option of a pass means: the string below its field."""
     import ast
@@ -66,7 +57,11 @@ def option_help(cls: type[ModulePass]) -> dict[str, str]:
     import textwrap
 
     documents: dict[str, str] = {}
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except OSError:  # made without a file
+        return documents
+    (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)
     for field, below in itertools.pairwise(definition.body):
         match field, below:
@@ -140,7 +135,7 @@ def _convert(text: str, hint: Any) -> Any:
 
 def build_pass(spec: PassSpec) -> ModulePass:
     """The pass of a specification; PipelineError names the option that is wrong."""
-    cls = pass_class(spec.name)
+    cls = load_pass(spec.name)
     fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -149,7 +144,7 @@ def build_pass(spec: PassSpec) -> ModulePass:
         if name not in fields:
             known = f"; it has {', '.join(fields)}" if fields else "; it has none"
             raise PipelineError(
-                f"pass '{spec.name}' has no option '{key}'{_hint(name, fields) or known}"
+                f"pass '{spec.name}' has no option '{key}'{did_you_mean(name, fields) or known}"
             )
         field = fields[name].name
         if field in values:
