@@ -60,6 +60,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="passes instead of the default ones, as autopar-opt takes them: a,b{x=1}, "
         "builtin.module(a,b{x=1}) or '--a --b=\"x=1\"'",
     )
+    run.add_argument(
+        "--load",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a plug-in first (dotted name or .py file): rules and passes of your own",
+    )
     run.add_argument("--remarks", action="store_true", help="print what the passes have to say")
     _common(run)
 
@@ -101,8 +108,12 @@ def _positive(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from .plugins import load_installed_plugins, load_plugin
     from .run import Request, run
 
+    load_installed_plugins()
+    for name in options.load:
+        load_plugin(name)
     request = Request(
         options.module, options.devices, options.inputs, options.outputs, options.passes
     )

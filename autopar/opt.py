@@ -64,7 +64,10 @@ class Options:
 
 
 def parse_arguments(arguments: Sequence[str]) -> Options:
-    """The command line, passes in their order; UsageError or PipelineError if it is wrong."""
+    """The command line, passes in their order; UsageError or PipelineError if it is wrong.
+
+    `--load` acts at once: the options behind it know the passes that it brings.
+    """
     from .passes.manager import PassSpec, parse_options, parse_pipeline
 
     options = Options()
@@ -85,7 +88,11 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         name, equals, text = argument.lstrip("-").partition("=")
         value = text if equals else None
         name = ALIASES.get(name, name)
-        if name in ("o", "output"):
+        if name == "load":
+            from .plugins import load_plugin
+
+            load_plugin(value_of(argument, value))
+        elif name in ("o", "output"):
             options.output = value_of(argument, value)
         elif name in ("p", "passes", "pass-pipeline"):
             options.specs += parse_pipeline(value_of(argument, value))
@@ -146,6 +153,7 @@ def help_text() -> str:
         "options:",
         f"  {'-o FILE':30} write to FILE instead of standard output",
         f"  {'-p PIPELINE':30} pass{{option=value}},pass",
+        f"  {'--load=MODULE':30} import a plug-in (dotted name or .py file): rules, passes",
         f"  {'--pass-pipeline=PIPELINE':30} builtin.module(pass{{option=value}},pass)",
     ]
     lines += [f"  --{name:28} {text}" for name, text in FLAGS.items()]
@@ -374,7 +382,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "version": version_text,
         "list-passes": list_passes,
     }
+    from .plugins import load_installed_plugins
+
     try:
+        load_installed_plugins()
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         for name, text in informing.items():
             if name in options.flags:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, Literal
 
 from xdsl.ir import Attribute, Operation
@@ -25,17 +27,6 @@ from .access import (
     type_of,
 )
 from .core import FactorKind, RuleError, RuleFunction, ShardingRule, check_rule
-
-FAMILIES = (
-    "elementwise",
-    "dot",
-    "convolution",
-    "reduction",
-    "shape",
-    "indexing",
-    "linalg",
-    "custom_call",
-)
 
 SHARDING_RULE_ATTRIBUTE = "sdy.sharding_rule"
 
@@ -249,8 +240,9 @@ def _from_sdy(written: Any) -> ShardingRule:
 
 
 def _load_families() -> None:
+    """Imports every file of this folder: rules register themselves."""
     global _loaded
     if not _loaded:
         _loaded = True
-        for family in FAMILIES:
-            import_module(f".{family}", __package__)
+        for file in iter_modules([str(Path(__file__).parent)]):
+            import_module(f".{file.name}", __package__)

@@ -14,33 +14,7 @@ from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 
 from ..passes.shardy import our_module, parse, run, walk, walk_ours
-
-DIFFERENCES = {
-    "stablehlo.concatenate": "the concatenated dimension moves data between parts (permutation): "
-    "our partitioner shifts, Shardy replicates unless the operands are slices",
-    "stablehlo.convolution": "a split window is no plain reduction: every part of the input meets "
-    "every part of the kernel, so it needs replication; Shardy calls it reduction",
-    "stablehlo.reduce": "a body that is no known reducer (argmax) needs its dimension whole",
-    "stablehlo.scatter": "updates can be split over the batch only where the body is a reducer",
-    "stablehlo.triangular_solve": "columns (rows) of b are systems of their own, and pass",
-    "stablehlo.pad": "a padded dimension whose size stays the same still moves data",
-}
-"""Ops whose rule differs in the kinds of factors only (propagation goes by the factors)."""
-
-OURS_ONLY = {
-    "stablehlo.iota",
-    "stablehlo.rng",
-    "stablehlo.map",
-    "stablehlo.broadcast",
-    "stablehlo.optimization_barrier",
-    "stablehlo.custom_call",
-    "stablehlo.batch_norm_training",
-    "stablehlo.batch_norm_inference",
-    "stablehlo.batch_norm_grad",
-    "stablehlo.set_dimension_size",
-    "chlo",
-}
-"""Ops that Shardy has no rule for (its data-flow edges serve the barrier)."""
+from .rule_differences import DIFFERENCES, OURS_ONLY
 
 Canonical = tuple[tuple[Any, ...], tuple[Any, ...]]
 
