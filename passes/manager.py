@@ -1,8 +1,8 @@
 """Pass pipelines from text: names, options, nesting; the same for every way to run passes.
 
-Three spellings give the same list: a flag a pass (`--shard-partition`, `--auto-shard="grid=2x4"`),
-`builtin.module(auto-shard{grid=2x4},shard-partition)`, and xDSL's
-`auto-shard{grid=2x4},shard-partition`.
+Three spellings give the same list: a flag a pass (`--dce`, `--annotate-method="grid=2x4"`),
+`builtin.module(annotate-method{grid=2x4},shard-partition)`, and xDSL's
+`annotate-method{grid=2x4},shard-partition`.
 Option values are read as the pass's fields say (int, float, bool, str, tuples of them), so that
 paths, scientific numbers and `2x4` need no quotes.
 """

@@ -240,6 +240,8 @@ def cli_page() -> str:
         "| `-o FILE` | write to FILE instead of standard output |",
         '| `--NAME`, `--NAME="OPTION=VALUE …"` | run a pass ([passes](passes.md)) |',
         "| `-p PIPELINE` | run `pass{option=value},pass` |",
+        "| `--load=MODULE` | import a plug-in, a dotted name or a .py file, before the options "
+        "behind it ([Rules of your own](propagation.md#rules-of-your-own)) |",
         "| `--pass-pipeline=PIPELINE` | run `builtin.module(pass{option=value},pass)` |",
     ]
     short: dict[str, list[str]] = {}
