@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import PipelineError, did_you_mean, load_pass
+from .collector import collector_off
 
 if TYPE_CHECKING:
     from xdsl.context import Context
@@ -243,15 +244,20 @@ def build_pipeline(pipeline: str | Sequence[PassSpec]) -> list[ModulePass]:
 
 def run_passes(
     module: ModuleOp,
-    passes: Iterable[ModulePass],
+    passes: Iterable[ModulePass | str],
     context: Context,
     after: Callable[[ModulePass, ModuleOp], None] | None = None,
 ) -> None:
-    """Run passes in order; `after` is called behind each (dumps, timing)."""
-    for pass_ in passes:
-        pass_.apply(context, module)
-        if after is not None:
-            after(pass_, module)
+    """Run passes in order, those given by name with their default options.
+
+    `after` is called behind each (dumps, timing).
+    """
+    with collector_off():
+        for item in passes:
+            pass_ = load_pass(item)() if isinstance(item, str) else item
+            pass_.apply(context, module)
+            if after is not None:
+                after(pass_, module)
 
 
 def run_pipeline(module: ModuleOp, pipeline: str, context: Context) -> None:

@@ -24,8 +24,8 @@ from autopar.lowering.jax_compat import compile_replicas, execute, result_handle
 from autopar.lowering.parse import parse_native
 from autopar.lowering.program import Layout, device_program
 from autopar.passes.importing.methods import main_function
+from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
-from autopar.road import run_passes
 from autopar.runtime.embedded import MeshExecutable, fetch, padded_shape
 
 Dims = Sequence[Sequence[str]]
@@ -56,7 +56,7 @@ def partitioned(
     """As `spmd_module`, of jaxlib's in-memory module."""
     module = import_module(native)
     context = make_context()
-    run_passes(module, context, IMPORT)
+    run_passes(module, IMPORT, context)
     if find_grid(module) is None:
         block = module.body.block
         block.insert_op_before(make_grid_op(grid), block.first_op)
@@ -64,9 +64,9 @@ def partitioned(
     set_arg_shardings(func, [_sharding(grid, s) for s in shardings])
     if result_shardings is not None:
         set_result_shardings(func, [_sharding(grid, s) for s in result_shardings])
-    run_passes(module, context, (*PROPAGATE, *DECIDE, *PARTITION))
+    run_passes(module, (*PROPAGATE, *DECIDE, *PARTITION), context)
     if lower:
-        run_passes(module, context, LOWER)
+        run_passes(module, LOWER, context)
     return module
 
 

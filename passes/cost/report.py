@@ -14,7 +14,7 @@ from xdsl.ir import Operation
 from autopar.dialects.constants import constant_array
 from autopar.dialects.shard import CollectiveCommunicationOp, grid_of
 from autopar.dialects.sharding import AxisRef, Grid
-from autopar.passes.partition.tensors import item_bytes, shape_of
+from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.walk import inner_ops
 
 from .collectives import (
