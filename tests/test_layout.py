@@ -239,9 +239,11 @@ def test_every_pass_is_documented(name: str) -> None:
     assert re.search(r"\bGuarantees: ", document), "what does it guarantee?"
 
 
-OURS = [name for name, factory in DIALECT_TARGETS.items() if factory.startswith("autopar.")] if (
-    DIALECT_TARGETS := import_module("autopar.dialects").DIALECTS
-) else []
+OURS = (
+    [name for name, factory in DIALECT_TARGETS.items() if factory.startswith("autopar.")]
+    if (DIALECT_TARGETS := import_module("autopar.dialects").DIALECTS)
+    else []
+)
 
 
 @pytest.mark.parametrize("name", OURS)
