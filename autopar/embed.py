@@ -18,6 +18,7 @@ def apply(module: Any, pipeline: str) -> Any:
 
     from .dialects import make_context
     from .passes.manager import build_pipeline, run_passes
+    from .plugins import load_installed_plugins
 
     if not isinstance(module, ModuleOp) and not hasattr(module, "operation"):
         raise TypeError(
@@ -25,6 +26,7 @@ def apply(module: Any, pipeline: str) -> Any:
             'jax.jit(f).lower(*args).compiler_ir("stablehlo"), or '
             "autopar.lowering.parse.parse_module(text) of MLIR text"
         )
+    load_installed_plugins()
     passes = build_pipeline(pipeline)
     context = make_context()
     if isinstance(module, ModuleOp):

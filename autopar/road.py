@@ -53,6 +53,7 @@ from autopar.passes.pipelines import LEVELS
 from autopar.passes.pipelining.split_step import SplitStepPass
 
 from .dump import Dump
+from .plugins import load_installed_plugins
 
 LAST_LEVEL = "per-device"
 
@@ -97,6 +98,7 @@ class Road:
             return self._at(level)
 
     def _at(self, level: str) -> ModuleOp:
+        load_installed_plugins()
         module = import_module(self.native)
         context = make_context()
         passes = self._passes_with_options()
@@ -113,10 +115,12 @@ class Road:
 
     def _passes_with_options(self) -> dict[str, ModulePass]:
         """The passes that have options on this road, by name."""
+        reduction: Any = self.reduction  # the passes check these two
+        method: Any = self.options.method
         made = (
-            SplitStepPass(self.num_micro_batches, self.reduction),
+            SplitStepPass(self.num_micro_batches, reduction),
             AnnotateMethodPass(
-                self.options.method,
+                method,
                 batch_axis=self.options.batch_axis,
                 small_tensor_elements=self.options.small_tensor_elements,
             ),

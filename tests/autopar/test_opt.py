@@ -19,7 +19,7 @@ from autopar.embed import apply
 from autopar.lowering.parse import parse_module
 from autopar.lowering.print import print_module
 from autopar.opt import main
-from autopar.passes import PASSES
+from autopar.passes import PASSES, load_pass
 from autopar.passes.manager import PipelineError, build_pipeline, parse_pipeline
 from autopar.verify_diagnostics import read_expectations
 
@@ -88,8 +88,8 @@ def test_options_by_every_spelling() -> None:
         ("cse,,dce", "a name is missing beside a comma of the pipeline 'cse,,dce'"),
         ("builtin.module(cse,)", "a name is missing beside a comma of the pipeline 'cse,'"),
         ("split-step{num-micro-batches=0}", "num-micro-batches=0: expected at least 1"),
-        ("split-step{reduction=max}", "reduction=max: expected mean or sum"),
-        ("annotate-method{method=ddp}", "method=ddp is unknown .known: dp, zero2"),
+        ("split-step{reduction=max}", "expected one of mean, sum, found 'max'"),
+        ("annotate-method{method=ddp}", "expected one of dp, zero2, zero3, fsdp, shard, found"),
         ("annotate-method{small-tensor-elements=-1}", "expected a whole number of at least 0"),
         ("shard-partition{grid=2xq}", "grid=2xq: expected sizes joined by x, as in grid=2x4"),
         ("shard-partition{axis-names=a,b}", "axis-names=a,b without grid=: give both"),
@@ -167,10 +167,13 @@ def test_passes_are_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
+def test_unknown_passes_are_told_with_the_nearest_name() -> None:
+    with pytest.raises(PipelineError, match=r"unknown pass 'shard-partion'; did you mean 'shard-p"):
+        load_pass("shard-partion")
+
+
 @pytest.mark.parametrize("name", sorted(PASSES))
 def test_every_pass_says_what_it_does(name: str) -> None:
-    from autopar.passes.manager import pass_class
-
-    cls = pass_class(name)
+    cls = load_pass(name)
     assert cls.name == name
     assert (cls.__doc__ or "").strip().partition("\n")[0].endswith("."), name
