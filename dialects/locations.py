@@ -1,9 +1,11 @@
-"""The one location form that xDSL lacks: a range within a file."""
+"""The one location form that xDSL lacks: a range within a file; and locations that hold it."""
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import FileLineColLoc, IntAttr, StringAttr
-from xdsl.ir import BuiltinAttribute, ParametrizedAttribute
+from typing import Any
+
+from xdsl.dialects.builtin import CallSiteLoc, FileLineColLoc, IntAttr, NameLoc, StringAttr
+from xdsl.ir import Attribute, BuiltinAttribute, ParametrizedAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
 from xdsl.printer import Printer
 
@@ -27,6 +29,22 @@ class FileLineColRange(ParametrizedAttribute, BuiltinAttribute):
             printer.print_string(
                 f":{self.line.data}:{self.column.data} to {end_line}:{self.end_column.data}"
             )
+
+
+def name_loc(name: str, location: Attribute) -> NameLoc:
+    """`loc("name"(location))`. xDSL's own constructor refuses ranges."""
+    return _unverified(NameLoc, desc=StringAttr(name), location=location)
+
+
+def call_site_loc(callee: Attribute, caller: Attribute) -> CallSiteLoc:
+    """`loc(callsite(callee at caller))`. xDSL's own constructor refuses ranges."""
+    return _unverified(CallSiteLoc, callee=callee, caller=caller)
+
+
+def _unverified(cls: type[Attribute], **parameters: Attribute) -> Any:
+    attribute: Any = object.__new__(cls)
+    attribute.__dict__.update(parameters)
+    return attribute
 
 
 FileLocation = FileLineColLoc | FileLineColRange

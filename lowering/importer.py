@@ -114,7 +114,7 @@ class _Locations:
             parts = ArrayAttr([self(part) for part in location.locations])
             metadata = location.metadata
             parsed = NoneAttr() if metadata is None else StringAttr(str(metadata))
-            return FusedLoc(parts, parsed)
+            return _build(FusedLoc, locations=parts, metadata=parsed)  # ranges included
         return UNKNOWN
 
 

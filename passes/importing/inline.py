@@ -14,11 +14,9 @@ from typing import cast
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
     ArrayAttr,
-    CallSiteLoc,
     DictionaryAttr,
     ModuleOp,
     NameLoc,
-    StringAttr,
     SymbolRefAttr,
     UnknownLoc,
 )
@@ -28,8 +26,10 @@ from xdsl.passes import ModulePass
 
 from autopar.dialects import autopar, sdy
 from autopar.dialects.autopar import ConstraintOp, ShardingAttr
+from autopar.dialects.locations import call_site_loc, name_loc
 from autopar.dialects.sdy import ShardingConstraintOp, TensorShardingAttr
 from autopar.passes.collector import collector_off
+from autopar.passes.splice import insert_detached, move_body
 from autopar.passes.walk import inner_ops
 
 
@@ -188,8 +188,6 @@ def _drop_unused(functions: dict[str, FuncOp]) -> None:
 def _inline_call(call: CallOp, function: FuncOp, take: bool) -> None:
     """Puts the body of `function` in the place of `call`; `take`: its ops, else copies of them."""
     body = function.body.block
-    block = call.parent
-    assert block is not None
     locations = _Locations(call.location)
     arguments = [
         _constrained(call, value, entry)
@@ -198,23 +196,15 @@ def _inline_call(call: CallOp, function: FuncOp, take: bool) -> None:
         )
     ]
     if take:
-        terminator = body.last_op
-        assert terminator is not None
-        for argument, value in zip(body.args, arguments, strict=True):
-            argument.replace_all_uses_with(value)
-        returned = list(terminator.operands)
-        terminator.detach()
-        terminator.erase()
-        ops = list(body.ops)
-        for op in ops:
+        for op in body.ops:
             locations.nest(op)
-        body._first_op = body._last_op = None  # pyright: ignore[reportPrivateUsage]
+        returned = move_body(body, arguments, call)
     else:
         values: dict[SSAValue, SSAValue] = dict(zip(body.args, arguments, strict=True))
         ops = [_copy(op, values, locations) for op in body.ops if not isinstance(op, ReturnOp)]
         assert body.last_op is not None
         returned = [values.get(value, value) for value in body.last_op.operands]
-    _splice(ops, block, call)
+        insert_detached(ops, call)
     results = _result_entries(call, function)
     for result, value, entry in zip(call.results, returned, results, strict=True):
         result.replace_all_uses_with(_constrained(call, value, entry))
@@ -295,26 +285,8 @@ def nested_location(callee: Attribute, caller: Attribute) -> Attribute:
     if isinstance(callee, UnknownLoc):
         return caller
     if isinstance(callee, NameLoc) and isinstance(caller, NameLoc):
-        return NameLoc(StringAttr(f"{caller.desc.data}/{callee.desc.data}"), callee.location)
-    return CallSiteLoc(callee, caller)
-
-
-def _splice(ops: list[Operation], block: Block, before: Operation) -> None:
-    """Links a list of detached ops into `block` in front of `before`."""
-    if not ops:
-        return
-    previous = before._prev_op  # pyright: ignore[reportPrivateUsage]
-    for op in ops:
-        op.parent = block
-        op._prev_op = previous  # pyright: ignore[reportPrivateUsage]
-        if previous is None:
-            block._first_op = op  # pyright: ignore[reportPrivateUsage]
-        else:
-            previous._next_op = op  # pyright: ignore[reportPrivateUsage]
-        previous = op
-    assert previous is not None
-    previous._next_op = before  # pyright: ignore[reportPrivateUsage]
-    before._prev_op = previous  # pyright: ignore[reportPrivateUsage]
+        return name_loc(f"{caller.desc.data}/{callee.desc.data}", callee.location)
+    return call_site_loc(callee, caller)
 
 
 _new = object.__new__

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import BlockArgument
-from xdsl.rewriter import InsertPoint, Rewriter
+from xdsl.rewriter import Rewriter
 
 from autopar.dialects.autopar import ConstraintOp
 from autopar.dialects.sdy import (
@@ -13,6 +12,7 @@ from autopar.dialects.sdy import (
     PropagationBarrierOp,
     ShardingGroupOp,
 )
+from autopar.passes.splice import move_body
 from autopar.passes.walk import SHARDED_BODIES, ops_of
 
 _HINTS = (
@@ -31,7 +31,7 @@ def drop_propagation_ops(module: ModuleOp) -> None:
         if isinstance(op, ShardingGroupOp):
             Rewriter.erase_op(op)
         elif isinstance(op, NamedComputationOp):
-            _flatten(op)
+            Rewriter.replace_op(op, [], move_body(op.regions[0].block, op.operands, op))
         elif not isinstance(op, ConstraintOp) or _is_on_scalars(op):
             Rewriter.replace_op(op, [], [op.operands[0]])
 
@@ -39,22 +39,3 @@ def drop_propagation_ops(module: ModuleOp) -> None:
 def _is_on_scalars(op: ConstraintOp) -> bool:
     parent = op.parent_op()
     return parent is not None and parent.name not in SHARDED_BODIES
-
-
-def _flatten(op: NamedComputationOp) -> None:
-    block = op.regions[0].block
-    terminator = block.last_op
-    assert terminator is not None
-    results = [
-        op.operands[value.index]
-        if isinstance(value, BlockArgument) and value.block is block
-        else value
-        for value in terminator.operands
-    ]
-    for arg, operand in zip(block.args, op.operands, strict=True):
-        arg.replace_all_uses_with(operand)
-    Rewriter.erase_op(terminator)
-    for inner in list(block.ops):
-        inner.detach()
-        Rewriter.insert_op(inner, InsertPoint.before(op))
-    Rewriter.replace_op(op, [], results)

@@ -17,8 +17,8 @@ from xdsl.dialects.builtin import (
     TensorType,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
-from xdsl.rewriter import InsertPoint, Rewriter
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.rewriter import Rewriter
 
 from autopar.dialects import stablehlo
 from autopar.dialects.autopar import (
@@ -39,6 +39,7 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.sharding import AxisRef
 from autopar.dialects.tensors import is_tensor, item_bytes, shape_of
+from autopar.passes.splice import move_body
 from autopar.passes.walk import sharded_ops
 
 from .collectives import emit_steps
@@ -268,19 +269,7 @@ class _FunctionPartitioner:
         self._block(block)
         for inner in block.walk():
             _use_replica_form(inner)
-        terminator = block.last_op
-        assert terminator is not None
-        results = list(terminator.operands)
-        for arg, operand in zip(block.args, op.operands, strict=True):
-            arg.replace_all_uses_with(operand)
-        results = [
-            op.operands[r.index] if isinstance(r, BlockArgument) and r.block is block else r
-            for r in results
-        ]
-        Rewriter.erase_op(terminator)
-        for inner in list(block.ops):
-            inner.detach()
-            Rewriter.insert_op(inner, InsertPoint.before(op))
+        results = move_body(block, op.operands, op)
         for value, spec, type in zip(results, specs, types, strict=True):
             self._specs[value], self._globals[value] = spec, type
         Rewriter.replace_op(op, [], results)

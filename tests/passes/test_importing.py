@@ -251,6 +251,28 @@ def test_inline_of_what_jax_wrote() -> None:
     assert locations and all("jit(step)" in location for location in locations)
 
 
+def test_inline_keeps_ranges() -> None:
+    """Positions of JAX's form "file":line:column to :column, with and without names."""
+    module = parse_module(
+        """
+        func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+          %0 = func.call @f(%a) : (tensor<8xf32>) -> tensor<8xf32> loc("call"("m.py":1:2 to :5))
+          return %0 : tensor<8xf32>
+        }
+        func.func private @f(%a: tensor<8xf32>) -> tensor<8xf32> {
+          %0 = stablehlo.tanh %a : tensor<8xf32> loc("t"("m.py":3:2 to :5))
+          %1 = stablehlo.tanh %0 : tensor<8xf32> loc("m.py":4:2 to :5)
+          %2 = stablehlo.tanh %1 : tensor<8xf32> loc(fused["m.py":5:2 to :5, "m.py":6:1])
+          return %2 : tensor<8xf32>
+        }"""
+    )
+    inline(module)
+    first, second, third = (op.location for op in module.walk() if op.name == "stablehlo.tanh")
+    assert str(first) == 'loc("call/t"("m.py":3:2 to :5))'
+    assert str(second) == 'loc(callsite("m.py":4:2 to :5 at "call"("m.py":1:2 to :5)))'
+    assert str(third).startswith('loc(callsite(fused["m.py":5:2 to :5, "m.py":6:1] at ')
+
+
 def test_inlined_program_runs() -> None:
     jax = pytest.importorskip("jax")
     jnp = jax.numpy
