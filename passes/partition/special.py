@@ -43,12 +43,21 @@ _SplittableFunction = Callable[[Operation, ShardingRule, list[bool], list[str | 
 def splittable_factors(op: Operation, rule: ShardingRule) -> Splittable:
     """The factors of `op` that may be split, and the reducers of those that leave partials."""
     base = splittable_by_kind(rule)
+    if rule.is_custom or op.name == "stablehlo.custom_call":
+        base = base._replace(allowed=_of_opaque(rule, base.allowed))
     extend = _EXTENSIONS.get(op.name)
     if extend is None:
         return base
     allowed, reducers = list(base.allowed), list(base.reducers)
     extend(op, rule, allowed, reducers)
     return Splittable(tuple(allowed), tuple(reducers))
+
+
+def _of_opaque(rule: ShardingRule, allowed: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Nothing tells an opaque op which part of a dimension to make: what no operand brings in parts
+    (the matrix dimensions of JAX's LAPACK calls, whose rules name them apart) it makes whole."""
+    brought = {factor for mapping in rule.operands for dim in mapping for factor in dim}
+    return tuple(may and factor in brought for factor, may in enumerate(allowed))
 
 
 def given_factors(
