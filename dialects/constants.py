@@ -116,7 +116,8 @@ def extremes(dtype: np.dtype[Any]) -> tuple[Array, Array]:
     if dtype == np.bool_:
         return np.array(False), np.array(True)
     if dtype.kind == "c":
-        return tuple(np.array(complex(end, end), dtype) for end in (-np.inf, np.inf))
+        ends = [np.array(complex(end, end), dtype) for end in (-np.inf, np.inf)]
+        return ends[0], ends[1]
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         return np.array(limits.min, dtype), np.array(limits.max, dtype)
@@ -127,7 +128,7 @@ def extremes(dtype: np.dtype[Any]) -> tuple[Array, Array]:
     import ml_dtypes  # whose dtype it is
 
     if "int" in dtype.name:
-        limits = ml_dtypes.iinfo(dtype)
+        limits: Any = ml_dtypes.iinfo(dtype)
     elif all(np.isinf(float(end)) for end in infinities):
         return infinities[0], infinities[1]
     else:
