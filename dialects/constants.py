@@ -128,11 +128,11 @@ def extremes(dtype: np.dtype[Any]) -> tuple[Array, Array]:
     import ml_dtypes  # whose dtype it is
 
     if "int" in dtype.name:
-        limits: Any = ml_dtypes.iinfo(dtype)
+        limits = cast(Any, ml_dtypes.iinfo(dtype))
     elif all(np.isinf(float(end)) for end in infinities):
         return infinities[0], infinities[1]
     else:
-        limits = ml_dtypes.finfo(dtype)
+        limits = cast(Any, ml_dtypes.finfo(dtype))
     return np.array(limits.min).astype(dtype), np.array(limits.max).astype(dtype)
 
 

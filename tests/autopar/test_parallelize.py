@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import io_callback
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -169,6 +170,38 @@ def test_jit_with_shardings_inside() -> None:
     function = autopar.parallelize(lambda p, x: jnp.sum(layer(x, p["a"])), method="shard")
     close(function(PARAMS, X), jnp.sum(jnp.tanh(X @ PARAMS["a"])))
     assert function.plan.shardings()["p['a']"] == "[-, model]"
+
+
+@custom_partitioning
+def custom_matmul(a: Any, b: Any) -> Any:
+    return a @ b
+
+
+def refuse(*args: Any) -> Any:
+    raise AssertionError("XLA's partitioner has no part in this")
+
+
+custom_matmul.def_partition(
+    partition=refuse,
+    infer_sharding_from_operands=refuse,
+    sharding_rule="i j, j k -> i k",
+    need_replication_factors=("j",),
+)
+
+
+@pytest.mark.parametrize(
+    "specs", [(P("data", "model"), P("model")), (P("data"), P(None, "model")), (P(), P()), None]
+)
+def test_custom_partitioning(specs: Any) -> None:
+    x, w = np.asarray(jax.random.normal(jax.random.key(0), (16, 8))), np.ones((8, 4), np.float32)
+    wrapped: Any = autopar.parallelize(
+        lambda x, w: jnp.tanh(custom_matmul(x, w)),
+        method="dp" if specs is None else "shard",
+        mesh=MESH,
+        in_shardings=specs,
+        batch_argnums=0 if specs is None else None,
+    )
+    close(wrapped(x, w), np.tanh(x @ w))
 
 
 def test_permuted_devices() -> None:
