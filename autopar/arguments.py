@@ -42,6 +42,8 @@ class Leaf:
     """The argument that it is part of."""
     name: str
     """As a user would write it: `state['params']['w']`."""
+    path: str = ""
+    """Inside the argument: `['params']['w']`."""
 
 
 class Signature:
@@ -151,7 +153,8 @@ class Signature:
         for path in paths:
             where = path[1]
             slot: Slot = positions[where.idx] if path[0].idx == 0 else where.key
-            found.append(Leaf(slot, self.label(slot) + jax.tree_util.keystr(path[2:])))
+            inside = jax.tree_util.keystr(path[2:])
+            found.append(Leaf(slot, self.label(slot) + inside, inside))
         return found
 
     def label(self, slot: Slot) -> str:

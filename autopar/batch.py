@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +21,18 @@ def find_batch(
     signature: Signature,
     leaves: Sequence[Leaf],
     avals: Sequence[Any],
-    outs: Sequence[Any],
+    following: Mapping[int, int],
     num_args: int,
     *,
     splits: bool = False,
 ) -> Batch:
     """As `batch_argnums` says, else inferred.
 
-    Inferred: the arguments (of the function) whose arrays do not all come back among the results
-    and share one first dimension. ValueError asks for `batch_argnums` where that leaves candidates
-    of different batch sizes, or, if the batch is to be split into microbatches (`splits`), other
-    arguments of the batch's size.
+    Inferred: the arguments (of the function) whose arrays do not all come back among the
+    results (`following`: the next values of flat arguments) and share one first dimension.
+    ValueError asks for `batch_argnums` where that leaves candidates of different batch sizes,
+    or, if the batch is to be split into microbatches (`splits`), other arguments of the batch's
+    size.
     """
     arguments = by_slot(leaves)
     arrays = {s: [i for i in found if avals[i].shape] for s, found in arguments.items()}
@@ -43,11 +44,10 @@ def find_batch(
             )
         chosen = [i for slot in slots for i in arrays[slot]]
         return Batch(frozenset(chosen), _said(signature, slots, "as batch_argnums says"))
-    returned = {(tuple(out.shape), out.dtype) for out in outs}
     candidates: dict[Any, int] = {}
     for slot, indices in arrays.items():
         sizes = {avals[i].shape[0] for i in indices}
-        comes_back = all((tuple(avals[i].shape), avals[i].dtype) in returned for i in indices)
+        comes_back = all(i in following for i in indices)
         if len(sizes) == 1 and not comes_back:
             candidates[slot] = sizes.pop()
     if len(set(candidates.values())) > 1:

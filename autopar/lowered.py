@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from autopar.lowering.jax_compat import (
 from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.importing.methods import MethodOptions
 
-from .aliasing import donated_leaves, match_aliases
+from .aliasing import donated_leaves, match_aliases, next_values
 from .arguments import Leaf, Signature
 from .batch import Batch, find_batch
 from .meshes import (
@@ -214,7 +214,9 @@ class Lowering:
                 for i, sharding in enumerate(results)
                 if sharding is not None
             }
-            batch = self._find_batch(outs)
+            paths = [path for path, _ in jax.tree.leaves_with_path(traced.out_info)]
+            following = next_values(self.leaves, self.avals, outs, paths)
+            batch = self._find_batch(following)
             avals, late = self.avals, {}
             if count > 1:
                 avals, shardings, late = self._microbatches(batch, count)
@@ -231,7 +233,7 @@ class Lowering:
                 )
         marked = None if signature.auto_donate else signature.donated
         donated = donated_leaves(marked, self.leaves, self.avals, outs, len(self.args))
-        aliases = match_aliases(donated, self.avals, outs)
+        aliases = match_aliases(donated, following, self.avals, outs)
         arguments = [
             ArgumentInfo(
                 "batch" if i in batch.leaves else ("state" if aval.shape else "other"),
@@ -284,7 +286,7 @@ class Lowering:
                 check_fits(sharding, out.shape, f"out_shardings of result {index}")
         return found
 
-    def _find_batch(self, outs: Sequence[Any]) -> Batch:
+    def _find_batch(self, following: Mapping[int, int]) -> Batch:
         request = self.request
         if request.follow and request.num_micro_batches == 1 and request.signature.batch is None:
             return Batch(why="as the user's shardings say")
@@ -292,7 +294,7 @@ class Lowering:
             request.signature,
             self.leaves,
             self.avals,
-            outs,
+            following,
             len(self.args),
             splits=request.num_micro_batches > 1,
         )

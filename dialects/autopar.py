@@ -232,9 +232,9 @@ def aliases(func: FuncOp) -> list[tuple[int, int]]:
     return pairs
 
 
-def place_aliased_results(func: FuncOp) -> None:
-    """Gives results that share an argument's buffer its sharding, where they have none yet."""
-    pairs = aliases(func)
+def place_like_arguments(func: FuncOp, pairs: Iterable[tuple[int, int]]) -> None:
+    """Gives results the shardings of arguments, where they have none yet: (argument, result)."""
+    pairs = list(pairs)
     if not pairs:
         return
     shardings = [result_sharding(func, i) for i in range(len(func.function_type.outputs))]

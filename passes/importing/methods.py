@@ -18,14 +18,13 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     ModuleOp,
     StringAttr,
-    UnitAttr,
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, SSAValue
 
 from autopar.dialects.autopar import (
     entries_of,
-    place_aliased_results,
+    place_like_arguments,
     set_arg_shardings,
     sharding_of,
 )
@@ -35,6 +34,7 @@ from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.passes.partition.tensors import is_tensor
 
 from .phases import gather_by_phase
+from .state import next_values
 
 METHODS = {
     "dp": 0,
@@ -47,9 +47,6 @@ METHODS = {
 
 KIND = "autopar.kind"
 BATCH_DIM = "autopar.batch_dim"
-REDUCE_IN_LOOP = "autopar.reduce_in_loop"
-"""Attribute of a loop whose accumulators are to stay sharded: partial sums are reduced in each
-iteration, since whole ones would not fit (ZeRO-3)."""
 KINDS = ("parameter", "optimizer_state", "batch", "other")
 
 PARAMETER_PRIORITY = 1
@@ -84,11 +81,8 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
         for arg, kind in zip(func.body.block.args, kinds, strict=True)
     ]
     set_arg_shardings(func, shardings)
-    place_aliased_results(func)
+    place_like_arguments(func, next_values(func).items())
     if stage == 3:
-        for op in func.body.block.ops:
-            if op.name == "stablehlo.while":
-                op.attributes[REDUCE_IN_LOOP] = UnitAttr()
         parameters = [
             arg
             for arg, kind in zip(func.body.block.args, kinds, strict=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
-from xdsl.dialects.builtin import StringAttr
+from xdsl.dialects.builtin import StringAttr, UnitAttr
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -18,12 +19,15 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from autopar.dialects.autopar import ConstraintOp, sharding_of
 from autopar.dialects.diagnostics import location_names
 from autopar.dialects.sharding import Grid, Sharding
-from autopar.dialects.stablehlo import OptimizationBarrierOp
-from autopar.passes.partition.tensors import is_tensor, item_bytes, num_bytes
-from autopar.passes.walk import sharded_ops
+from autopar.dialects.stablehlo import OptimizationBarrierOp, WhileOp
+from autopar.passes.partition.tensors import is_tensor, item_bytes, num_bytes, shape_of
+from autopar.passes.walk import ops_of, sharded_ops
 
 PHASE = "autopar.phase"
 """Attribute of reshards and collectives: those of different phases are never merged."""
+REDUCE_IN_LOOP = "autopar.reduce_in_loop"
+"""Attribute of a loop whose accumulators are to stay sharded: partial sums are reduced in each
+iteration, since sums as large as the whole would not fit (ZeRO-3)."""
 
 PREFETCH_BYTES = 256 * 2**10
 """Full bytes of the parameters that the backward phase may gather at once, with the first of them:
@@ -49,8 +53,12 @@ def gather_by_phase(func: FuncOp, parameters: Iterable[BlockArgument], grid: Gri
     an optimization barrier with a value of the backward phase, so that it cannot run early.
     What is gathered is the smallest view: the slice that a loop over layers takes, the narrower
     type that the parameter is converted to. Uses in the update phase read the shard.
+    Loops over microbatches are marked: the gradients that they add up are not to be kept whole.
     """
     phases = _Phases(func)
+    for loop in ops_of(func, WhileOp):
+        if phases.holds_steps(loop):
+            loop.attributes[REDUCE_IN_LOOP] = UnitAttr()
     gathers: list[_Gather] = []
     for arg in parameters:
         sharding = sharding_of(arg)
@@ -70,7 +78,7 @@ def gather_by_phase(func: FuncOp, parameters: Iterable[BlockArgument], grid: Gri
 
 def _gathers_of(arg: BlockArgument, phases: _Phases) -> list[_Gather]:
     groups: dict[tuple[SSAValue, str], list[tuple[Operation, int]]] = {}
-    for value, op, index in _readers(arg):
+    for value, op, index in _readers(arg, phases):
         phase = phases.of(op)
         if phase != "update":
             groups.setdefault((value, phase), []).append((op, index))
@@ -80,24 +88,43 @@ def _gathers_of(arg: BlockArgument, phases: _Phases) -> list[_Gather]:
     ]
 
 
-def _readers(value: SSAValue) -> Iterator[tuple[SSAValue, Operation, int]]:
+def _readers(value: SSAValue, phases: _Phases) -> Iterator[tuple[SSAValue, Operation, int]]:
     """(view of `value`, op that computes with it, operand index)."""
     for use in list(value.uses):
         op = use.operation
         if op.name == "stablehlo.while":
-            block = op.regions[1].block
-            last = block.last_op
-            inner = block.args[use.index]
-            if last is not None and last.operands[use.index] is inner:
-                yield from _readers(inner)
-            else:
-                yield value, op, use.index
+            inner = _read_inside(op, use.index, phases)
+            yield from [(value, op, use.index)] if inner is None else inner
         elif op.name == "stablehlo.return":
             continue  # handed on to the next iteration
         elif op.name in _MOVES or _narrows(op):
-            yield from _readers(op.results[0])
+            yield from _readers(op.results[0], phases)
         else:
             yield value, op, use.index
+
+
+def _read_inside(
+    loop: Operation, index: int, phases: _Phases
+) -> list[tuple[SSAValue, Operation, int]] | None:
+    """The readers of a loop's operand inside the loop; None: it is read there as one whole.
+
+    What every iteration reads whole is gathered once, before the loop (the weights of a recurrent
+    network), unless an iteration is a step of its own, with both its phases (a microbatch): then
+    all that a step reads would be there at once.
+    """
+    block = loop.regions[1].block
+    last, argument = block.last_op, block.args[index]
+    if last is None or last.operands[index] is not argument:
+        return None
+    inner = list(_readers(argument, phases))
+    if phases.holds_steps(loop) or all(_is_slice(value, argument) for value, _, _ in inner):
+        return inner
+    return None
+
+
+def _is_slice(value: SSAValue, whole: SSAValue) -> bool:
+    """Whether a view of `whole` is a part of it."""
+    return prod(shape_of(value.type)) < prod(shape_of(whole.type))
 
 
 _MOVES = frozenset({"stablehlo.dynamic_slice", "stablehlo.reshape", "stablehlo.transpose"})
@@ -132,7 +159,7 @@ def _hold_back(gathers: Sequence[_Gather], phases: _Phases) -> dict[_Gather, SSA
             sources.update(_barrier(bucket, anchor))
             bucket = []
         if not bucket:
-            anchor = _other_operand(gather, gathered)
+            anchor = _other_operand(gather, gathered, phases)
             size = num_bytes(gather.value.type)
         bucket.append(gather)
         if anchor is None:  # nothing of the backward phase to wait for
@@ -152,12 +179,16 @@ def _is_made_before(gather: _Gather, other: _Gather, phases: _Phases) -> bool:
     return phases.position(owner) < phases.position(place)
 
 
-def _other_operand(gather: _Gather, gathered: set[SSAValue]) -> int | None:
-    """The first operand of the first use that some op computes and that is no parameter."""
-    operands = enumerate(gather.first.operands)
-    return next(
-        (i for i, v in operands if v not in gathered and isinstance(v.owner, Operation)), None
-    )
+def _other_operand(gather: _Gather, gathered: set[SSAValue], phases: _Phases) -> int | None:
+    """The operand of the first use to wait for: one that the backward phase computes, else one that
+    any op does; no parameter."""
+    made = [
+        (index, value.owner)
+        for index, value in enumerate(gather.first.operands)
+        if value not in gathered and isinstance(value.owner, Operation)
+    ]
+    late = (i for i, owner in made if owner.operands and phases.of(owner) == "backward")
+    return next(late, made[0][0] if made else None)
 
 
 def _barrier(bucket: Sequence[_Gather], anchor: int | None) -> dict[_Gather, SSAValue]:
@@ -186,6 +217,7 @@ class _Phases:
         for position, op in enumerate(sharded_ops(func)):
             self._position[op] = position
         self._known: dict[int, str] = {}
+        self._steps: dict[Operation, bool] = {}
 
     def of(self, op: Operation) -> str:
         """forward, backward or update."""
@@ -197,6 +229,14 @@ class _Phases:
     def position(self, op: Operation) -> float:
         """The op's place in program order."""
         return self._position[op]
+
+    def holds_steps(self, loop: Operation) -> bool:
+        """Whether each iteration of the loop has a forward and a backward phase."""
+        known = self._steps.get(loop)
+        if known is None:
+            found = {self.of(op) for op in sharded_ops(loop)}
+            known = self._steps[loop] = {"forward", "backward"} <= found
+        return known
 
     def first(self, ops: Iterable[Operation]) -> Operation:
         """The op that comes first; all stand in the same block."""

@@ -51,7 +51,7 @@ from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
 from autopar.dialects.stablehlo import ConstantOp
 from autopar.passes.importing.inline import inline
-from autopar.passes.importing.methods import REDUCE_IN_LOOP
+from autopar.passes.importing.phases import REDUCE_IN_LOOP
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 from autopar.passes.sharding.propagation.check import ShardingChecker
 from autopar.passes.walk import sharded_ops
@@ -597,8 +597,8 @@ class FunctionDecider:
                 self._specs[arg] = spec
         eager = REDUCE_IN_LOOP in op.attributes
         for index, arg in enumerate(body.block.args):
-            if eager:
-                break
+            if eager and specs[index].dim_axes:
+                continue  # a sharded buffer
             if condition.block.args[index].first_use is not None:
                 continue
             chain = _accumulation(arg, index)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.experimental import io_callback
 from jax.experimental.custom_partitioning import custom_partitioning
@@ -45,9 +46,7 @@ def named(*spec: Any, mesh: Mesh = MESH) -> NamedSharding:
 
 def close(found: Any, expected: Any) -> None:
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-5
-        ),
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-5),
         found,
         expected,
     )
@@ -342,6 +341,49 @@ def test_keys() -> None:
     assert programs(function) == 1
 
 
+def test_zero2_returns_whole_parameters_without_donation() -> None:
+    optimizer = optax.adam(1e-2)
+
+    def step(params: Any, state: Any, x: Any) -> Any:
+        gradients = jax.grad(lambda p: jnp.mean((x @ p) ** 2))(params)
+        updates, state = optimizer.update(gradients, state)
+        return state, optax.apply_updates(params, updates)
+
+    params = jnp.ones((32, 32))
+    state = optimizer.init(params)
+    parallel = autopar.parallelize(step, method="zero2", batch_argnums=2)
+    state, params = parallel(params, state, jnp.ones((16, 32)))
+    assert params.sharding.is_fully_replicated
+    assert not state[0].mu.sharding.is_fully_replicated
+
+
+def test_labels_of_a_parameters_shape_are_batch() -> None:
+    def step(w: Any, x: Any, y: Any) -> Any:
+        loss, gradient = jax.value_and_grad(lambda w: jnp.mean((x @ w - y) ** 2))(w)
+        return w - 0.1 * gradient, loss
+
+    arrays = jnp.ones((16, 8)), jnp.ones((16, 16)), jnp.zeros((16, 8))
+    lowered = autopar.parallelize(step, method="dp").lower(*arrays)
+    assert [value.kind for value in lowered.plan.arguments] == ["parameter", "batch", "batch"]
+    split = autopar.parallelize(step, method="dp", num_micro_batches=2)
+    np.testing.assert_allclose(split(*arrays)[0], step(*arrays)[0], rtol=1e-6)
+
+
+def test_donated_buffers_follow_the_pytree() -> None:
+    """Results of equal shapes in another order than the arguments: each keeps its own layout."""
+
+    def step(params: Any, momentum: Any, x: Any) -> Any:
+        gradient = jax.grad(lambda p: jnp.mean((x @ p["w"]) ** 2))(params)
+        momentum = {"m": 0.9 * momentum["m"] + gradient["w"]}
+        return momentum, {"w": params["w"] - momentum["m"]}
+
+    parallel = autopar.parallelize(step, method="zero2", donate_argnums=(0, 1), batch_argnums=2)
+    state = {"w": jnp.ones((32, 32))}, {"m": jnp.zeros((32, 32))}
+    momentum, params = parallel(*state, jnp.ones((16, 32)))
+    assert params["w"].sharding.is_fully_replicated
+    assert not momentum["m"].sharding.is_fully_replicated
+
+
 def test_none_and_empty_trees() -> None:
     def odd(tree: Any, nothing: Any, empty: Any, x: Any) -> Any:
         return {**tree, "sum": jnp.sum(x)}, nothing, empty
@@ -445,9 +487,7 @@ def test_callbacks_run_once_with_full_values() -> None:
         doubled = jax.pure_callback(
             lambda v: 2 * np.asarray(v), jax.ShapeDtypeStruct(x.shape, x.dtype), x
         )
-        total = io_callback(
-            lambda v: np.float32(v.sum()), jax.ShapeDtypeStruct((), jnp.float32), x
-        )
+        total = io_callback(lambda v: np.float32(v.sum()), jax.ShapeDtypeStruct((), jnp.float32), x)
 
         def body(carry: Any, row: Any) -> Any:
             jax.debug.callback(note("loop"), row)

@@ -6,7 +6,12 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
 
-from autopar.dialects.autopar import place_aliased_results, result_sharding, sharding_of
+from autopar.dialects.autopar import (
+    aliases,
+    place_like_arguments,
+    result_sharding,
+    sharding_of,
+)
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops
 from autopar.dialects.sharding import Grid
 from autopar.passes.collector import collector_off
@@ -42,7 +47,7 @@ def propagate_shardings(module: ModuleOp) -> None:
     shard_ops_to_attributes(module)  # Either spelling is taken.
     for func in module.body.block.ops:
         if isinstance(func, FuncOp) and func.body.blocks:
-            place_aliased_results(func)
+            place_like_arguments(func, aliases(func))
     with collector_off():
         _propagate(module, grids)
 
