@@ -464,6 +464,15 @@ def test_donated_arguments_are_freed(donated: Any) -> None:
         params = new
 
 
+def test_an_array_donated_and_passed_twice_is_refused() -> None:
+    wrapped = autopar.parallelize(lambda w, x: (w + x.sum(), w * 2), method="dp", donate_argnums=0)
+    array = jnp.ones((16, 8))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="w is donated, and the same array is passed as x"):
+            wrapped(array, array)
+    close(wrapped(array, jnp.copy(array))[0], np.full((16, 8), 129.0))
+
+
 def test_donation_without_a_result_frees() -> None:
     function = autopar.parallelize(
         lambda a, b: jnp.sum(a @ b), method="dp", donate_argnums=(0, 1), batch_argnums=0
