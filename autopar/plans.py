@@ -15,21 +15,19 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     ModuleOp,
     StringAttr,
-    TensorType,
 )
 from xdsl.ir import Attribute
 
-from autopar.dialects.autopar import aliases, result_sharding, sharding_of
+from autopar.dialects.autopar import GLOBAL, GRID, aliases, result_sharding, sharding_of
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
+from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.lowering.program import parse_axis
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.importing.meshes import merge_axes
 from autopar.passes.importing.methods import argument_kinds, main_function
-from autopar.passes.partition.partition import GLOBAL
-from autopar.passes.partition.tensors import item_bytes
 
 if TYPE_CHECKING:
     from .road import Road
@@ -167,7 +165,7 @@ class Plan:
 
 def _user_grid(module: ModuleOp) -> Grid:
     """The grid as the user gave it; partitioning may have cut its axes into smaller ones."""
-    attr = module.attributes.get("autopar.grid")
+    attr = module.attributes.get(GRID)
     if not isinstance(attr, DictionaryAttr):
         return grid_of(module)
     names, shape = attr.data["axes"], attr.data["shape"]
@@ -185,8 +183,8 @@ def _value(
     sharding: Sharding | None,
     grid: Grid,
 ) -> PlannedValue:
-    local_shape = _shape(local)
-    shape = _shape(whole) if whole is not None else local_shape
+    local_shape = shape_of(local)
+    shape = shape_of(whole) if whole is not None else local_shape
     num_bytes = int(item_bytes(local) * prod(local_shape)) if hasattr(local, "shape") else 0
     return PlannedValue(name, kind, shape, local_shape, num_bytes, _layout(sharding, grid))
 
@@ -199,10 +197,6 @@ def _layout(sharding: Sharding | None, grid: Grid) -> str:
         axes = merge_axes([parse_axis(axis.spelled) for axis in dim], grid.axes)
         dims.append(",".join(axis.spelled for axis in axes) or "-")
     return f"[{', '.join(dims)}]"
-
-
-def _shape(type: object) -> tuple[int, ...]:
-    return type.get_shape() if isinstance(type, TensorType) else ()
 
 
 def _value_rows(values: Iterable[PlannedValue]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from xdsl.ir import Attribute
 
 from autopar.dialects import make_context
 from autopar.dialects.autopar import (
+    ALIASING_OUTPUT,
     entries_of,
     set_arg_shardings,
     set_result_sharding,
@@ -36,7 +37,6 @@ from autopar.dialects.shard import find_grid
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
-from autopar.passes import load_pass
 from autopar.passes.collector import collector_off
 from autopar.passes.importing.methods import (
     BATCH_DIM,
@@ -47,6 +47,8 @@ from autopar.passes.importing.methods import (
     main_function,
     state_kind,
 )
+from autopar.passes.importing.phases import PhaseNames
+from autopar.passes.manager import run_passes
 from autopar.passes.partition.even_boundary import make_boundary_even
 from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
 from autopar.passes.pipelining.microbatches import split_step
@@ -103,12 +105,12 @@ class Road:
         _dump(dump, 0, module)
         if stop >= 1:
             self._annotate(module, context)
-            run_passes(module, context, PROPAGATE)
+            run_passes(module, PROPAGATE, context)
             make_boundary_even(main_function(module), _grid(module))
             _dump(dump, 1, module)
         for number, passes in ((2, DECIDE), (3, PARTITION), (4, LOWER)):
             if stop >= number:
-                run_passes(module, context, passes)
+                run_passes(module, passes, context)
                 _dump(dump, number, module)
         return module
 
@@ -119,7 +121,7 @@ class Road:
     def _annotate(self, module: ModuleOp, context: Context) -> None:
         if self.grid is not None:
             declare_mesh(module, self.grid)
-        run_passes(module, context, IMPORT)
+        run_passes(module, IMPORT, context)
         self._describe_arguments(main_function(module))
         split_step(module, self.num_micro_batches, self.reduction)
         func = main_function(module)
@@ -129,15 +131,16 @@ class Road:
     def _describe_arguments(self, func: FuncOp) -> None:
         """Writes kinds and aliases as the attributes that passes read."""
         args = func.body.block.args
+        phases = PhaseNames()
         entries = entries_of(func.arg_attrs, len(args))
         kinds = {kind: StringAttr(kind) for kind in KINDS}
         for index, (arg, info) in enumerate(zip(args, self.arguments, strict=True)):
-            kind = state_kind(arg) if info.kind == "state" else info.kind
+            kind = state_kind(arg, phases) if info.kind == "state" else info.kind
             data: dict[str, Attribute] = {**entries[index].data, KIND: kinds[kind]}
             if info.kind == "batch":
                 data[BATCH_DIM] = IntegerAttr(info.batch_dim, i64)
             if info.alias is not None:
-                data["tf.aliasing_output"] = IntegerAttr(info.alias, i32)
+                data[ALIASING_OUTPUT] = IntegerAttr(info.alias, i32)
             entries[index] = DictionaryAttr(data)
         func.properties["arg_attrs"] = ArrayAttr(entries)
 
@@ -188,10 +191,3 @@ def _grid(module: ModuleOp) -> Grid:
     grid = find_grid(module)
     assert grid is not None
     return grid
-
-
-def run_passes(module: ModuleOp, context: Context, names: Sequence[str]) -> None:
-    """Runs passes with their default options."""
-    with collector_off():
-        for name in names:
-            load_pass(name)().apply(context, module)

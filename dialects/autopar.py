@@ -31,12 +31,22 @@ from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
 from .sharding import Axes, Sharding
-from .sharding_syntax import parse_axes_in_brackets, parse_sharding
+from .sharding_syntax import parse_axes_in_brackets, parse_list, parse_sharding
 
 SHARDING = "autopar.sharding"
 """Name of the attribute that holds a value's sharding (on ops: a list, one a result)."""
 STRATEGY = "autopar.strategy"
 """Name of the attribute that holds an op's strategy."""
+GRID = "autopar.grid"
+"""Name of the attribute of a decided module: the axes and the shape of the user's grid."""
+GLOBAL = "autopar.global"
+"""Name of the attribute of arguments and results of a partitioned function: the global type."""
+LAYOUT = "autopar.layout"
+"""Name of the attribute of arguments and results of a program for one device: its part of what."""
+ALIASING_OUTPUT = "tf.aliasing_output"
+"""Name of XLA's attribute of an argument: the result that its buffer is given to."""
+BUFFER_DONOR = "jax.buffer_donor"
+"""Name of JAX's attribute of an argument whose buffer is free for any result."""
 
 
 @irdl_attr_definition
@@ -71,11 +81,7 @@ class StrategyAttr(Data[tuple[Axes, ...]]):
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> tuple[Axes, ...]:
         with parser.in_angle_brackets():
-            return tuple(
-                parser.parse_comma_separated_list(
-                    AttrParser.Delimiter.SQUARE, lambda: parse_axes_in_brackets(parser)
-                )
-            )
+            return parse_list(parser, parse_axes_in_brackets)
 
     def print_parameter(self, printer: Printer) -> None:
         factors = ", ".join(f"[{', '.join(map(str, axes))}]" for axes in self.data)
@@ -226,7 +232,7 @@ def aliases(func: FuncOp) -> list[tuple[int, int]]:
         return []
     pairs: list[tuple[int, int]] = []
     for index, entry in enumerate(func.arg_attrs.data):
-        alias = entry.data.get("tf.aliasing_output")
+        alias = entry.data.get(ALIASING_OUTPUT)
         if isinstance(alias, IntegerAttr):
             pairs.append((index, alias.value.data))
     return pairs

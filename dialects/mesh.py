@@ -50,7 +50,7 @@ from xdsl.traits import Pure, SymbolOpInterface
 from xdsl.utils.exceptions import VerifyException
 
 from .shard import axes_attr
-from .sharding_syntax import symbol
+from .sharding_syntax import parse_integers, parse_list, symbol
 
 ################################################################################
 # Attributes                                                                   #
@@ -74,14 +74,6 @@ class MeshSharding:
         return text
 
 
-def _parse_axes(parser: AttrParser) -> tuple[int, ...]:
-    return tuple(
-        parser.parse_comma_separated_list(
-            AttrParser.Delimiter.SQUARE, lambda: parser.parse_integer(allow_boolean=False)
-        )
-    )
-
-
 @irdl_attr_definition
 class MeshShardingAttr(Data[MeshSharding]):
     """`#mesh.shard<@mesh, [[0], [], [1]], partial = sum[2]>`."""
@@ -95,15 +87,13 @@ class MeshShardingAttr(Data[MeshSharding]):
         with parser.in_angle_brackets():
             mesh = parser.parse_symbol_name().data
             parser.parse_punctuation(",")
-            dims = parser.parse_comma_separated_list(
-                AttrParser.Delimiter.SQUARE, lambda: _parse_axes(parser)
-            )
+            dims = parse_list(parser, parse_integers)
             if parser.parse_optional_punctuation(",") is not None:
                 parser.parse_keyword("partial")
                 parser.parse_punctuation("=")
                 kind = str(parser.parse_str_enum(ReductionKind))
-                axes = _parse_axes(parser)
-        return MeshSharding(mesh, tuple(dims), kind, axes)
+                axes = parse_integers(parser)
+        return MeshSharding(mesh, dims, kind, axes)
 
     def print_parameter(self, printer: Printer) -> None:
         printer.print_string(f"<{self.data}>")

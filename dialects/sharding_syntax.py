@@ -43,18 +43,26 @@ def parse_axis_ref(parser: AttrParser) -> AxisRef:
     return AxisRef(name, pre, size)
 
 
-def _parse_list(
-    parser: AttrParser, element: Callable[[AttrParser], T], delimiter: AttrParser.Delimiter
+def parse_list(
+    parser: AttrParser,
+    item: Callable[[AttrParser], T],
+    delimiter: AttrParser.Delimiter = AttrParser.Delimiter.SQUARE,
 ) -> tuple[T, ...]:
-    return tuple(parser.parse_comma_separated_list(delimiter, lambda: element(parser)))
+    """Parses items between delimiters, separated by commas."""
+    return tuple(parser.parse_comma_separated_list(delimiter, lambda: item(parser)))
+
+
+def parse_integers(parser: AttrParser) -> tuple[int, ...]:
+    """Parses `[0, 1]`."""
+    return parse_list(parser, lambda parser: parser.parse_integer(allow_boolean=False))
 
 
 def parse_axes_in_braces(parser: AttrParser) -> Axes:
-    return _parse_list(parser, parse_axis_ref, AttrParser.Delimiter.BRACES)
+    return parse_list(parser, parse_axis_ref, AttrParser.Delimiter.BRACES)
 
 
 def parse_axes_in_brackets(parser: AttrParser) -> Axes:
-    return _parse_list(parser, parse_axis_ref, AttrParser.Delimiter.SQUARE)
+    return parse_list(parser, parse_axis_ref)
 
 
 def parse_dim_sharding(parser: AttrParser) -> DimSharding:
@@ -80,7 +88,7 @@ def parse_dim_sharding(parser: AttrParser) -> DimSharding:
 
 
 def parse_dims(parser: AttrParser) -> tuple[DimSharding, ...]:
-    return _parse_list(parser, parse_dim_sharding, AttrParser.Delimiter.SQUARE)
+    return parse_list(parser, parse_dim_sharding)
 
 
 def _parse_partial_kind(parser: AttrParser) -> Partial:
@@ -106,7 +114,7 @@ def parse_sharding_of_grid(parser: AttrParser, grid: str) -> Sharding:
         if word == "replicated":
             replicated = parse_axes_in_braces(parser)
         elif word == "partial":
-            partial = _parse_list(parser, _parse_partial_kind, AttrParser.Delimiter.BRACES)
+            partial = parse_list(parser, _parse_partial_kind, AttrParser.Delimiter.BRACES)
         elif axes := parse_axes_in_braces(parser):
             partial = (Partial("sum", axes),)
     return Sharding(grid, dims, replicated, partial)

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xdsl.dialects.builtin import TensorType
-from xdsl.ir import Attribute, Operation
+from xdsl.ir import Operation
 from xdsl.traits import OpTrait
 from xdsl.utils.exceptions import VerifyException
 
-
-def shape_of(type: Attribute) -> tuple[int, ...] | None:
-    """The shape of a ranked tensor type (-1: dynamic), None for every other type."""
-    return type.get_shape() if isinstance(type, TensorType) else None
+from .tensors import is_tensor, shape_of
 
 
 def compatible_shapes(a: Sequence[int], b: Sequence[int]) -> bool:
@@ -27,12 +23,12 @@ class Elementwise(OpTrait):
 
     def verify(self, op: Operation) -> None:
         result = op.results[0].type
-        expected = shape_of(result)
-        if expected is None:
+        if not is_tensor(result):
             return
+        expected = shape_of(result)
         for index, operand in enumerate(op.operands):
             shape = shape_of(operand.type)
-            if shape is not None and shape and not compatible_shapes(shape, expected):
+            if shape and not compatible_shapes(shape, expected):
                 raise VerifyException(
                     f"'{op.name}' is elementwise, but operand {index} is {operand.type} "
                     f"and the result is {result}"

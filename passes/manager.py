@@ -17,10 +17,10 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import PASSES
+from . import PASSES, load_pass
+from .collector import collector_off
 
 if TYPE_CHECKING:
     from xdsl.context import Context
@@ -55,8 +55,7 @@ def pass_class(name: str) -> type[ModulePass]:
     """The class of a pass; PipelineError with the nearest name if there is none."""
     if name not in PASSES:
         raise PipelineError(f"unknown pass '{name}'{_hint(name, PASSES)}")
-    module, _, attribute = PASSES[name].partition(":")
-    return getattr(import_module(module), attribute)
+    return load_pass(name)
 
 
 def option_help(cls: type[ModulePass]) -> dict[str, str]:
@@ -248,15 +247,20 @@ def build_pipeline(pipeline: str | Sequence[PassSpec]) -> list[ModulePass]:
 
 def run_passes(
     module: ModuleOp,
-    passes: Iterable[ModulePass],
+    passes: Iterable[ModulePass | str],
     context: Context,
     after: Callable[[ModulePass, ModuleOp], None] | None = None,
 ) -> None:
-    """Run passes in order; `after` is called behind each (dumps, timing)."""
-    for pass_ in passes:
-        pass_.apply(context, module)
-        if after is not None:
-            after(pass_, module)
+    """Run passes in order, those given by name with their default options.
+
+    `after` is called behind each (dumps, timing).
+    """
+    with collector_off():
+        for item in passes:
+            pass_ = pass_class(item)() if isinstance(item, str) else item
+            pass_.apply(context, module)
+            if after is not None:
+                after(pass_, module)
 
 
 def run_pipeline(module: ModuleOp, pipeline: str, context: Context) -> None:

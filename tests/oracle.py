@@ -20,8 +20,8 @@ from autopar.dialects.sharding import DimSharding, Grid, Sharding
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import Layout, device_program
 from autopar.passes.importing.methods import main_function
+from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
-from autopar.road import run_passes
 from autopar.runtime.embedded import MeshExecutable, fetch, padded_shape
 
 Dims = Sequence[Sequence[str]]
@@ -39,7 +39,7 @@ def spmd_module(
     """The partitioned module (per-device StableHLO, or L2 with `lower=False`)."""
     module = import_module(jax.jit(fn, keep_unused=True).lower(*args).compiler_ir("stablehlo"))
     context = make_context()
-    run_passes(module, context, IMPORT)
+    run_passes(module, IMPORT, context)
     if find_grid(module) is None:
         block = module.body.block
         block.insert_op_before(make_grid_op(grid), block.first_op)
@@ -47,9 +47,9 @@ def spmd_module(
     set_arg_shardings(func, [_sharding(grid, s) for s in shardings])
     if result_shardings is not None:
         set_result_shardings(func, [_sharding(grid, s) for s in result_shardings])
-    run_passes(module, context, (*PROPAGATE, *DECIDE, *PARTITION))
+    run_passes(module, (*PROPAGATE, *DECIDE, *PARTITION), context)
     if lower:
-        run_passes(module, context, LOWER)
+        run_passes(module, LOWER, context)
     return module
 
 

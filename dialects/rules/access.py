@@ -18,10 +18,11 @@ from xdsl.dialects.builtin import (
     IntegerType,
     StringAttr,
     SymbolRefAttr,
-    TensorType,
     UnregisteredOp,
 )
 from xdsl.ir import Attribute, Operation, Region, SSAValue
+
+from ..tensors import is_bool, shape_of
 
 Shape = tuple[int, ...]
 
@@ -39,36 +40,17 @@ def op_name(op: Operation) -> str:
     return op.name
 
 
-def shape_of(value: SSAValue) -> Shape:
-    """Static shape of a ranked tensor; () for anything else (tokens, scalars)."""
-    type_ = value.type
-    if isinstance(type_, TensorType):
-        return cast("TensorType[Attribute]", type_).get_shape()
-    return ()
-
-
 def operand_shapes(op: Operation) -> list[Shape]:
-    return [shape_of(v) for v in op.operands]
+    return [shape_of(v.type) for v in op.operands]
 
 
 def result_shapes(op: Operation) -> list[Shape]:
-    return [shape_of(v) for v in op.results]
-
-
-def element_type(value: SSAValue) -> Attribute:
-    type_ = value.type
-    if isinstance(type_, TensorType):
-        return cast("TensorType[Attribute]", type_).element_type
-    return type_
+    return [shape_of(v.type) for v in op.results]
 
 
 def integer_width(type_: Attribute) -> int | None:
     """Bits of an integer type; None for other types."""
     return type_.bitwidth if isinstance(type_, IntegerType) else None
-
-
-def is_bool(type_: Attribute) -> bool:
-    return integer_width(type_) == 1
 
 
 def is_integer(type_: Attribute) -> bool:
@@ -180,7 +162,7 @@ def body_reducer(region: Region) -> str | None:
         pair = (arguments[index], arguments[count + index])
         if read != pair and read != (pair[1], pair[0]):
             return None
-        if is_bool(element_type(value)):
+        if is_bool(value.type):
             this = _COMPLEMENT_FREE.get(this, this)
         kind = this
     return kind

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from xdsl.ir import Operation
 
+from ..tensors import element_type, is_bool
 from .access import (
-    element_type,
-    is_bool,
     is_complex,
     is_integer,
     keeps_sums,
@@ -109,7 +108,7 @@ def chlo_broadcasting(op: Operation) -> ShardingRule | None:
     "stablehlo.add", "stablehlo.subtract", "arith.addi", "arith.addf", "arith.subi", "arith.subf"
 )
 def additive(op: Operation) -> ShardingRule:
-    linear = () if is_bool(element_type(op.results[0])) else ((0, 1),)
+    linear = () if is_bool(op.results[0].type) else ((0, 1),)
     return pointwise_rule(op, linear=linear)
 
 
@@ -120,14 +119,14 @@ def negate(op: Operation) -> ShardingRule:
 
 @sharding_rule("stablehlo.multiply", "arith.muli", "arith.mulf")
 def multiply(op: Operation) -> ShardingRule:
-    linear = () if is_bool(element_type(op.results[0])) else ((0,), (1,))
+    linear = () if is_bool(op.results[0].type) else ((0,), (1,))
     return pointwise_rule(op, linear=linear)
 
 
 @sharding_rule("stablehlo.divide", "arith.divf")
 def divide(op: Operation) -> ShardingRule:
     # Integer division rounds: not linear.
-    linear = () if is_integer(element_type(op.results[0])) else ((0,),)
+    linear = () if is_integer(element_type(op.results[0].type)) else ((0,),)
     return pointwise_rule(op, linear=linear)
 
 
@@ -142,7 +141,7 @@ def shift_left(op: Operation) -> ShardingRule:
     "arith.trunci",
 )
 def convert(op: Operation) -> ShardingRule:
-    source, target = element_type(op.operands[0]), element_type(op.results[0])
+    source, target = element_type(op.operands[0].type), element_type(op.results[0].type)
     return pointwise_rule(op, linear=((0,),) if keeps_sums(source, target) else ())
 
 
@@ -159,7 +158,7 @@ def real_part(op: Operation) -> ShardingRule:
 
 @sharding_rule("stablehlo.complex")
 def complex_(op: Operation) -> ShardingRule:
-    assert is_complex(element_type(op.results[0]))
+    assert is_complex(element_type(op.results[0].type))
     return pointwise_rule(op, linear=((0, 1),))
 
 

@@ -46,14 +46,11 @@ from .ops import (
 
 SHARDING = "sdy.sharding"
 """Name of the attribute that holds a value's sharding."""
-SHARDING_RULE = "sdy.sharding_rule"
-"""Name of the attribute that holds a user's sharding rule of an op."""
 
 Sdy = Dialect("sdy", ALL_OPS, ALL_ATTRIBUTES)
 
 __all__ = [
     "SHARDING",
-    "SHARDING_RULE",
     "AllGatherOp",
     "AllReduceOp",
     "AllSliceOp",

@@ -17,6 +17,8 @@ from ..sharding_syntax import (
     parse_axes_in_braces,
     parse_axis_ref,
     parse_dim_sharding,
+    parse_integers,
+    parse_list,
     parse_sharding_of_grid,
     quoted,
     symbol,
@@ -55,14 +57,6 @@ def _parse_mesh_axis(parser: AttrParser) -> tuple[str, int]:
     return name, parser.parse_integer(allow_boolean=False, allow_negative=False)
 
 
-def _integers(parser: AttrParser) -> tuple[int, ...]:
-    return tuple(
-        parser.parse_comma_separated_list(
-            AttrParser.Delimiter.SQUARE, lambda: parser.parse_integer(allow_boolean=False)
-        )
-    )
-
-
 @irdl_attr_definition
 class MeshAttr(Data[Mesh]):
     """`#sdy.mesh<["x"=2, "y"=4], device_ids=[…]>`."""
@@ -72,15 +66,13 @@ class MeshAttr(Data[Mesh]):
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> Mesh:
         with parser.in_angle_brackets():
-            axes = parser.parse_comma_separated_list(
-                AttrParser.Delimiter.SQUARE, lambda: _parse_mesh_axis(parser)
-            )
+            axes = parse_list(parser, _parse_mesh_axis)
             ids: tuple[int, ...] = ()
             if parser.parse_optional_punctuation(",") is not None:
                 parser.parse_keyword("device_ids")
                 parser.parse_punctuation("=")
-                ids = _integers(parser)
-        return Mesh(tuple(axes), ids)
+                ids = parse_integers(parser)
+        return Mesh(axes, ids)
 
     def print_parameter(self, printer: Printer) -> None:
         printer.print_string(f"<{self.data}>")
@@ -151,11 +143,7 @@ class TensorShardingPerValueAttr(Data[tuple[TensorSharding, ...]]):
     @classmethod
     def parse_stripped(cls, parser: AttrParser) -> tuple[TensorSharding, ...]:
         """Parses `[<@mesh, [{"x"}]>]`, as ops with a pretty form spell it."""
-        return tuple(
-            parser.parse_comma_separated_list(
-                AttrParser.Delimiter.SQUARE, lambda: _parse_tensor_sharding(parser)
-            )
-        )
+        return parse_list(parser, _parse_tensor_sharding)
 
     def print_stripped(self, printer: Printer) -> None:
         printer.print_string("[" + ", ".join(f"<{s}>" for s in self.data) + "]")
@@ -206,11 +194,7 @@ class ListOfAxisRefListsAttr(Data[tuple[Axes, ...]], OpaqueSyntaxAttribute):
 
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> tuple[Axes, ...]:
-        return tuple(
-            parser.parse_comma_separated_list(
-                AttrParser.Delimiter.SQUARE, lambda: parse_axes_in_braces(parser)
-            )
-        )
+        return parse_list(parser, parse_axes_in_braces)
 
     def print_parameter(self, printer: Printer) -> None:
         printer.print_string("[" + ", ".join(map(braced, self.data)) + "]")
@@ -243,11 +227,7 @@ class AllToAllParamListAttr(Data[tuple[AllToAllParam, ...]], OpaqueSyntaxAttribu
 
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> tuple[AllToAllParam, ...]:
-        return tuple(
-            parser.parse_comma_separated_list(
-                AttrParser.Delimiter.SQUARE, lambda: _parse_all_to_all_param(parser)
-            )
-        )
+        return parse_list(parser, _parse_all_to_all_param)
 
     def print_parameter(self, printer: Printer) -> None:
         printer.print_string("[" + ", ".join(map(str, self.data)) + "]")
@@ -297,11 +277,7 @@ def _print_factors(factors: Sequence[int]) -> str:
 
 
 def _parse_tensor_factors(parser: AttrParser) -> TensorFactors:
-    return tuple(
-        parser.parse_comma_separated_list(
-            AttrParser.Delimiter.SQUARE, lambda: _parse_factors(parser)
-        )
-    )
+    return parse_list(parser, _parse_factors)
 
 
 def _print_tensor_factors(tensor: TensorFactors) -> str:
@@ -345,11 +321,7 @@ class OpShardingRuleAttr(Data[OpShardingRule]):
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> OpShardingRule:
         def tensors() -> tuple[TensorFactors, ...]:
-            return tuple(
-                parser.parse_comma_separated_list(
-                    AttrParser.Delimiter.PAREN, lambda: _parse_tensor_factors(parser)
-                )
-            )
+            return parse_list(parser, _parse_tensor_factors, AttrParser.Delimiter.PAREN)
 
         def size() -> int:
             expected = factor_symbol(len(sizes))
@@ -368,9 +340,7 @@ class OpShardingRuleAttr(Data[OpShardingRule]):
             parser.parse_optional_comma_separated_list(AttrParser.Delimiter.BRACES, size)
             while (kind := parser.parse_optional_keyword_in(_FACTOR_KINDS)) is not None:
                 parser.parse_punctuation("=")
-                factors = parser.parse_comma_separated_list(
-                    AttrParser.Delimiter.BRACES, lambda: _parse_factors(parser)
-                )
+                factors = parse_list(parser, _parse_factors, AttrParser.Delimiter.BRACES)
                 kinds[kind] = tuple(factor for symbol in factors for factor in symbol)
             is_custom = parser.parse_optional_punctuation(",") is not None
             if is_custom:
@@ -417,11 +387,9 @@ def _parse_edge(parser: AttrParser) -> Edge:
     parser.parse_punctuation("=")
     source = _parse_edge_value(parser)
     parser.parse_punctuation("->")
-    targets = parser.parse_comma_separated_list(
-        AttrParser.Delimiter.SQUARE, lambda: _parse_edge_value(parser)
-    )
+    targets = parse_list(parser, _parse_edge_value)
     parser.parse_punctuation("}")
-    return Edge(axis, source, tuple(targets))
+    return Edge(axis, source, targets)
 
 
 def _parse_step(parser: AttrParser) -> Step:
@@ -430,11 +398,9 @@ def _parse_step(parser: AttrParser) -> Step:
     parser.parse_punctuation("-")
     number = parser.parse_integer(allow_boolean=False)
     parser.parse_punctuation("=")
-    edges = parser.parse_comma_separated_list(
-        AttrParser.Delimiter.SQUARE, lambda: _parse_edge(parser)
-    )
+    edges = parse_list(parser, _parse_edge)
     parser.parse_punctuation("}")
-    return Step(number, tuple(edges))
+    return Step(number, edges)
 
 
 @irdl_attr_definition
@@ -446,11 +412,7 @@ class PropagationEdgesAttr(Data[tuple[Step, ...]]):
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> tuple[Step, ...]:
         with parser.in_angle_brackets():
-            return tuple(
-                parser.parse_comma_separated_list(
-                    AttrParser.Delimiter.SQUARE, lambda: _parse_step(parser)
-                )
-            )
+            return parse_list(parser, _parse_step)
 
     def print_parameter(self, printer: Printer) -> None:
         printer.print_string("<[" + ", ".join(f"{{{step}}}" for step in self.data) + "]>")

@@ -45,9 +45,21 @@ from .collectives import (
     UpdateHaloOp,
     make_collective,
 )
-from .grids import GridOp, adopt_xdsl_ops, axes_attr, find_grid, grid_of, grid_ops, make_grid_op
+from .grids import (
+    AXIS_NAMES,
+    DEVICE_IDS,
+    GridOp,
+    adopt_xdsl_ops,
+    axes_attr,
+    find_grid,
+    grid_of,
+    grid_ops,
+    make_grid_op,
+)
 
 __all__ = [
+    "AXIS_NAMES",
+    "DEVICE_IDS",
     "AllGatherOp",
     "AllReduceOp",
     "AllSliceOp",

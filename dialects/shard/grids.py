@@ -27,6 +27,11 @@ from xdsl.utils.hints import isa
 
 from ..sharding import Grid
 
+AXIS_NAMES = "axis_names"
+"""Name of the attribute of a grid that names its axes."""
+DEVICE_IDS = "autopar.device_ids"
+"""Name of the attribute of a grid that keeps the order of devices it was written with."""
+
 OpT = TypeVar("OpT", bound=IRDLOperation)
 
 _OURS: dict[type[Operation], type[Operation]] = {}
@@ -75,12 +80,12 @@ class GridOp(xdsl_shard.GridOp):
     """
 
     def axis_names(self) -> tuple[str, ...]:
-        names = _strings(self.attributes.get("axis_names"))
+        names = _strings(self.attributes.get(AXIS_NAMES))
         return tuple(str(i) for i in range(len(self.shape))) if names is None else names
 
     def to_grid(self) -> Grid:
         """The grid as plain data."""
-        ids = self.attributes.get("autopar.device_ids")
+        ids = self.attributes.get(DEVICE_IDS)
         return Grid(
             self.sym_name.data,
             tuple(zip(self.axis_names(), self.shape.get_values(), strict=True)),
@@ -94,7 +99,7 @@ class GridOp(xdsl_shard.GridOp):
         for axis, size in enumerate(shape):
             if size < 1 and size != -1 and size != DYNAMIC_INDEX:
                 raise VerifyException(f"{what}: axis {axis} has size {size}, expected at least 1")
-        found = self.attributes.get("axis_names")
+        found = self.attributes.get(AXIS_NAMES)
         names = _strings(found)
         if names is None and found is not None:
             raise VerifyException(f"{what}: axis_names must be strings, found {found}")
@@ -106,12 +111,12 @@ class GridOp(xdsl_shard.GridOp):
             for name in names:
                 if names.count(name) > 1:
                     raise VerifyException(f'{what}: axis name "{name}" is used twice')
-        ids = self.attributes.get("autopar.device_ids")
+        ids = self.attributes.get(DEVICE_IDS)
         if isinstance(ids, DenseArrayBase):
             values: list[int] = list(ids.get_values())  # pyright: ignore
             if sorted(values) != list(range(prod(shape))):
                 raise VerifyException(
-                    f"{what}: autopar.device_ids must be a permutation of 0 to {prod(shape) - 1}, "
+                    f"{what}: {DEVICE_IDS} must be a permutation of 0 to {prod(shape) - 1}, "
                     f"found {values}"
                 )
 
@@ -124,9 +129,9 @@ def make_grid_op(grid: Grid) -> GridOp:
             "shape": DenseArrayBase.from_list(i64, grid.shape),
         }
     )
-    op.attributes["axis_names"] = ArrayAttr([StringAttr(name) for name in grid.axis_names])
+    op.attributes[AXIS_NAMES] = ArrayAttr([StringAttr(name) for name in grid.axis_names])
     if grid.device_ids is not None:
-        op.attributes["autopar.device_ids"] = DenseArrayBase.from_list(i64, grid.device_ids)
+        op.attributes[DEVICE_IDS] = DenseArrayBase.from_list(i64, grid.device_ids)
     return op
 
 

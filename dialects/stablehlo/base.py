@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import cast
 
 from xdsl.dialects.builtin import DenseArrayBase, TensorType, i1, i64
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -19,7 +18,8 @@ from xdsl.irdl import (
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
-from ..traits import Elementwise, compatible_shapes, shape_of
+from ..tensors import element_type, shape_of
+from ..traits import Elementwise, compatible_shapes
 
 __all__ = [
     "AnyTensor",
@@ -31,7 +31,7 @@ __all__ = [
     "check",
     "check_dims",
     "compatible_shapes",
-    "element_type_of",
+    "element_type",
     "irdl_op_definition",
     "shape_of",
 ]
@@ -55,10 +55,6 @@ def check_dims(op: Operation, what: str, dims: Sequence[int], rank: int) -> None
         f"{what} = {list(dims)} is out of range for rank {rank}",
     )
     check(len(set(dims)) == len(dims), op, f"{what} = {list(dims)} names a dimension twice")
-
-
-def element_type_of(type: Attribute) -> Attribute:
-    return cast(TensorType[Attribute], type).element_type if isinstance(type, TensorType) else type
 
 
 class StableHLOOp(IRDLOperation, ABC):

@@ -49,6 +49,17 @@ def _check_pairs(op: StableHLOOp, values: Sequence[SSAValue], results: Sequence[
     )
 
 
+def _group_properties(
+    groups: Sequence[Sequence[int]], channel: ChannelHandle | None
+) -> dict[str, Attribute | None]:
+    """What says which devices exchange data; with a channel, ids are those of devices."""
+    return {
+        "replica_groups": groups_attr(groups),
+        "channel_handle": channel,
+        "use_global_device_ids": None if channel is None else UnitAttr(),
+    }
+
+
 @irdl_op_definition
 class AllReduceOp(StableHLOOp):
     """Each device of a group gets the combination of all their operands."""
@@ -73,11 +84,7 @@ class AllReduceOp(StableHLOOp):
     ):
         super().__init__(
             operands=[operands],
-            properties={
-                "replica_groups": groups_attr(groups),
-                "channel_handle": channel,
-                "use_global_device_ids": None if channel is None else UnitAttr(),
-            },
+            properties=_group_properties(groups, channel),
             regions=[computation],
             result_types=[[value.type for value in operands]],
         )
@@ -113,9 +120,7 @@ class AllGatherOp(StableHLOOp):
             operands=[operands],
             properties={
                 "all_gather_dim": IntegerAttr(dimension, i64),
-                "replica_groups": groups_attr(groups),
-                "channel_handle": channel,
-                "use_global_device_ids": None if channel is None else UnitAttr(),
+                **_group_properties(groups, channel),
             },
             result_types=[result_types],
         )
@@ -124,7 +129,7 @@ class AllGatherOp(StableHLOOp):
         _check_pairs(self, self.operands_, self.results_)
         dim = self.all_gather_dim.value.data
         for value in self.operands_:
-            rank = len(shape_of(value.type) or ())
+            rank = len(shape_of(value.type))
             check(0 <= dim < rank, self, f"has all_gather_dim = {dim} for {value.type}")
 
 
@@ -157,9 +162,7 @@ class ReduceScatterOp(StableHLOOp):
             operands=[operand],
             properties={
                 "scatter_dimension": IntegerAttr(dimension, i64),
-                "replica_groups": groups_attr(groups),
-                "channel_handle": channel,
-                "use_global_device_ids": None if channel is None else UnitAttr(),
+                **_group_properties(groups, channel),
             },
             regions=[computation],
             result_types=[result_type],

@@ -61,7 +61,7 @@ class DotGeneralOp(StableHLOOp):
 
     def expected_shape(self) -> list[int]:
         """The result's shape by the dimension numbers."""
-        lhs, rhs = shape_of(self.lhs.type) or (), shape_of(self.rhs.type) or ()
+        lhs, rhs = shape_of(self.lhs.type), shape_of(self.rhs.type)
         n = self.dot_dimension_numbers
         used_lhs = n.lhs_batching_dimensions + n.lhs_contracting_dimensions
         used_rhs = n.rhs_batching_dimensions + n.rhs_contracting_dimensions
@@ -72,7 +72,7 @@ class DotGeneralOp(StableHLOOp):
         ]
 
     def verify_(self) -> None:
-        lhs, rhs = shape_of(self.lhs.type) or (), shape_of(self.rhs.type) or ()
+        lhs, rhs = shape_of(self.lhs.type), shape_of(self.rhs.type)
         n = self.dot_dimension_numbers
         pairs = [
             ("batching", n.lhs_batching_dimensions, n.rhs_batching_dimensions),
@@ -94,7 +94,7 @@ class DotGeneralOp(StableHLOOp):
                     f"{self.lhs.type}) and {rhs[b]} in rhs (dimension {b} of {self.rhs.type})",
                 )
         check(
-            compatible_shapes(self.expected_shape(), shape_of(self.result.type) or ()),
+            compatible_shapes(self.expected_shape(), shape_of(self.result.type)),
             self,
             f"gives shape {self.expected_shape()}, but the result is {self.result.type}",
         )
@@ -185,7 +185,7 @@ class ConvolutionOp(StableHLOOp):
             ),
         ]
         for what, value, spatial, others in sides:
-            rank = len(shape_of(value.type) or ())
+            rank = len(shape_of(value.type))
             check_dims(self, f"{what} dimensions", spatial + others, rank)
             check(
                 len(spatial) + 2 == rank,

@@ -9,6 +9,7 @@ from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import operand_def, opt_prop_def, prop_def, result_def, traits_def
 from xdsl.traits import Commutative, Pure
 
+from ..tensors import is_tensor
 from ..traits import Elementwise, Linear, Multilinear
 from .attributes import ComparisonDirection, ComparisonType, ResultAccuracy
 from .base import (
@@ -16,7 +17,6 @@ from .base import (
     BinaryElementwiseOp,
     StableHLOOp,
     UnaryElementwiseOp,
-    element_type_of,
     irdl_op_definition,
 )
 
@@ -439,8 +439,8 @@ class ClampOp(StableHLOOp):
 def convert(value: SSAValue, element_type: Attribute) -> ConvertOp:
     """A conversion of a value to another element type."""
     type = value.type
-    assert element_type_of(type) != element_type, "nothing to convert"
-    assert isinstance(type, TensorType), f"convert needs a tensor, not {type}"
+    assert is_tensor(type), f"convert needs a tensor, not {type}"
+    assert type.element_type != element_type, "nothing to convert"
     return ConvertOp(value, TensorType(element_type, type.get_shape(), type.encoding))
 
 

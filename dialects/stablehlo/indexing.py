@@ -54,7 +54,7 @@ class DynamicSliceOp(StableHLOOp):
         )
 
     def verify_(self) -> None:
-        rank = len(shape_of(self.operand.type) or ())
+        rank = len(shape_of(self.operand.type))
         sizes = len(self.slice_sizes.get_values())
         check(
             len(self.start_indices) == sizes == rank,
@@ -81,9 +81,9 @@ class DynamicUpdateSliceOp(StableHLOOp):
         super().__init__(operands=[operand, update, start], result_types=[operand.type])
 
     def verify_(self) -> None:
-        rank = len(shape_of(self.operand.type) or ())
+        rank = len(shape_of(self.operand.type))
         check(
-            len(self.start_indices) == rank == len(shape_of(self.update.type) or ()),
+            len(self.start_indices) == rank == len(shape_of(self.update.type)),
             self,
             f"has {len(self.start_indices)} start indices and the update {self.update.type} for "
             f"{self.operand.type}",
@@ -106,7 +106,7 @@ class GatherOp(StableHLOOp):
     traits = traits_def(Pure(), Linear((0,)))
 
     def verify_(self) -> None:
-        rank = len(shape_of(self.operand.type) or ())
+        rank = len(shape_of(self.operand.type))
         numbers = self.dimension_numbers
         check(
             len(self.slice_sizes.get_values()) == rank,
@@ -119,7 +119,7 @@ class GatherOp(StableHLOOp):
             numbers.collapsed_slice_dims + numbers.operand_batching_dims,
             rank,
         )
-        check_dims(self, "offset_dims", numbers.offset_dims, len(shape_of(self.result.type) or ()))
+        check_dims(self, "offset_dims", numbers.offset_dims, len(shape_of(self.result.type)))
         check_dims(self, "start_index_map", numbers.start_index_map, rank)
 
 
@@ -171,7 +171,7 @@ class ScatterOp(StableHLOOp):
             f"has {inputs} inputs, but its region takes {arguments} arguments instead of "
             f"{2 * inputs}",
         )
-        rank = len(shape_of(self.inputs[0].type) or ()) if inputs else 0
+        rank = len(shape_of(self.inputs[0].type)) if inputs else 0
         numbers = self.scatter_dimension_numbers
         check_dims(self, "inserted_window_dims", numbers.inserted_window_dims, rank)
         check_dims(self, "scatter_dims_to_operand_dims", numbers.scatter_dims_to_operand_dims, rank)

@@ -82,11 +82,11 @@ class ReduceOp(StableHLOOp):
         _check_reduction(self)
         dims = [int(dim) for dim in self.dimensions.get_values()]
         for value, result in zip(self.inputs, self.results_, strict=True):
-            shape = shape_of(value.type) or ()
+            shape = shape_of(value.type)
             check_dims(self, "dimensions", dims, len(shape))
             expected = [size for dim, size in enumerate(shape) if dim not in dims]
             check(
-                compatible_shapes(expected, shape_of(result.type) or ()),
+                compatible_shapes(expected, shape_of(result.type)),
                 self,
                 f"reduces {value.type} over dimensions {dims} to shape {expected}, but the "
                 f"result is {result.type}",
@@ -114,7 +114,7 @@ class ReduceWindowOp(StableHLOOp):
 
     def verify_(self) -> None:
         _check_reduction(self)
-        rank = len(shape_of(self.inputs[0].type) or ()) if self.inputs else 0
+        rank = len(shape_of(self.inputs[0].type)) if self.inputs else 0
         for name in ("window_dimensions", "window_strides", "base_dilations", "window_dilations"):
             value = self.properties.get(name)
             if isinstance(value, DenseArrayBase):

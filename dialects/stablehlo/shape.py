@@ -25,7 +25,7 @@ from .base import (
     check,
     check_dims,
     compatible_shapes,
-    element_type_of,
+    element_type,
     irdl_op_definition,
     shape_of,
 )
@@ -38,7 +38,7 @@ def dims_attr(values: Sequence[int]) -> DenseArrayBase:
 
 def tensor_type(like: Attribute, shape: Sequence[int]) -> TensorType[Attribute]:
     """A tensor type of another shape."""
-    return TensorType(element_type_of(like), shape)
+    return TensorType(element_type(like), shape)
 
 
 @irdl_op_definition
@@ -83,7 +83,7 @@ class IotaOp(StableHLOOp):
         )
 
     def verify_(self) -> None:
-        shape = shape_of(self.output.type) or ()
+        shape = shape_of(self.output.type)
         check_dims(self, "iota_dimension", [self.iota_dimension.value.data], len(shape))
 
 
@@ -115,7 +115,7 @@ class ReshapeOp(StableHLOOp):
         super().__init__(operands=[operand], result_types=[tensor_type(operand.type, shape)])
 
     def verify_(self) -> None:
-        before, after = shape_of(self.operand.type) or (), shape_of(self.result.type) or ()
+        before, after = shape_of(self.operand.type), shape_of(self.result.type)
         if -1 not in before and -1 not in after:
             check(
                 prod(before) == prod(after),
@@ -166,7 +166,7 @@ class TransposeOp(StableHLOOp):
     traits = traits_def(Pure(), Linear())
 
     def __init__(self, operand: SSAValue, permutation: Sequence[int]):
-        shape = shape_of(operand.type) or ()
+        shape = shape_of(operand.type)
         super().__init__(
             operands=[operand],
             properties={"permutation": dims_attr(permutation)},
@@ -174,7 +174,7 @@ class TransposeOp(StableHLOOp):
         )
 
     def verify_(self) -> None:
-        shape = shape_of(self.operand.type) or ()
+        shape = shape_of(self.operand.type)
         permutation = [int(dim) for dim in self.permutation.get_values()]
         check(
             sorted(permutation) == list(range(len(shape))),
@@ -183,7 +183,7 @@ class TransposeOp(StableHLOOp):
         )
         expected = [shape[dim] for dim in permutation]
         check(
-            compatible_shapes(expected, shape_of(self.result.type) or ()),
+            compatible_shapes(expected, shape_of(self.result.type)),
             self,
             f"turns {self.operand.type} into shape {expected}, but the result is "
             f"{self.result.type}",
@@ -210,7 +210,7 @@ class BroadcastInDimOp(StableHLOOp):
         )
 
     def verify_(self) -> None:
-        before, after = shape_of(self.operand.type) or (), shape_of(self.result.type) or ()
+        before, after = shape_of(self.operand.type), shape_of(self.result.type)
         dims = [int(dim) for dim in self.broadcast_dimensions.get_values()]
         check(
             len(dims) == len(before),
@@ -290,7 +290,7 @@ class SliceOp(StableHLOOp):
         )
 
     def verify_(self) -> None:
-        before, after = shape_of(self.operand.type) or (), shape_of(self.result.type) or ()
+        before, after = shape_of(self.operand.type), shape_of(self.result.type)
         start = [int(x) for x in self.start_indices.get_values()]
         limit = [int(x) for x in self.limit_indices.get_values()]
         strides = [int(x) for x in self.strides.get_values()]
@@ -346,8 +346,8 @@ class ConcatenateOp(StableHLOOp):
     traits = traits_def(Pure(), Linear())
 
     def __init__(self, inputs: Sequence[SSAValue], dimension: int):
-        shape = list(shape_of(inputs[0].type) or ())
-        shape[dimension] = sum((shape_of(x.type) or ())[dimension] for x in inputs)
+        shape = list(shape_of(inputs[0].type))
+        shape[dimension] = sum(shape_of(x.type)[dimension] for x in inputs)
         super().__init__(
             operands=[inputs],
             properties={"dimension": IntegerAttr(dimension, i64)},
@@ -355,11 +355,11 @@ class ConcatenateOp(StableHLOOp):
         )
 
     def verify_(self) -> None:
-        after = shape_of(self.result.type) or ()
+        after = shape_of(self.result.type)
         dim = self.dimension.value.data
         check_dims(self, "dimension", [dim], len(after))
         for index, value in enumerate(self.inputs):
-            shape = shape_of(value.type) or ()
+            shape = shape_of(value.type)
             check(
                 len(shape) == len(after)
                 and compatible_shapes(
@@ -369,7 +369,7 @@ class ConcatenateOp(StableHLOOp):
                 f"joins along dimension {dim}, but input {index} is {value.type} and the result "
                 f"is {self.result.type}",
             )
-        sizes = [(shape_of(value.type) or ())[dim] for value in self.inputs]
+        sizes = [shape_of(value.type)[dim] for value in self.inputs]
         check(
             -1 in sizes or after[dim] in (-1, sum(sizes)),
             self,
@@ -400,7 +400,7 @@ class PadOp(StableHLOOp):
         high: Sequence[int],
         interior: Sequence[int] | None = None,
     ):
-        before = shape_of(operand.type) or ()
+        before = shape_of(operand.type)
         interior = interior or [0] * len(before)
         shape = [
             size + lo + hi + max(size - 1, 0) * gap
@@ -417,7 +417,7 @@ class PadOp(StableHLOOp):
         )
 
     def verify_(self) -> None:
-        before, after = shape_of(self.operand.type) or (), shape_of(self.result.type) or ()
+        before, after = shape_of(self.operand.type), shape_of(self.result.type)
         low = [int(x) for x in self.edge_padding_low.get_values()]
         high = [int(x) for x in self.edge_padding_high.get_values()]
         gaps = [int(x) for x in self.interior_padding.get_values()]
@@ -466,7 +466,7 @@ class ReverseOp(StableHLOOp):
     traits = traits_def(Pure(), Linear())
 
     def verify_(self) -> None:
-        rank = len(shape_of(self.operand.type) or ())
+        rank = len(shape_of(self.operand.type))
         check_dims(self, "dimensions", [int(d) for d in self.dimensions.get_values()], rank)
 
 

@@ -8,7 +8,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers, DotDimensionNumbers
-from autopar.passes.partition.tensors import shape_of
+from autopar.dialects.tensors import shape_of
 from autopar.passes.walk import inner_ops
 
 from .loops import times

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 
-from autopar.passes.partition.tensors import shape_of
+from autopar.dialects.tensors import shape_of
 
 
 def trip_count(loop: Operation) -> int | None:

@@ -21,7 +21,7 @@ from autopar.dialects.shard import (
     grid_of,
 )
 from autopar.dialects.sharding import AxisRef, Grid
-from autopar.passes.partition.tensors import item_bytes, shape_of
+from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.walk import inner_ops
 
 from .collectives import (

@@ -27,7 +27,7 @@ from autopar.dialects.autopar import ShardingAttr
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy import Mesh, MeshAttr, MeshOp, TensorSharding, TensorShardingAttr
 from autopar.dialects.sdy import TensorShardingPerValueAttr as PerValueAttr
-from autopar.dialects.shard import GridOp
+from autopar.dialects.shard import AXIS_NAMES, DEVICE_IDS, GridOp
 from autopar.dialects.sharding import DimSharding, Partial, Sharding
 from autopar.passes.collector import collector_off
 
@@ -35,7 +35,7 @@ from .import_sdy import MESH, MESHES
 from .meshes import axis_problem, in_mesh_order, merge_axes, translate_sharding
 from .shard_ops_to_attributes import shard_ops_to_attributes
 
-_GRID_ATTRIBUTES = {MESHES, "axis_names", "autopar.device_ids"}
+_GRID_ATTRIBUTES = {MESHES, AXIS_NAMES, DEVICE_IDS}
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _meshes_of(op: GridOp) -> dict[str, tuple[Mesh, dict[str, Attribute]]]:
                 found[name.data] = (mesh.data, others)
         return found
     grid = op.to_grid()
-    ids = op.attributes.get("autopar.device_ids")
+    ids = op.attributes.get(DEVICE_IDS)
     mesh = Mesh(grid.axes, grid.device_ids or () if isinstance(ids, DenseArrayBase) else ())
     others = {k: v for k, v in op.attributes.items() if k not in _GRID_ATTRIBUTES}
     return {grid.name: (mesh, others)}

@@ -23,6 +23,8 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, SSAValue
 
 from autopar.dialects.autopar import (
+    ALIASING_OUTPUT,
+    BUFFER_DONOR,
     entries_of,
     place_like_arguments,
     set_arg_shardings,
@@ -31,9 +33,9 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
-from autopar.passes.partition.tensors import is_tensor
+from autopar.dialects.tensors import is_tensor
 
-from .phases import gather_by_phase
+from .phases import PhaseNames, gather_by_phase
 from .state import next_values
 
 METHODS = {
@@ -122,8 +124,9 @@ def argument_kinds(func: FuncOp) -> list[str]:
     """The kind of each argument: as `autopar.kind` says, else inferred."""
     args = func.body.block.args
     entries = entries_of(func.arg_attrs, len(args))
+    phases = PhaseNames()
     return [
-        _stated_kind(func, index, entry) or _inferred_kind(arg, entry)
+        _stated_kind(func, index, entry) or _inferred_kind(arg, entry, phases)
         for index, (arg, entry) in enumerate(zip(args, entries, strict=True))
     ]
 
@@ -139,26 +142,32 @@ def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
     return kind.data
 
 
-def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr) -> str:
+def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr, phases: PhaseNames) -> str:
     shape = arg.type.get_shape() if is_tensor(arg.type) else ()
-    if "tf.aliasing_output" in entry.data or "jax.buffer_donor" in entry.data:
-        return state_kind(arg)
+    if ALIASING_OUTPUT in entry.data or BUFFER_DONOR in entry.data:
+        return state_kind(arg, phases)
     return "batch" if shape else "other"
 
 
-def state_kind(arg: BlockArgument) -> str:
-    """Parameter or optimizer state: the latter only elementwise ops read. Scalars are neither."""
+def state_kind(arg: BlockArgument, phases: PhaseNames) -> str:
+    """Parameter or optimizer state: the model computes with the former. Scalars are neither."""
     if not is_tensor(arg.type) or not arg.type.get_shape():
         return "other"
-    return "parameter" if _feeds_contraction(arg) else "optimizer_state"
+    return "parameter" if _feeds_contraction(arg, phases) else "optimizer_state"
 
 
 _CONTRACTIONS = frozenset(
-    {"stablehlo.dot_general", "stablehlo.convolution", "stablehlo.gather", "stablehlo.while"}
+    {
+        "stablehlo.broadcast_in_dim",
+        "stablehlo.convolution",
+        "stablehlo.dot_general",
+        "stablehlo.gather",
+        "stablehlo.while",
+    }
 )
 _VIEWS = frozenset(
     {
-        "stablehlo.broadcast_in_dim",
+        "stablehlo.concatenate",
         "stablehlo.convert",
         "stablehlo.reshape",
         "stablehlo.slice",
@@ -167,14 +176,19 @@ _VIEWS = frozenset(
 )
 
 
-def _feeds_contraction(value: SSAValue) -> bool:
-    """Whether a dot, convolution, look-up or loop reads the value, or it is broadcast."""
-    for use in value.uses:
-        user = use.operation
-        if user.name in _CONTRACTIONS or user.name == "stablehlo.broadcast_in_dim":
-            return True
-        if user.name in _VIEWS and _feeds_contraction(user.results[0]):
-            return True
+def _feeds_contraction(arg: SSAValue, phases: PhaseNames) -> bool:
+    """Whether a dot, convolution, look-up or loop reads the value, or it is broadcast: as it is, in
+    another form, or through what the forward and backward phases compute of it."""
+    seen, stack = {arg}, [arg]
+    while stack:
+        for use in stack.pop().uses:
+            user = use.operation
+            if user.name in _CONTRACTIONS:
+                return True
+            if user.name in _VIEWS or phases.of(user) != "update":
+                fresh = [result for result in user.results if result not in seen]
+                seen.update(fresh)
+                stack += fresh
     return False
 
 

@@ -13,14 +13,14 @@ from math import prod
 
 from xdsl.dialects.builtin import StringAttr, UnitAttr
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects.autopar import ConstraintOp, sharding_of
 from autopar.dialects.diagnostics import location_names
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.dialects.stablehlo import OptimizationBarrierOp, WhileOp
-from autopar.passes.partition.tensors import is_tensor, item_bytes, num_bytes, shape_of
+from autopar.dialects.tensors import is_tensor, item_bytes, num_bytes, shape_of
 from autopar.passes.walk import ops_of, sharded_ops
 
 PHASE = "autopar.phase"
@@ -181,14 +181,27 @@ def _is_made_before(gather: _Gather, other: _Gather, phases: _Phases) -> bool:
 
 def _other_operand(gather: _Gather, gathered: set[SSAValue], phases: _Phases) -> int | None:
     """The operand of the first use to wait for: one that the backward phase computes, else one that
-    any op does; no parameter."""
+    any op does; no parameter, and nothing that is there from the start."""
     made = [
         (index, value.owner)
         for index, value in enumerate(gather.first.operands)
-        if value not in gathered and isinstance(value.owner, Operation)
+        if value not in gathered and isinstance(value.owner, Operation) and not _is_constant(value)
     ]
-    late = (i for i, owner in made if owner.operands and phases.of(owner) == "backward")
+    late = (i for i, owner in made if phases.of(owner) == "backward")
     return next(late, made[0][0] if made else None)
+
+
+def _is_constant(value: SSAValue) -> bool:
+    """Whether a value is a constant, in whatever shape."""
+    owner = value.owner
+    while isinstance(owner, Operation) and owner.name in _RESHAPES:
+        owner = owner.operands[0].owner
+    return isinstance(owner, Operation) and not owner.operands
+
+
+_RESHAPES = frozenset(
+    {"stablehlo.broadcast_in_dim", "stablehlo.convert", "stablehlo.reshape", "stablehlo.transpose"}
+)
 
 
 def _barrier(bucket: Sequence[_Gather], anchor: int | None) -> dict[_Gather, SSAValue]:
@@ -209,24 +222,58 @@ def _barrier(bucket: Sequence[_Gather], anchor: int | None) -> dict[_Gather, SSA
 ################################################################################
 
 
-class _Phases:
-    """The phase of each op (by the name stack in its location), and program order."""
+class PhaseNames:
+    """The phases of ops, by the name stacks in their locations; many ops share a location."""
 
-    def __init__(self, func: FuncOp) -> None:
-        self._position: dict[Operation, float] = {}
-        for position, op in enumerate(sharded_ops(func)):
-            self._position[op] = position
-        self._known: dict[int, str] = {}
-        self._steps: dict[Operation, bool] = {}
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Attribute, str]] = {}
 
     def of(self, op: Operation) -> str:
         """forward, backward or update."""
-        phase = self._known.get(id(op.location))
-        if phase is None:
-            phase = self._known[id(op.location)] = phase_of(op)
-        return phase
+        known = self._known.get(id(op.location))
+        if known is None:
+            known = self._known[id(op.location)] = (op.location, phase_of(op))
+        return known[1]
 
-    def position(self, op: Operation) -> float:
+
+class _Phases(PhaseNames):
+    """The phase of each op, and program order.
+
+    What JAX takes out of a scan or computes ahead has lost its phase's name: it is of the phase
+    that reads it.
+    """
+
+    def __init__(self, func: FuncOp) -> None:
+        super().__init__()
+        self._position: dict[Operation, int] = {}
+        for position, op in enumerate(sharded_ops(func)):
+            self._position[op] = position
+        self._steps: dict[Operation, bool] = {}
+        self._of_update: set[Operation] = set()
+        """Ops without a phase's name that no other phase reads."""
+
+    def of(self, op: Operation) -> str:
+        phase = super().of(op)
+        return phase if phase != "update" else self._of_readers(op)
+
+    def _of_readers(self, op: Operation) -> str:
+        """The phase that reads what an op without a phase's name computes, directly or not."""
+        seen, stack = {op}, [op]
+        while stack:
+            for result in stack.pop().results:
+                for use in result.uses:
+                    user = use.operation
+                    if user in seen or user in self._of_update:
+                        continue
+                    phase = super().of(user)
+                    if phase != "update":
+                        return phase
+                    seen.add(user)
+                    stack.append(user)
+        self._of_update |= seen
+        return "update"
+
+    def position(self, op: Operation) -> int:
         """The op's place in program order."""
         return self._position[op]
 

@@ -16,11 +16,11 @@ from autopar.dialects.shard import (
     make_collective,
 )
 from autopar.dialects.sharding import local_dim
+from autopar.dialects.tensors import shape_of
 
 from .local_builder import LocalBuilder, is_dynamic_slice
 from .reshard_plan import Step
 from .specs import Spec
-from .tensors import shape_of
 from .windows import block_starts, fetch_window
 
 

@@ -15,8 +15,8 @@ from xdsl.dialects.builtin import IntegerAttr, i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from autopar.dialects.shard import AllGatherOp, AllReduceOp, ReduceScatterOp
+from autopar.dialects.tensors import element_type, num_bytes
 
-from .tensors import element_type, num_bytes
 from .to_stablehlo.collectives import COMBINE
 
 

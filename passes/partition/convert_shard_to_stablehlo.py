@@ -31,7 +31,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from autopar.dialects import sdy, shard, stablehlo
-from autopar.dialects.autopar import SHARDING, STRATEGY
+from autopar.dialects.autopar import GRID, SHARDING, STRATEGY
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.stablehlo import ChannelHandle
 from autopar.passes.collector import collector_off
@@ -41,8 +41,6 @@ from .to_stablehlo import collectives, device_index
 from .to_stablehlo.combined import COMBINABLE, combined
 from .to_stablehlo.layouts import write_layouts
 from .to_stablehlo.lowering import DeviceLowering, Form
-
-GRID = "autopar.grid"
 
 
 @dataclass(frozen=True)

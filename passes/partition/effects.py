@@ -13,10 +13,10 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from autopar.dialects import stablehlo
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import AllReduceOp, make_collective
+from autopar.dialects.tensors import is_bool, tensor_type
 
 from .local_builder import LocalBuilder
 from .specs import AxisTable
-from .tensors import is_bool, tensor_type
 
 _PURE_CALLBACKS = ("xla_ffi_python_cpu_callback", "xla_ffi_python_gpu_callback")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import BlockArgument, Operation
+from xdsl.ir import BlockArgument
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects.autopar import ConstraintOp
@@ -30,17 +30,15 @@ def drop_propagation_ops(module: ModuleOp) -> None:
     for op in ops_of(module, *_HINTS):
         if isinstance(op, ShardingGroupOp):
             Rewriter.erase_op(op)
-        elif isinstance(op, PropagationBarrierOp | DataFlowEdgeOp) or _is_on_scalars(op):
-            Rewriter.replace_op(op, [], [op.operands[0]])
         elif isinstance(op, NamedComputationOp):
             _flatten(op)
+        elif not isinstance(op, ConstraintOp) or _is_on_scalars(op):
+            Rewriter.replace_op(op, [], [op.operands[0]])
 
 
-def _is_on_scalars(op: Operation) -> bool:
+def _is_on_scalars(op: ConstraintOp) -> bool:
     parent = op.parent_op()
-    return isinstance(op, ConstraintOp) and (
-        parent is not None and parent.name not in SHARDED_BODIES
-    )
+    return parent is not None and parent.name not in SHARDED_BODIES
 
 
 def _flatten(op: NamedComputationOp) -> None:

@@ -23,9 +23,9 @@ from autopar.dialects.constants import extremes, numpy_dtype
 from autopar.dialects.stablehlo import StableHLO
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.dialects.stablehlo.constants import make_constant, splat_constant
+from autopar.dialects.tensors import element_type, shape_of, tensor_type
 
 from .specs import AxisTable
-from .tensors import element_type, shape_of, tensor_type
 
 _OPS = {op.name: op for op in StableHLO.operations}
 

@@ -21,10 +21,10 @@ from autopar.dialects.shard import (
     ReduceScatterOp,
     make_collective,
 )
+from autopar.dialects.tensors import shape_of
 from autopar.passes.walk import sharded_ops
 
 from .combining import combine_collectives
-from .tensors import shape_of
 
 _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScatterOp)
 
@@ -55,9 +55,7 @@ class OptimizeCollectivesPass(ModulePass):
         for block, ops in collective_blocks(op):
             ops = merge_equal(ops)
             ops = scatter_sliced(block, ops)
-            counter = combine_collectives(
-                block, ops, self.small_bytes, self.group_bytes, counter
-            )
+            counter = combine_collectives(block, ops, self.small_bytes, self.group_bytes, counter)
 
 
 def collective_blocks(op: Operation) -> list[tuple[Block, list[Operation]]]:

@@ -22,6 +22,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects import stablehlo
 from autopar.dialects.autopar import (
+    GLOBAL,
     SHARDING,
     STRATEGY,
     ReshardOp,
@@ -37,21 +38,19 @@ from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.sharding import AxisRef
+from autopar.dialects.tensors import is_tensor, item_bytes, shape_of
 from autopar.passes.walk import sharded_ops
 
 from .collectives import emit_steps
-from .decide import find_grid_op, manual_specs
 from .effects import is_effect, run_once
+from .grid_refinement import find_grid_op
 from .local_builder import LocalBuilder, resized
 from .localize import LOCALIZED, LocalOp, localize
+from .regions import manual_specs
 from .reshard_plan import ReshardPlanner
 from .special import given_factors, splittable_factors
 from .specs import AxisTable, Spec, without_axes
 from .strategy import Splittable
-from .tensors import is_tensor, item_bytes, shape_of
-
-GLOBAL = "autopar.global"
-"""Attribute of arguments and results of a partitioned function: the global type."""
 
 
 def partition(module: ModuleOp) -> None:

@@ -8,9 +8,10 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
+from autopar.dialects.autopar import GRID
 from autopar.passes.partition.grid_option import ensure_grid
 
-from .decide import GRID, insert_reshards
+from .decide import insert_reshards
 from .partition import partition
 
 

@@ -15,11 +15,11 @@ from xdsl.ir import Operation
 from autopar.dialects.autopar import StrategyAttr
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.core import FactorKind, ShardingRule
+from autopar.dialects.tensors import is_bool, shape_of
 from autopar.passes.importing.meshes import axis_problem
 
 from .specs import AxisTable
 from .strategy import Splittable, splittable_by_kind
-from .tensors import is_bool, shape_of
 
 WINDOWED = frozenset(
     {

@@ -16,13 +16,15 @@ from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Partial, Shard
 
 Dims = tuple[tuple[int, ...], ...]
 
+PartialAxes = tuple[tuple[str, tuple[int, ...]], ...]
+"""(reduction kind, axes in ascending order), at most one entry a kind."""
+
 
 class Spec(NamedTuple):
     """Where a tensor lies: the axes of each dimension, and what it is partial over."""
 
     dims: Dims
-    partial: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """(reduction kind, axes in ascending order), at most one entry a kind."""
+    partial: PartialAxes = ()
 
     @property
     def partial_axes(self) -> frozenset[int]:
@@ -32,13 +34,11 @@ class Spec(NamedTuple):
     def dim_axes(self) -> frozenset[int]:
         return frozenset(axis for dim in self.dims for axis in dim)
 
-    def with_partial(self, partial: tuple[tuple[str, tuple[int, ...]], ...]) -> Spec:
+    def with_partial(self, partial: PartialAxes) -> Spec:
         return Spec(self.dims, partial)
 
 
-def merge_partial(
-    *partials: Iterable[tuple[str, Iterable[int]]],
-) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def merge_partial(*partials: Iterable[tuple[str, Iterable[int]]]) -> PartialAxes:
     """One entry a kind, axes ascending, kinds in alphabetical order."""
     kinds: dict[str, set[int]] = {}
     for partial in partials:

@@ -16,7 +16,7 @@ from autopar.dialects.rules.core import FactorKind, ShardingRule, TensorMapping
 from autopar.dialects.sharding import local_dim
 
 from .reshard_plan import ReshardPlanner
-from .specs import AxisTable, Dims, Spec, merge_partial
+from .specs import AxisTable, Dims, PartialAxes, Spec, merge_partial
 
 WORK_COST = 0.02
 """Bytes' worth of one element of the local iteration space (a multiply-add of a dot)."""
@@ -78,7 +78,7 @@ class StrategyChooser:
         splittable: Splittable,
         operands: Sequence[TensorUse],
         results: Sequence[TensorUse],
-        carried: tuple[tuple[str, tuple[int, ...]], ...] = (),
+        carried: PartialAxes = (),
     ) -> Strategy:
         """The cheapest strategy.
 
@@ -98,7 +98,7 @@ class StrategyChooser:
         splittable: Splittable,
         operands: Sequence[TensorUse],
         results: Sequence[TensorUse],
-        carried: tuple[tuple[str, tuple[int, ...]], ...],
+        carried: PartialAxes,
     ) -> Strategy:
         mappings = (*rule.operands, *rule.results)
         uses = (*operands, *results)
@@ -124,7 +124,7 @@ class StrategyChooser:
         rule: ShardingRule,
         splittable: Splittable,
         factors: tuple[tuple[int, ...], ...],
-        carried: tuple[tuple[str, tuple[int, ...]], ...] = (),
+        carried: PartialAxes = (),
     ) -> Strategy:
         """Operand and result layouts that follow from the axes of each factor."""
         reduced = [

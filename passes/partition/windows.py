@@ -16,10 +16,10 @@ from xdsl.ir import SSAValue
 
 from autopar.dialects.shard import AllGatherOp, PermuteOp, make_collective
 from autopar.dialects.sharding import local_dim
+from autopar.dialects.tensors import element_type, shape_of, tensor_type
 from autopar.passes.cost.collectives import all_gather_bytes
 
 from .local_builder import LocalBuilder
-from .tensors import element_type, shape_of, tensor_type
 
 
 def fetch_window(

@@ -17,7 +17,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
-from autopar.passes.partition.tensors import shape_of
+from autopar.dialects.tensors import shape_of
 
 BatchDims = frozenset[int]
 """The dimensions of a value whose major part is the batch."""

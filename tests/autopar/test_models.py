@@ -11,7 +11,7 @@ import pytest
 
 import autopar
 from autopar.dialects.shard import AllGatherOp, AllToAllOp
-from autopar.passes.partition.tensors import shape_of
+from autopar.dialects.tensors import shape_of
 
 from .training_steps import BATCH, MODELS, Training
 

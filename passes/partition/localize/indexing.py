@@ -16,9 +16,9 @@ from xdsl.dialects.builtin import TensorType, i1, i32
 from xdsl.ir import SSAValue
 
 from autopar.dialects.rules.access import ints
+from autopar.dialects.tensors import element_type, shape_of
 
 from ..local_builder import LocalBuilder, i64_array, is_dynamic_slice
-from ..tensors import element_type, shape_of
 from ..windows import block_starts
 from .core import LocalOp, localizer
 

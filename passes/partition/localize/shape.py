@@ -5,9 +5,9 @@ from __future__ import annotations
 from xdsl.dialects.builtin import IntegerAttr, TensorType, i64
 
 from autopar.dialects.rules.access import ints
+from autopar.dialects.tensors import shape_of
 
 from ..local_builder import i64_array
-from ..tensors import shape_of
 from ..windows import block_starts, fetch_window
 from .core import LocalOp, localizer
 

@@ -18,10 +18,10 @@ from autopar.dialects import stablehlo
 from autopar.dialects.constants import constant_array, dense_attr
 from autopar.dialects.rules.access import body_reducer
 from autopar.dialects.shard import AllGatherOp, make_collective
+from autopar.dialects.tensors import element_type, shape_of
 
 from ..local_builder import LocalBuilder, i64_array, resized
 from ..splats import is_neutral
-from ..tensors import element_type, shape_of
 from ..windows import block_starts, fetch_window
 from .core import LocalOp, localizer
 

@@ -13,11 +13,16 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
 
-from autopar.dialects.autopar import SHARDING, ShardingAttr, entries_of
+from autopar.dialects.autopar import (
+    ALIASING_OUTPUT,
+    BUFFER_DONOR,
+    GLOBAL,
+    LAYOUT,
+    SHARDING,
+    ShardingAttr,
+    entries_of,
+)
 from autopar.dialects.sharding import Axes
-
-GLOBAL = "autopar.global"
-LAYOUT = "autopar.layout"
 
 
 def write_layouts(func: FuncOp) -> None:
@@ -38,11 +43,11 @@ def write_layouts(func: FuncOp) -> None:
                 if layout is None:
                     layout = layouts[place] = _layout(*place)
                 data[LAYOUT] = layout
-            alias = data.get("tf.aliasing_output")
+            alias = data.get(ALIASING_OUTPUT)
             if isinstance(alias, IntegerAttr) and outputs[alias.value.data] != type:
                 # XLA refuses an alias of buffers of different size; the donation itself stays.
-                del data["tf.aliasing_output"]
-                data["jax.buffer_donor"] = BoolAttr.from_bool(True)
+                del data[ALIASING_OUTPUT]
+                data[BUFFER_DONOR] = BoolAttr.from_bool(True)
             entries.append(DictionaryAttr(data))
         if types:
             func.properties[key] = ArrayAttr(entries)

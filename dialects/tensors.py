@@ -1,4 +1,4 @@
-"""Small facts about tensor types that partitioning asks for all the time."""
+"""Small facts about types of values, asked for all the time: shapes, elements, sizes in bytes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,206 @@
+"""Partial values: which stay partial through an op or a loop, and which are resolved.
+
+A partial value is a sum (maximum, ...) of what the devices hold. Reducing it costs a collective, so
+it is reduced late where that costs less:
+
+- one with a single user that is linear in it, and whose result is no larger, stays partial (an
+  all-reduce is paid late, and once for a sum of several);
+- a loop carry that is only added to, an accumulator, is partial where what is added is: gradients
+  accumulated over microbatches are reduced once, after the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.ir import BlockArgument, Operation, SSAValue
+
+from autopar.dialects.autopar import ConstraintOp, ReshardOp
+from autopar.dialects.rules.core import ShardingRule
+from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.tensors import num_bytes
+
+from .specs import PartialAxes, Spec, merge_partial, without_axes
+from .splats import is_neutral
+from .value_specs import ValueSpecs
+
+
+class Partials:
+    """What may stay partial, given where the values lie so far."""
+
+    def __init__(self, specs: ValueSpecs) -> None:
+        self._specs = specs
+        self._accumulators: set[SSAValue] = set()
+        """Arguments of loop bodies that may become partial."""
+
+    @property
+    def has_accumulators(self) -> bool:
+        return bool(self._accumulators)
+
+    # ---- through an op ----
+
+    def carried(self, op: Operation, rule: ShardingRule) -> PartialAxes:
+        """The partial axes that pass through `op`; () where none may, or they have to be resolved
+        first."""
+        partials = [
+            (index, self._specs.of[value].partial)
+            for index, value in enumerate(op.operands)
+            if self._specs.of[value].partial
+        ]
+        if not partials:
+            return ()
+        for group in rule.linear:
+            members = [(i, p) for i, p in partials if i in group]
+            if not members or any(i not in group for i, _ in partials):
+                continue
+            wanted = members[0][1]
+            if any(p != wanted for _, p in members):
+                continue
+            if not rule.moves_data and any(kind != "sum" for kind, _ in wanted):
+                continue
+            axes = {axis for _, partial_axes in wanted for axis in partial_axes}
+            if any(
+                axes & self._specs.of[value].dim_axes
+                for index, value in enumerate(op.operands)
+                if index not in group
+            ):
+                continue
+            others = [
+                v for i, v in enumerate(op.operands) if i in group and not self._specs.of[v].partial
+            ]
+            others = [v for v in others if not is_neutral(v, [k for k, _ in wanted])]
+            if not others or self._accumulates(others, wanted):
+                return wanted
+        return ()
+
+    def carrying_operands(
+        self, op: Operation, rule: ShardingRule, carried: PartialAxes
+    ) -> frozenset[int]:
+        """The operands of the linear group through which `carried` passes."""
+        for group in rule.linear:
+            if any(self._specs.of[op.operands[i]].partial == carried for i in group):
+                return frozenset(group)
+        return frozenset()
+
+    def _accumulates(self, others: Sequence[SSAValue], wanted: PartialAxes) -> bool:
+        """Whether the other operands of a sum are loop carries that may be partial as well.
+
+        If so they become partial from here on (their only use is this sum).
+        """
+        if not all(value in self._accumulators for value in others):
+            return False
+        axes = frozenset(axis for _, partial_axes in wanted for axis in partial_axes)
+        for value in others:
+            # Axes that would split the carry are those to be reduced over: it is whole in the loop.
+            self._specs.of[value] = without_axes(self._specs.of[value], axes).with_partial(wanted)
+        return True
+
+    # ---- after an op ----
+
+    def defers(self, value: SSAValue, spec: Spec) -> bool:
+        """Whether a partial value is better resolved after its users: no bytes are added by it."""
+        uses = list(value.uses)
+        grows = sum(
+            num_bytes(result.type) for use in uses for result in use.operation.results
+        ) > num_bytes(value.type)
+        return all(self._defers_to(use.operation, use.index, value, spec, grows) for use in uses)
+
+    def _defers_to(
+        self, user: Operation, index: int, value: SSAValue, spec: Spec, grows: bool
+    ) -> bool:
+        """As `defers`, for operand `index` of one user. `grows`: the users' results are larger."""
+        if len(user.results) != 1:
+            return not grows and self._defers_to_terminator(user, index, spec)
+        rule = get_rule(user)
+        if rule is None or isinstance(user, ConstraintOp | ReshardOp):
+            return False
+        group = next((g for g in rule.linear if index in g), None)
+        if group is None or (
+            not rule.moves_data and any(kind != "sum" for kind, _ in spec.partial)
+        ):
+            return False
+        if grows and not any(user.operands[i] in self._accumulators for i in group):
+            return False
+        for position, other in enumerate(user.operands):
+            known = self._specs.of.get(other)
+            if position == index or other is value or known is None:
+                continue  # not known: made later, it may turn out partial as well
+            if position not in group:
+                if known.dim_axes & spec.partial_axes or known.partial:
+                    return False
+            elif known.partial != spec.partial and not (
+                other in self._accumulators or is_neutral(other, [k for k, _ in spec.partial])
+            ):
+                return False
+        return True
+
+    def _defers_to_terminator(self, user: Operation, index: int, spec: Spec) -> bool:
+        """A loop's body may return a partial for a carry that is partial."""
+        parent = user.parent_op()
+        if parent is None or parent.name != "stablehlo.while" or user.next_op is not None:
+            return False
+        body = parent.regions[1].block
+        return self._specs.of[body.args[index]].partial == spec.partial
+
+    # ---- in loops ----
+
+    def find_accumulators(self, loop: Operation, *, only_whole: bool = False) -> None:
+        """Notes the carries of a loop that may become partial in its body.
+
+        `only_whole`: those that lie whole on every device, where a partial takes no more bytes.
+        """
+        condition, body = (region.block for region in loop.regions)
+        for index, arg in enumerate(body.args):
+            if condition.args[index].first_use is not None:
+                continue
+            if only_whole and self._specs.of[arg].dim_axes:
+                continue
+            chain = _accumulation(arg, index)
+            if chain == "adds" or (chain == "stores" and self.is_added_up(loop.results[index])):
+                self._accumulators.add(arg)
+
+    def is_added_up(self, value: SSAValue) -> bool:
+        """Whether all that happens to a value is that an accumulator of an outer loop adds it."""
+        while (use := value.first_use) is not None and value.has_one_use():
+            user = use.operation
+            if any(other in self._accumulators for other in user.operands):
+                return user.name == "stablehlo.add"
+            rule = get_rule(user) if len(user.results) == 1 else None
+            group = next((g for g in rule.linear if use.index in g), None) if rule else None
+            if group is None or not all(
+                i == use.index or is_neutral(user.operands[i], ["sum"]) for i in group
+            ):
+                return False
+            value = user.results[0]
+        return False
+
+
+def common_partial(have: PartialAxes, demanded: PartialAxes) -> PartialAxes:
+    """The part of what a value is partial over that is demanded to stay so."""
+    if not demanded:
+        return ()
+    wanted = dict(demanded)
+    return merge_partial(
+        (kind, [a for a in axes if a in wanted.get(kind, ())]) for kind, axes in have
+    )
+
+
+def _accumulation(arg: BlockArgument, index: int) -> str | None:
+    """How a loop carry comes from itself: "adds" where it is only added to, "stores" where parts of
+    it are also overwritten (the stacked gradients of a scan over layers); None: in another way."""
+    value: SSAValue = arg
+    found = "adds"
+    while value.has_one_use():
+        use = value.first_use
+        assert use is not None
+        user = use.operation
+        if user.next_op is None and not user.results:
+            return found if use.index == index and value is not arg else None
+        if user.parent is not arg.block:
+            return None
+        if user.name == "stablehlo.dynamic_update_slice" and use.index == 0:
+            found = "stores"
+        elif user.name not in ("stablehlo.add", "arith.addf", "arith.addi"):
+            return None
+        value = user.results[0]
+    return None

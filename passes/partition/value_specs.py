@@ -1,0 +1,104 @@
+"""Where the values of a function lie, as deciding goes along, and how the program is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from xdsl.dialects.builtin import ArrayAttr
+from xdsl.ir import Attribute, BlockArgument, Operation, OpResult, SSAValue
+
+from autopar.dialects.autopar import SHARDING, ShardingAttr, sharding_of
+from autopar.dialects.tensors import is_splittable, item_bytes, shape_of
+
+from .specs import AxisTable, PartialAxes, Spec
+from .strategy import TensorUse
+
+
+class ValueSpecs:
+    """The spec of each value that deciding has reached, and what the program itself says of values.
+
+    Attributes and specs that many values share are made once.
+    """
+
+    def __init__(self, table: AxisTable) -> None:
+        self.table = table
+        self.of: dict[SSAValue, Spec] = {}
+        self._annotations: dict[int, tuple[Spec, ...]] = {}
+        """By the identity of a sharding attribute: the specs that it states, without partials."""
+        self._keep: list[Attribute] = []  # attributes whose identity is a key
+        self._attrs: dict[Spec, ShardingAttr] = {}
+        self._result_attrs: dict[tuple[Spec, ...], ArrayAttr[ShardingAttr]] = {}
+        self._uses: dict[tuple[Spec, int], TensorUse] = {}
+
+    # ---- what the program says ----
+
+    def annotated(self, value: SSAValue) -> Spec:
+        """What the IR says of a value, without partials; replicated where it says nothing."""
+        if type(value) is OpResult:
+            attr = value.op.attributes.get(SHARDING)
+            if attr is not None and is_splittable(value.type):
+                specs = self._annotations.get(id(attr))
+                if specs is None:
+                    specs = tuple(
+                        self.table.spec(item.data).with_partial(())
+                        for item in cast("ArrayAttr[ShardingAttr]", attr).data
+                    )
+                    self._annotations[id(attr)] = specs
+                    self._keep.append(attr)
+                return specs[value.index]
+        sharding = sharding_of(value)
+        if sharding is None or not is_splittable(value.type):
+            return self.replicated(value)
+        return self.table.spec(sharding).with_partial(())
+
+    def demanded_partial(self, value: SSAValue) -> PartialAxes:
+        """What the annotation of a value wants to stay partial."""
+        sharding = sharding_of(value)
+        if sharding is None or not sharding.partial:
+            return ()
+        return self.table.spec(sharding).partial
+
+    # ---- where values lie ----
+
+    def replicated(self, value: SSAValue) -> Spec:
+        """The spec of a value that every device has whole."""
+        return self.table.replicated(len(shape_of(value.type)))
+
+    def resolved(self, value: SSAValue) -> Spec:
+        """Where a value is to lie once it is no longer partial."""
+        spec = self.of[value]
+        if not spec.partial:
+            return spec
+        if isinstance(value, BlockArgument) or sharding_of(value) is None:
+            return spec.with_partial(())
+        return self.annotated(value)
+
+    def record(self, op: Operation, specs: Sequence[Spec]) -> None:
+        """Writes the shardings of the results and remembers them."""
+        op.attributes[SHARDING] = self.result_attr(tuple(specs))
+        for result, spec in zip(op.results, specs, strict=True):
+            self.of[result] = spec
+
+    def result_attr(self, specs: tuple[Spec, ...]) -> ArrayAttr[ShardingAttr]:
+        """The attribute of an op whose results lie so."""
+        attr = self._result_attrs.get(specs)
+        if attr is None:
+            attr = self._result_attrs[specs] = ArrayAttr([self.attr(spec) for spec in specs])
+        return attr
+
+    def attr(self, spec: Spec) -> ShardingAttr:
+        """A spec as an attribute, on the refined grid."""
+        attr = self._attrs.get(spec)
+        if attr is None:
+            attr = self._attrs[spec] = ShardingAttr(self.table.sharding(spec))
+        return attr
+
+    def use(self, value: SSAValue, spec: Spec) -> TensorUse:
+        """A value and a spec as the choice of a strategy reads them."""
+        key = (spec, id(value.type))
+        use = self._uses.get(key)
+        if use is None:
+            use = TensorUse(spec, shape_of(value.type), item_bytes(value.type))
+            self._uses[key] = use
+        return use
