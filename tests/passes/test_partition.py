@@ -184,6 +184,11 @@ add("unit_axis", lambda a, b: (a @ b, a.sum(0), a[::-1]), [A(7, 6), A(6, 5)], ["
     grid=Grid("mesh", (("a", 1), ("x", 4), ("b", 1))))
 add("three", lambda a, b: (a @ b, a.sum(0), a.reshape(-1)), [A(7, 6), A(6, 5)], ["x y", "y x"],
     grid=Grid("mesh", (("x", 3), ("y", 2))))
+SIX = Grid("mesh", (("x", 6),))
+add("cut_by_2_and_by_3", lambda a: (a.reshape(2, 24) * 2, a.reshape(3, 16) * 3), [A(6, 8)], ["x -"],
+    grid=SIX)
+add("cut_by_2_and_by_3_sums", lambda a: (a.reshape(2, 6, 4).sum(1), jnp.sin(a.reshape(3, 4, 4)).sum(
+    1)), [A(12, 4)], ["x -"], grid=SIX)
 add("one_device", lambda a, b: (a @ b, a.sum(0)), [A(7, 6), A(6, 5)], ["x -", "- x"],
     grid=Grid("mesh", (("x", 1),)))
 add("two_axes_one_dim", lambda a, b: (a @ b, a.T, a[1:], jnp.cumsum(a, 0)), [A(16, 8), A(8, 24)],
