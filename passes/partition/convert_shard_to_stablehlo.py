@@ -84,19 +84,19 @@ def _convert(module: ModuleOp, form: Form) -> None:
     lowering = DeviceLowering(grid, form, _next_channel(ops))
     groups = _combined(ops)
     for op in ops:
-        if (members := groups.get(op)) is not None:
+        if groups and (members := groups.get(op)) is not None:
             if op is members[-1]:
                 values = combined(lowering, members)
                 for member, value in zip(members, values, strict=True):
                     lowering.replace(member, [value])
             continue
-        if (lower := _LOWERINGS.get(op.name)) is not None:
-            lowering.replace(op, lower(lowering, op))
-            continue
         if op.attributes:
             op.attributes.pop(SHARDING, None)
             op.attributes.pop(STRATEGY, None)
-        if op.name in _FORM_DEPENDENT:
+        name = op.name
+        if name in _LOWERINGS:
+            lowering.replace(op, _LOWERINGS[name](lowering, op))
+        elif name in _FORM_DEPENDENT:
             _adapt(op, lowering)
     for op in list(module.body.block.ops):
         if isinstance(op, FuncOp):
@@ -133,11 +133,7 @@ _ANNOTATIONS = ("shard.shard", "shard.sharding", "shard.get_sharding")
 
 def _check_ops(ops: Sequence[Operation]) -> None:
     """Refuses ops that no StableHLO program for one device can hold."""
-    fine: set[str] = set()
-    for op in ops:
-        if op.name in fine:
-            continue
-        fine.add(op.name)
+    for op in {type(op): op for op in reversed(ops)}.values():
         dialect = op.name.partition(".")[0]
         if (how := _NOT_STABLEHLO.get(dialect)) is not None:
             if dialect in ("arith", "tensor") and _is_index_use(op):
@@ -167,8 +163,8 @@ def _combined(ops: Sequence[Operation]) -> dict[Operation, list[Operation]]:
     """For each collective that optimize-collectives has combined its group, in program order."""
     by_number: dict[tuple[Attribute, str], list[Operation]] = {}
     for op in ops:
-        number = op.attributes.get(collectives.COMBINE)
-        if number is not None and op.name in COMBINABLE:
+        if op.name in COMBINABLE and collectives.COMBINE in op.attributes:
+            number = op.attributes[collectives.COMBINE]
             by_number.setdefault((number, op.name), []).append(op)
     return {op: members for members in by_number.values() for op in members}
 
@@ -177,9 +173,10 @@ def _next_channel(ops: Sequence[Operation]) -> int:
     """The first channel handle that is free (bodies of shard_map bring their own)."""
     last = 0
     for op in ops:
-        handle = op.properties.get("channel_handle")
-        if isinstance(handle, ChannelHandle):
-            last = max(last, handle.handle)
+        if "channel_handle" in op.properties:
+            handle = op.properties["channel_handle"]
+            if isinstance(handle, ChannelHandle):
+                last = max(last, handle.handle)
     return last + 1
 
 

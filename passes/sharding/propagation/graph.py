@@ -115,6 +115,8 @@ class GraphBuilder:
         self._edge_targets: dict[int, tuple[SSAValue, ...]] = {}
         self._rank_of_type: dict[int, int] = {}
         self._constants = ConstantFinder()
+        self._scalars: dict[int, Instance] = {}
+        """Instances of scalar constant expressions, by id() of the op: one serves all uses."""
         self._copied: dict[int, int] = {}
         """Ops (by id()) that each use has a copy of, with their position."""
         self._calls: list[tuple[Operation, int]] = []
@@ -187,7 +189,7 @@ class GraphBuilder:
 
     def _instantiate(self, op: Operation, made: dict[int, Instance]) -> Instance:
         """A copy of the constant expression `op` for one use."""
-        known = made.get(id(op))
+        known = made.get(id(op)) or self._scalars.get(id(op))
         if known is not None:
             return known
         operands: list[Instance | None] = []
@@ -204,10 +206,13 @@ class GraphBuilder:
                 operands.append(None)
                 operand_slots.append(slot)
         slots = tuple([self._new_slot(rank_of(result)) for result in op.results])
+        ranks = self.graph.ranks
         made[id(op)] = instance = Instance(op, tuple(operands), slots)
         self.graph.instances.setdefault(id(op), []).append(instance)
-        rule = get_rule(op)
-        if rule is not None and operand_slots:
+        if not any([ranks[slot] for slot in slots]):
+            self._scalars[id(op)] = instance
+        rule = get_rule(op) if any([ranks[slot] for slot in operand_slots]) else None
+        if rule is not None:
             if op.name == BARRIER_OP:
                 variants = self._barrier_variants(op, slots[0])
             else:
