@@ -1,4 +1,4 @@
-"""autopar: a single-device JAX program, run on a cluster.
+"""autopar: a single-device JAX program, run on many devices.
 
 The public names are imported when first used, so that compilers that embed `autopar.passes` pay for
 neither JAX nor the runtime.
@@ -13,7 +13,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .embed import apply
-    from .methods import FSDP, DataParallel, ShardParallel, Zero2Parallel, Zero3Parallel
+    from .methods import (
+        FSDP,
+        DataParallel,
+        ShardParallel,
+        Zero2Parallel,
+        Zero3Parallel,
+        method_names,
+    )
     from .parallelized import clear_executable_cache, parallelize, plan
     from .plans import Plan
     from .session import init, local_devices, shutdown
@@ -29,6 +36,7 @@ _PUBLIC = {
     "clear_executable_cache": "parallelized",
     "init": "session",
     "local_devices": "session",
+    "method_names": "methods",
     "parallelize": "parallelized",
     "plan": "parallelized",
     "shutdown": "session",
@@ -46,6 +54,7 @@ __all__ = [
     "clear_executable_cache",
     "init",
     "local_devices",
+    "method_names",
     "parallelize",
     "plan",
     "shutdown",

@@ -13,7 +13,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .terminal import Progress, UsageError, configure_logging, write_error
@@ -48,7 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Partitions MODULE.mlir (StableHLO with sdy or shard annotations) and runs "
         "@main on N local devices, with global arrays in and out: arg0, arg1, … and out0, out1, … "
         "in @main's order. Dtypes are kept; bf16 and f8 are read and written as float32, i4 as "
-        "int8. Virtual CPU devices are made where the machine has no accelerators.",
+        "int8. Virtual CPU devices are made where the machine has no accelerators. OUT.npz is "
+        "written whole at the end: where anything fails, an older one stays as it is.",
     )
     run.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
     run.add_argument("--devices", type=_positive, required=True, metavar="N", help="device count")
@@ -59,6 +59,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PIPELINE",
         help="passes instead of the default ones, as autopar-opt takes them: a,b{x=1}, "
         "builtin.module(a,b{x=1}) or '--a --b=\"x=1\"'",
+    )
+    run.add_argument(
+        "--load",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a plug-in first (dotted name or .py file): rules and passes of your own",
     )
     run.add_argument("--remarks", action="store_true", help="print what the passes have to say")
     _common(run)
@@ -101,8 +108,12 @@ def _positive(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from .plugins import load_installed_plugins, load_plugin
     from .run import Request, run
 
+    load_installed_plugins()
+    for name in options.load:
+        load_plugin(name)
     request = Request(
         options.module, options.devices, options.inputs, options.outputs, options.passes
     )
@@ -177,28 +188,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _guarded(program: str, options: argparse.Namespace) -> int:
-    """Runs a command; whatever goes wrong is one line, and no output file is left."""
-    status = 1
+    """Runs a command; whatever goes wrong is one line."""
     try:
-        status = COMMANDS[options.command](options)
+        return COMMANDS[options.command](options)
     except (UsageError, BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as error:
         if os.environ.get("AUTOPAR_TRACEBACK"):
             raise
         _explain(program, error)
-    finally:
-        if status and options.command == "run":
-            _drop_output(options)
-    return status
-
-
-def _drop_output(options: argparse.Namespace) -> None:
-    """Removes an older output file, so that nobody takes it for the failed run's."""
-    path = Path(options.outputs)
-    inputs = [Path(name) for name in (options.inputs, options.module) if name]
-    if path.is_file() and not any(p.exists() and p.samefile(path) for p in inputs):
-        path.unlink()
+        return 1
 
 
 def _explain(program: str, error: Exception) -> None:

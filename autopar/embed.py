@@ -18,7 +18,9 @@ def apply(module: Any, pipeline: str) -> Any:
 
     from .dialects import make_context
     from .passes.manager import build_pipeline, run_passes
+    from .plugins import load_installed_plugins
 
+    load_installed_plugins()
     passes = build_pipeline(pipeline)
     context = make_context()
     if isinstance(module, ModuleOp):

@@ -15,6 +15,7 @@ class Method:
     """
 
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
 
     mesh: Any = None
     num_micro_batches: int | None = None
@@ -55,6 +56,7 @@ class Zero3Parallel(Method):
     before their uses in the forward phase and again in the backward phase."""
 
     name = "zero3"
+    aliases = ("fsdp",)
 
 
 FSDP = Zero3Parallel
@@ -68,16 +70,23 @@ class ShardParallel(Method):
     name = "shard"
 
 
-_BY_NAME: dict[str, type[Method]] = {
-    "dp": DataParallel,
-    "zero2": Zero2Parallel,
-    "zero3": Zero3Parallel,
-    "fsdp": Zero3Parallel,
-    "shard": ShardParallel,
-}
+_METHODS: tuple[type[Method], ...] = (
+    DataParallel,
+    Zero2Parallel,
+    Zero3Parallel,
+    ShardParallel,
+)
+_BY_NAME = {name: cls for cls in _METHODS for name in (cls.name, *cls.aliases)}
+_BEST = ("auto", "alpa")
+"""Strings for `DEFAULT_METHOD`."""
 
 DEFAULT_METHOD = "dp"
 """The best road that this version has when no method is given ("auto", "alpa")."""
+
+
+def method_names(*, aliases: bool = False) -> tuple[str, ...]:
+    """The methods by name; with `aliases` every string that `parallelize` takes."""
+    return (*_BEST, *_BY_NAME) if aliases else tuple(cls.name for cls in _METHODS)
 
 
 def resolve_method(method: Method | str | None) -> Method:
@@ -85,9 +94,9 @@ def resolve_method(method: Method | str | None) -> Method:
     if isinstance(method, Method):
         return method
     name = method or "auto"
-    if name in ("auto", "alpa"):
+    if name in _BEST:
         name = DEFAULT_METHOD
     if name not in _BY_NAME:
-        known = ", ".join(("auto", "alpa", *_BY_NAME))
+        known = ", ".join(method_names(aliases=True))
         raise ValueError(f"method={method!r} is unknown; known methods: {known}")
     return _BY_NAME[name]()

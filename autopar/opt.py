@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from .passes import PASSES
+from .passes import PASSES, load_pass
 from .terminal import UsageError, write_error
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ class Options:
 
 
 def parse_arguments(arguments: Sequence[str]) -> Options:
-    """The command line, passes in their order; UsageError or PipelineError if it is wrong."""
+    """The command line, passes in their order; UsageError or PipelineError if it is wrong.
+
+    `--load` acts at once: the options behind it know the passes that it brings.
+    """
     from .passes.manager import PassSpec, parse_options, parse_pipeline
 
     options = Options()
@@ -85,7 +88,11 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         name, equals, text = argument.lstrip("-").partition("=")
         value = text if equals else None
         name = ALIASES.get(name, name)
-        if name in ("o", "output"):
+        if name == "load":
+            from .plugins import load_plugin
+
+            load_plugin(value_of(argument, value))
+        elif name in ("o", "output"):
             options.output = value_of(argument, value)
         elif name in ("p", "passes", "pass-pipeline"):
             options.specs += parse_pipeline(value_of(argument, value))
@@ -111,22 +118,21 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
 
 
 def _summary(name: str) -> str:
-    from .passes.manager import pass_class
 
-    return (pass_class(name).__doc__ or "").strip().partition("\n")[0]
+    return (load_pass(name).__doc__ or "").strip().partition("\n")[0]
 
 
 def list_passes() -> str:
     """Every pass with its summary and options."""
     import dataclasses
 
-    from .passes.manager import option_help, pass_class
+    from .passes.manager import option_help
 
     lines: list[str] = []
     for name in sorted(PASSES):
         lines.append(f"  --{name:28} {_summary(name)}")
-        options = dataclasses.fields(pass_class(name))
-        meanings = option_help(pass_class(name)) if options else {}
+        options = dataclasses.fields(load_pass(name))
+        meanings = option_help(load_pass(name)) if options else {}
         for option in options:
             text = f"      {option.name.replace('_', '-')}: {option.type}"
             if option.default not in (dataclasses.MISSING, None):
@@ -147,6 +153,7 @@ def help_text() -> str:
         "options:",
         f"  {'-o FILE':30} write to FILE instead of standard output",
         f"  {'-p PIPELINE':30} pass{{option=value}},pass",
+        f"  {'--load=MODULE':30} import a plug-in (dotted name or .py file): rules, passes",
         f"  {'--pass-pipeline=PIPELINE':30} builtin.module(pass{{option=value}},pass)",
     ]
     lines += [f"  --{name:28} {text}" for name, text in FLAGS.items()]
@@ -375,7 +382,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "version": version_text,
         "list-passes": list_passes,
     }
+    from .plugins import load_installed_plugins
+
     try:
+        load_installed_plugins()
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         for name, text in informing.items():
             if name in options.flags:

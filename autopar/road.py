@@ -54,6 +54,7 @@ from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
 from autopar.passes.pipelining.microbatches import split_step
 
 from .dump import Dump
+from .plugins import load_installed_plugins
 
 LEVELS = ("stablehlo", "sharded", "decided", "spmd", "per-device")
 
@@ -98,6 +99,7 @@ class Road:
             return self._at(level)
 
     def _at(self, level: str) -> ModuleOp:
+        load_installed_plugins()
         module = import_module(self.native)
         context = make_context()
         stop = LEVELS.index(level)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from .methods import method_names
 from .terminal import Progress, coloured
 
 DEFAULT_DEVICES = 8
@@ -225,7 +226,7 @@ CHECKS: tuple[Check, ...] = (
     Check("propagation", check_propagation, False),
     Check("partition", check_partition, False),
     Check("execution", check_execution),
-    *(Check(f"method {name}", check_method(name)) for name in ("dp", "zero2", "zero3", "shard")),
+    *(Check(f"method {name}", check_method(name)) for name in method_names()),
 )
 
 

@@ -14,8 +14,7 @@ from xdsl.passes import ModulePass
 from xdsl.universe import XDSL_UNIVERSE, Universe
 
 from .dialects import all_dialects
-from .passes import PASSES
-from .passes.manager import pass_class
+from .passes import PASSES, load_pass
 
 
 def _taken() -> tuple[set[str], set[str]]:
@@ -37,7 +36,7 @@ def _taken() -> tuple[set[str], set[str]]:
 
 
 def _pass_factory(name: str) -> Callable[[], type[ModulePass]]:
-    return lambda: pass_class(name)
+    return lambda: load_pass(name)
 
 
 def _universe() -> Universe:

@@ -73,7 +73,7 @@ class ShardingAttr(Data[Sharding]):
 class StrategyAttr(Data[tuple[Axes, ...]]):
     """The grid axes of each factor of an op's rule: `#autopar.strategy<[["x"], [], ["y"]]>`.
 
-    Made by auto-shard and insert-reshards; gone after shard-partition.
+    Made by insert-reshards; gone after shard-partition.
     """
 
     name = "autopar.strategy"

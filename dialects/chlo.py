@@ -24,7 +24,7 @@ from xdsl.traits import Pure, RecursiveMemoryEffect
 
 from .stablehlo.base import AnyTensor, I64Array, StableHLOOp, UnaryElementwiseOp
 from .structured import Dims, EnumAttribute, StructAttribute
-from .traits import Elementwise, Multilinear
+from .traits import Elementwise
 
 
 @irdl_attr_definition
@@ -317,7 +317,7 @@ class RaggedDotOp(StableHLOOp):
     precision_config = opt_prop_def(ArrayAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Multilinear())
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition

@@ -113,7 +113,7 @@ def location_text(place: Place) -> str:
     return f"{frame.filename.data}:{frame.line.data}:{frame.column.data}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnostic:
     """A message about a place; `severity` is error, warning, remark or note."""
 
@@ -126,6 +126,9 @@ class Diagnostic:
     def text(self) -> str:
         lines = [f"{location_text(self.place)}: {self.severity}: {self.message}"]
         return "\n".join(lines + [note.text for note in self.notes])
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 class DiagnosticError(Exception):

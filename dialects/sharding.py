@@ -119,13 +119,6 @@ class Sharding:
         """The same placement with every dimension closed and without priorities."""
         return replace(self, dims=tuple(DimSharding(dim.axes) for dim in self.dims))
 
-    def without_partial(self) -> Sharding:
-        return replace(self, partial=())
-
-    def same_placement(self, other: Sharding) -> bool:
-        """Whether both put the same data on every device (openness and priority aside)."""
-        return self.dim_axes == other.dim_axes and self.partial == other.partial
-
     def __str__(self) -> str:
         text = f"@{self.grid}, [{', '.join(map(str, self.dims))}]"
         if self.replicated:

@@ -7,7 +7,6 @@ of the form that jaxlib prints are read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from io import StringIO
 from typing import cast
 
@@ -122,7 +121,3 @@ def print_text(op: Operation, *, generic: bool = False, locations: bool = False)
     printer = IRPrinter(stream, print_generic_format=generic, print_debuginfo=locations)
     printer.print_op(op)
     return stream.getvalue()
-
-
-def print_types(types: Sequence[Attribute]) -> str:
-    return ", ".join(map(str, types))

@@ -36,20 +36,5 @@ class Elementwise(OpTrait):
 
 
 @dataclass(frozen=True)
-class Linear(OpTrait):
-    """The results are a linear function of these operands taken together (the others fixed)."""
-
-    operands: tuple[int, ...] | None = None
-    """Operand indices; None: all of them."""
-
-
-@dataclass(frozen=True)
-class Multilinear(OpTrait):
-    """The results are linear in each of these operands alone (a product)."""
-
-    operands: tuple[int, ...] = (0, 1)
-
-
-@dataclass(frozen=True)
 class Collective(OpTrait):
     """Devices exchange data: every device of a group must reach the op."""

@@ -23,7 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-METHODS = ("auto", "dp", "zero2", "zero3", "fsdp", "shard", "single")
+import autopar
+
+METHODS = (*autopar.method_names(aliases=True), "single")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,9 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", default="tiny", help="model size of models/gpt.py")
     parser.add_argument("--steps", type=int, default=50, help="training steps in all")
     parser.add_argument("--batch-size", type=int, default=16, help="sequences a step")
-    parser.add_argument(
-        "--num-micro-batches", type=int, default=1, help="gradient accumulation"
-    )
+    parser.add_argument("--num-micro-batches", type=int, default=1, help="gradient accumulation")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument(
         "--decay-steps", type=int, default=1000, help="length of the learning rate's schedule"
@@ -109,7 +109,6 @@ def make_step(args: argparse.Namespace, step_fn: Any, state: Any) -> tuple[Any, 
     import jax
     from jax.sharding import Mesh
 
-    import autopar
     from models.gpt import state_shardings
 
     if args.method == "single":
@@ -248,8 +247,6 @@ def planned(step: Any, state: Any, batch: Any) -> Any:
 def train(argv: list[str] | None = None) -> list[float]:
     """Runs the example; gives the loss of every step."""
     args = parse_args(argv)
-    import autopar
-
     if args.method != "single":
         autopar.init(devices=int(np.prod(args.mesh_shape)))
     from tqdm import tqdm

@@ -6,6 +6,7 @@ pays for one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -40,9 +41,40 @@ PASSES: dict[str, str] = {
 }
 
 
+_loaded: dict[str, type[ModulePass]] = {}
+
+
+class PipelineError(ValueError):
+    """A pipeline that names an unknown pass or has a wrong option; the message is one line."""
+
+
 def load_pass(name: str) -> type[ModulePass]:
-    """The class of a pass. KeyError names the passes there are."""
-    if name not in PASSES:
-        raise KeyError(f"unknown pass '{name}' (known: {', '.join(sorted(PASSES))})")
-    module, attribute = PASSES[name].split(":")
-    return getattr(import_module(module), attribute)
+    """The class of a pass; PipelineError with the nearest name if there is none."""
+    cls = _loaded.get(name)
+    if cls is None:
+        if name not in PASSES:
+            raise PipelineError(f"unknown pass '{name}'{did_you_mean(name, PASSES)}")
+        module, _, attribute = PASSES[name].partition(":")
+        cls = _loaded[name] = getattr(import_module(module), attribute)
+    return cls
+
+
+def register_pass(cls: type[ModulePass]) -> type[ModulePass]:
+    """Adds a pass of a third party to `PASSES`, by its `name`; also as a class decorator.
+
+    Its fields are its options, as of xDSL's passes. PipelineError where the name is taken.
+    """
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    if PASSES.get(cls.name, target) != target:
+        raise PipelineError(f"pass '{cls.name}' is registered already, as {PASSES[cls.name]}")
+    PASSES[cls.name] = target
+    _loaded[cls.name] = cls
+    return cls
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest of the known names, else nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

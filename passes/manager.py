@@ -1,8 +1,8 @@
 """Pass pipelines from text: names, options, nesting; the same for every way to run passes.
 
-Three spellings give the same list: a flag a pass (`--shard-partition`, `--auto-shard="grid=2x4"`),
-`builtin.module(auto-shard{grid=2x4},shard-partition)`, and xDSL's
-`auto-shard{grid=2x4},shard-partition`.
+Three spellings give the same list: a flag a pass (`--dce`, `--annotate-method="grid=2x4"`),
+`builtin.module(annotate-method{grid=2x4},shard-partition)`, and xDSL's
+`annotate-method{grid=2x4},shard-partition`.
 Option values are read as the pass's fields say (int, float, bool, str, tuples of them), so that
 paths, scientific numbers and `2x4` need no quotes.
 """
@@ -10,16 +10,14 @@ paths, scientific numbers and `2x4` need no quotes.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from . import PASSES, load_pass
+from . import PipelineError, did_you_mean, load_pass
 from .collector import collector_off
 
 if TYPE_CHECKING:
@@ -27,9 +25,17 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
     from xdsl.passes import ModulePass
 
-
-class PipelineError(ValueError):
-    """A pipeline that names an unknown pass or has a wrong option; the message is one line."""
+__all__ = [
+    "PassSpec",
+    "PipelineError",
+    "build_pass",
+    "build_pipeline",
+    "option_help",
+    "parse_options",
+    "parse_pipeline",
+    "run_passes",
+    "run_pipeline",
+]
 
 
 @dataclass(frozen=True)
@@ -45,19 +51,6 @@ class PassSpec:
         return self.name + (f"{{{' '.join(texts)}}}" if texts else "")
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
-@cache
-def pass_class(name: str) -> type[ModulePass]:
-    """The class of a pass; PipelineError with the nearest name if there is none."""
-    if name not in PASSES:
-        raise PipelineError(f"unknown pass '{name}'{_hint(name, PASSES)}")
-    return load_pass(name)
-
-
 def option_help(cls: type[ModulePass]) -> dict[str, str]:
     """What each option of a pass means: the string below its field."""
     import ast
@@ -65,7 +58,11 @@ def option_help(cls: type[ModulePass]) -> dict[str, str]:
     import textwrap
 
     documents: dict[str, str] = {}
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except OSError:  # made without a file
+        return documents
+    (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)
     for field, below in itertools.pairwise(definition.body):
         match field, below:
@@ -139,7 +136,7 @@ def _convert(text: str, hint: Any) -> Any:
 
 def build_pass(spec: PassSpec) -> ModulePass:
     """The pass of a specification; PipelineError names the option that is wrong."""
-    cls = pass_class(spec.name)
+    cls = load_pass(spec.name)
     fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -148,7 +145,7 @@ def build_pass(spec: PassSpec) -> ModulePass:
         if name not in fields:
             known = f"; it has {', '.join(fields)}" if fields else "; it has none"
             raise PipelineError(
-                f"pass '{spec.name}' has no option '{key}'{_hint(name, fields) or known}"
+                f"pass '{spec.name}' has no option '{key}'{did_you_mean(name, fields) or known}"
             )
         field = fields[name].name
         if field in values:
@@ -257,7 +254,7 @@ def run_passes(
     """
     with collector_off():
         for item in passes:
-            pass_ = pass_class(item)() if isinstance(item, str) else item
+            pass_ = load_pass(item)() if isinstance(item, str) else item
             pass_.apply(context, module)
             if after is not None:
                 after(pass_, module)

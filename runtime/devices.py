@@ -111,7 +111,3 @@ def _request_virtual_devices(count: int) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={count}".strip()
     elif int(match[1]) < count:
         os.environ["XLA_FLAGS"] = flags.replace(match[0], f"{_FLAG}={count}")
-
-
-def platform_of(devices: Sequence[Any]) -> str:
-    return devices[0].platform

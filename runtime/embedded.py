@@ -4,10 +4,6 @@ The program is compiled once through the raw client and run on sharded jax.Array
 ordinary global jax.Arrays with NamedSharding, made by JAX's own result handlers (as fast as jit).
 """
 
-# JAX's annotations are partial:
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
-
 # jax's functions are typed in part only:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
@@ -21,8 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects.sharding import AxisRef, Grid, local_dim
+from autopar.dialects.stablehlo.collectives import COLLECTIVES
 from autopar.lowering.exporter import export_module
 from autopar.lowering.jax_compat import (
     compile_replicas,
@@ -84,7 +82,7 @@ class MeshExecutable:
             result_handler(aval, s) for aval, s in zip(avals, self.output_shardings, strict=True)
         ]
         self._has_effects = has_effects
-        self._is_ordered = self.devices[0].platform == "cpu" and _has_collectives(program)
+        self._is_ordered = self.devices[0].platform == "cpu" and has_collectives(program.module)
         self._in_flight: deque[Any] = deque()
 
     def run(self, arguments: Sequence[jax.Array]) -> list[jax.Array]:
@@ -105,20 +103,9 @@ class MeshExecutable:
         return results
 
 
-_COLLECTIVES = frozenset(
-    {
-        "stablehlo.all_gather",
-        "stablehlo.all_reduce",
-        "stablehlo.all_to_all",
-        "stablehlo.collective_broadcast",
-        "stablehlo.collective_permute",
-        "stablehlo.reduce_scatter",
-    }
-)
-
-
-def _has_collectives(program: DeviceProgram) -> bool:
-    return any(op.name in _COLLECTIVES for op in program.module.walk())
+def has_collectives(module: ModuleOp) -> bool:
+    """Whether the devices of a program wait for each other."""
+    return any(op.name in COLLECTIVES for op in module.walk())
 
 
 def make_mesh(grid: Grid, devices: Sequence[Any]) -> Mesh:

@@ -1,8 +1,9 @@
 """The differential oracle: a partitioned program gives what the unpartitioned one gives.
 
 `check(fn, args, grid, shardings)` lowers a JAX function, annotates its arguments, runs the road
-and compares with plain `jax.jit` on one device. Padding of arguments is filled with NaN (or the
-largest integer), so that a result that reads padding is wrong.
+and compares with plain `jax.jit` on one device; `check_text` does so with StableHLO text, for ops
+that JAX does not lower to on CPU. Padding of arguments is filled with NaN (or the largest integer),
+so that a result that reads padding is wrong.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import numpy as np
 
 from autopar.dialects import make_context
 from autopar.dialects.autopar import set_arg_shardings, set_result_shardings
+from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.shard import find_grid, make_grid_op
 from autopar.dialects.sharding import DimSharding, Grid, Sharding
 from autopar.lowering.importer import import_module
+from autopar.lowering.jax_compat import compile_replicas, execute, result_handler
+from autopar.lowering.parse import parse_native
 from autopar.lowering.program import Layout, device_program
 from autopar.passes.importing.methods import main_function
 from autopar.passes.manager import run_passes
@@ -37,7 +41,20 @@ def spmd_module(
     lower: bool = True,
 ) -> Any:
     """The partitioned module (per-device StableHLO, or L2 with `lower=False`)."""
-    module = import_module(jax.jit(fn, keep_unused=True).lower(*args).compiler_ir("stablehlo"))
+    native = jax.jit(fn, keep_unused=True).lower(*args).compiler_ir("stablehlo")
+    return partitioned(native, grid, shardings, result_shardings, lower=lower)
+
+
+def partitioned(
+    native: Any,
+    grid: Grid,
+    shardings: Sequence[Dims | None],
+    result_shardings: Sequence[Dims | None] | None = None,
+    *,
+    lower: bool = True,
+) -> Any:
+    """As `spmd_module`, of jaxlib's in-memory module."""
+    module = import_module(native)
     context = make_context()
     run_passes(module, IMPORT, context)
     if find_grid(module) is None:
@@ -104,7 +121,43 @@ def check(
     """
     expected = jax.tree.leaves(jax.jit(reference or fn)(*args))
     module = spmd_module(fn, args, grid, shardings, result_shardings)
-    results = run(module, args)
+    _assert_close(run(module, args), expected, rtol, atol)
+    return module
+
+
+def check_text(
+    text: str,
+    args: Sequence[Any],
+    grid: Grid,
+    shardings: Sequence[Dims | None],
+    result_shardings: Sequence[Dims | None] | None = None,
+    *,
+    rtol: float = 2e-5,
+    atol: float = 2e-5,
+) -> Any:
+    """As `check`, of a module in text with one function @main."""
+    module = partitioned(parse_native(text), grid, shardings, result_shardings)
+    _assert_close(run(module, args), run_on_one(text, args), rtol, atol)
+    return module
+
+
+def run_on_one(text: str, args: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+    """Runs an unpartitioned module in text on one device."""
+    device = jax.devices()[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    results = main_function(import_module(parse_native(text))).function_type.outputs
+    avals = [
+        jax.ShapeDtypeStruct(type.get_shape(), numpy_dtype(type.element_type)) for type in results
+    ]
+    loaded = compile_replicas(parse_native(text), [device], ())
+    handlers = [result_handler(aval, sharding) for aval in avals]
+    placed = [jax.device_put(np.asarray(arg), sharding) for arg in args]
+    return [np.asarray(result) for result in execute(loaded, placed, handlers)]
+
+
+def _assert_close(
+    results: Sequence[Any], expected: Sequence[Any], rtol: float, atol: float
+) -> None:
     assert len(results) == len(expected)
     for index, (result, reference) in enumerate(zip(results, expected, strict=True)):
         np.testing.assert_allclose(
@@ -116,4 +169,3 @@ def check(
             atol=atol,
             err_msg=f"result {index}",
         )
-    return module

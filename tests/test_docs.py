@@ -112,3 +112,21 @@ def test_links_resolve(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
             anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
             assert anchor in anchors, f"{page.name}: {target}"
+
+
+PATH = re.compile(r"`([\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|md|toml|mlir|sh)))`")
+"""What is written as a path: `folder/`, `folder/file.py`, `file.md`."""
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md", "SECURITY.md"])
+def test_paths_exist(page: str) -> None:
+    """Every file and folder that a page names is there (a file alone: somewhere)."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    found = PATH.findall(text)
+    assert found or page == "SECURITY.md"
+    missing = [
+        path
+        for path in found
+        if not (ROOT / path).exists() and not (ROOT / "dialects" / path).exists()
+    ]
+    assert not missing, f"{page} names what does not exist: {', '.join(missing)}"

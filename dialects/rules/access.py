@@ -40,6 +40,14 @@ def op_name(op: Operation) -> str:
     return op.name
 
 
+def op_label(op: Operation) -> str:
+    """An op as messages name it: `'dialect.op'`, `custom_call @target`."""
+    name = op_name(op)
+    if name == "stablehlo.custom_call":
+        return f"custom_call @{string(op, 'call_target_name')}"
+    return f"'{name}'"
+
+
 def operand_shapes(op: Operation) -> list[Shape]:
     return [shape_of(v.type) for v in op.operands]
 

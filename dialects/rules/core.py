@@ -13,8 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import prod
 
 from xdsl.ir import Operation
+
+from ..sharding_syntax import REDUCTION_KINDS
 
 
 class FactorKind(Enum):
@@ -57,11 +60,96 @@ class ShardingRule:
     """Operands that a reduction takes once, beside what it reduces (its initial values): where a
     factor that they lack is split, only one device may count them."""
     is_custom: bool = False
-    """Given by the user (`sdy.sharding_rule`) or registered for a custom_call."""
+    """Written in the program (`sdy.sharding_rule`)."""
 
     @property
     def num_factors(self) -> int:
         return len(self.factor_sizes)
+
+    def __str__(self) -> str:
+        """Shardy's notation, `([i, k], [k, j])->([i, j]) {i=8, j=4, k=2} reduction={k}`, and
+        reducers that are no sums."""
+        from ..sdy.attributes import OpShardingRule, factor_symbol
+
+        def of(kind: FactorKind) -> tuple[int, ...]:
+            return tuple(factor for factor, own in enumerate(self.kinds) if own is kind)
+
+        written = OpShardingRule(
+            self.factor_sizes,
+            self.operands,
+            self.results,
+            of(FactorKind.REDUCTION),
+            of(FactorKind.NEED_REPLICATION),
+            of(FactorKind.PERMUTATION),
+            tuple(sorted(self.blocked)),
+            self.is_custom,
+        )
+        reducers = [
+            f"{factor_symbol(factor)}={reducer}"
+            for factor, reducer in enumerate(self.reducers)
+            if reducer not in (None, "sum")
+        ]
+        return f"{written}" + (f" reducer={{{', '.join(reducers)}}}" if reducers else "")
+
+
+class RuleError(ValueError):
+    """A sharding rule that cannot be right; `get_rule` says of which op."""
+
+
+def check_rule(
+    rule: ShardingRule,
+    operand_shapes: Sequence[Sequence[int]],
+    result_shapes: Sequence[Sequence[int]],
+) -> None:
+    """RuleError where a rule does not fit the tensors of its op.
+
+    Sizes are not looked at in rules that are written in the program (`is_custom`): JAX lets one
+    factor stand for dimensions of different sizes.
+    """
+    count = rule.num_factors
+    if len(rule.kinds) != count or len(rule.reducers) != count:
+        raise RuleError(
+            f"has {count} factors, but {len(rule.kinds)} kinds and {len(rule.reducers)} reducers"
+        )
+    for kind, reducer in zip(rule.kinds, rule.reducers, strict=True):
+        _check_reducer(kind, reducer)
+    for what, mappings, shapes in (
+        ("operand", rule.operands, operand_shapes),
+        ("result", rule.results, result_shapes),
+    ):
+        if len(mappings) != len(shapes):
+            raise RuleError(f"is for {len(mappings)} {what}s, the op has {len(shapes)}")
+        for index, (mapping, shape) in enumerate(zip(mappings, shapes, strict=True)):
+            if len(mapping) != len(shape):
+                raise RuleError(
+                    f"is for a rank of {len(mapping)} of {what} {index}, whose rank is {len(shape)}"
+                )
+            for dim, (factors, size) in enumerate(zip(mapping, shape, strict=True)):
+                _check_dimension(rule, factors, size, f"dimension {dim} of {what} {index}")
+    named = {index for group in (*rule.linear, rule.accumulated) for index in group}
+    if any(not 0 <= index < len(rule.operands) for index in named):
+        raise RuleError(
+            f"names operands {sorted(named)} in linear or accumulated, the op has "
+            f"{len(rule.operands)}"
+        )
+
+
+def _check_dimension(rule: ShardingRule, factors: Sequence[int], size: int, where: str) -> None:
+    unknown = [factor for factor in factors if not 0 <= factor < rule.num_factors]
+    if unknown:
+        raise RuleError(f"has no factor {unknown[0]}, which {where} names")
+    if any(rule.kinds[factor] is not FactorKind.PASS_THROUGH for factor in factors):
+        return  # of those that move data, only one side has the factor's size
+    found = prod(rule.factor_sizes[factor] for factor in factors)
+    if found != size and not rule.is_custom:
+        raise RuleError(f"has factors of sizes that make {found} on {where}, which is {size}")
+
+
+def _check_reducer(kind: FactorKind, reducer: str | None) -> None:
+    if reducer is not None and reducer not in REDUCTION_KINDS:
+        raise RuleError(f"has the reducer '{reducer}'; there are {', '.join(REDUCTION_KINDS)}")
+    if reducer is not None and kind is not FactorKind.REDUCTION:
+        raise RuleError(f"has the reducer '{reducer}' on a factor of kind {kind.value}")
 
 
 class RuleBuilder:
@@ -96,17 +184,33 @@ class RuleBuilder:
         """Adds a factor to the given dimension of each operand and result (None: not there).
 
         Factors are appended: on a dimension with several the first added is the most major.
+        RuleError where there is no such tensor, dimension, size or reducer.
         """
         index = len(self._sizes)
+        if size < 0:
+            raise RuleError(f"has a factor of size {size}")
+        if kind is FactorKind.REDUCTION:
+            _check_reducer(kind, reducer)
         self._sizes.append(size)
         self._kinds.append(kind)
         self._reducers.append(reducer if kind is FactorKind.REDUCTION else None)
         if blocked:
             self._blocked.add(index)
-        for dims, mapping in ((operand_dims, self._operands), (result_dims, self._results)):
+        for what, dims, mapping in (
+            ("operand", operand_dims, self._operands),
+            ("result", result_dims, self._results),
+        ):
+            if len(dims) > len(mapping):
+                raise RuleError(f"is for {len(dims)} {what}s, the op has {len(mapping)}")
             for tensor, dim in enumerate(dims):
-                if dim is not None:
-                    mapping[tensor][dim].append(index)
+                if dim is None:
+                    continue
+                if not 0 <= dim < len(mapping[tensor]):
+                    raise RuleError(
+                        f"names dimension {dim} of {what} {tensor}, whose rank is "
+                        f"{len(mapping[tensor])}"
+                    )
+                mapping[tensor][dim].append(index)
         return self
 
     def reduction(
@@ -127,7 +231,6 @@ class RuleBuilder:
         linear: tuple[tuple[int, ...], ...] = (),
         moves_data: bool = False,
         accumulated: tuple[int, ...] = (),
-        is_custom: bool = False,
         leftover: FactorKind = FactorKind.NEED_REPLICATION,
     ) -> ShardingRule:
         for shapes, mapping, is_operand in (
@@ -156,7 +259,6 @@ class RuleBuilder:
             linear,
             moves_data,
             accumulated,
-            is_custom,
         )
 
 

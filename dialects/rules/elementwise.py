@@ -5,17 +5,20 @@ Scalar operands (clamp's bounds, select's predicate) hold no factor.
 
 from __future__ import annotations
 
+from functools import partial
+
 from xdsl.ir import Operation
 
 from ..tensors import element_type, is_bool
 from .access import (
+    Shape,
     is_complex,
     is_integer,
     keeps_sums,
     operand_shapes,
     result_shapes,
 )
-from .core import FactorKind, ShardingRule
+from .core import RuleBuilder, ShardingRule
 from .registry import sharding_rule
 
 Linear = tuple[tuple[int, ...], ...]
@@ -26,40 +29,27 @@ def pointwise_rule(op: Operation, *, linear: Linear = (), moves_data: bool = Fal
     results = result_shapes(op)
     operands = operand_shapes(op)
     shape = max([*results, *operands], key=len, default=())
-    rank = len(shape)
-    full = tuple((dim,) for dim in range(rank))
-    sizes = list(shape)
-    kinds = [FactorKind.PASS_THROUGH] * rank
+    builder = RuleBuilder(operands, results)
+    for dim, size in enumerate(shape):
 
-    def mapping(tensor: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        if len(tensor) == rank:
-            return full
-        own = tuple((len(sizes) + dim,) for dim in range(len(tensor)))
-        sizes.extend(tensor)
-        kinds.extend([FactorKind.NEED_REPLICATION] * len(tensor))
-        return own
+        def at(tensor: Shape, dim: int = dim) -> int | None:
+            return dim if len(tensor) == len(shape) else None
 
-    operand_maps = tuple(mapping(t) for t in operands)
-    result_maps = tuple(mapping(t) for t in results)
-    return ShardingRule(
-        tuple(sizes),
-        operand_maps,
-        result_maps,
-        tuple(kinds),
-        (None,) * len(sizes),
-        frozenset(),
-        linear,
-        moves_data,
-    )
+        builder.factor([at(t) for t in operands], [at(t) for t in results], size)
+    return builder.build(linear=linear, moves_data=moves_data)
 
 
 PLAIN = """
     abs and atan2 cbrt ceil compare cosine count_leading_zeros exponential exponential_minus_one
-    floor is_finite log log_plus_one logistic map maximum minimum not or popcnt power
+    floor is_finite log log_plus_one logistic maximum minimum not or popcnt power
     reduce_precision remainder round_nearest_afz round_nearest_even rsqrt shift_right_arithmetic
     shift_right_logical sign sine sqrt tan tanh xor clamp uniform_quantize uniform_dequantize
-    all_reduce collective_permute collective_broadcast collective_reduce cross-replica-sum
 """.split()
+
+POINTWISE = """
+    map all_reduce collective_permute collective_broadcast collective_reduce cross-replica-sum
+""".split()
+"""Elementwise by their shapes, but not to propagation."""
 
 CHLO = """
     acos acosh asin asinh atan atanh bessel_i1e conj constant_like cosh digamma
@@ -83,14 +73,20 @@ ARITH = """
 """.split()
 
 
-@sharding_rule(*(f"stablehlo.{n}" for n in PLAIN), *(f"arith.{n}" for n in ARITH))
-def plain(op: Operation) -> ShardingRule | None:
-    if not op.results:
-        return None
+elementwise = partial(sharding_rule, op_class="elementwise")
+
+
+@elementwise(*(f"stablehlo.{n}" for n in PLAIN), *(f"arith.{n}" for n in ARITH))
+def plain(op: Operation) -> ShardingRule:
     return pointwise_rule(op)
 
 
-@sharding_rule(*(f"chlo.{n}" for n in CHLO))
+@sharding_rule(*(f"stablehlo.{n}" for n in POINTWISE))
+def pointwise(op: Operation) -> ShardingRule | None:
+    return pointwise_rule(op) if op.results else None
+
+
+@elementwise(*(f"chlo.{n}" for n in CHLO))
 def chlo(op: Operation) -> ShardingRule:
     return pointwise_rule(op, linear=((0,),) if op.name == "chlo.conj" else ())
 
@@ -104,7 +100,7 @@ def chlo_broadcasting(op: Operation) -> ShardingRule | None:
     return pointwise_rule(op)
 
 
-@sharding_rule(
+@elementwise(
     "stablehlo.add", "stablehlo.subtract", "arith.addi", "arith.addf", "arith.subi", "arith.subf"
 )
 def additive(op: Operation) -> ShardingRule:
@@ -112,30 +108,30 @@ def additive(op: Operation) -> ShardingRule:
     return pointwise_rule(op, linear=linear)
 
 
-@sharding_rule("stablehlo.negate", "arith.negf")
+@elementwise("stablehlo.negate", "arith.negf")
 def negate(op: Operation) -> ShardingRule:
     return pointwise_rule(op, linear=((0,),))
 
 
-@sharding_rule("stablehlo.multiply", "arith.muli", "arith.mulf")
+@elementwise("stablehlo.multiply", "arith.muli", "arith.mulf")
 def multiply(op: Operation) -> ShardingRule:
     linear = () if is_bool(op.results[0].type) else ((0,), (1,))
     return pointwise_rule(op, linear=linear)
 
 
-@sharding_rule("stablehlo.divide", "arith.divf")
+@elementwise("stablehlo.divide", "arith.divf")
 def divide(op: Operation) -> ShardingRule:
     # Integer division rounds: not linear.
     linear = () if is_integer(element_type(op.results[0].type)) else ((0,),)
     return pointwise_rule(op, linear=linear)
 
 
-@sharding_rule("stablehlo.shift_left", "arith.shli")
+@elementwise("stablehlo.shift_left", "arith.shli")
 def shift_left(op: Operation) -> ShardingRule:
     return pointwise_rule(op, linear=((0,),))
 
 
-@sharding_rule(
+@elementwise(
     "stablehlo.convert",
     "arith.extf",
     "arith.trunci",
@@ -145,27 +141,26 @@ def convert(op: Operation) -> ShardingRule:
     return pointwise_rule(op, linear=((0,),) if keeps_sums(source, target) else ())
 
 
-@sharding_rule("stablehlo.select", "arith.select")
+@elementwise("stablehlo.select", "arith.select")
 def select(op: Operation) -> ShardingRule:
     return pointwise_rule(op, linear=((1, 2),), moves_data=True)
 
 
-@sharding_rule("stablehlo.real", "stablehlo.imag")
+@elementwise("stablehlo.real", "stablehlo.imag")
 def real_part(op: Operation) -> ShardingRule:
     # On a real operand `real` is the identity and `imag` is zero.
     return pointwise_rule(op, linear=((0,),))
 
 
-@sharding_rule("stablehlo.complex")
+@elementwise("stablehlo.complex")
 def complex_(op: Operation) -> ShardingRule:
     assert is_complex(element_type(op.results[0].type))
     return pointwise_rule(op, linear=((0, 1),))
 
 
+CONSTRAINTS = ("autopar.constraint", "sdy.sharding_constraint")
 IDENTITIES = (
-    "autopar.constraint",
     "autopar.reshard",
-    "sdy.sharding_constraint",
     "sdy.reshard",
     "sdy.propagation_barrier",
     "sdy.data_flow_edge",
@@ -175,23 +170,16 @@ IDENTITIES = (
 )
 
 
+@elementwise(*CONSTRAINTS)
 @sharding_rule(*IDENTITIES)
 def identity(op: Operation) -> ShardingRule | None:
     """Result i is operand i (`stablehlo.optimization_barrier` has many; each has own factors)."""
     if len(op.results) == 1:
         return pointwise_rule(op, linear=((0,),), moves_data=True)
-    sizes: list[int] = []
-    maps: list[tuple[tuple[int, ...], ...]] = []
-    for shape in result_shapes(op):
-        maps.append(tuple((len(sizes) + dim,) for dim in range(len(shape))))
-        sizes.extend(shape)
-    return ShardingRule(
-        tuple(sizes),
-        tuple(maps),
-        tuple(maps),
-        (FactorKind.PASS_THROUGH,) * len(sizes),
-        (None,) * len(sizes),
-        frozenset(),
-        tuple((i,) for i in range(len(maps))),
-        False,
-    )
+    shapes = result_shapes(op)
+    builder = RuleBuilder(shapes, shapes)
+    for index, shape in enumerate(shapes):
+        for dim, size in enumerate(shape):
+            own = [dim if tensor == index else None for tensor in range(len(shapes))]
+            builder.factor(own, own, size)
+    return builder.build(linear=tuple((index,) for index in range(len(shapes))))

@@ -149,7 +149,7 @@ def scatter(op: Operation) -> ShardingRule:
     )
 
 
-@sharding_rule("stablehlo.dynamic_slice")
+@sharding_rule("stablehlo.dynamic_slice", op_class="forward")
 def dynamic_slice(op: Operation) -> ShardingRule:
     shapes, (target,) = operand_shapes(op), result_shapes(op)
     scalars: list[int | None] = [None] * (len(shapes) - 1)
@@ -161,7 +161,7 @@ def dynamic_slice(op: Operation) -> ShardingRule:
     return builder.build(linear=((0,),), moves_data=True)
 
 
-@sharding_rule("stablehlo.dynamic_update_slice")
+@sharding_rule("stablehlo.dynamic_update_slice", op_class="forward")
 def dynamic_update_slice(op: Operation) -> ShardingRule:
     """A sliced dimension stays sharded in operand and result: each device writes its part."""
     shapes, (target,) = operand_shapes(op), result_shapes(op)

@@ -22,10 +22,7 @@ def cholesky(op: Operation) -> ShardingRule:
 
 @sharding_rule("stablehlo.triangular_solve")
 def triangular_solve(op: Operation) -> ShardingRule:
-    """op(a) x = b or x op(a) = b; all but batch dimensions need replication.
-
-    The columns (left side) or rows of b are independent systems; Shardy replicates them too.
-    """
+    """op(a) x = b or x op(a) = b: the columns (left side) or rows of b are systems of their own."""
     (a, b), (out,) = operand_shapes(op), result_shapes(op)
     builder = RuleBuilder([a, b], [out])
     for dim, size in enumerate(a[:-2]):
@@ -35,11 +32,11 @@ def triangular_solve(op: Operation) -> ShardingRule:
     if boolean(op, "left_side"):
         free, contracting = (column, row) if transposed else (row, column)
         builder.factor([free, row], [None], a[free], REPLICATE)
-        builder.factor([None, column], [column], b[column], REPLICATE)
+        builder.factor([None, column], [column], b[column])
         builder.factor([contracting, None], [row], a[contracting], REPLICATE)
     else:
         free, contracting = (row, column) if transposed else (column, row)
-        builder.factor([None, row], [row], b[row], REPLICATE)
+        builder.factor([None, row], [row], b[row])
         builder.factor([free, column], [None], a[free], REPLICATE)
         builder.factor([contracting, None], [column], a[contracting], REPLICATE)
     return builder.build(linear=((1,),))

@@ -40,10 +40,6 @@ NAMED = "sdy.named_computation"
 BARRIER = "stablehlo.optimization_barrier"
 
 
-def has_data_flow_edges(name: str) -> bool:
-    return name in REGION_OPS or name in (MANUAL, NAMED, BARRIER, "func.call")
-
-
 def data_flow_edges(op: Operation) -> list[DataFlowEdge]:
     """The edges of `op`, in the order of their owners; none for ops without data flow."""
     name = op_name(op)

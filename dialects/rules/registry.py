@@ -7,61 +7,86 @@ attributes, and the key is their identity (the entry holds them alive).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, Literal
 
 from xdsl.ir import Attribute, Operation
 
-from .access import body_reducer, op_name, operands_of, string, type_of
-from .core import FactorKind, RuleFunction, ShardingRule
-
-FAMILIES = (
-    "elementwise",
-    "dot",
-    "convolution",
-    "reduction",
-    "shape",
-    "indexing",
-    "linalg",
-    "custom_call",
+from ..diagnostics import DiagnosticError
+from .access import (
+    body_reducer,
+    op_label,
+    op_name,
+    operand_shapes,
+    operands_of,
+    result_shapes,
+    string,
+    type_of,
 )
+from .core import FactorKind, RuleError, RuleFunction, ShardingRule, check_rule
 
 SHARDING_RULE_ATTRIBUTE = "sdy.sharding_rule"
 
 NO_RULE: dict[str, str] = {}
 """Ops that have no rule on purpose, with the reason (`declare_no_rule`)."""
 
+OpClass = Literal["elementwise", "pass_through", "forward", "broadcast"]
+"""How Shardy's op priorities treat an op: elementwise ops and those that only move elements
+(pass_through) propagate first, in both directions or forward alone; broadcasts forward last."""
+
 _RULES: dict[str, RuleFunction] = {}
+_CLASSES: dict[str, OpClass] = {}
 _CUSTOM_CALLS: dict[str, RuleFunction] = {}
 _CACHE: dict[tuple[object, ...], tuple[ShardingRule | None, tuple[object, ...]]] = {}
 _BY_VALUE: dict[tuple[object, ...], ShardingRule | None] = {}
+_RULE_POOL: dict[ShardingRule, ShardingRule] = {}
+"""Equal rules are one object: passes tell them apart by identity. Those of a program in work live:
+only a registration empties the pool."""
 _CACHE_LIMIT = 100_000
 """Entries keep types and attributes of old programs alive, hence a bound."""
 _loaded = False
 
 
-def sharding_rule(*names: str) -> Callable[[RuleFunction], RuleFunction]:
+def sharding_rule(
+    *names: str, op_class: OpClass | None = None
+) -> Callable[[RuleFunction], RuleFunction]:
     """Decorator: the function gives the rule of the ops of these names."""
 
     def register(function: RuleFunction) -> RuleFunction:
         for name in names:
             _RULES[name] = function
+            if op_class is not None:
+                _CLASSES[name] = op_class
         return function
 
     return register
 
 
-def register_sharding_rule(name: str, function: RuleFunction) -> None:
-    """Adds or replaces the rule of the op `name` (for third parties)."""
+def register_sharding_rule(
+    name: str, function: RuleFunction, *, op_class: OpClass | None = None
+) -> None:
+    """Adds or replaces the rule of the op `name` (for third parties).
+
+    `op_class`: when propagation takes the op; None: with all those that are in no class.
+    Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
+    """
     _load_families()
     _RULES[name] = function
+    _CLASSES.pop(name, None)
+    if op_class is not None:
+        _CLASSES[name] = op_class
     NO_RULE.pop(name, None)
     clear_cache()
 
 
 def register_custom_call_rule(target: str, function: RuleFunction) -> None:
-    """Adds or replaces the rule of `stablehlo.custom_call` ops that call `target`."""
+    """Adds or replaces the rule of `stablehlo.custom_call` ops that call `target`.
+
+    Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
+    """
     _load_families()
     _CUSTOM_CALLS[target] = function
     clear_cache()
@@ -79,6 +104,7 @@ def custom_call_rule(*targets: str) -> Callable[[RuleFunction], RuleFunction]:
 
 
 def declare_no_rule(reason: str, names: Iterable[str]) -> None:
+    """Says why ops of these names have no rule; they are replicated without a remark."""
     NO_RULE.update(dict.fromkeys(names, reason))
 
 
@@ -88,10 +114,17 @@ def has_rule(name: str) -> bool:
     return name in _RULES
 
 
+def op_classes() -> Mapping[str, OpClass]:
+    """The class of each op that has one, by name; later registrations show in it."""
+    _load_families()
+    return _CLASSES
+
+
 def clear_cache() -> None:
     """Forgets all computed rules (after a registration)."""
     _CACHE.clear()
     _BY_VALUE.clear()
+    _RULE_POOL.clear()
 
 
 def get_rule(op: Operation) -> ShardingRule | None:
@@ -103,7 +136,7 @@ def get_rule(op: Operation) -> ShardingRule | None:
     if attributes:
         written = attributes.get(SHARDING_RULE_ATTRIBUTE)
         if written is not None:
-            return _written_rule(written)
+            return _written_rule(op, written)
     name = op.name
     if name == "builtin.unregistered":
         name = op_name(op)
@@ -141,7 +174,8 @@ def _compute(
     reducer: object,
 ) -> ShardingRule | None:
     if len(_CACHE) > _CACHE_LIMIT:
-        clear_cache()
+        _CACHE.clear()
+        _BY_VALUE.clear()
     value_key = (*key[: len(key) - len(parts)], *parts)
     if value_key in _BY_VALUE:
         rule = _BY_VALUE[value_key]
@@ -151,26 +185,36 @@ def _compute(
             if name == "stablehlo.custom_call"
             else _RULES.get(name)
         )
-        rule = function(op) if function is not None else None
-        if rule is not None:
-            rule = _RULE_POOL.setdefault(rule, rule)
+        rule = _checked(op, "sharding rule", function) if function is not None else None
         _BY_VALUE[value_key] = rule
     _CACHE[key] = (rule, parts)
     return rule
 
 
-_RULE_POOL: dict[ShardingRule, ShardingRule] = {}
+def _checked(op: Operation, what: str, function: RuleFunction) -> ShardingRule | None:
+    """What a rule function says of an op; DiagnosticError where that cannot be."""
+    try:
+        rule = function(op)
+        if rule is None:
+            return None
+        check_rule(rule, operand_shapes(op), result_shapes(op))
+    except RuleError as error:
+        raise DiagnosticError(op, f"the {what} of {op_label(op)} {error}") from error
+    return _RULE_POOL.setdefault(rule, rule)
 
 
-def _written_rule(attribute: Attribute) -> ShardingRule | None:
-    """The rule that an `#sdy.op_sharding_rule` attribute spells."""
-    key = (SHARDING_RULE_ATTRIBUTE, id(attribute))
+def _written_rule(op: Operation, attribute: Attribute) -> ShardingRule | None:
+    """The rule that an `#sdy.op_sharding_rule` attribute on an op spells."""
+    parts = (attribute, *map(type_of, operands_of(op)), *map(type_of, op.results))
+    key = (SHARDING_RULE_ATTRIBUTE, len(op.results), *map(id, parts))
     entry = _CACHE.get(key)
     if entry is not None:
         return entry[0]
     data: Any = getattr(attribute, "data", None)
-    rule = None if data is None else _from_sdy(data)
-    _CACHE[key] = (rule, (attribute,))
+    rule = None
+    if data is not None:
+        rule = _checked(op, SHARDING_RULE_ATTRIBUTE, lambda _: _from_sdy(data))
+    _CACHE[key] = (rule, parts)
     return rule
 
 
@@ -196,8 +240,9 @@ def _from_sdy(written: Any) -> ShardingRule:
 
 
 def _load_families() -> None:
+    """Imports every file of this folder: rules register themselves."""
     global _loaded
     if not _loaded:
         _loaded = True
-        for family in FAMILIES:
-            import_module(f".{family}", __package__)
+        for file in iter_modules([str(Path(__file__).parent)]):
+            import_module(f".{file.name}", __package__)

@@ -13,7 +13,7 @@ from .registry import sharding_rule
 PASS = FactorKind.PASS_THROUGH
 
 
-@sharding_rule("stablehlo.transpose")
+@sharding_rule("stablehlo.transpose", op_class="pass_through")
 def transpose(op: Operation) -> ShardingRule:
     (shape,), results = operand_shapes(op), result_shapes(op)
     builder = RuleBuilder([shape], results)
@@ -22,7 +22,9 @@ def transpose(op: Operation) -> ShardingRule:
     return builder.build(linear=((0,),), moves_data=True)
 
 
-@sharding_rule("stablehlo.reshape", "tensor.collapse_shape", "tensor.expand_shape")
+@sharding_rule(
+    "stablehlo.reshape", "tensor.collapse_shape", "tensor.expand_shape", op_class="pass_through"
+)
 def reshape(op: Operation) -> ShardingRule | None:
     """Splits both shapes, from the major dimension on, into factors as common as possible.
 
@@ -83,7 +85,7 @@ def _catch_up(following: int, common: int, behind: int, ahead: int) -> int:
     return following // common if following > common else following
 
 
-@sharding_rule("stablehlo.broadcast_in_dim")
+@sharding_rule("stablehlo.broadcast_in_dim", op_class="broadcast")
 def broadcast_in_dim(op: Operation) -> ShardingRule:
     source, target = operand_shapes(op)[0], result_shapes(op)[0]
     from_dim = {out: dim for dim, out in enumerate(ints(op, "broadcast_dimensions"))}

@@ -26,7 +26,7 @@ from xdsl.irdl import (
 )
 from xdsl.traits import NoMemoryEffect, Pure, RecursiveMemoryEffect
 
-from ..traits import Collective, Linear
+from ..traits import Collective
 from .attributes import ChannelHandle
 from .base import AnyTensor, StableHLOOp, check, irdl_op_definition, shape_of
 
@@ -106,7 +106,7 @@ class AllGatherOp(StableHLOOp):
     use_global_device_ids = opt_prop_def(UnitAttr)
     results_ = var_result_def(AnyTensor)
 
-    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+    traits = traits_def(NoMemoryEffect(), Collective())
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class AllToAllOp(StableHLOOp):
     channel_handle = opt_prop_def(ChannelHandle)
     results_ = var_result_def(AnyTensor)
 
-    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+    traits = traits_def(NoMemoryEffect(), Collective())
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class CollectivePermuteOp(StableHLOOp):
     channel_handle = opt_prop_def(ChannelHandle)
     result = result_def(AnyTensor)
 
-    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+    traits = traits_def(NoMemoryEffect(), Collective())
 
     def __init__(
         self,
@@ -252,7 +252,7 @@ class CollectiveBroadcastOp(StableHLOOp):
     """From jaxlib 0.11 on."""
     result = result_def(AnyTensor)
 
-    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+    traits = traits_def(NoMemoryEffect(), Collective())
 
 
 @irdl_op_definition
@@ -282,7 +282,7 @@ class CrossReplicaSumOp(StableHLOOp):
     replica_groups = prop_def(Attribute)
     result = result_def(AnyTensor)
 
-    traits = traits_def(NoMemoryEffect(), Collective(), Linear())
+    traits = traits_def(NoMemoryEffect(), Collective())
 
 
 @irdl_op_definition
@@ -325,3 +325,6 @@ OPERATIONS = [
     ReplicaIdOp,
     PartitionIdOp,
 ]
+
+COLLECTIVES = frozenset(op.name for op in OPERATIONS if op.has_trait(Collective))
+"""The names of the ops that every device of a group must reach."""

@@ -9,7 +9,6 @@ from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import operand_def, opt_prop_def, prop_def, result_def, traits_def
 from xdsl.traits import Pure
 
-from ..traits import Linear, Multilinear
 from .attributes import ConvDimensionNumbers, DotAlgorithm, DotDimensionNumbers, FftType, Transpose
 from .base import (
     AnyTensor,
@@ -40,7 +39,7 @@ class DotGeneralOp(StableHLOOp):
     algorithm = opt_prop_def(DotAlgorithm)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Multilinear())
+    traits = traits_def(Pure())
 
     def __init__(
         self,
@@ -111,7 +110,7 @@ class DotOp(StableHLOOp):
     precision_config = opt_prop_def(ArrayAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Multilinear())
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -125,7 +124,7 @@ class EinsumOp(StableHLOOp):
     einsum_config = prop_def(StringAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Multilinear())
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -138,7 +137,7 @@ class UnaryEinsumOp(StableHLOOp):
     einsum_config = prop_def(StringAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -160,7 +159,7 @@ class ConvolutionOp(StableHLOOp):
     precision_config = opt_prop_def(ArrayAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Multilinear())
+    traits = traits_def(Pure())
 
     def verify_(self) -> None:
         n = self.dimension_numbers
@@ -223,7 +222,7 @@ class DynamicConvOp(StableHLOOp):
     precision_config = opt_prop_def(ArrayAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Multilinear())
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -309,7 +308,7 @@ class TriangularSolveOp(StableHLOOp):
     transpose_a = prop_def(Transpose)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((1,)))
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -323,7 +322,7 @@ class FftOp(StableHLOOp):
     fft_length = prop_def(I64Array)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
 
 def dot_general(

@@ -10,7 +10,7 @@ from xdsl.irdl import operand_def, opt_prop_def, prop_def, result_def, traits_de
 from xdsl.traits import Commutative, Pure
 
 from ..tensors import is_tensor
-from ..traits import Elementwise, Linear, Multilinear
+from ..traits import Elementwise
 from .attributes import ComparisonDirection, ComparisonType, ResultAccuracy
 from .base import (
     AnyTensor,
@@ -54,8 +54,6 @@ class ConvertOp(UnaryElementwiseOp):
 
     name = "stablehlo.convert"
 
-    traits = traits_def(Linear())
-
 
 @irdl_op_definition
 class CosineOp(TranscendentalOp):
@@ -98,8 +96,6 @@ class ImagOp(UnaryElementwiseOp):
 
     name = "stablehlo.imag"
 
-    traits = traits_def(Linear())
-
 
 @irdl_op_definition
 class IsFiniteOp(UnaryElementwiseOp):
@@ -135,8 +131,6 @@ class NegOp(UnaryElementwiseOp):
 
     name = "stablehlo.negate"
 
-    traits = traits_def(Linear())
-
 
 @irdl_op_definition
 class NotOp(UnaryElementwiseOp):
@@ -157,8 +151,6 @@ class RealOp(UnaryElementwiseOp):
     """Real part."""
 
     name = "stablehlo.real"
-
-    traits = traits_def(Linear())
 
 
 @irdl_op_definition
@@ -247,7 +239,7 @@ class AddOp(BinaryElementwiseOp):
 
     name = "stablehlo.add"
 
-    traits = traits_def(Commutative(), Linear())
+    traits = traits_def(Commutative())
 
 
 @irdl_op_definition
@@ -272,16 +264,12 @@ class ComplexOp(BinaryElementwiseOp):
 
     name = "stablehlo.complex"
 
-    traits = traits_def(Linear())
-
 
 @irdl_op_definition
 class DivOp(BinaryElementwiseOp):
     """Quotient."""
 
     name = "stablehlo.divide"
-
-    traits = traits_def(Linear((0,)))
 
 
 @irdl_op_definition
@@ -308,7 +296,7 @@ class MulOp(BinaryElementwiseOp):
 
     name = "stablehlo.multiply"
 
-    traits = traits_def(Commutative(), Multilinear())
+    traits = traits_def(Commutative())
 
 
 @irdl_op_definition
@@ -361,8 +349,6 @@ class SubtractOp(BinaryElementwiseOp):
 
     name = "stablehlo.subtract"
 
-    traits = traits_def(Linear())
-
 
 @irdl_op_definition
 class XorOp(BinaryElementwiseOp):
@@ -413,7 +399,7 @@ class SelectOp(StableHLOOp):
     on_false = operand_def(AnyTensor)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Elementwise(), Linear((1, 2)))
+    traits = traits_def(Pure(), Elementwise())
 
     def __init__(self, pred: SSAValue, on_true: SSAValue, on_false: SSAValue):
         super().__init__(operands=[pred, on_true, on_false], result_types=[on_true.type])

@@ -19,7 +19,6 @@ from xdsl.irdl import (
 )
 from xdsl.traits import Pure, RecursiveMemoryEffect
 
-from ..traits import Linear
 from .attributes import GatherDimensionNumbers, ScatterDimensionNumbers
 from .base import (
     AnyTensor,
@@ -44,7 +43,7 @@ class DynamicSliceOp(StableHLOOp):
     slice_sizes = prop_def(I64Array)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((0,)))
+    traits = traits_def(Pure())
 
     def __init__(self, operand: SSAValue, start: Sequence[SSAValue], sizes: Sequence[int]):
         super().__init__(
@@ -75,7 +74,7 @@ class DynamicUpdateSliceOp(StableHLOOp):
     start_indices = var_operand_def(AnyTensor)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((0, 1)))
+    traits = traits_def(Pure())
 
     def __init__(self, operand: SSAValue, update: SSAValue, start: Sequence[SSAValue]):
         super().__init__(operands=[operand, update, start], result_types=[operand.type])
@@ -103,7 +102,7 @@ class GatherOp(StableHLOOp):
     indices_are_sorted = opt_prop_def(IntegerAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((0,)))
+    traits = traits_def(Pure())
 
     def verify_(self) -> None:
         rank = len(shape_of(self.operand.type))
@@ -136,7 +135,7 @@ class DynamicGatherOp(StableHLOOp):
     indices_are_sorted = opt_prop_def(IntegerAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((0,)))
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -189,7 +188,7 @@ class TorchIndexSelectOp(StableHLOOp):
     batch_dims = prop_def(IntegerAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((0,)))
+    traits = traits_def(Pure())
 
 
 OPERATIONS = [

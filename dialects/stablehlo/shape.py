@@ -17,7 +17,6 @@ from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import operand_def, opt_prop_def, prop_def, result_def, traits_def, var_operand_def
 from xdsl.traits import ConstantLike, Pure
 
-from ..traits import Linear
 from .base import (
     AnyTensor,
     I64Array,
@@ -109,7 +108,7 @@ class ReshapeOp(StableHLOOp):
     operand = operand_def(AnyTensor)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
     def __init__(self, operand: SSAValue, shape: Sequence[int]):
         super().__init__(operands=[operand], result_types=[tensor_type(operand.type, shape)])
@@ -135,7 +134,7 @@ class DynamicReshapeOp(StableHLOOp):
     output_shape = operand_def(AnyTensor)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((0,)))
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -163,7 +162,7 @@ class TransposeOp(StableHLOOp):
     permutation = prop_def(I64Array)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
     def __init__(self, operand: SSAValue, permutation: Sequence[int]):
         shape = shape_of(operand.type)
@@ -200,7 +199,7 @@ class BroadcastInDimOp(StableHLOOp):
     broadcast_dimensions = prop_def(I64Array)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
     def __init__(self, operand: SSAValue, shape: Sequence[int], dimensions: Sequence[int]):
         super().__init__(
@@ -237,7 +236,7 @@ class BroadcastOp(StableHLOOp):
     broadcast_sizes = prop_def(I64Array)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -253,7 +252,7 @@ class DynamicBroadcastInDimOp(StableHLOOp):
     known_nonexpanding_dimensions = opt_prop_def(I64Array)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((0,)))
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -268,7 +267,7 @@ class SliceOp(StableHLOOp):
     strides = prop_def(I64Array)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
     def __init__(
         self,
@@ -330,7 +329,7 @@ class RealDynamicSliceOp(StableHLOOp):
     strides = operand_def(AnyTensor)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((0,)))
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -343,7 +342,7 @@ class ConcatenateOp(StableHLOOp):
     dimension = prop_def(IntegerAttr)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
     def __init__(self, inputs: Sequence[SSAValue], dimension: int):
         shape = list(shape_of(inputs[0].type))
@@ -390,7 +389,7 @@ class PadOp(StableHLOOp):
     interior_padding = prop_def(I64Array)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
     def __init__(
         self,
@@ -450,7 +449,7 @@ class DynamicPadOp(StableHLOOp):
     interior_padding = operand_def(AnyTensor)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear((0, 1)))
+    traits = traits_def(Pure())
 
 
 @irdl_op_definition
@@ -463,7 +462,7 @@ class ReverseOp(StableHLOOp):
     dimensions = prop_def(I64Array)
     result = result_def(AnyTensor)
 
-    traits = traits_def(Pure(), Linear())
+    traits = traits_def(Pure())
 
     def verify_(self) -> None:
         rank = len(shape_of(self.operand.type))

@@ -6,7 +6,8 @@ Bytes a device sends for a collective in a group of `p` devices (Thakur, Rabense
     all_reduce                   2 (p - 1) / p  of the full buffer
     all_gather, reduce_scatter     (p - 1) / p  of the full (gathered, unscattered) buffer
     all_to_all                     (p - 1) / p  of the local buffer
-    permute                      the local buffer
+    permute, shift               the local buffer
+    broadcast, reduce (one root) the full buffer, once through the ring
 """
 
 from __future__ import annotations
@@ -28,8 +29,16 @@ def reduce_scatter_bytes(num_bytes: float, group: int) -> float:
 
 
 def all_to_all_bytes(local_bytes: float, group: int) -> float:
+    """`local_bytes`: what each device holds, before and after."""
     return (group - 1) / group * local_bytes
 
 
 def permute_bytes(local_bytes: float) -> float:
+    """`local_bytes`: what a device sends to one other."""
     return local_bytes
+
+
+def one_root_bytes(num_bytes: float, group: int) -> float:
+    """`num_bytes`: what the root gives all (broadcast), or gets from all combined (reduce): it
+    goes round the ring once, in pieces."""
+    return num_bytes if group > 1 else 0.0

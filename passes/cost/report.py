@@ -12,14 +12,7 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, ModuleOp
 from xdsl.ir import Operation
 
 from autopar.dialects.constants import constant_array
-from autopar.dialects.shard import (
-    AllGatherOp,
-    AllReduceOp,
-    AllToAllOp,
-    PermuteOp,
-    ReduceScatterOp,
-    grid_of,
-)
+from autopar.dialects.shard import CollectiveCommunicationOp, grid_of
 from autopar.dialects.sharding import AxisRef, Grid
 from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.walk import inner_ops
@@ -28,25 +21,49 @@ from .collectives import (
     all_gather_bytes,
     all_reduce_bytes,
     all_to_all_bytes,
+    one_root_bytes,
     permute_bytes,
     reduce_scatter_bytes,
 )
 from .loops import times
 
-_BYTES: dict[type[Operation], Callable[[float, int], float]] = {
-    AllGatherOp: all_gather_bytes,
-    AllReduceOp: all_reduce_bytes,
-    AllToAllOp: all_to_all_bytes,
-    ReduceScatterOp: reduce_scatter_bytes,
-}
 
-_WRITTEN = {
+def _permuted(local_bytes: float, group: int) -> float:
+    return permute_bytes(local_bytes)
+
+
+RING_BYTES: dict[str, Callable[[float, int], float]] = {
+    "shard.all_gather": all_gather_bytes,
+    "shard.all_reduce": all_reduce_bytes,
+    "shard.all_to_all": all_to_all_bytes,
+    "shard.broadcast": all_gather_bytes,
+    "shard.gather": all_gather_bytes,
+    "shard.permute": _permuted,
+    "shard.reduce": all_reduce_bytes,
+    "shard.reduce_scatter": reduce_scatter_bytes,
+    "shard.scatter": all_gather_bytes,
+    "shard.shift": _permuted,
     "stablehlo.all_gather": all_gather_bytes,
     "stablehlo.all_reduce": all_reduce_bytes,
     "stablehlo.all_to_all": all_to_all_bytes,
+    "stablehlo.collective_broadcast": one_root_bytes,
+    "stablehlo.collective_permute": _permuted,
+    "stablehlo.collective_reduce": one_root_bytes,
+    "stablehlo.cross-replica-sum": all_reduce_bytes,
     "stablehlo.reduce_scatter": reduce_scatter_bytes,
 }
-"""Those of manual computations (shard_map): the user wrote them, and they stay as they are."""
+"""The ring bytes of each collective, from the bytes of its operands and the size of a group. Shard
+ops with a root pay what convert-shard-to-stablehlo makes of them (no backend has them all); those
+of StableHLO are the user's (shard_map), and stay as they are."""
+
+NO_RING_BYTES = {
+    "shard.all_slice": "each device cuts out its own part: nothing is sent",
+    "shard.recv": "convert-shard-to-stablehlo refuses it",
+    "shard.send": "convert-shard-to-stablehlo refuses it",
+    "shard.update_halo": "convert-shard-to-stablehlo refuses it",
+}
+"""Communication that is not counted, with the reason."""
+
 _KINDS = {"stablehlo.collective_permute": "permute"}
 
 
@@ -71,24 +88,15 @@ def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
     grid = grid_of(module)
     loops: dict[Operation, int] = {}
     for op in inner_ops(module):
-        axes: tuple[int, ...] = ()
-        if isinstance(op, PermuteOp) or op.name == "stablehlo.collective_permute":
-            group, num_bytes = grid.num_devices, permute_bytes(_local_bytes(op))
-        elif op.name in _WRITTEN:
-            axes, group = _groups(op, grid)
-            num_bytes = _WRITTEN[op.name](_local_bytes(op), group)
-        else:
-            formula = _BYTES.get(type(op))
-            if formula is None:
-                continue
-            axes = tuple(int(axis) for axis in op.grid_axes.get_values())  # pyright: ignore
-            group = prod(grid.shape[axis] for axis in axes)
-            num_bytes = formula(_local_bytes(op), group)
+        formula = RING_BYTES.get(op.name)
+        if formula is None:
+            continue
+        axes, group = _groups(op, grid)
         yield CollectiveUse(
             _KINDS.get(op.name, op.name.split(".")[1]),
             tuple(grid.axis_names[axis] for axis in axes),
             group,
-            num_bytes,
+            formula(_local_bytes(op), group),
             _in_loop(op),
             times(op, loops),
         )
@@ -99,8 +107,11 @@ def _local_bytes(op: Operation) -> float:
 
 
 def _groups(op: Operation, grid: Grid) -> tuple[tuple[int, ...], int]:
-    """The grid axes that the replica groups of a StableHLO collective run over (none where they
-    are those of no axes), and the size of a group."""
+    """The grid axes that a collective runs over (none where its replica groups are those of no
+    axes), and the size of a group."""
+    if isinstance(op, CollectiveCommunicationOp):
+        axes = tuple(op.grid_axes.get_values())
+        return axes, prod(grid.shape[axis] for axis in axes)
     dense = op.properties.get("replica_groups")
     if not isinstance(dense, DenseIntOrFPElementsAttr):
         return (), grid.num_devices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -21,18 +22,19 @@ class AnnotateMethodPass(ModulePass):
     batch axes as well), `zero3` or `fsdp` (parameters too; they are gathered before their uses in
     the forward phase and again in the backward phase), `shard` (the user's own annotations only).
 
-    Needs a grid (in the module, or `grid=8`). What an argument is stands in `autopar.kind` and
+    Needs: a grid (in the module, or `grid=8`); for zero3 also locations, from which the phases are
+    read: JAX's `as_text(debug_info=True)`. What an argument is stands in `autopar.kind` and
     `autopar.batch_dim`, or is inferred: aliased or donated arguments are state, of which those that
     only elementwise ops read are optimizer state; other tensors are the batch. Arguments that the
     user annotated keep their sharding. `batch-axis=NAME` restricts the method to one grid axis.
 
-    Guarantees that every argument and result of @main that the method speaks of is annotated.
+    Guarantees: every argument and result of @main that the method speaks of is annotated.
     """
 
     name = "annotate-method"
 
-    method: str = "dp"
-    """dp, zero2, zero3 (fsdp) or shard."""
+    method: Literal["dp", "zero2", "zero3", "fsdp", "shard"] = "dp"
+    """The method; fsdp is another name of zero3."""
     grid: str | None = None
     """The grid of a module that declares none, as 2x4."""
     axis_names: tuple[str, ...] | None = None

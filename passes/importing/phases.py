@@ -17,7 +17,7 @@ from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects.autopar import ConstraintOp, sharding_of
-from autopar.dialects.diagnostics import location_names
+from autopar.dialects.diagnostics import location_names, remark
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.dialects.stablehlo import OptimizationBarrierOp, WhileOp
 from autopar.dialects.tensors import is_tensor, item_bytes, num_bytes, shape_of
@@ -60,10 +60,19 @@ def gather_by_phase(func: FuncOp, parameters: Iterable[BlockArgument], grid: Gri
         if phases.holds_steps(loop):
             loop.attributes[REDUCE_IN_LOOP] = UnitAttr()
     gathers: list[_Gather] = []
+    sharded: list[BlockArgument] = []
     for arg in parameters:
         sharding = sharding_of(arg)
         if sharding is not None and not sharding.is_replicated:
+            sharded.append(arg)
             gathers += _gathers_of(arg, phases)
+    if sharded and not gathers:
+        remark(
+            func,
+            f"no op that reads the {len(sharded)} sharded parameters is known to belong to the "
+            "forward or backward phase, so that they are not gathered by phase: phases are read "
+            "from JAX's locations of a program with gradients (as_text(debug_info=True))",
+        )
     sources = _hold_back([g for g in gathers if g.phase == "backward"], phases)
     for gather in gathers:
         source = sources.get(gather, gather.value)

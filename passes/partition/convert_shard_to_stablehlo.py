@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -54,12 +55,10 @@ class ConvertShardToStablehloPass(ModulePass):
 
     name = "convert-shard-to-stablehlo"
 
-    form: str = "replica"
+    form: Literal["replica", "partition"] = "replica"
     """replica for the raw client, partition for a splice into jit(shard_map)."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        if self.form not in ("replica", "partition"):
-            raise DiagnosticError(op, f"form={self.form}: expected replica or partition")
         convert_shard_to_stablehlo(op, self.form)
 
 

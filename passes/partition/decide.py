@@ -33,7 +33,7 @@ from autopar.dialects.autopar import (
     set_result_shardings,
 )
 from autopar.dialects.diagnostics import DiagnosticError, remark
-from autopar.dialects.rules.access import op_name, operands_of
+from autopar.dialects.rules.access import op_label, operands_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import is_splittable, num_bytes, shape_of
@@ -244,8 +244,9 @@ class FunctionDecider:
         result_bytes = sum(num_bytes(r.type) for r in op.results)
         remark(
             op,
-            f"'{op_name(op)}' has no sharding rule: it is replicated on all "
-            f"{self._table.grid.num_devices} devices ({result_bytes} result bytes each)",
+            f"{op_label(op)} has no sharding rule: it is replicated on all "
+            f"{self._table.grid.num_devices} devices ({result_bytes} result bytes each); "
+            f"{_registration(op)} gives it one",
         )
 
     def _remark_gathered(
@@ -266,6 +267,11 @@ class FunctionDecider:
                 cost = self._planner.cost(use.spec, required, use.shape, use.item_bytes)
                 remark(
                     op,
-                    f"'{op.name}' cannot keep dimension {dim} of operand {index} sharded: "
+                    f"{op_label(op)} cannot keep dimension {dim} of operand {index} sharded: "
                     f"it is gathered ({int(cost)} bytes a device)",
                 )
+
+
+def _registration(op: Operation) -> str:
+    is_call = op.name == "stablehlo.custom_call"
+    return "register_custom_call_rule" if is_call else "register_sharding_rule"

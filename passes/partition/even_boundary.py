@@ -25,9 +25,9 @@ from autopar.dialects.sharding import DimSharding, Grid, Sharding
 class EvenBoundaryPass(ModulePass):
     """Drop axes that do not divide a dimension of an argument or result of @main.
 
-    Needs shardings on the boundary (sharding-propagation). jax.Arrays with NamedSharding cannot be
+    Needs: shardings on the boundary (sharding-propagation). jax.Arrays with NamedSharding cannot be
     padded, so that `parallelize` runs this before partitioning; a remark says what was dropped.
-    Guarantees that every sharding on the boundary divides its tensor.
+    Guarantees: every sharding on the boundary divides its tensor.
     """
 
     name = "even-boundary"

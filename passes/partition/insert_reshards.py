@@ -15,13 +15,13 @@ from .decide import insert_reshards
 class InsertReshardsPass(ModulePass):
     """Give every op its strategy and make every resharding explicit.
 
-    Needs shardings on values (import-sdy, sharding-propagation, auto-shard); a value without one is
+    Needs: shardings on values (import-sdy, sharding-propagation); a value without one is
     replicated. An op's own `autopar.strategy` is kept; absent, the cheapest one is derived.
 
-    Guarantees that each op carries the sharding of its results and, where it has a sharding rule,
-    its strategy; that operands lie as the strategy needs them, `autopar.reshard` standing wherever
-    they did not, resolutions of partial results included; that no `autopar.constraint` is left;
-    that the grid is refined so that every sub-axis is an axis (the user's is kept as
+    Guarantees: each op carries the sharding of its results and, where it has a sharding rule,
+    its strategy; operands lie as the strategy needs them, `autopar.reshard` standing wherever
+    they did not, resolutions of partial results included; no `autopar.constraint` is left;
+    the grid is refined so that every sub-axis is an axis (the user's is kept as
     `autopar.grid`). Partial sums are carried through linear ops and loop carries and resolved once.
     """
 

@@ -33,7 +33,7 @@ _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScat
 class OptimizeCollectivesPass(ModulePass):
     """Merge equal collectives, make reduce-scatters of slices, combine small all-reduces.
 
-    Needs a partitioned module (shard-partition). Guarantees the same values; every rewrite lowers
+    Needs: a partitioned module (shard-partition). Guarantees: the same values; every rewrite lowers
     the ring bytes or the number of collectives and never raises either:
     - a collective that repeats an earlier one of the same value in the same block is dropped,
       unless they belong to different phases (`autopar.phase`: parameters gathered again);

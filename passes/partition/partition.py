@@ -45,7 +45,7 @@ from .collectives import emit_steps
 from .effects import is_effect, run_once
 from .grid_refinement import find_grid_op
 from .local_builder import LocalBuilder, resized
-from .localize import LOCALIZED, LocalOp, localize
+from .localize import LocalOp, localize, localizer_of
 from .regions import manual_specs
 from .reshard_plan import ReshardPlanner
 from .special import given_factors, splittable_factors
@@ -138,7 +138,7 @@ class _FunctionPartitioner:
         """What localizing the op takes; None where local types are all that it takes."""
         rule = get_rule(op)
         key = (id(strategy), id(rule))
-        needs_routine = op.name in LOCALIZED
+        needs_routine = localizer_of(op) is not None
         if key in self._plain and not needs_routine:
             return None
         factors = given_factors(op, rule, strategy, self._table)

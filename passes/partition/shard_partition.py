@@ -19,11 +19,11 @@ from .partition import partition
 class ShardPartitionPass(ModulePass):
     """Rewrite every function on local shapes, with explicit `shard` collectives.
 
-    Needs a grid (in the module, or `grid=2x4 axis-names=x,y`; one unequal to the module's is an
+    Needs: a grid (in the module, or `grid=2x4 axis-names=x,y`; one unequal to the module's is an
     error). A module that insert-reshards has not decided is decided first, by the same function.
 
-    Guarantees that every value is local (size ceil(global / parts), padding at the end, its content
-    unspecified), that resharding is done by collectives on grid axes, and that each op computes on
+    Guarantees: every value is local (size ceil(global / parts), padding at the end, its content
+    unspecified), resharding is done by collectives on grid axes, and each op computes on
     local values what the global program says. Arguments and results of functions keep
     `autopar.sharding` and say their global type in `autopar.global`.
     """

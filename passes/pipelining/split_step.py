@@ -15,13 +15,13 @@ from .microbatches import split_step
 class SplitStepPass(ModulePass):
     """Run the forward and backward part of a step once a microbatch, the update part once.
 
-    Needs @main of ONE microbatch, calls inlined (inline), and arguments marked
+    Needs: @main of ONE microbatch, calls inlined (inline), and arguments marked
     `autopar.kind = "batch"` (`autopar.batch_dim`, 0 where absent). The cut is found by data flow:
     what has a batch dimension, or is needed by such, is the microbatch part; what only reads values
     reduced over the batch (gradients, losses) is the update part. Name stacks that JAX leaves in
     locations are read for one question only: whether a state is written by the forward part.
 
-    Guarantees that @main takes the batch of `num-micro-batches` microbatches; that reduced values
+    Guarantees: @main takes the batch of `num-micro-batches` microbatches: reduced values
     are averaged over them (`reduction=sum`: summed), results with a batch dimension put together in
     the order of the examples, and state that the forward part writes handed from one microbatch to
     the next. Any other result that depends on the batch is an error that names it.

@@ -29,16 +29,18 @@ Array = np.ndarray[Any, Any]
 def run(
     tmp_path: Path, text: str, arrays: Sequence[Array], devices: int, *options: str
 ) -> list[Array] | None:
-    """The results of a module, None where the exit status is 1 (then no file may be there)."""
+    """The results of a module, None where the exit status is 1 (then no file is written)."""
     (tmp_path / "m.mlir").write_text(text)
     np.savez(tmp_path / "in.npz", **{f"arg{i}": a for i, a in enumerate(arrays)})
     output = tmp_path / "out.npz"
     files = ["--inputs", str(tmp_path / "in.npz"), "--outputs", str(output)]
     module = str(tmp_path / "m.mlir")
+    before = output.read_bytes() if output.exists() else None
     status = main(["run", module, "--devices", str(devices), *files, *options])
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
     if status:
-        assert status == 1 and not output.exists()
+        assert status == 1
+        assert (output.read_bytes() if output.exists() else None) == before
         return None
     with np.load(output, allow_pickle=False) as archive:
         assert list(archive) == [f"out{i}" for i in range(len(archive))]
@@ -305,6 +307,22 @@ def test_files_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture
     nowhere = str(tmp_path / "no" / "out.npz")
     assert "there is no folder" in error(str(module), "--outputs", nowhere)
     assert "it is a folder" in error(str(module), "--outputs", str(tmp_path))
+
+
+def test_an_older_output_survives_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typo in the command line costs nobody his results."""
+    old = tmp_path / "precious.npz"
+    np.savez(old, weights=random(3))
+    before = old.read_bytes()
+    wrong = tmp_path / "wrong.mlir"
+    wrong.write_text("func.func @main( {")
+    for module, message in (("nosuch.mlir", "cannot read nosuch.mlir"), (str(wrong), "error: ")):
+        assert main(["run", module, "--devices", "8", "--outputs", str(old)]) == 1
+        assert message in capsys.readouterr().err
+        assert old.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["precious.npz", "wrong.mlir"]
 
 
 def test_inputs_survive_a_failure(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from autopar.embed import apply
 from autopar.lowering.parse import parse_module
 from autopar.lowering.print import print_module
 from autopar.opt import main
-from autopar.passes import PASSES
+from autopar.passes import PASSES, load_pass
 from autopar.passes.manager import PipelineError, build_pipeline, parse_pipeline
 from autopar.verify_diagnostics import read_expectations
 
@@ -145,10 +145,13 @@ def test_passes_are_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
+def test_unknown_passes_are_told_with_the_nearest_name() -> None:
+    with pytest.raises(PipelineError, match=r"unknown pass 'shard-partion'; did you mean 'shard-p"):
+        load_pass("shard-partion")
+
+
 @pytest.mark.parametrize("name", sorted(PASSES))
 def test_every_pass_says_what_it_does(name: str) -> None:
-    from autopar.passes.manager import pass_class
-
-    cls = pass_class(name)
+    cls = load_pass(name)
     assert cls.name == name
     assert (cls.__doc__ or "").strip().partition("\n")[0].endswith("."), name

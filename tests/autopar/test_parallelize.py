@@ -66,7 +66,7 @@ EXPECTED = jax.jit(step)(PARAMS, X)
 # ---- shardings -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["dp", "zero2", "zero3", "shard"])
+@pytest.mark.parametrize("method", autopar.method_names())
 def test_given_shardings_bind(method: str) -> None:
     function = autopar.parallelize(
         step,
@@ -590,7 +590,7 @@ def test_plan_counts_loop_trips() -> None:
     assert plan.flops == 5 * 2 * 2 * 16 * 16
 
 
-@pytest.mark.parametrize("method", ["dp", "zero2", "zero3", "shard"])
+@pytest.mark.parametrize("method", autopar.method_names())
 def test_microbatches(method: str) -> None:
     options = {"in_shardings": (None, named("data"))} if method == "shard" else {}
     function = autopar.parallelize(

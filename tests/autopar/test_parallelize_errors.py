@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import autopar
+from autopar.passes.importing.methods import METHODS
 
 DEVICES = np.array(autopar.local_devices()[:8])
 MESH = Mesh(DEVICES.reshape(2, 4), ("data", "model"))
@@ -197,3 +199,15 @@ def test_init_twice_and_shutdown() -> None:
     assert len(autopar.local_devices()) == len(jax.devices())
     autopar.init(devices=8)
     assert len(autopar.local_devices()) == 8
+
+
+def test_one_list_of_methods() -> None:
+    """Every string of `parallelize` is one of the pass, and stands in its docs."""
+    names = autopar.method_names(aliases=True)
+    assert names[:2] == ("auto", "alpa") and set(autopar.method_names()) < set(names)
+    assert set(names[2:]) == set(METHODS)
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    for name in names:
+        assert f"`{name}`" in page
+        if name != "alpa":
+            assert f'"{name}"' in (autopar.parallelize.__doc__ or "")

@@ -39,7 +39,7 @@ def two_axes(leaf: Any, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(*[None] * (np.ndim(leaf) - 1), "model") if divisible else P())
 
 
-@pytest.mark.parametrize("method", ["dp", "zero2", "zero3", "shard"])
+@pytest.mark.parametrize("method", autopar.method_names())
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses(family: str, method: str) -> None:
     step, state, batches = FAMILIES[family]()

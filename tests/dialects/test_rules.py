@@ -3,23 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from xdsl.ir import Operation
 
+import autopar
+from autopar.dialects import rules
 from autopar.dialects.chlo import Chlo
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules import registry
 from autopar.dialects.rules.core import FactorKind, RuleBuilder, ShardingRule
 from autopar.dialects.rules.registry import (
     NO_RULE,
     get_rule,
     has_rule,
+    op_classes,
     register_custom_call_rule,
     register_sharding_rule,
 )
 from autopar.dialects.sdy import Sdy
 from autopar.dialects.stablehlo import StableHLO
+from autopar.dialects.stablehlo.collectives import COLLECTIVES
+from autopar.dialects.traits import Elementwise
 
 from ..passes.shardy import our_module, walk_ours
 
@@ -29,7 +38,11 @@ REDUCTION = FactorKind.REDUCTION
 def rule_of(text: str, arguments: str = "%x: tensor<8x4xf32>") -> ShardingRule | None:
     """The rule of the last op of a function."""
     module = our_module(f"func.func @main({arguments}) {{\n {text}\n return\n}}")
-    ops = [op for op in walk_ours(module) if op.results and op.parent_op().name == "func.func"]
+    ops = [
+        op
+        for op in walk_ours(module)
+        if op.results and getattr(op.parent_op(), "name", "") == "func.func"
+    ]
     return get_rule(ops[-1])
 
 
@@ -42,6 +55,17 @@ def test_every_op_has_a_rule_or_a_reason() -> None:
             assert has_rule(name) != (name in NO_RULE), (
                 f"{name} needs a rule or an entry in NO_RULE"
             )
+
+
+def test_what_third_parties_import() -> None:
+    """`autopar.dialects.rules` offers every name that it says, and no other."""
+    for name in rules.__all__:
+        assert getattr(rules, name).__module__.startswith("autopar.dialects.rules.")
+    assert rules.register_sharding_rule is register_sharding_rule
+    with pytest.raises(
+        AttributeError, match=r"'autopar.dialects.rules' has no attribute 'nothing'"
+    ):
+        rules.nothing  # noqa: B018  # pyright: ignore
 
 
 def test_no_rule_gives_reasons() -> None:
@@ -59,12 +83,17 @@ def test_repeated_ops_share_one_rule() -> None:
 
 @pytest.fixture
 def clean_registry() -> Iterator[None]:
-    rules, calls = dict(registry._RULES), dict(registry._CUSTOM_CALLS)  # pyright: ignore[reportPrivateUsage]
+    tables: list[dict[str, Any]] = [
+        registry._RULES,  # pyright: ignore[reportPrivateUsage]
+        registry._CUSTOM_CALLS,  # pyright: ignore[reportPrivateUsage]
+        registry._CLASSES,  # pyright: ignore[reportPrivateUsage]
+    ]
+    op_classes()  # loads what is restored
+    before = [dict(table) for table in tables]
     yield
-    registry._RULES.clear()  # pyright: ignore[reportPrivateUsage]
-    registry._RULES.update(rules)  # pyright: ignore[reportPrivateUsage]
-    registry._CUSTOM_CALLS.clear()  # pyright: ignore[reportPrivateUsage]
-    registry._CUSTOM_CALLS.update(calls)  # pyright: ignore[reportPrivateUsage]
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
     registry.clear_cache()
 
 
@@ -72,6 +101,7 @@ def rows_only(op: Operation) -> ShardingRule:
     return RuleBuilder([(8, 4)], [(8, 4)]).factor([0], [0], 8).build()
 
 
+SAME = "tensor<8x4xf32>"
 CALL = "%0 = stablehlo.custom_call @mine(%x) : (tensor<8x4xf32>) -> tensor<8x4xf32>"
 
 
@@ -87,11 +117,140 @@ def test_third_party_custom_call() -> None:
     )
 
 
+def test_elementwise_to_propagation() -> None:
+    """By name, as Shardy tells ops apart: collectives have pointwise rules, but are not in it."""
+    classes = op_classes()
+    elementwise = {name for name, op_class in classes.items() if op_class == "elementwise"}
+    assert {"stablehlo.add", "chlo.erf", "arith.select", "autopar.constraint"} <= elementwise
+    assert not elementwise & (COLLECTIVES | {"stablehlo.map", "stablehlo.optimization_barrier"})
+    traits = {
+        op.name
+        for dialect in (StableHLO, Chlo)
+        for op in dialect.operations
+        if op.has_trait(Elementwise) and not op.name.startswith("chlo.broadcast_")
+    }
+    ours = {name for name in elementwise if name.startswith(("stablehlo.", "chlo."))}
+    assert traits == ours - {"chlo.constant_like"}
+    assert classes["stablehlo.reshape"] == "pass_through"
+
+
 @pytest.mark.usefixtures("clean_registry")
 def test_third_party_op() -> None:
     register_sharding_rule("stablehlo.tanh", rows_only)
+    assert "stablehlo.tanh" not in op_classes()
     rule = rule_of("%0 = stablehlo.tanh %x : tensor<8x4xf32>")
     assert rule is not None and FactorKind.NEED_REPLICATION in rule.kinds
+
+
+SQUARE = [(8, 4)], [(8, 4)]
+PASS = FactorKind.PASS_THROUGH
+
+
+def made(kind: FactorKind = PASS, reducer: str | None = None, size: int = 8) -> ShardingRule:
+    """A rule put together by hand, of one factor on the rows."""
+    mapping = (((0,), ()),)
+    return ShardingRule((size,), mapping, mapping, (kind,), (reducer,))
+
+
+WRONG_RULES: dict[str, tuple[Callable[[], ShardingRule], str]] = {
+    "too many operands": (
+        lambda: RuleBuilder(*SQUARE).factor([0, 0], [0], 8).build(),
+        "is for 2 operands, the op has 1",
+    ),
+    "too few operands": (
+        lambda: RuleBuilder([], [(8, 4)]).build(),
+        "is for 0 operands, the op has 1",
+    ),
+    "wrong rank": (
+        lambda: RuleBuilder([(8,)], [(8,)]).factor([0], [0], 8).build(),
+        "is for a rank of 1 of operand 0, whose rank is 2",
+    ),
+    "no such dimension": (
+        lambda: RuleBuilder(*SQUARE).factor([2], [0], 8).build(),
+        "names dimension 2 of operand 0, whose rank is 2",
+    ),
+    "wrong size": (
+        lambda: RuleBuilder(*SQUARE).factor([0], [0], 7).build(),
+        "has factors of sizes that make 7 on dimension 0 of operand 0, which is 8",
+    ),
+    "no such reducer": (
+        lambda: RuleBuilder(*SQUARE).reduction([0], 8, "maxx").build(),
+        "has the reducer 'maxx'; there are sum, max, min, product",
+    ),
+    "a reducer by hand": (
+        lambda: made(PASS, "sum"),
+        "has the reducer 'sum' on a factor of kind pass_through",
+    ),
+    "no such factor": (
+        lambda: ShardingRule((8,), (((0,), (1,)),), (((0,), ()),), (PASS,), (None,)),
+        "has no factor 1, which dimension 1 of operand 0 names",
+    ),
+    "uneven lists": (
+        lambda: ShardingRule((8, 4), (((0,), (1,)),), (((0,), (1,)),), (PASS,), (None,)),
+        "has 2 factors, but 1 kinds and 1 reducers",
+    ),
+    "linear in what is not there": (
+        lambda: RuleBuilder(*SQUARE).build(linear=((0,), (1,))),
+        "names operands [0, 1] in linear or accumulated, the op has 1",
+    ),
+}
+
+
+@pytest.mark.usefixtures("clean_registry")
+@pytest.mark.parametrize("case", WRONG_RULES)
+def test_wrong_rules_are_told(case: str) -> None:
+    """At the op, with its name: nothing goes wrong later in propagation or partitioning."""
+    function, message = WRONG_RULES[case]
+    register_custom_call_rule("mine", lambda op: function())
+    register_sharding_rule("stablehlo.tanh", lambda op: function())
+    for text, name in (
+        (CALL, "custom_call @mine"),
+        (f"%0 = stablehlo.tanh %x : {SAME}", "'stablehlo.tanh'"),
+    ):
+        with pytest.raises(DiagnosticError) as caught:
+            rule_of(text)
+        assert caught.value.message.startswith(f"the sharding rule of {name} {message}")
+        assert caught.value.place is not None
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_a_wrong_rule_in_a_whole_program() -> None:
+    """`parallelize` says the same."""
+    register_sharding_rule(
+        "stablehlo.tanh", lambda op: RuleBuilder([(8,)], [(8,)]).factor([0], [0], 8).build()
+    )
+    step = autopar.parallelize(jnp.tanh, method="shard", mesh=(2,))
+    with pytest.raises(DiagnosticError, match=r"rule of 'stablehlo.tanh' is for a rank of 1"):
+        step(np.ones((8, 4), np.float32))
+
+
+def test_a_written_rule_that_does_not_fit() -> None:
+    """jaxlib's parser refuses it; ours does not know sdy's rules."""
+    module = our_module(
+        "func.func @main(%x: tensor<8x4xf32>, %y: tensor<8xf32>) {\n"
+        "%0 = stablehlo.custom_call @mine(%y) {sdy.sharding_rule = #sdy.op_sharding_rule<"
+        "([i])->([i]) {i=8}, custom>} : (tensor<8xf32>) -> tensor<8xf32>\n"
+        f"{CALL.replace('%0', '%1')}\n return\n}}"
+    )
+    first, second = (op for op in walk_ours(module) if op.name == "stablehlo.custom_call")
+    assert get_rule(first) is not None
+    second.attributes.update(first.attributes)
+    with pytest.raises(DiagnosticError, match=r"the sdy.sharding_rule of custom_call @mine is for"):
+        get_rule(second)
+
+
+def test_a_rule_prints_as_shardy_prints_it() -> None:
+    text = (
+        "%0 = stablehlo.dot_general %x, %x, contracting_dims = [1] x [1] : "
+        "(tensor<8x4xf32>, tensor<8x4xf32>) -> tensor<8x8xf32>"
+    )
+    assert str(rule_of(text)) == "([i, k], [j, k])->([i, j]) {i=8, j=8, k=4} reduction={k}"
+    text = (
+        "%c = stablehlo.constant dense<0.0> : tensor<f32>\n"
+        "%0 = stablehlo.reduce(%x init: %c) applies stablehlo.maximum across dimensions = [0] : "
+        "(tensor<8x4xf32>, tensor<f32>) -> tensor<4xf32>"
+    )
+    assert str(rule_of(text)).endswith("reduction={i} reducer={i=max}")
 
 
 def test_written_rule_wins() -> None:
@@ -105,7 +264,6 @@ def test_written_rule_wins() -> None:
     assert rule.kinds == (FactorKind.PASS_THROUGH, FactorKind.NEED_REPLICATION)
 
 
-SAME = "tensor<8x4xf32>"
 LINEAR = {
     f"%0 = stablehlo.add %x, %x : {SAME}": ((0, 1),),
     f"%0 = stablehlo.subtract %x, %x : {SAME}": ((0, 1),),

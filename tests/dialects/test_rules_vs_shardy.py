@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,32 +14,7 @@ from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 
 from ..passes.shardy import our_module, parse, run, walk, walk_ours
-
-DIFFERENCES = {
-    "stablehlo.concatenate": "the concatenated dimension moves data between parts (permutation): "
-    "our partitioner shifts, Shardy replicates unless the operands are slices",
-    "stablehlo.convolution": "a split window is no plain reduction: every part of the input meets "
-    "every part of the kernel, so it needs replication; Shardy calls it reduction",
-    "stablehlo.reduce": "a body that is no known reducer (argmax) needs its dimension whole",
-    "stablehlo.scatter": "updates can be split over the batch only where the body is a reducer",
-    "stablehlo.pad": "a padded dimension whose size stays the same still moves data",
-}
-"""Ops whose rule differs in the kinds of factors only (propagation goes by the factors)."""
-
-OURS_ONLY = {
-    "stablehlo.iota",
-    "stablehlo.rng",
-    "stablehlo.map",
-    "stablehlo.broadcast",
-    "stablehlo.optimization_barrier",
-    "stablehlo.custom_call",
-    "stablehlo.batch_norm_training",
-    "stablehlo.batch_norm_inference",
-    "stablehlo.batch_norm_grad",
-    "stablehlo.set_dimension_size",
-    "chlo",
-}
-"""Ops that Shardy has no rule for (its data-flow edges serve the barrier)."""
+from .rule_differences import DIFFERENCES, OURS_ONLY
 
 Canonical = tuple[tuple[Any, ...], tuple[Any, ...]]
 
@@ -208,7 +184,12 @@ ARGUMENTS = (
 )
 
 
-@pytest.mark.parametrize("op", OPS)
+def op_id(text: str) -> str:
+    """The name of the last op of a text."""
+    return re.findall(r"= \"?(?:stablehlo\.)?([\w.]+)", text)[-1]
+
+
+@pytest.mark.parametrize("op", OPS, ids=op_id)
 def test_op(op: str) -> None:
     lines, _ = compare(f"func.func @main({ARGUMENTS}) {{\n {op}\n return\n}}")
     assert not lines, "\n".join(lines)
@@ -294,7 +275,7 @@ def programs() -> dict[str, Callable[[], str]]:
             *[f(8, 16, 4, 8)] * 3,
         ),
         "fft": lambda: lowered(lambda x: jnp.fft.irfft2(jnp.fft.rfft2(x)), f(4, 8, 8)),
-        "triangular": lambda: lowered(
+        "solve_triangular": lambda: lowered(
             lambda a, b: jax.scipy.linalg.solve_triangular(a, b), f(4, 4), f(4, 3)
         ),
         "random": lambda: lowered(lambda k: jax.random.normal(k, (8, 4)), f(2, dtype=jnp.uint32)),

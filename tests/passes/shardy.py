@@ -22,7 +22,7 @@ from jaxlib.mlir.dialects import stablehlo as jaxlib_stablehlo
 from autopar.lowering.importer import import_module
 from autopar.lowering.mlir_context import make_mlir_context
 from autopar.passes.importing.import_sdy import import_sdy
-from autopar.passes.sharding.propagation.classes import CONSTANT_FOLLOWERS
+from autopar.passes.sharding.propagation.classes import constant_followers
 
 jaxlib_stablehlo.register_stablehlo_passes()
 CONTEXT: Any = make_mlir_context()
@@ -185,7 +185,7 @@ def _follows_constants(op: Any, constants: dict[Any, Any]) -> bool:
     if op.name == "stablehlo.broadcast_in_dim" and _rank(op.operands[0].type) == 0:
         return True
     return (
-        op.name in CONSTANT_FOLLOWERS
+        op.name in constant_followers()
         and len(op.operands) > 0
         and all(v in constants for v in op.operands)
     )
@@ -240,7 +240,7 @@ def _our_follows(op: Operation, constants: dict[int, Dims]) -> bool:
     if op.name == "stablehlo.broadcast_in_dim" and _rank(op.operands[0].type) == 0:
         return True
     return (
-        op.name in CONSTANT_FOLLOWERS
+        op.name in constant_followers()
         and len(op.operands) > 0
         and all(id(v) in constants for v in op.operands)
     )

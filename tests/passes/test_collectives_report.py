@@ -12,7 +12,11 @@ from jax import lax
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from autopar.passes.cost.report import collectives_of
+from autopar.dialects import all_dialects
+from autopar.dialects.shard import CollectiveCommunicationOp
+from autopar.dialects.stablehlo.collectives import COLLECTIVES
+from autopar.lowering.parse import parse_module
+from autopar.passes.cost.report import NO_RING_BYTES, RING_BYTES, collectives_of
 from tests.oracle import check, spmd_module
 
 from .cases import GRID
@@ -49,3 +53,39 @@ def test_inserted_collectives_are_counted() -> None:
     (use,) = collectives_of(module)
     assert (use.kind, use.axes, use.num_bytes) == ("all_reduce", ("y",), 2 * 3 / 4 * 4 * 4 * 4)
     check(jnp.matmul, args, GRID, shardings)
+
+
+def test_every_collective_has_a_formula_or_a_reason() -> None:
+    ours = {
+        op.name
+        for op in all_dialects()["shard"]().operations
+        if issubclass(op, CollectiveCommunicationOp) or op.name == "shard.update_halo"
+    }
+    assert len(COLLECTIVES) == 8 and len(ours) == 14
+    assert RING_BYTES.keys() | NO_RING_BYTES.keys() == COLLECTIVES | ours
+    assert not RING_BYTES.keys() & NO_RING_BYTES.keys()
+
+
+def test_collectives_with_a_root_and_shifts_are_counted() -> None:
+    """What a user may write in shard is counted as convert-shard-to-stablehlo lowers it."""
+    module = parse_module(
+        """
+        shard.grid @grid(shape = 2x4)
+        func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+          %0 = shard.shift %a on @grid grid_axes = [1] shift_axis = 1 offset = 1 rotate
+              : tensor<8xf32> -> tensor<8xf32>
+          %1 = shard.broadcast %0 on @grid grid_axes = [0] root = [0]
+              : (tensor<8xf32>) -> tensor<8xf32>
+          %2 = "stablehlo.collective_broadcast"(%1) <{
+              replica_groups = dense<[[0, 1, 2, 3], [4, 5, 6, 7]]> : tensor<2x4xi64>
+          }> : (tensor<8xf32>) -> tensor<8xf32>
+          return %2 : tensor<8xf32>
+        }
+        """
+    )
+    local = 8 * 4
+    assert [(use.kind, use.axes, use.group, use.num_bytes) for use in collectives_of(module)] == [
+        ("shift", ("1",), 4, local),
+        ("broadcast", ("0",), 2, local),
+        ("collective_broadcast", ("1",), 4, local),
+    ]

@@ -15,8 +15,9 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import VerifyException
 
 from autopar.dialects import make_context
-from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.diagnostics import DiagnosticError, collect_remarks
 from autopar.dialects.sharding import AxisRef
+from autopar.lowering.parse import parse_module
 from autopar.passes.importing.convert_mesh_to_shard import convert_mesh_to_shard
 from autopar.passes.importing.export_sdy import export_sdy
 from autopar.passes.importing.import_sdy import import_sdy
@@ -24,6 +25,7 @@ from autopar.passes.importing.inline import inline
 from autopar.passes.importing.meshes import merge_axes, overlap, refine_together, translate_axes
 from autopar.passes.importing.shard_attributes_to_ops import shard_attributes_to_ops
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
+from autopar.passes.manager import PipelineError, build_pipeline, run_pipeline
 
 MLIR_OPT = shutil.which("mlir-opt-22") or shutil.which("mlir-opt")
 
@@ -423,3 +425,49 @@ def test_mesh_and_tosa_verifiers(op: str, message: str) -> None:
 
 def test_context_is_xdsls() -> None:
     assert isinstance(make_context(), Context)
+
+
+ZERO3 = """
+#forward = loc("jit(step)/jvp()/dot_general")
+shard.grid @mesh(shape = 8) {axis_names = ["data"]}
+func.func @main(
+    %param: tensor<4096x4096xf32> {autopar.kind = "parameter"},
+    %batch: tensor<32x4096xf32> {autopar.kind = "batch", autopar.batch_dim = 0 : i64})
+    -> tensor<32x4096xf32> {
+  %0 = stablehlo.dot %batch, %param
+      : (tensor<32x4096xf32>, tensor<4096x4096xf32>) -> tensor<32x4096xf32> LOCATION
+  return %0 : tensor<32x4096xf32>
+}
+"""
+
+
+@pytest.mark.parametrize("location", ["", "loc(#forward)"])
+def test_zero3_says_when_phases_are_not_known(location: str) -> None:
+    """Text without locations has no phases: nothing would be gathered, without a word."""
+    module = parse_module(ZERO3.replace("LOCATION", location))
+    with collect_remarks() as remarks:
+        run_pipeline(module, "annotate-method{method=zero3}", make_context())
+    gathers = [op for op in module.walk() if op.name == "autopar.constraint"]
+    if location:
+        assert len(gathers) == 1 and not remarks
+    else:
+        (remark,) = remarks
+        assert not gathers and remark.message.startswith(
+            "no op that reads the 1 sharded parameters is known to belong to the forward or"
+        )
+        assert "as_text(debug_info=True)" in remark.message
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "message"),
+    [
+        (
+            "annotate-method{method=ddp}",
+            "one of dp, zero2, zero3, fsdp, shard, found 'ddp'",
+        ),
+        ("convert-shard-to-stablehlo{form=x}", "expected one of replica, partition, found 'x'"),
+    ],
+)
+def test_options_of_a_few_words(pipeline: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        build_pipeline(pipeline)

@@ -193,7 +193,7 @@ add("svd", lambda a: jnp.linalg.svd(a, compute_uv=False), [A(5, 4, 3)], ["xy - -
 add("solve", lambda a, b: (jnp.linalg.solve(positive(a), b), jnp.linalg.inv(positive(a)),
     jnp.linalg.det(positive(a))), [A(6, 3, 3), A(6, 3, 2)], ["y - -", "x - -"],
     tolerance=2e-4)
-add("triangular_solve", lambda a, b: jax.scipy.linalg.solve_triangular(positive(a), b, lower=True),
+add("solve_triangular", lambda a, b: jax.scipy.linalg.solve_triangular(positive(a), b, lower=True),
     [A(6, 6), A(6, 5)], ["x y", "y x"], tolerance=1e-4)
 
 # What a call makes of the dimensions of a matrix it makes whole, wherever its result is to lie.

@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
+from autopar.dialects.rules.access import op_name, string
 from autopar.dialects.rules.core import ShardingRule
 
 from ..local_builder import LocalBuilder, resized
@@ -98,19 +99,64 @@ class LocalOp:
 
 Localizer = Callable[[LocalOp], None]
 
-LOCALIZED: dict[str, Localizer] = {}
-"""The routines by op name."""
+_LOCALIZERS: dict[str, Localizer] = {}
+"""The routines by op name; those of a custom_call by `stablehlo.custom_call@target`."""
+_PERMUTING: set[str] = set()
+"""Of them, those whose routine also splits the rule's permutation factors (third parties' only;
+`special.py` says it of ours)."""
 
 
 def localizer(*names: str) -> Callable[[Localizer], Localizer]:
-    """Registers the routine that makes ops of these names local."""
+    """Decorator: the routine makes ops of these names local."""
 
     def register(function: Localizer) -> Localizer:
         for name in names:
-            LOCALIZED[name] = function
+            _LOCALIZERS[name] = function
         return function
 
     return register
+
+
+def register_localizer(name: str, routine: Localizer, *, splits_permutations: bool = False) -> None:
+    """Adds or replaces the routine that makes ops of this name local (for third parties).
+
+    Only an op that is not legal on local shapes as it stands needs one: whose attributes speak of
+    sizes or positions, or whose reduction does not ignore the reducer's neutral element in padding.
+    `splits_permutations`: the routine knows what to do where a factor of kind PERMUTATION is split.
+    Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
+    """
+    _LOCALIZERS[name] = routine
+    _PERMUTING.discard(name)
+    if splits_permutations:
+        _PERMUTING.add(name)
+
+
+def register_custom_call_localizer(
+    target: str, routine: Localizer, *, splits_permutations: bool = False
+) -> None:
+    """As `register_localizer`, for `stablehlo.custom_call` ops that call `target`."""
+    register_localizer(
+        f"stablehlo.custom_call@{target}", routine, splits_permutations=splits_permutations
+    )
+
+
+def _key(op: Operation) -> str:
+    name = op.name
+    if name == "builtin.unregistered":
+        return op_name(op)
+    if name == "stablehlo.custom_call":
+        return f"{name}@{string(op, 'call_target_name')}"
+    return name
+
+
+def localizer_of(op: Operation) -> Localizer | None:
+    """The routine that makes an op local; None where the common one does."""
+    return _LOCALIZERS.get(_key(op))
+
+
+def splits_permutations(op: Operation) -> bool:
+    """Whether a third party's routine splits the permutation factors of an op."""
+    return bool(_PERMUTING) and _key(op) in _PERMUTING
 
 
 def localize(local: LocalOp) -> None:
@@ -124,7 +170,7 @@ def localize(local: LocalOp) -> None:
             ]
         )
         return
-    routine = LOCALIZED.get(local.op.name)
+    routine = localizer_of(local.op)
     if routine is not None:
         routine(local)
         return

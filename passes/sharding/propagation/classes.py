@@ -8,50 +8,27 @@ from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 
+from autopar.dialects.rules import elementwise
 from autopar.dialects.rules.access import operands_of
-from autopar.dialects.rules.elementwise import ARITH, CHLO, PLAIN
 from autopar.dialects.rules.regions import MANUAL, NAMED, REGION_OPS
+from autopar.dialects.rules.registry import op_classes
 
-_NOT_ELEMENTWISE = {
-    "map",
-    "all_reduce",
-    "collective_permute",
-    "collective_broadcast",
-    "cross-replica-sum",
-}
-ELEMENTWISE = (
-    frozenset(f"stablehlo.{name}" for name in PLAIN if name not in _NOT_ELEMENTWISE)
-    | frozenset(f"chlo.{name}" for name in CHLO)
-    | frozenset(f"arith.{name}" for name in ARITH)
-    | frozenset(
-        """stablehlo.add stablehlo.subtract stablehlo.multiply stablehlo.divide stablehlo.negate
-        stablehlo.select stablehlo.convert stablehlo.real stablehlo.imag stablehlo.complex
-        stablehlo.shift_left arith.select""".split()
-    )
-)
-CONSTRAINTS = frozenset({"autopar.constraint", "sdy.sharding_constraint"})
+CONSTRAINTS = frozenset(elementwise.CONSTRAINTS)
 _CONSTANTS = frozenset(
     {"stablehlo.constant", "stablehlo.iota", "arith.constant", "chlo.constant", "sdy.constant"}
 )
 RESHARDS = frozenset({"autopar.reshard", "sdy.reshard"})
 BARRIER_OP = "sdy.propagation_barrier"
-CONSTANT_FOLLOWERS = ELEMENTWISE | {
-    BARRIER_OP,
-    "stablehlo.broadcast_in_dim",
-    "stablehlo.reshape",
-    "stablehlo.slice",
-}
+_FOLLOWERS = frozenset(
+    {BARRIER_OP, "stablehlo.broadcast_in_dim", "stablehlo.reshape", "stablehlo.slice"}
+)
 
 
-KINDS: dict[str, str] = {
-    **dict.fromkeys(ELEMENTWISE | CONSTRAINTS, "elementwise"),
-    "stablehlo.reshape": "pass_through",
-    "stablehlo.transpose": "pass_through",
-    "stablehlo.dynamic_slice": "forward",
-    "stablehlo.dynamic_update_slice": "forward",
-    "stablehlo.broadcast_in_dim": "broadcast",
-}
-"""How op priorities treat an op; all others are "other"."""
+def constant_followers() -> frozenset[str]:
+    """The ops (by name) that make constants of constants: elementwise ones, and those that only
+    move elements."""
+    every = frozenset(n for n, of in op_classes().items() if of == "elementwise")
+    return (every - CONSTRAINTS) | _FOLLOWERS
 
 
 def rank_of(value: SSAValue) -> int:
@@ -70,10 +47,11 @@ class ConstantFinder:
     def __init__(self) -> None:
         self._expressions: set[int] = set()
         """Values (by id()) that are computed from constants alone."""
+        self._followers = constant_followers()
 
     def is_copied(self, op: Operation, name: str) -> bool:
         """Whether each use of `op` may have its own copy."""
-        if name in CONSTANT_FOLLOWERS:
+        if name in self._followers:
             expressions = self._expressions
             operands = operands_of(op)
             for value in operands:

@@ -26,9 +26,9 @@ from autopar.dialects.rules.regions import (
     DataFlowEdge,
     data_flow_edges,
 )
-from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.rules.registry import OpClass, get_rule, op_classes
 
-from .classes import BARRIER_OP, CONSTRAINTS, KINDS, RESHARDS, ConstantFinder, rank_of
+from .classes import BARRIER_OP, CONSTRAINTS, RESHARDS, ConstantFinder, rank_of
 from .factors import Direction, Step
 from .levels import LEVELS, identity_rule, level_directions
 from .manual import Manual
@@ -115,6 +115,7 @@ class GraphBuilder:
         self._edge_targets: dict[int, tuple[SSAValue, ...]] = {}
         self._rank_of_type: dict[int, int] = {}
         self._constants = ConstantFinder()
+        self._classes = op_classes()
         self._scalars: dict[int, Instance] = {}
         """Instances of scalar constant expressions, by id() of the op: one serves all uses."""
         self._copied: dict[int, int] = {}
@@ -216,7 +217,7 @@ class GraphBuilder:
             if op.name == BARRIER_OP:
                 variants = self._barrier_variants(op, slots[0])
             else:
-                variants = self._variants_of(rule, KINDS.get(op.name, "other"), True)
+                variants = self._variants_of(rule, self._classes.get(op.name), True)
             node = self._add_node(self._copied[id(op)], (*operand_slots, *slots), variants)
             for slot in operand_slots:
                 self._slot_users.setdefault(slot, []).append(node)
@@ -230,7 +231,9 @@ class GraphBuilder:
         self.graph.variants.append(Variant(step, manual))
         return len(self.graph.variants) - 1
 
-    def _variants_of(self, rule: ShardingRule, kind: str, single_use: bool) -> tuple[int, ...]:
+    def _variants_of(
+        self, rule: ShardingRule, kind: OpClass | None, single_use: bool
+    ) -> tuple[int, ...]:
         key = (id(rule), kind, single_use)
         found = self._variant_sets.get(key)
         if found is None:
@@ -310,7 +313,7 @@ class GraphBuilder:
                 rule = get_rule(op)
                 if rule is None or not rule.factor_sizes:
                     continue
-                kind = KINDS.get(name, "other")
+                kind = self._classes.get(name)
                 single_use = kind not in _BY_USES or self._single_uses(operands)
                 variants = self._variants_of(rule, kind, single_use)
             node = self._add_node(self._position, tuple(slots), variants)

@@ -6,6 +6,7 @@ from xdsl.dialects.builtin import TensorType
 from xdsl.ir import SSAValue
 
 from autopar.dialects.rules.core import FactorKind, ShardingRule
+from autopar.dialects.rules.registry import OpClass
 
 from .factors import Direction
 
@@ -28,7 +29,7 @@ def identity_rule(rank: int, sources: int, like: SSAValue | None = None) -> Shar
 
 
 def level_directions(
-    rule: ShardingRule, kind: str, single_use: bool, level: int
+    rule: ShardingRule, kind: OpClass | None, single_use: bool, level: int
 ) -> tuple[Direction, ...]:
     """Directions of each factor at a level.
 

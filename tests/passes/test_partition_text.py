@@ -1,0 +1,110 @@
+"""Partitioned programs give what unpartitioned ones give: ops that JAX hides on CPU.
+
+JAX lowers decompositions to custom_calls of LAPACK there, and other ops not at all; these are
+written in StableHLO.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.oracle import check_text
+
+from .cases import GRID, spec
+
+Array = np.ndarray[Any, Any]
+RANDOM = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> Array:
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+def regular(*shape: int) -> Array:
+    """Matrices with a large diagonal: systems that are well conditioned."""
+    return normal(*shape) + 6 * np.eye(shape[-1], dtype=np.float32)
+
+
+def positive(*shape: int) -> Array:
+    a = normal(*shape)
+    return a @ np.swapaxes(a, -1, -2) + 4 * np.eye(shape[-1], dtype=np.float32)
+
+
+def op(name: str, attributes: str, args: list[Array], result: Array) -> str:
+    """A module of one op in generic form."""
+    types = [f"tensor<{'x'.join([*map(str, a.shape), 'f32'])}>" for a in (*args, result)]
+    names = [f"%{i}" for i in range(len(args))]
+    arguments = ", ".join(f"{n}: {t}" for n, t in zip(names, types, strict=False))
+    return f"""
+    func.func @main({arguments}) -> {types[-1]} {{
+      %r = "stablehlo.{name}"({", ".join(names)}) <{{{attributes}}}>
+          : ({", ".join(types[:-1])}) -> {types[-1]}
+      return %r : {types[-1]}
+    }}"""
+
+
+@pytest.mark.parametrize("sharded", ["y x", "x y", "xy -", "- xy"])
+@pytest.mark.parametrize("transpose", ["NO_TRANSPOSE", "TRANSPOSE", "ADJOINT"])
+@pytest.mark.parametrize("left", [True, False])
+def test_triangular_solve(left: bool, transpose: str, sharded: str) -> None:
+    a, b = regular(6, 6), normal(6, 5) if left else normal(5, 6)
+    attributes = (
+        f"left_side = {str(left).lower()}, lower = true, unit_diagonal = false, "
+        f"transpose_a = #stablehlo<transpose {transpose}>"
+    )
+    text = op("triangular_solve", attributes, [a, b], b)
+    module = check_text(text, [a, b], GRID, [spec("x y"), spec(sharded)], rtol=1e-4)
+    free = sharded.split()[1 if left else 0]
+    (solve,) = [op for op in module.walk() if op.name == "stablehlo.triangular_solve"]
+    size = solve.results[0].type.get_shape()[1 if left else 0]
+    parts = {"x": 2, "y": 4, "xy": 8, "-": 1}[free]
+    assert size == -(-5 // parts), "independent systems are split"
+
+
+@pytest.mark.parametrize("sharded", ["y - -", "x y -", "- x y"])
+def test_triangular_solve_of_batches(sharded: str) -> None:
+    a, b = regular(6, 3, 3), normal(6, 3, 2)
+    attributes = (
+        "left_side = true, lower = false, unit_diagonal = true, "
+        "transpose_a = #stablehlo<transpose NO_TRANSPOSE>"
+    )
+    text = op("triangular_solve", attributes, [a, b], b)
+    check_text(text, [a, b], GRID, [spec(sharded), spec("y - x")], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("sharded", ["xy - -", "y x -", "- x y"])
+def test_cholesky(sharded: str) -> None:
+    a = positive(5, 3, 3)
+    check_text(op("cholesky", "lower = true", [a], a), [a], GRID, [spec(sharded)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("sharded", ["y x - -", "- - x y"])
+def test_batch_norm_inference(sharded: str) -> None:
+    x, row = normal(6, 5, 4, 3), np.abs(normal(3)) + 1
+    attributes = "epsilon = 1.0e-3 : f32, feature_index = 3 : i64"
+    args = [x, row, row + 1, row + 2, row + 3]
+    text = op("batch_norm_inference", attributes, args, x)
+    check_text(text, args, GRID, [spec(sharded), *[spec("x")] * 4], rtol=1e-4)
+
+
+def test_broadcast_and_map() -> None:
+    a = normal(7, 5)
+    text = op("broadcast", "broadcast_sizes = array<i64: 3>", [a], normal(3, 7, 5))
+    check_text(text, [a], GRID, [spec("y x")])
+    check_text(
+        """
+        func.func @main(%a: tensor<7x5xf32>) -> tensor<7x5xf32> {
+          %0 = "stablehlo.map"(%a, %a) <{dimensions = array<i64: 0, 1>}> ({
+          ^bb0(%x: tensor<f32>, %y: tensor<f32>):
+            %s = stablehlo.multiply %x, %y : tensor<f32>
+            stablehlo.return %s : tensor<f32>
+          }) : (tensor<7x5xf32>, tensor<7x5xf32>) -> tensor<7x5xf32>
+          return %0 : tensor<7x5xf32>
+        }""",
+        [a],
+        GRID,
+        [spec("x y")],
+    )

@@ -1,0 +1,128 @@
+"""Ops and custom_calls of third parties: their rules and routines reach partitioning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from xdsl.dialects.builtin import f32
+from xdsl.ir import Operation
+
+from autopar.dialects import make_context
+from autopar.dialects.diagnostics import collect_remarks
+from autopar.dialects.rules import registry
+from autopar.dialects.rules.core import FactorKind, RuleBuilder, ShardingRule
+from autopar.dialects.rules.registry import register_custom_call_rule, register_sharding_rule
+from autopar.lowering.parse import parse_module
+from autopar.passes.manager import run_pipeline
+from autopar.passes.partition.localize import (
+    LocalOp,
+    core,
+    register_custom_call_localizer,
+    register_localizer,
+)
+
+TABLES = (
+    registry._RULES,  # pyright: ignore[reportPrivateUsage]
+    registry._CLASSES,  # pyright: ignore[reportPrivateUsage]
+    registry._CUSTOM_CALLS,  # pyright: ignore[reportPrivateUsage]
+    core._LOCALIZERS,  # pyright: ignore[reportPrivateUsage]
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_tables() -> Iterator[None]:
+    registry.op_classes()  # loads what is restored
+    before = [dict(table) for table in TABLES]
+    yield
+    for table, entries in zip(TABLES, before, strict=True):
+        table.clear()
+        table.update(entries)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    core._PERMUTING.clear()  # pyright: ignore[reportPrivateUsage]
+    registry.clear_cache()
+
+
+UNREGISTERED = '"mine.sum_of_exp"(%a) : (tensor<10xf32>) -> tensor<f32>'
+CUSTOM_CALL = "stablehlo.custom_call @sum_of_exp(%a) : (tensor<10xf32>) -> tensor<f32>"
+
+
+def partitioned(op: str, result: str = "tensor<f32>") -> str:
+    context = make_context()
+    context.allow_unregistered = True
+    module = parse_module(
+        f"""
+        sdy.mesh @mesh = <["x"=4]>
+        func.func @main(
+            %a: tensor<10xf32> {{sdy.sharding = #sdy.sharding<@mesh, [{{"x"}}]>}}) -> {result} {{
+          %0 = {op}
+          return %0 : {result}
+        }}""",
+        context=context,
+    )
+    run_pipeline(module, "import-sdy,sharding-propagation,shard-partition", context)
+    return str(module)
+
+
+def sum_rule(op: Operation) -> ShardingRule:
+    return RuleBuilder([(10,)], [()]).reduction([0], 10).build()
+
+
+def mask_by_minus_infinity(local: LocalOp) -> None:
+    lowest = local.builder().constant(np.array(-np.inf, np.float32), f32)
+    local.mask_reduced([lowest])
+    local.set_local_types()
+
+
+@pytest.mark.parametrize("text", [UNREGISTERED, CUSTOM_CALL])
+def test_a_routine_says_what_stands_in_the_padding(text: str) -> None:
+    """exp(0) is 1: the neutral element of the sum in the padding would be counted."""
+    register_sharding_rule("mine.sum_of_exp", sum_rule)
+    register_custom_call_rule("sum_of_exp", sum_rule)
+    assert "dense<0xff800000>" not in partitioned(text).lower()
+    register_localizer("mine.sum_of_exp", mask_by_minus_infinity)
+    register_custom_call_localizer("sum_of_exp", mask_by_minus_infinity)
+    masked = partitioned(text)
+    assert "dense<0xff800000>" in masked.lower(), masked
+    assert "shard.all_reduce" in masked
+
+
+def test_only_the_target_that_was_meant() -> None:
+    register_custom_call_rule("sum_of_exp", sum_rule)
+    register_custom_call_localizer("another", mask_by_minus_infinity)
+    assert "dense<0xff800000>" not in partitioned(CUSTOM_CALL).lower()
+
+
+def test_a_routine_may_split_permutations() -> None:
+    def rule(op: Operation) -> ShardingRule:
+        return RuleBuilder([(10,)], [(10,)]).factor([0], [0], 10, FactorKind.PERMUTATION).build()
+
+    seen: list[tuple[tuple[int, ...], ...]] = []
+
+    def routine(local: LocalOp) -> None:
+        seen.append(local.factors)
+        local.set_local_types()
+
+    register_sharding_rule("mine.turn", rule)
+    op = '"mine.turn"(%a) : (tensor<10xf32>) -> tensor<10xf32>'
+    assert "(tensor<10xf32>) -> tensor<10xf32>" in partitioned(op, "tensor<10xf32>")
+    register_localizer("mine.turn", routine, splits_permutations=True)
+    assert "(tensor<3xf32>) -> tensor<3xf32>" in partitioned(op, "tensor<10xf32>")
+    assert seen == [((0,),)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (UNREGISTERED, "'mine.sum_of_exp' has no sharding rule: it is replicated on all 4 devices"),
+        (CUSTOM_CALL, "custom_call @sum_of_exp has no sharding rule: it is replicated on all 4"),
+    ],
+)
+def test_the_remark_names_the_op_and_the_remedy(text: str, message: str) -> None:
+    with collect_remarks() as remarks:
+        partitioned(text)
+    (found,) = [remark for remark in remarks if "no sharding rule" in remark.message]
+    assert found.message.startswith(message)
+    name = "register_custom_call_rule" if "custom_call" in text else "register_sharding_rule"
+    assert found.message.endswith(f"(4 result bytes each); {name} gives it one")
+    assert repr(found) == found.text
