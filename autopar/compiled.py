@@ -164,12 +164,25 @@ class CompiledProgram:
 
     def execute(self, leaves: list[Any], placed: list[Any]) -> Any:
         """Runs on flat arguments that `bind` placed; gives the function's result tree."""
+        if self._donated and len(set(map(id, leaves))) < len(leaves):
+            self._check_donated_once(leaves)
         results = self.executable.run(placed)
         if placed is not leaves:
             self._free(leaves, placed)
         for index in self._kept_donations:
             _delete(placed[index])
         return jax.tree.unflatten(self._out_tree, results)
+
+    def _check_donated_once(self, leaves: list[Any]) -> None:
+        """ValueError where a donated array is passed twice: XLA would bring the process down."""
+        for index in self._donated:
+            for other, leaf in enumerate(leaves):
+                if leaf is leaves[index] and other != index and isinstance(leaf, jax.Array):
+                    names = [self.lowered.leaves[i].name for i in (index, other)]
+                    raise ValueError(
+                        f"{names[0]} is donated, and the same array is passed as {names[1]}: pass "
+                        "a copy (jnp.copy), or do not donate it"
+                    )
 
     def _free(self, leaves: list[Any], placed: list[Any]) -> None:
         """Deletes donated arguments of which a copy was donated."""

@@ -110,6 +110,32 @@ def element_type_of_dtype(dtype: np.dtype[Any]) -> Attribute:
     raise UnsupportedElementType(f"no element type for NumPy dtype {dtype}")
 
 
+def extremes(dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """The least and the greatest value, as scalar arrays: infinities where the dtype has them, else
+    the ends of its finite range (f8E4M3FN and its like, integers)."""
+    if dtype == np.bool_:
+        return np.array(False), np.array(True)
+    if dtype.kind == "c":
+        ends = [np.array(complex(end, end), dtype) for end in (-np.inf, np.inf)]
+        return ends[0], ends[1]
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return np.array(limits.min, dtype), np.array(limits.max, dtype)
+    with np.errstate(invalid="ignore"):
+        infinities = [np.array(end).astype(dtype) for end in (-np.inf, np.inf)]
+    if dtype.type.__module__ == "numpy":
+        return infinities[0], infinities[1]
+    import ml_dtypes  # whose dtype it is
+
+    if "int" in dtype.name:
+        limits = cast(Any, ml_dtypes.iinfo(dtype))
+    elif all(np.isinf(float(end)) for end in infinities):
+        return infinities[0], infinities[1]
+    else:
+        limits = cast(Any, ml_dtypes.finfo(dtype))
+    return np.array(limits.min).astype(dtype), np.array(limits.max).astype(dtype)
+
+
 def storage_dtype(element_type: Attribute) -> np.dtype[Any]:
     """The dtype of the stored bytes: raw bits for floats, sign-extended bytes for i1, i4 …"""
     dtype = numpy_dtype(element_type)

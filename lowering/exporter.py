@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.dialects.builtin import (
     ArrayAttr,
     CallSiteLoc,
     ComplexType,
+    DenseArrayBase,
     DenseIntOrFPElementsAttr,
     DictionaryAttr,
     FileLineColLoc,
     FunctionType,
     FusedLoc,
+    IntegerAttr,
     IntegerType,
     ModuleOp,
     NameLoc,
@@ -21,6 +23,8 @@ from xdsl.dialects.builtin import (
     StringAttr,
     TensorType,
     UnregisteredOp,
+    i32,
+    i64,
 )
 from xdsl.ir import Attribute, Block, Operation, Region, TypeAttribute
 
@@ -34,6 +38,8 @@ from .importer import Native
 from .mlir_context import diagnostic_of, make_mlir_context
 
 _UNREGISTERED = "?"
+_SIGNLESS = (i32, i64)
+"""Types of integer attributes that are made from their value; others go through text."""
 _CONTAINERS: frozenset[type[Attribute]] = frozenset({ArrayAttr, DictionaryAttr})
 
 
@@ -106,6 +112,11 @@ class _Exporter:
             case DictionaryAttr():
                 entries = {name: self.attribute(item) for name, item in attribute.data.items()}
                 return self.ir.DictAttr.get(entries, self.context)
+            case IntegerAttr() if attribute.type in _SIGNLESS:
+                return self.ir.IntegerAttr.get(self.type(attribute.type), attribute.value.data)
+            case DenseArrayBase() if attribute.elt_type == i64:
+                values = cast("DenseArrayBase[IntegerType]", attribute).get_values()
+                return self.ir.DenseI64ArrayAttr.get(list(values), self.context)
             case TypeAttribute():
                 return self.ir.TypeAttr.get(self.type(attribute), self.context)
             case _:

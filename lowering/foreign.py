@@ -22,6 +22,7 @@ from autopar.dialects.shard import GridOp
 from autopar.dialects.text import IRParser, IRPrinter
 
 from .grid_disguise import disguised_text, text_needs_disguise
+from .mlir_context import make_mlir_context
 
 FOREIGN_DIALECTS = ("shard", "mesh", "tosa", "linalg", "autopar")
 """Dialects that we read and print ourselves."""
@@ -145,6 +146,71 @@ def to_generic(context: Context, text: str, filename: str) -> str:
         parts += [text[position : start + results], statement, newlines]
         position = end
     return "".join([*parts, text[position:]])
+
+
+_NAMED = re.compile(r'"([a-zA-Z_][\w.$-]*)"[ \t]*\(')
+_NAME_AND_PAREN = re.compile(r'" *\(')
+_SUCCESSORS = re.compile(r"\s*(?:\[\s*\^[^\]]*\]\s*)?")
+_SPACE = re.compile(r"\s*")
+
+
+def properties_to_attributes(text: str) -> str:
+    """The text with the properties (`<{…}>`) of ops that jaxlib does not know as attributes.
+
+    jaxlib's parser takes them, but nothing of its Python interface gives them back.
+    """
+    if "<{" not in text:
+        return text
+    context = make_mlir_context()
+    names = {match[1] for match in _NAMED.finditer(text)}
+    unknown = {name for name in names if not context.is_registered_operation(name)}
+    if not unknown:
+        return text
+    blanked = _blank(text)
+    edits: list[tuple[int, int, str]] = []
+    for match in _NAME_AND_PAREN.finditer(blanked):
+        if text[match.start() : match.end() - 1].strip(' "') not in unknown:
+            continue
+        start = _skip(_SUCCESSORS, blanked, _closed(blanked, match.end() - 1))
+        if not blanked.startswith("<{", start):
+            continue
+        end = _closed(blanked, start + 1) + 1
+        moved = text[start + 2 : end - 2]
+        edits.append((start, end, "\n" * moved.count("\n")))
+        moved = moved.replace("\n", " ")
+        after = _skip(_SPACE, blanked, end)
+        if blanked.startswith("(", after):  # regions
+            end = _closed(blanked, after)
+            after = _skip(_SPACE, blanked, end)
+        if blanked.startswith("{", after):
+            comma = ", " if text[after + 1 : _closed(blanked, after) - 1].strip() else ""
+            edits.append((after + 1, after + 1, moved + comma))
+        else:
+            edits.append((end, end, f" {{{moved}}}"))
+    parts: list[str] = []
+    position = 0
+    for start, end, new in sorted(edits):
+        parts += [text[position:start], new]
+        position = end
+    return "".join([*parts, text[position:]])
+
+
+def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
+    match = pattern.match(text, start)
+    return start if match is None else match.end()
+
+
+_BRACKET = re.compile(r"[()\[\]{}]")
+
+
+def _closed(text: str, start: int) -> int:
+    """The offset after the bracket that closes the one at `start`; the text's end without one."""
+    depth = 0
+    for match in _BRACKET.finditer(text, start):
+        depth += 1 if match[0] in "([{" else -1
+        if depth == 0:
+            return match.end()
+    return len(text)
 
 
 def to_custom(context: Context, text: str) -> str:

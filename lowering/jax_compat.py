@@ -18,6 +18,7 @@ import numpy as np
 from jax._src import compiler, config, dispatch, dtypes, effects, source_info_util
 from jax._src import core as jax_core
 from jax._src.array import ArrayImpl
+from jax._src.custom_partitioning import custom_partitioning_p
 from jax._src.interpreters import mlir, pxla
 from jax._src.lib import _jax  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 from jax.sharding import NamedSharding
@@ -141,11 +142,16 @@ def trace_state_clean() -> bool:
 
 def lower_traced(traced: Any, platform: str) -> Any:
     """Lowers a traced function for a platform, which need not be JAX's default one;
-    `jax.device_put(x, NamedSharding)` inside becomes a constraint.
+    `jax.device_put(x, NamedSharding)` inside becomes a constraint, and a function with
+    `jax.custom_partitioning` its body.
 
-    JAX itself leaves nothing of such a device_put in StableHLO.
+    JAX itself leaves nothing of such a device_put in StableHLO, and of such a function, under a
+    mesh, a call back into Python that only XLA's partitioner can take.
     """
-    rules = ((dispatch.device_put_p, _device_put_lowering),)
+    rules = (
+        (dispatch.device_put_p, _device_put_lowering),
+        (custom_partitioning_p, _custom_partitioning_lowering),
+    )
     parameters = mlir.LoweringParameters(override_lowering_rules=rules)  # pyright: ignore
     return traced.lower(lowering_platforms=(platform,), _private_parameters=parameters)
 
@@ -165,6 +171,10 @@ def _device_put_lowering(
             value = mlir.wrap_with_sharding_op(ctx, value, aval, demand)
         results.append(value)
     return results
+
+
+def _custom_partitioning_lowering(ctx: Any, *values: Any, call: Any, **_: Any) -> Any:
+    return mlir.lower_fun(jax_core.jaxpr_as_fun(call), multiple_results=True)(ctx, *values)
 
 
 def ordered_effect(traced: Any) -> str | None:

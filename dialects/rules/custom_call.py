@@ -5,7 +5,9 @@ Targets that are not here have no rule: they are replicated (`register_custom_ca
 
 from __future__ import annotations
 
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr
 from xdsl.ir import Operation
+from xdsl.utils.hints import isa
 
 from .access import operand_shapes, result_shapes
 from .core import FactorKind, RuleBuilder, ShardingRule
@@ -47,13 +49,23 @@ def approximate_top_k(op: Operation) -> ShardingRule:
     """Operands: values, indices, two scalars; the reduced dimension needs replication."""
     shapes, results = operand_shapes(op), result_shapes(op)
     builder = RuleBuilder(shapes, results)
+    reduced = _reduction_dim(op)
     for dim, (old, new) in enumerate(zip(shapes[0], results[0], strict=True)):
-        if old == new:
+        if old == new and dim != reduced:
             builder.factor([dim, dim, None, None], [dim, dim], old)
         else:
             builder.factor([dim, dim, None, None], [None, None], old, REPLICATE)
             builder.factor([None] * 4, [dim, dim], new, REPLICATE, blocked=True)
     return builder.build()
+
+
+def _reduction_dim(op: Operation) -> int:
+    """Which dimension is reduced; its size stays the same where all of it is wanted."""
+    config = op.properties.get("backend_config")
+    dim = config.data.get("reduction_dim") if isa(config, DictionaryAttr) else None
+    if isa(dim, IntegerAttr):
+        return dim.value.data
+    return len(operand_shapes(op)[0]) - 1
 
 
 def batched_rule(op: Operation) -> ShardingRule:
@@ -66,6 +78,8 @@ def batched_rule(op: Operation) -> ShardingRule:
     batch = shapes[0][:-2]
     builder = RuleBuilder(shapes, results)
     for dim, size in enumerate(batch):
+        if any(shape[: dim + 1] != batch[: dim + 1] for shape in results):
+            break
 
         def at(shape: tuple[int, ...], dim: int = dim) -> int | None:
             return dim if shape[: dim + 1] == batch[: dim + 1] else None

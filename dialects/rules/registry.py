@@ -41,6 +41,7 @@ _RULES: dict[str, RuleFunction] = {}
 _CLASSES: dict[str, OpClass] = {}
 _CUSTOM_CALLS: dict[str, RuleFunction] = {}
 _CACHE: dict[tuple[object, ...], tuple[ShardingRule | None, tuple[object, ...]]] = {}
+_ALIKE: dict[tuple[str, int, int], tuple[ShardingRule | None, Attribute]] = {}
 _BY_VALUE: dict[tuple[object, ...], ShardingRule | None] = {}
 _RULE_POOL: dict[ShardingRule, ShardingRule] = {}
 """Equal rules are one object: passes tell them apart by identity. Those of a program in work live:
@@ -123,6 +124,7 @@ def op_classes() -> Mapping[str, OpClass]:
 def clear_cache() -> None:
     """Forgets all computed rules (after a registration)."""
     _CACHE.clear()
+    _ALIKE.clear()
     _BY_VALUE.clear()
     _RULE_POOL.clear()
 
@@ -138,6 +140,28 @@ def get_rule(op: Operation) -> ShardingRule | None:
         if written is not None:
             return _written_rule(op, written)
     name = op.name
+    if op.properties or op.regions or len(op.results) != 1 or name == "builtin.unregistered":
+        return _rule_by_parts(op, name)
+    return _rule_of_alike(op, name)
+
+
+def _rule_of_alike(op: Operation, name: str) -> ShardingRule | None:
+    """Most ops of a program say nothing but their name, and all their tensors have one type."""
+    operands = operands_of(op)
+    type = type_of(op.results[0])
+    for value in operands:
+        if type_of(value) is not type:
+            return _rule_by_parts(op, name)
+    key = (name, len(operands), id(type))
+    entry = _ALIKE.get(key)
+    if entry is None:
+        entry = _ALIKE[key] = (_rule_by_parts(op, name), type)
+    return entry[0]
+
+
+def _rule_by_parts(op: Operation, name: str) -> ShardingRule | None:
+    """The rule by all that it may depend on: types, properties and reducers."""
+    attributes = op.attributes
     if name == "builtin.unregistered":
         name = op_name(op)
     if not _loaded:
@@ -175,6 +199,7 @@ def _compute(
 ) -> ShardingRule | None:
     if len(_CACHE) > _CACHE_LIMIT:
         _CACHE.clear()
+        _ALIKE.clear()
         _BY_VALUE.clear()
     value_key = (*key[: len(key) - len(parts)], *parts)
     if value_key in _BY_VALUE:

@@ -26,3 +26,22 @@ func.func @main(%a: tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh
   // CHECK-NEXT: return %4
   return %3 : tensor<8x4xf32>
 }
+
+// mlir-opt's own generic form, properties and all, of ops that jaxlib does not know.
+// CHECK: shard.grid @generic(shape = 2x4)
+"shard.grid"() <{shape = array<i64: 2, 4>, sym_name = "generic"}> : () -> ()
+// CHECK: @properties
+func.func @properties(%a: tensor<4xf32>) -> index {
+  // CHECK-NEXT: %0 = "foo.region"(%arg0) ({
+  // CHECK-NEXT:   "foo.yield"() {n = "<{"} : () -> ()
+  // CHECK-NEXT: }) {a = {}, b = 1 : i32, c = 2 : i32} : (tensor<4xf32>) -> tensor<4xf32>
+  %0 = "foo.region"(%a) <{a = {},
+                         b = 1 : i32}> ({
+    "foo.yield"() <{n = "<{"}> : () -> ()
+  }) {c = 2 : i32} : (tensor<4xf32>) -> tensor<4xf32>
+  // CHECK-NEXT: %c0 = arith.constant 0 : index
+  %1 = "arith.constant"() <{value = 0 : index}> : () -> index
+  // CHECK-NEXT: %1:2 = shard.process_multi_index on @mesh axes = [1, 0] : index, index
+  %2:2 = "shard.process_multi_index"() <{axes = array<i16: 1, 0>, grid = @mesh}> {} : () -> (index, index)
+  return %1 : index
+}

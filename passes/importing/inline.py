@@ -30,7 +30,7 @@ from autopar.dialects.locations import call_site_loc, name_loc
 from autopar.dialects.sdy import ShardingConstraintOp, TensorShardingAttr
 from autopar.passes.collector import collector_off
 from autopar.passes.splice import insert_detached, move_body
-from autopar.passes.walk import inner_ops
+from autopar.passes.walk import inner_ops, ops_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ def _inline_module(module: ModuleOp) -> None:
             functions[op.sym_name.data] = op
         elif isinstance(op, ModuleOp):
             _inline_module(op)
+    if not any(ops_of(function, CallOp) for function in functions.values()):
+        return
     calls: dict[str, list[CallOp]] = {}
     others: set[str] = set()
     seen: dict[int, Attribute] = {}
@@ -71,8 +73,6 @@ def _inline_module(module: ModuleOp) -> None:
                 calls[name].append(op)
             elif op.properties or op.attributes:
                 _note_symbols(op, others, seen)
-    if not any(calls.values()):
-        return
     order = _callees_first(functions, calls)
     fixed = {name for name, f in functions.items() if not _can_inline(f)}
     fixed |= _recursive(calls, order)

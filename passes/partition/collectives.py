@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.ir import SSAValue
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import IndexType, IntegerAttr
+from xdsl.ir import Operation, SSAValue
 
+from autopar.dialects.constants import numpy_dtype, splat_attr
 from autopar.dialects.shard import (
     AllGatherOp,
     AllReduceOp,
     AllSliceOp,
     AllToAllOp,
     PermuteOp,
+    ProcessMultiIndexOp,
     ReduceScatterOp,
     make_collective,
 )
 from autopar.dialects.sharding import local_dim
-from autopar.dialects.tensors import shape_of
+from autopar.dialects.tensors import element_type, shape_of, tensor_type
 
-from .local_builder import LocalBuilder, is_dynamic_slice
+from .local_builder import LocalBuilder, is_dynamic_slice, neutral_value
 from .reshard_plan import Step
 from .specs import Spec
 from .windows import block_starts, fetch_window
@@ -181,11 +185,37 @@ def _to_partial(
     builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
 ) -> SSAValue:
     """Kept on the devices of index 0 along the axes, the neutral element elsewhere."""
+    if not _is_stablehlo(builder.anchor):
+        return _to_partial_in_arith(builder, value, step)
     neutral = builder.neutral(step.reduction, value.type)
     index = builder.per_device(builder.part_index(step.axes))
     is_first = builder.compare(index, "EQ", builder.index(0))
     flags = builder.broadcast(is_first, shape_of(value.type), [])
     return builder.select(flags, value, neutral)
+
+
+def _is_stablehlo(op: Operation) -> bool:
+    """Whether the program around an op is written in StableHLO: a program of linalg or tosa stays
+    one that upstream's tools read."""
+    func = op
+    while (parent := func.parent_op()) is not None and func.name != "func.func":
+        func = parent
+    return any(inner.name.startswith(("stablehlo.", "chlo.")) for inner in func.walk())
+
+
+def _to_partial_in_arith(builder: LocalBuilder, value: SSAValue, step: Step) -> SSAValue:
+    dtype = numpy_dtype(element_type(value.type))
+    neutral = splat_attr(neutral_value(step.reduction, dtype).item(), tensor_type(value.type))
+    fill = builder.insert(arith.ConstantOp(neutral))
+    indices = ProcessMultiIndexOp(builder.table.refined.name, step.axes)
+    builder.insert(indices)
+    zero = builder.insert(arith.ConstantOp(IntegerAttr(0, IndexType())))
+    is_first: SSAValue | None = None
+    for index in indices.results:
+        here = builder.insert(arith.CmpiOp(index, zero, "eq"))
+        is_first = here if is_first is None else builder.insert(arith.AndIOp(is_first, here))
+    assert is_first is not None
+    return builder.insert(arith.SelectOp(is_first, value, fill))
 
 
 def _window(

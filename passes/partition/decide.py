@@ -48,7 +48,7 @@ from .reshard_plan import ReshardPlanner
 from .resharder import Resharder
 from .special import depends_on_properties, given_factors, splittable_factors
 from .specs import AxisTable, PartialAxes, Spec, merge_partial
-from .splats import splat_of
+from .splats import CONSTANTS, splat_of
 from .strategy import Strategy, StrategyChooser, TensorUse
 from .value_specs import ValueSpecs
 
@@ -98,7 +98,7 @@ class FunctionDecider:
             **regions.handlers(),
             "autopar.constraint": self._reshards.constrain,
             "autopar.reshard": self._reshards.constrain,
-            "stablehlo.constant": self._constant,
+            **dict.fromkeys(CONSTANTS, self._constant),
             "stablehlo.optimization_barrier": self._barrier,
         }
         """Ops that are decided in another way than by their sharding rule."""

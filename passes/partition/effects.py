@@ -22,14 +22,26 @@ _PURE_CALLBACKS = ("xla_ffi_python_cpu_callback", "xla_ffi_python_gpu_callback")
 
 
 def is_effect(op: Operation) -> bool:
-    """Whether the op must run once: a custom_call with side effects or into Python."""
+    """Whether the op must run once: a custom_call with side effects or into Python.
+
+    DiagnosticError for a call that runs nowhere once the program is partitioned.
+    """
     if op.name != "stablehlo.custom_call":
         return False
     effect = op.properties.get("has_side_effect")
     if isinstance(effect, IntegerAttr) and effect.value.data:
         return True
     target = op.properties.get("call_target_name")
-    return isinstance(target, StringAttr) and target.data in _PURE_CALLBACKS
+    if not isinstance(target, StringAttr):
+        return False
+    if target.data == "CustomSPMDPartitioning":
+        raise DiagnosticError(
+            op,
+            "a function with jax.custom_partitioning was lowered under a mesh: what is left of it "
+            "is a call that only XLA's partitioner can take. Lower it for one device, or let "
+            "autopar.parallelize do it: its body is then part of the program",
+        )
+    return target.data in _PURE_CALLBACKS
 
 
 def run_once(op: Operation, table: AxisTable) -> list[SSAValue]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -26,11 +27,11 @@ from autopar.dialects.autopar import (
     result_sharding,
     sharding_of,
 )
-from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
-from autopar.dialects.tensors import shape_of
+from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.sharding.propagation.check import ShardingChecker
 from autopar.passes.walk import sharded_ops
 
@@ -52,9 +53,97 @@ def find_grid_op(module: ModuleOp) -> GridOp | None:
 def refinement(module: ModuleOp, grid: Grid) -> AxisTable:
     """The refinement of the grid that the module's shardings ask for.
 
+    Sub-axes of one axis need not nest (6 rows over an axis of 6, reshaped to 2 x 3 and to 3 x 2).
+    Then those of arguments, results and partial sums hold, of the others those that are on more
+    bytes; dimensions that want the rest are not split by it, and a remark says so.
     DiagnosticError for a sharding that does not fit the grid or its tensor.
     """
-    return AxisTable(grid, _used_axes(module, grid))
+    cuts = {name: {1, size} for name, size in grid.axes}
+    taken: dict[AxisRef, None] = {}
+    wishes: dict[AxisRef, None] = {}
+    """Axes of which sub-axes may be left out."""
+    stated = list(_checked(module, grid))
+    for use in stated:
+        is_binding = isinstance(use.op, FuncOp)
+        for axis in (axis for dim in use.sharding.dims for axis in dim.axes):
+            if not is_binding:
+                wishes[axis] = None
+            elif not _nests(axis, cuts, taken):
+                raise _does_not_nest(use, axis, taken)
+        for axis in use.sharding.partial_axes:
+            if not _nests(axis, cuts, taken):
+                raise _does_not_nest(use, axis, taken)
+    bound = {name: set(own) for name, own in cuts.items()}, dict(taken)
+    if not all([_nests(axis, cuts, taken) for axis in wishes]):
+        cuts, taken = bound
+        split = _split_bytes(module)
+        order = sorted(wishes, key=lambda axis: -split[axis])
+        left_out = {axis for axis in order if not _nests(axis, cuts, taken)}
+        _remark_left_out(stated, left_out, taken)
+    return AxisTable(grid, taken)
+
+
+def _split_bytes(module: ModuleOp) -> Counter[AxisRef]:
+    """For each axis the bytes of the tensors that it splits."""
+    split: Counter[AxisRef] = Counter()
+    for op in sharded_ops(module):
+        attr = op.attributes.get(SHARDING)
+        stated = _STATED.get(op.name)
+        for sharding, type, _ in (
+            *(() if attr is None else _of_results(op, attr)),
+            *(() if stated is None else stated(op)),
+        ):
+            for dim in () if sharding is None else sharding.dims:
+                split.update(dict.fromkeys(dim.axes, num_bytes(type)))
+    return split
+
+
+class _Use(NamedTuple):
+    """A sharding that the module states."""
+
+    sharding: Sharding
+    type: Attribute
+    op: Operation
+    what: str
+    """How messages call the value that it is for."""
+
+
+def _nests(axis: AxisRef, cuts: dict[str, set[int]], taken: dict[AxisRef, None]) -> bool:
+    """Takes an axis, and the cuts that a sub-axis makes, unless it does not nest in those taken."""
+    if axis.size:
+        own = cuts[axis.name]
+        bounds = (axis.pre, axis.pre * axis.size)
+        if any(a % b and b % a for a in bounds for b in own):
+            return False
+        own.update(bounds)
+    taken[axis] = None
+    return True
+
+
+def _others(axis: AxisRef, taken: Iterable[AxisRef]) -> str:
+    return ", ".join(str(other) for other in taken if other.name == axis.name and other.size)
+
+
+def _does_not_nest(use: _Use, axis: AxisRef, taken: Iterable[AxisRef]) -> DiagnosticError:
+    return DiagnosticError(
+        use.op,
+        f"{use.what} is sharded by the sub-axis {axis}, which does not nest with "
+        f"{_others(axis, taken)} of other arguments and results: cut the axis in one way only",
+    )
+
+
+def _remark_left_out(
+    stated: Iterable[_Use], left_out: Iterable[AxisRef], taken: Iterable[AxisRef]
+) -> None:
+    for use in stated:
+        for index, dim in enumerate(use.sharding.dims):
+            axis = next((axis for axis in dim.axes if axis in left_out), None)
+            if axis is not None:
+                remark(
+                    use.op,
+                    f"{use.what} cannot have dimension {index} sharded by the sub-axis {axis}, "
+                    f"which does not nest with {_others(axis, taken)}: it is not split by it",
+                )
 
 
 def refine_grid(module: ModuleOp, grid_op: GridOp, table: AxisTable) -> None:
@@ -76,27 +165,25 @@ _Stated = tuple[Sharding | None, Attribute, str]
 """A sharding, the type of the value that it is for, and how errors call that value."""
 
 
-def _used_axes(module: ModuleOp, grid: Grid) -> set[AxisRef]:
-    """Every axis that some sharding of the module names, sub-axes included."""
+def _checked(module: ModuleOp, grid: Grid) -> Iterator[_Use]:
+    """The shardings of the module, an attribute's once; DiagnosticError where one is wrong."""
     check = ShardingChecker({grid.name: grid})
-    axes: set[AxisRef] = set()
 
-    def use(stated: Iterable[_Stated], op: Operation) -> None:
+    def uses(stated: Iterable[_Stated], op: Operation) -> Iterator[_Use]:
         for sharding, type, what in stated:
             if sharding is not None:
                 check(sharding, len(shape_of(type)), op, what)
-                axes.update(sharding.used_axes())
+                yield _Use(sharding, type, op, what)
 
     seen: set[int] = set()
     for op in sharded_ops(module):
         attr = op.attributes.get(SHARDING)
         if attr is not None and id(attr) not in seen:
             seen.add(id(attr))
-            use(_of_results(op, attr), op)
+            yield from uses(_of_results(op, attr), op)
         stated = _STATED.get(op.name)
         if stated is not None:
-            use(stated(op), op)
-    return axes
+            yield from uses(stated(op), op)
 
 
 def _of_results(op: Operation, attr: Attribute) -> Iterator[_Stated]:

@@ -19,7 +19,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
-from autopar.dialects.constants import numpy_dtype
+from autopar.dialects.constants import extremes, numpy_dtype
 from autopar.dialects.stablehlo import StableHLO
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.dialects.stablehlo.constants import make_constant, splat_constant
@@ -47,16 +47,11 @@ def neutral_value(kind: str, dtype: np.dtype) -> np.ndarray:
     if kind == "product":
         return np.ones((), dtype)
     if kind == "bitwise_and":
-        return np.ones((), dtype) if dtype == np.bool_ else np.invert(np.zeros((), dtype))
+        return np.array(-1).astype(dtype)
     if kind not in ("max", "min"):
         raise ValueError(f"no neutral element is known for the reduction {kind}")
-    sign = -1 if kind == "max" else 1
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        return np.array(limits.min if kind == "max" else limits.max, dtype)
-    if dtype == np.bool_:
-        return np.array(kind == "min", dtype)
-    return np.array(sign * np.inf).astype(dtype)
+    least, greatest = extremes(dtype)
+    return least if kind == "max" else greatest
 
 
 class LocalBuilder:

@@ -51,6 +51,7 @@ from .regions import manual_specs
 from .reshard_plan import ReshardPlanner
 from .special import given_factors, splittable_factors
 from .specs import AxisTable, Spec, without_axes
+from .splats import CONSTANTS
 from .strategy import Splittable
 
 
@@ -92,7 +93,7 @@ class _FunctionPartitioner:
             "autopar.reshard": self._reshard,
             "sdy.manual_computation": self._manual,
             "stablehlo.case": self._control_flow,
-            "stablehlo.constant": self._constant,
+            **dict.fromkeys(CONSTANTS, self._constant),
             "stablehlo.custom_call": self._effect,
             "stablehlo.if": self._control_flow,
             "stablehlo.while": self._control_flow,

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects.autopar import SHARDING, ConstraintOp, ReshardOp
-from autopar.dialects.stablehlo import ConstantOp
 from autopar.dialects.tensors import item_bytes, shape_of
 
 from .partials import Partials, common_partial
 from .reshard_plan import ReshardPlanner
 from .specs import PartialAxes, Spec
-from .splats import is_neutral, splat_of
+from .splats import copy_splat, is_neutral, splat_of
 from .value_specs import ValueSpecs
 
 
@@ -61,9 +59,7 @@ class Resharder:
         for version in self._versions.get(value, ()):
             if self._specs.of[version] == spec and _is_visible(version, before):
                 return version
-        dense = splat_of(value)
-        assert dense is not None
-        copy = ConstantOp(DenseIntOrFPElementsAttr(value.type, dense.data))  # pyright: ignore
+        copy = copy_splat(value)
         copy.location = before.location
         Rewriter.insert_op(copy, InsertPoint.before(before))
         self._specs.record(copy, [spec])

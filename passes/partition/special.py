@@ -18,7 +18,7 @@ from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.tensors import is_bool, shape_of
 from autopar.passes.importing.meshes import axis_problem
 
-from .localize.core import splits_permutations
+from .localize.core import localizer_of, splits_permutations
 from .specs import AxisTable
 from .strategy import Splittable, splittable_by_kind
 
@@ -35,7 +35,8 @@ WINDOWED = frozenset(
 
 def depends_on_properties(op: Operation) -> bool:
     """Whether ops with the same rule may still differ in what can be split."""
-    return op.name in _EXTENSIONS or splits_permutations(op)
+    name = op.name
+    return name in _EXTENSIONS or name == "stablehlo.custom_call" or splits_permutations(op)
 
 
 _SplittableFunction = Callable[[Operation, ShardingRule, list[bool], list[str | None]], None]
@@ -44,12 +45,22 @@ _SplittableFunction = Callable[[Operation, ShardingRule, list[bool], list[str | 
 def splittable_factors(op: Operation, rule: ShardingRule) -> Splittable:
     """The factors of `op` that may be split, and the reducers of those that leave partials."""
     base = splittable_by_kind(rule)
+    is_call = op.name == "stablehlo.custom_call"
+    if localizer_of(op) is None if is_call else rule.is_custom:
+        base = base._replace(allowed=_of_opaque(rule, base.allowed))
     extend = _windows if splits_permutations(op) else _EXTENSIONS.get(op.name)
     if extend is None:
         return base
     allowed, reducers = list(base.allowed), list(base.reducers)
     extend(op, rule, allowed, reducers)
     return Splittable(tuple(allowed), tuple(reducers))
+
+
+def _of_opaque(rule: ShardingRule, allowed: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Nothing tells an opaque op which part of a dimension to make: what no operand brings in parts
+    (the matrix dimensions of JAX's LAPACK calls, whose rules name them apart) it makes whole."""
+    brought = {factor for mapping in rule.operands for dim in mapping for factor in dim}
+    return tuple(may and factor in brought for factor, may in enumerate(allowed))
 
 
 def given_factors(

@@ -94,17 +94,17 @@ class AxisTable:
         self._identity = all(ref.is_whole for ref in self.refs)
 
     def indices(self, axes: Iterable[AxisRef]) -> tuple[int, ...]:
-        """The refined axes that make up `axes`, major to minor."""
+        """The refined axes that make up `axes`, major to minor; up to the first sub-axis that the
+        cuts do not tell apart."""
         result: list[int] = []
         for axis in axes:
             low = axis.pre if axis.size else 1
             high = low * axis.size if axis.size else self.grid.sizes[axis.name]
-            result.extend(
-                index
-                for pre, size, index in self._pieces[axis.name]
-                if pre >= low and pre * size <= high and (size > 1 or low == high)
-            )
-        return tuple(index for index in result if self.sizes[index] > 1)
+            pieces = [p for p in self._pieces[axis.name] if p[0] >= low and p[0] * p[1] <= high]
+            if axis.size and (prod(size for _, size, _ in pieces) != axis.size):
+                break
+            result.extend(index for _, size, index in pieces if size > 1)
+        return tuple(result)
 
     def spec(self, sharding: Sharding) -> Spec:
         spec = self._from_sharding.get(sharding)

@@ -13,19 +13,37 @@ from autopar.dialects.tensors import shape_of
 
 from .local_builder import neutral_value
 
+CONSTANTS = ("stablehlo.constant", "arith.constant")
 
-def splat_of(value: SSAValue) -> DenseIntOrFPElementsAttr[Any] | None:
-    """The one element of a splat constant, or of what a broadcast makes of one; else None."""
+
+def splat_source(value: SSAValue) -> Operation | None:
+    """The splat constant that a value is, or is broadcast from; else None."""
     op = value.owner
     while isinstance(op, Operation) and op.name == "stablehlo.broadcast_in_dim":
         op = op.operands[0].owner
-    if not isinstance(op, Operation) or op.name != "stablehlo.constant":
+    if not isinstance(op, Operation) or op.name not in CONSTANTS:
         return None
     dense = op.properties["value"]
     if not isinstance(dense, DenseIntOrFPElementsAttr):
         return None
     dense = cast("DenseIntOrFPElementsAttr[Any]", dense)
-    return dense if is_splat(dense) and 0 not in shape_of(value.type) else None
+    return op if is_splat(dense) and 0 not in shape_of(value.type) else None
+
+
+def splat_of(value: SSAValue) -> DenseIntOrFPElementsAttr[Any] | None:
+    """The one element of a splat constant, or of what a broadcast makes of one; else None."""
+    op = splat_source(value)
+    return None if op is None else cast("Any", op.properties["value"])
+
+
+def copy_splat(value: SSAValue) -> Operation:
+    """A constant of its own, of the same kind, that is what the value is."""
+    op, dense = splat_source(value), splat_of(value)
+    assert op is not None and dense is not None
+    content = DenseIntOrFPElementsAttr(cast("Any", value.type), dense.data)
+    return type(op).create(
+        result_types=[value.type], properties={**op.properties, "value": content}
+    )
 
 
 def is_neutral(value: SSAValue, kinds: Iterable[str]) -> bool:

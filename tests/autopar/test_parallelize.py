@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental import io_callback
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -168,6 +169,38 @@ def test_jit_with_shardings_inside() -> None:
     function = autopar.parallelize(lambda p, x: jnp.sum(layer(x, p["a"])), method="shard")
     close(function(PARAMS, X), jnp.sum(jnp.tanh(X @ PARAMS["a"])))
     assert function.plan.shardings()["p['a']"] == "[-, model]"
+
+
+@custom_partitioning
+def custom_matmul(a: Any, b: Any) -> Any:
+    return a @ b
+
+
+def refuse(*args: Any) -> Any:
+    raise AssertionError("XLA's partitioner has no part in this")
+
+
+custom_matmul.def_partition(
+    partition=refuse,
+    infer_sharding_from_operands=refuse,
+    sharding_rule="i j, j k -> i k",
+    need_replication_factors=("j",),
+)
+
+
+@pytest.mark.parametrize(
+    "specs", [(P("data", "model"), P("model")), (P("data"), P(None, "model")), (P(), P()), None]
+)
+def test_custom_partitioning(specs: Any) -> None:
+    x, w = np.asarray(jax.random.normal(jax.random.key(0), (16, 8))), np.ones((8, 4), np.float32)
+    wrapped: Any = autopar.parallelize(
+        lambda x, w: jnp.tanh(custom_matmul(x, w)),
+        method="dp" if specs is None else "shard",
+        mesh=MESH,
+        in_shardings=specs,
+        batch_argnums=0 if specs is None else None,
+    )
+    close(wrapped(x, w), np.tanh(x @ w))
 
 
 def test_permuted_devices() -> None:
@@ -429,6 +462,15 @@ def test_donated_arguments_are_freed(donated: Any) -> None:
         new, _ = function(params, X)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
         params = new
+
+
+def test_an_array_donated_and_passed_twice_is_refused() -> None:
+    wrapped = autopar.parallelize(lambda w, x: (w + x.sum(), w * 2), method="dp", donate_argnums=0)
+    array = jnp.ones((16, 8))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="w is donated, and the same array is passed as x"):
+            wrapped(array, array)
+    close(wrapped(array, jnp.copy(array))[0], np.full((16, 8), 129.0))
 
 
 def test_donation_without_a_result_frees() -> None:

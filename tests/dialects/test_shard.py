@@ -13,6 +13,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from autopar.dialects.shard import AllGatherOp, Shard, find_grid, make_collective, make_grid_op
 from autopar.dialects.sharding import Grid
+from autopar.lowering.parse import parse_module
 
 MLIR_OPT = shutil.which("mlir-opt-22") or shutil.which("mlir-opt")
 
@@ -97,6 +98,21 @@ def test_mlir_opt_reads_ours_and_we_its(flags: list[str]) -> None:
     ):
         assert ours.properties == theirs.properties
         assert ours.attributes == theirs.attributes
+
+
+@pytest.mark.skipif(MLIR_OPT is None, reason="mlir-opt (mlir-22-tools) is not installed")
+def test_the_road_reads_generic_form() -> None:
+    assert MLIR_OPT is not None
+    text = subprocess.run(
+        [MLIR_OPT, "--mlir-print-op-generic", "-"],
+        input=program(OPS),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    theirs = list(parse_module(text).walk())
+    for ours, read in zip(parse(text).walk(), theirs, strict=True):
+        assert (ours.name, ours.properties) == (read.name, read.properties)
 
 
 @pytest.mark.parametrize(

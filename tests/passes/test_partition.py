@@ -45,6 +45,11 @@ add("bf16_args", lambda a, b: (a + b, a.max(0), a * b), [A(7, 5).astype(jnp.bflo
     A(7, 5).astype(jnp.bfloat16)], ["y x", "x -"])
 add("f16_f8", lambda a: (a.astype(jnp.float16) + 1, a.astype(jnp.float8_e4m3fn)), [A(7, 5)],
     ["y x"])
+for name in ("float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz",
+             "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn", "int4", "uint4"):
+    # Not all have infinities: the extremes are reduced with the ends of the finite range.
+    add(f"extremes_{name}", lambda a: (a.max(0), a.min(0), lax.cummax(a, 0), lax.cummin(a, 0)),
+        [(I(3, 11, 2, low=0) + 1).astype(name)], ["y -"])
 add("complex", lambda a: (jnp.abs(jnp.fft.fft(a)), jnp.fft.rfft(a, axis=0)), [A(8, 6)], ["x y"])
 add("complex_args", lambda a, b: (a @ b, a.sum(0), jnp.conj(a), a.real, a.imag, a * a[:1]),
     [A(7, 6) + 1j * A(7, 6), A(6, 5) + 1j * A(6, 5)], ["y x", "x y"])
@@ -179,6 +184,11 @@ add("unit_axis", lambda a, b: (a @ b, a.sum(0), a[::-1]), [A(7, 6), A(6, 5)], ["
     grid=Grid("mesh", (("a", 1), ("x", 4), ("b", 1))))
 add("three", lambda a, b: (a @ b, a.sum(0), a.reshape(-1)), [A(7, 6), A(6, 5)], ["x y", "y x"],
     grid=Grid("mesh", (("x", 3), ("y", 2))))
+SIX = Grid("mesh", (("x", 6),))
+add("cut_by_2_and_by_3", lambda a: (a.reshape(2, 24) * 2, a.reshape(3, 16) * 3), [A(6, 8)], ["x -"],
+    grid=SIX)
+add("cut_by_2_and_by_3_sums", lambda a: (a.reshape(2, 6, 4).sum(1), jnp.sin(a.reshape(3, 4, 4)).sum(
+    1)), [A(12, 4)], ["x -"], grid=SIX)
 add("one_device", lambda a, b: (a @ b, a.sum(0)), [A(7, 6), A(6, 5)], ["x -", "- x"],
     grid=Grid("mesh", (("x", 1),)))
 add("two_axes_one_dim", lambda a, b: (a @ b, a.T, a[1:], jnp.cumsum(a, 0)), [A(16, 8), A(8, 24)],

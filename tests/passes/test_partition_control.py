@@ -196,6 +196,26 @@ add("solve", lambda a, b: (jnp.linalg.solve(positive(a), b), jnp.linalg.inv(posi
 add("solve_triangular", lambda a, b: jax.scipy.linalg.solve_triangular(positive(a), b, lower=True),
     [A(6, 6), A(6, 5)], ["x y", "y x"], tolerance=1e-4)
 
+# What a call makes of the dimensions of a matrix it makes whole, wherever its result is to lie.
+S = positive(A(3, 8, 8))
+for name, call in {
+    "eigh": lambda s: jnp.linalg.eigh(s)[0],
+    "svd": lambda s: jnp.linalg.svd(s, compute_uv=False),
+    "eig": lambda s: jnp.sort(jnp.abs(jnp.linalg.eigvals(s))),
+    "lu_pivots": lambda s: lax.linalg.lu(s)[1],
+    "tridiagonal": lambda s: lax.linalg.tridiagonal(s)[1],
+    "householder": lambda s: lax.linalg.householder_product(s, s[:, 0, :]),
+    "triangular_solve": lambda s: lax.linalg.triangular_solve(s, s, left_side=True, lower=True),
+    "approx_max_k": lambda s: lax.approx_max_k(s, 8)[0],
+    "top_k": lambda s: lax.top_k(s, 8)[0],
+}.items():
+    rank = len(jax.eval_shape(call, S).shape)
+    for where in ("xy", "y"):
+        add(f"wanted_{name}_{where}", call, [S], [None], [" ".join(["-"] * (rank - 1) + [where])],
+            tolerance=1e-3)
+add("solve_minus", lambda p, x: p - jax.scipy.linalg.solve_triangular(positive(x.T), p, lower=True),
+    [A(8, 16), A(8, 8)], ["- xy", "xy -"], ["- xy"], tolerance=1e-3)
+
 # ---- jax programs --------------------------------------------------------------------------------
 
 

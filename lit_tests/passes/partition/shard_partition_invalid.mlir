@@ -5,3 +5,12 @@ shard.grid @mesh(shape = 8) {axis_names = ["x"]}
 func.func @f() {
   return
 }
+
+// -----
+
+// A call back into Python of jax.custom_partitioning.
+func.func @main(%a: tensor<8x4xf32>) -> tensor<8x4xf32> {
+  // expected-error @+1 {{a function with jax.custom_partitioning was lowered under a mesh}}
+  %0 = stablehlo.custom_call @CustomSPMDPartitioning(%a) {sdy.sharding_rule = #sdy.op_sharding_rule<([i, j])->([i, j]) {i=8, j=4}, custom>} : (tensor<8x4xf32>) -> tensor<8x4xf32>
+  return %0 : tensor<8x4xf32>
+}

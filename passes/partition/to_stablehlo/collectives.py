@@ -9,18 +9,17 @@ from typing import cast
 from xdsl.dialects.builtin import (
     DenseArrayBase,
     IntegerAttr,
-    IntegerType,
-    Signedness,
     TensorType,
     i1,
 )
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
-from xdsl.utils.hints import isa
 
 from autopar.dialects import shard, stablehlo
+from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.stablehlo.shape import tensor_type
 
+from ..local_builder import neutral_value
 from .lowering import DeviceLowering
 
 COMBINE = "autopar.combine"
@@ -78,16 +77,16 @@ def _stacked(lowering: DeviceLowering, op: Operation) -> SSAValue:
 
 def is_plain_reduction(op: Operation) -> bool:
     """Whether XLA's collectives do what the op says as it stands; true where it reduces nothing."""
-    return _kind(op) not in (*_IDENTITIES, "average")
+    return _kind(op) not in (*_BITWISE, "average")
 
 
 def _must_gather(op: Operation, element_type: Attribute) -> bool:
     """Whether XLA's collectives do not know the reduction: the bitwise ones, but on predicates."""
     kind = _kind(op)
-    return kind in _IDENTITIES and (element_type != i1 or kind == "bitwise_xor")
+    return kind in _BITWISE and (element_type != i1 or kind == "bitwise_xor")
 
 
-_IDENTITIES = {"bitwise_and": -1, "bitwise_or": 0, "bitwise_xor": 0}
+_BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor")
 
 
 def _gathered_reduction(lowering: DeviceLowering, op: Operation) -> SSAValue:
@@ -95,13 +94,7 @@ def _gathered_reduction(lowering: DeviceLowering, op: Operation) -> SSAValue:
     value = op.operands[0]
     element_type = tensor_of(value, op).element_type
     stacked = _stacked(lowering, op)
-    identity = _IDENTITIES[_kind(op)]
-    if element_type == i1:
-        identity = bool(identity)
-    elif isa(element_type, IntegerType) and (
-        identity < 0 and element_type.signedness.data is Signedness.UNSIGNED
-    ):
-        identity += 1 << element_type.width.data
+    identity = neutral_value(_kind(op), numpy_dtype(element_type)).item()
     init = lowering.insert(stablehlo.scalar_constant(identity, element_type), op)
     new = stablehlo.ReduceOp([stacked], [init], [0], reducer(op, element_type), [value.type])
     return lowering.insert(new, op)

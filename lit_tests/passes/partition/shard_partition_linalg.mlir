@@ -1,0 +1,34 @@
+// RUN: autopar-opt %s --split-input-file --sharding-propagation --shard-partition | filecheck %s
+
+// A program without StableHLO stays one. A sum that starts from zero starts so on every device ...
+// CHECK:      func.func @zero
+// CHECK-NEXT: arith.constant
+// CHECK-NEXT: %[[Z:.*]] = arith.constant dense<0.000000e+00> : tensor<4x6xf32>
+// CHECK-NEXT: %[[P:.*]] = linalg.matmul {{.*}} outs(%[[Z]] : tensor<4x6xf32>)
+// CHECK-NEXT: %[[R:.*]] = shard.all_reduce %[[P]] on @mesh grid_axes = [1]
+// CHECK-NEXT: return %[[R]]
+shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
+func.func @zero(%a: tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {"y"}]>}, %b: tensor<16x6xf32>) -> tensor<8x6xf32> {
+  %z = arith.constant dense<0.0> : tensor<8x6xf32>
+  %r = linalg.matmul ins(%a, %b : tensor<8x16xf32>, tensor<16x6xf32>) outs(%z : tensor<8x6xf32>) -> tensor<8x6xf32>
+  return %r : tensor<8x6xf32>
+}
+
+// -----
+
+// ... and any other start is kept on the first device of each group.
+// CHECK:      func.func @argument(
+// CHECK-NEXT: %[[N:.*]] = arith.constant dense<0.000000e+00> : tensor<8x6xf32>
+// CHECK-NEXT: %[[I:.*]]:2 = shard.process_multi_index on @mesh axes = [0, 1] : index, index
+// CHECK-NEXT: %[[C:.*]] = arith.constant 0 : index
+// CHECK-NEXT: %[[X:.*]] = arith.cmpi eq, %[[I]]#0, %[[C]] : index
+// CHECK-NEXT: %[[Y:.*]] = arith.cmpi eq, %[[I]]#1, %[[C]] : index
+// CHECK-NEXT: %[[F:.*]] = arith.andi %[[X]], %[[Y]] : i1
+// CHECK-NEXT: %[[S:.*]] = arith.select %[[F]], %{{.*}}, %[[N]] : tensor<8x6xf32>
+// CHECK-NEXT: %[[P:.*]] = linalg.matmul {{.*}} outs(%[[S]] : tensor<8x6xf32>)
+// CHECK-NEXT: shard.all_reduce %[[P]] on @mesh grid_axes = [0, 1]
+shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
+func.func @argument(%a: tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{}, {"x", "y"}]>}, %b: tensor<16x6xf32>, %z: tensor<8x6xf32>) -> tensor<8x6xf32> {
+  %r = linalg.matmul ins(%a, %b : tensor<8x16xf32>, tensor<16x6xf32>) outs(%z : tensor<8x6xf32>) -> tensor<8x6xf32>
+  return %r : tensor<8x6xf32>
+}
