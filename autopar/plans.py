@@ -26,8 +26,8 @@ from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.lowering.program import parse_axis
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
+from autopar.passes.importing.arguments import argument_kinds, main_function
 from autopar.passes.importing.meshes import merge_axes
-from autopar.passes.importing.methods import argument_kinds, main_function
 
 if TYPE_CHECKING:
     from .road import Road

@@ -39,14 +39,14 @@ from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
 from autopar.passes.collector import collector_off
 from autopar.passes.importing.annotate_method import AnnotateMethodPass
-from autopar.passes.importing.methods import (
+from autopar.passes.importing.arguments import (
     BATCH_DIM,
     KIND,
     KINDS,
-    MethodOptions,
     main_function,
     state_kind,
 )
+from autopar.passes.importing.methods import MethodOptions
 from autopar.passes.importing.phases import PhaseNames
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import LEVELS

@@ -72,6 +72,26 @@ def test_dependence_runs_one_way(layer: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+PHASES = ("cost", "cleanup", "importing", "sharding", "partition", "pipelining")
+"""The folders of passes/: each may import itself, those before it, and the modules beside them."""
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_phases_depend_one_way(phase: str) -> None:
+    later = PHASES[PHASES.index(phase) + 1 :]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in python_files(f"passes/{phase}")
+        for line, module in imports(path)
+        if module.startswith("autopar.passes.") and module.split(".")[2] in later
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_phase_has_a_place() -> None:
+    assert {path.parent.name for path in (ROOT / "passes").glob("*/__init__.py")} == set(PHASES)
+
+
 def test_ours_is_never_imported_by_its_folder() -> None:
     """`import dialects` would make a second copy of `autopar.dialects`."""
     wrong = [

@@ -9,8 +9,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from autopar.passes.partition.grid_option import check_grid, ensure_grid
-
+from .grid_option import check_grid, ensure_grid
 from .methods import MethodOptions, annotate_method
 
 

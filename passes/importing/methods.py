@@ -14,18 +14,12 @@ from dataclasses import dataclass
 from math import prod
 
 from xdsl.dialects.builtin import (
-    DictionaryAttr,
-    IntegerAttr,
     ModuleOp,
-    StringAttr,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, SSAValue
+from xdsl.ir import BlockArgument
 
 from autopar.dialects.autopar import (
-    ALIASING_OUTPUT,
-    BUFFER_DONOR,
-    entries_of,
     place_like_arguments,
     set_arg_shardings,
     sharding_of,
@@ -35,7 +29,8 @@ from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import is_tensor
 
-from .phases import PhaseNames, gather_by_phase
+from .arguments import argument_kinds, batch_dim, main_function
+from .phases import gather_by_phase
 from .state import next_values
 
 METHODS = {
@@ -46,10 +41,6 @@ METHODS = {
     "shard": None,
 }
 """The strings of every command line and of `parallelize`, with the ZeRO stage that they mean."""
-
-KIND = "autopar.kind"
-BATCH_DIM = "autopar.batch_dim"
-KINDS = ("parameter", "optimizer_state", "batch", "other")
 
 PARAMETER_PRIORITY = 1
 """Priority of state shardings: the batch's (0) propagates first and wins conflicts."""
@@ -100,18 +91,6 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
         gather_by_phase(func, parameters, grid)
 
 
-def main_function(module: ModuleOp) -> FuncOp:
-    """@main, or the only public function."""
-    functions = [op for op in module.ops if isinstance(op, FuncOp) and op.body.blocks]
-    for func in functions:
-        if func.sym_name.data == "main":
-            return func
-    public = [f for f in functions if f.sym_visibility is None or f.sym_visibility.data == "public"]
-    if len(public) != 1:
-        raise DiagnosticError(module, f"expected a function @main, found {len(public)} functions")
-    return public[0]
-
-
 def _method_axes(module: ModuleOp, grid: Grid, options: MethodOptions) -> tuple[AxisRef, ...]:
     if options.batch_axis is None:
         return tuple(AxisRef(name) for name, size in grid.axes if size > 1)
@@ -122,91 +101,6 @@ def _method_axes(module: ModuleOp, grid: Grid, options: MethodOptions) -> tuple[
             f"(its axes: {', '.join(grid.axis_names)})",
         )
     return (AxisRef(options.batch_axis),)
-
-
-# ---- what arguments are --------------------------------------------------------------------------
-
-
-def argument_kinds(func: FuncOp) -> list[str]:
-    """The kind of each argument: as `autopar.kind` says, else inferred."""
-    args = func.body.block.args
-    entries = entries_of(func.arg_attrs, len(args))
-    phases = PhaseNames()
-    return [
-        _stated_kind(func, index, entry) or _inferred_kind(arg, entry, phases)
-        for index, (arg, entry) in enumerate(zip(args, entries, strict=True))
-    ]
-
-
-def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
-    kind = entry.data.get(KIND)
-    if kind is None:
-        return None
-    if not isinstance(kind, StringAttr) or kind.data not in KINDS:
-        raise DiagnosticError(
-            func, f"argument {index}: {KIND} = {kind} is none of {', '.join(KINDS)}"
-        )
-    return kind.data
-
-
-def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr, phases: PhaseNames) -> str:
-    shape = arg.type.get_shape() if is_tensor(arg.type) else ()
-    if ALIASING_OUTPUT in entry.data or BUFFER_DONOR in entry.data:
-        return state_kind(arg, phases)
-    return "batch" if shape else "other"
-
-
-def state_kind(arg: BlockArgument, phases: PhaseNames) -> str:
-    """Parameter or optimizer state: the model computes with the former. Scalars are neither."""
-    if not is_tensor(arg.type) or not arg.type.get_shape():
-        return "other"
-    return "parameter" if _feeds_contraction(arg, phases) else "optimizer_state"
-
-
-_CONTRACTIONS = frozenset(
-    {
-        "stablehlo.broadcast_in_dim",
-        "stablehlo.convolution",
-        "stablehlo.dot_general",
-        "stablehlo.gather",
-        "stablehlo.while",
-    }
-)
-_VIEWS = frozenset(
-    {
-        "stablehlo.concatenate",
-        "stablehlo.convert",
-        "stablehlo.reshape",
-        "stablehlo.slice",
-        "stablehlo.transpose",
-    }
-)
-
-
-def _feeds_contraction(arg: SSAValue, phases: PhaseNames) -> bool:
-    """Whether a dot, convolution, look-up or loop reads the value, or it is broadcast: as it is, in
-    another form, or through what the forward and backward phases compute of it."""
-    seen, stack = {arg}, [arg]
-    while stack:
-        for use in stack.pop().uses:
-            user = use.operation
-            if user.name in _CONTRACTIONS:
-                return True
-            if user.name in _VIEWS or phases.of(user) != "update":
-                fresh = [result for result in user.results if result not in seen]
-                seen.update(fresh)
-                stack += fresh
-    return False
-
-
-def batch_dim(func: FuncOp, index: int) -> int:
-    """The batch dimension of a batch argument (`autopar.batch_dim`, 0 where absent)."""
-    entry = entries_of(func.arg_attrs, len(func.body.block.args))[index]
-    attr = entry.data.get(BATCH_DIM)
-    return attr.value.data if isinstance(attr, IntegerAttr) else 0
-
-
-# ---- where they lie ------------------------------------------------------------------------------
 
 
 def _argument_sharding(
@@ -248,6 +142,3 @@ def _on_dim(
     dims = [DimSharding()] * rank
     dims[dim] = DimSharding(axes, False, priority)
     return Sharding(grid.name, tuple(dims))
-
-
-# ---- ZeRO-3: gathering parameters by phase -------------------------------------------------------

@@ -9,7 +9,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import GRID, refuse_partitioned
-from autopar.passes.partition.grid_option import check_grid, ensure_grid
+from autopar.passes.importing.grid_option import check_grid, ensure_grid
 
 from .decide import insert_reshards
 from .partition import partition

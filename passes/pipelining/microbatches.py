@@ -27,7 +27,7 @@ from autopar.dialects import stablehlo
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.dialects.tensors import shape_of, tensor_type
-from autopar.passes.importing.methods import argument_kinds, batch_dim, main_function
+from autopar.passes.importing.arguments import argument_kinds, batch_dim, main_function
 from autopar.passes.partition.local_builder import i64_array, resized
 
 from .batch_flow import BatchFlow, inputs_of

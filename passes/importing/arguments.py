@@ -1,0 +1,108 @@
+"""What the arguments of a step are: parameters, optimizer state, batch, as said or by data flow."""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import BlockArgument, SSAValue
+
+from autopar.dialects.autopar import ALIASING_OUTPUT, BUFFER_DONOR, entries_of
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.tensors import is_tensor
+
+from .phases import PhaseNames
+
+KIND = "autopar.kind"
+BATCH_DIM = "autopar.batch_dim"
+KINDS = ("parameter", "optimizer_state", "batch", "other")
+
+
+def main_function(module: ModuleOp) -> FuncOp:
+    """@main, or the only public function."""
+    functions = [op for op in module.ops if isinstance(op, FuncOp) and op.body.blocks]
+    for func in functions:
+        if func.sym_name.data == "main":
+            return func
+    public = [f for f in functions if f.sym_visibility is None or f.sym_visibility.data == "public"]
+    if len(public) != 1:
+        raise DiagnosticError(module, f"expected a function @main, found {len(public)} functions")
+    return public[0]
+
+
+def argument_kinds(func: FuncOp) -> list[str]:
+    """The kind of each argument: as `autopar.kind` says, else inferred."""
+    args = func.body.block.args
+    entries = entries_of(func.arg_attrs, len(args))
+    phases = PhaseNames()
+    return [
+        _stated_kind(func, index, entry) or _inferred_kind(arg, entry, phases)
+        for index, (arg, entry) in enumerate(zip(args, entries, strict=True))
+    ]
+
+
+def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
+    kind = entry.data.get(KIND)
+    if kind is None:
+        return None
+    if not isinstance(kind, StringAttr) or kind.data not in KINDS:
+        raise DiagnosticError(
+            func, f"argument {index}: {KIND} = {kind} is none of {', '.join(KINDS)}"
+        )
+    return kind.data
+
+
+def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr, phases: PhaseNames) -> str:
+    shape = arg.type.get_shape() if is_tensor(arg.type) else ()
+    if ALIASING_OUTPUT in entry.data or BUFFER_DONOR in entry.data:
+        return state_kind(arg, phases)
+    return "batch" if shape else "other"
+
+
+def state_kind(arg: BlockArgument, phases: PhaseNames) -> str:
+    """Parameter or optimizer state: the model computes with the former. Scalars are neither."""
+    if not is_tensor(arg.type) or not arg.type.get_shape():
+        return "other"
+    return "parameter" if _feeds_contraction(arg, phases) else "optimizer_state"
+
+
+_CONTRACTIONS = frozenset(
+    {
+        "stablehlo.broadcast_in_dim",
+        "stablehlo.convolution",
+        "stablehlo.dot_general",
+        "stablehlo.gather",
+        "stablehlo.while",
+    }
+)
+_VIEWS = frozenset(
+    {
+        "stablehlo.concatenate",
+        "stablehlo.convert",
+        "stablehlo.reshape",
+        "stablehlo.slice",
+        "stablehlo.transpose",
+    }
+)
+
+
+def _feeds_contraction(arg: SSAValue, phases: PhaseNames) -> bool:
+    """Whether a dot, convolution, look-up or loop reads the value, or it is broadcast: as it is, in
+    another form, or through what the forward and backward phases compute of it."""
+    seen, stack = {arg}, [arg]
+    while stack:
+        for use in stack.pop().uses:
+            user = use.operation
+            if user.name in _CONTRACTIONS:
+                return True
+            if user.name in _VIEWS or phases.of(user) != "update":
+                fresh = [result for result in user.results if result not in seen]
+                seen.update(fresh)
+                stack += fresh
+    return False
+
+
+def batch_dim(func: FuncOp, index: int) -> int:
+    """The batch dimension of a batch argument (`autopar.batch_dim`, 0 where absent)."""
+    entry = entries_of(func.arg_attrs, len(func.body.block.args))[index]
+    attr = entry.data.get(BATCH_DIM)
+    return attr.value.data if isinstance(attr, IntegerAttr) else 0
