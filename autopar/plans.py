@@ -7,18 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from xdsl.dialects.builtin import (
-    ArrayAttr,
-    DenseArrayBase,
-    DictionaryAttr,
-    ModuleOp,
-    StringAttr,
-)
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute
 
-from autopar.dialects.autopar import GLOBAL, GRID, aliases, result_sharding, sharding_of
+from autopar.dialects.autopar import GLOBAL, aliases, result_sharding, sharding_of, stated_grid
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
@@ -165,14 +159,8 @@ class Plan:
 
 def _user_grid(module: ModuleOp) -> Grid:
     """The grid as the user gave it; partitioning may have cut its axes into smaller ones."""
-    attr = module.attributes.get(GRID)
-    if not isinstance(attr, DictionaryAttr):
-        return grid_of(module)
-    names, shape = attr.data["axes"], attr.data["shape"]
-    assert isinstance(shape, DenseArrayBase)
-    axes = [name.data for name in cast("ArrayAttr[StringAttr]", names).data]
-    sizes = [int(size) for size in shape.get_values()]
-    return Grid(grid_of(module).name, tuple(zip(axes, sizes, strict=True)))
+    grid = grid_of(module)
+    return stated_grid(module, grid.name) or grid
 
 
 def _value(

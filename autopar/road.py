@@ -26,6 +26,8 @@ from xdsl.passes import ModulePass
 from autopar.dialects import make_context
 from autopar.dialects.autopar import (
     ALIASING_OUTPUT,
+    BATCH_DIM,
+    KIND,
     entries_of,
     set_arg_shardings,
     set_result_sharding,
@@ -40,8 +42,6 @@ from autopar.lowering.program import DeviceProgram, device_program
 from autopar.passes.collector import collector_off
 from autopar.passes.importing.annotate_method import AnnotateMethodPass
 from autopar.passes.importing.arguments import (
-    BATCH_DIM,
-    KIND,
     KINDS,
     main_function,
     state_kind,

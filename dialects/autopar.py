@@ -8,9 +8,18 @@ read and write it; they touch no more than the attribute, for they run for every
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, ShapedType
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DenseArrayBase,
+    DictionaryAttr,
+    IntegerAttr,
+    ModuleOp,
+    ShapedType,
+    StringAttr,
+    i64,
+)
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, BlockArgument, Data, Dialect, Operation, OpResult, SSAValue
 from xdsl.irdl import (
@@ -31,23 +40,80 @@ from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
 from .diagnostics import DiagnosticError
-from .sharding import Axes, Sharding
+from .sharding import Axes, Grid, Sharding
 from .sharding_syntax import parse_axes_in_brackets, parse_list, parse_sharding
 
+# ---- attributes by name --------------------------------------------------------------------------
+
 SHARDING = "autopar.sharding"
-"""Name of the attribute that holds a value's sharding (on ops: a list, one a result)."""
+"""How a value lies: on arguments and results of functions one, on ops a list, one a result. Made by
+import-sdy, annotate-method and sharding-propagation; gone after convert-shard-to-stablehlo."""
+MESH = "autopar.mesh"
+"""On an argument, a result or an op: the name of the sdy mesh that its sharding was written on,
+where there are several. Made by import-sdy, read and removed by export-sdy."""
+MESHES = "autopar.meshes"
+"""On a grid: the sdy meshes that it stands for, in order. Made by import-sdy, gone after export-sdy
+or convert-shard-to-stablehlo, with the grid."""
+DEVICE_IDS = "autopar.device_ids"
+"""On a grid: the order of devices that it was written with. Made by import-sdy."""
+PARTIAL = "autopar.partial"
+"""On a shard.sharding whose values are partial: the kinds of the reductions (`sum`), which upstream
+has no place for. Made by shard-attributes-to-ops and convert-mesh-to-shard, gone after
+shard-ops-to-attributes."""
+KIND = "autopar.kind"
+"""On an argument of @main: what it is, one of parameter, optimizer_state, batch, other. Made by
+`parallelize` or the user; stays."""
+BATCH_DIM = "autopar.batch_dim"
+"""On a batch argument of @main: its batch dimension, 0 where absent. Made by `parallelize` or the
+user; stays."""
+PHASE = "autopar.phase"
+"""On constraints, reshards and collectives: the phase of the step that gathers a parameter, those
+of different phases are never merged. Made by annotate-method; gone after
+convert-shard-to-stablehlo, with the collectives."""
+REDUCE_IN_LOOP = "autopar.reduce_in_loop"
+"""On a loop whose accumulators are to stay sharded: partial sums are reduced in each iteration,
+since sums as large as the whole would not fit (ZeRO-3). Made by annotate-method; stays."""
 STRATEGY = "autopar.strategy"
-"""Name of the attribute that holds an op's strategy."""
+"""On an op: how it is split, the grid axes of each factor of its rule. Made by insert-reshards,
+gone after shard-partition."""
 GRID = "autopar.grid"
-"""Name of the attribute of a decided module: the axes and the shape of the user's grid."""
+"""On a decided module: the axes and the shape of the user's grid, as partitioning may have cut its
+axes into smaller ones. Made by insert-reshards; stays, for the runtime."""
 GLOBAL = "autopar.global"
-"""Name of the attribute of arguments and results of a partitioned function: the global type."""
+"""On arguments and results of a partitioned function: the global type. Made by shard-partition,
+gone after convert-shard-to-stablehlo."""
+COMBINE = "autopar.combine"
+"""On adjacent collectives: a number, those with the same one are lowered as one. Made by
+optimize-collectives; gone after convert-shard-to-stablehlo."""
 LAYOUT = "autopar.layout"
-"""Name of the attribute of arguments and results of a program for one device: its part of what."""
+"""On arguments and results of a program for one device: its part of what. Made by
+convert-shard-to-stablehlo; stays, for the runtime."""
 ALIASING_OUTPUT = "tf.aliasing_output"
-"""Name of XLA's attribute of an argument: the result that its buffer is given to."""
+"""On an argument, by XLA: the result that its buffer is given to."""
 BUFFER_DONOR = "jax.buffer_donor"
-"""Name of JAX's attribute of an argument whose buffer is free for any result."""
+"""On an argument, by JAX: its buffer is free for any result."""
+
+
+def grid_attribute(grid: Grid) -> DictionaryAttr:
+    """The value of `autopar.grid`."""
+    return DictionaryAttr(
+        {
+            "axes": ArrayAttr([StringAttr(name) for name in grid.axis_names]),
+            "shape": DenseArrayBase.from_list(i64, grid.shape),
+        }
+    )
+
+
+def stated_grid(module: ModuleOp, name: str = "mesh") -> Grid | None:
+    """The user's grid as `autopar.grid` of a decided module has it; None where it is absent."""
+    attr = module.attributes.get(GRID)
+    if not isinstance(attr, DictionaryAttr):
+        return None
+    axes, shape = attr.data["axes"], attr.data["shape"]
+    assert isinstance(axes, ArrayAttr) and isinstance(shape, DenseArrayBase)
+    names = [axis.data for axis in cast("ArrayAttr[StringAttr]", axes)]
+    sizes = [int(size) for size in shape.get_values()]
+    return Grid(name, tuple(zip(names, sizes, strict=True)))
 
 
 @irdl_attr_definition

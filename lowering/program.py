@@ -11,9 +11,7 @@ from typing import Any, cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
-    DenseArrayBase,
     DictionaryAttr,
-    IntegerAttr,
     ModuleOp,
     StringAttr,
     TensorType,
@@ -21,6 +19,7 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
 
+from autopar.dialects.autopar import GRID, LAYOUT, aliases, stated_grid
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sharding import AxisRef, Grid
@@ -73,27 +72,18 @@ def device_program(module: ModuleOp) -> DeviceProgram:
         raise DiagnosticError(module, "a per-device module needs a function @main")
     arguments = _layouts(func, func.arg_attrs, "argument")
     results = _layouts(func, func.res_attrs, "result")
-    aliases = tuple(
-        (index, alias.value.data)
-        for index, entry in enumerate(func.arg_attrs.data if func.arg_attrs else ())
-        if isinstance(alias := entry.data.get("tf.aliasing_output"), IntegerAttr)
-    )
-    return DeviceProgram(module, grid, arguments, results, aliases)
+    return DeviceProgram(module, grid, arguments, results, tuple(aliases(func)))
 
 
 def _grid(module: ModuleOp) -> Grid:
-    attr = module.attributes.get("autopar.grid")
-    if not isinstance(attr, DictionaryAttr) or "mhlo.num_replicas" not in module.attributes:
+    grid = stated_grid(module)
+    if grid is None or "mhlo.num_replicas" not in module.attributes:
         raise DiagnosticError(
             module,
-            "the module is no per-device program (no autopar.grid and mhlo.num_replicas): "
+            f"the module is no per-device program (no {GRID} and mhlo.num_replicas): "
             "run shard-partition and convert-shard-to-stablehlo first",
         )
-    axes, shape = attr.data["axes"], attr.data["shape"]
-    assert isinstance(shape, DenseArrayBase)
-    names = _strings(axes)
-    sizes = [int(size) for size in shape.get_values()]
-    return Grid("mesh", tuple(zip(names, sizes, strict=True)))
+    return grid
 
 
 def _layouts(
@@ -104,9 +94,9 @@ def _layouts(
     layouts: list[Layout] = []
     seen: dict[int, Layout] = {}
     for index, entry in enumerate(attrs.data):
-        attr = entry.data.get("autopar.layout")
+        attr = entry.data.get(LAYOUT)
         if not isinstance(attr, DictionaryAttr):
-            raise DiagnosticError(func, f"{what} {index} of @main has no autopar.layout")
+            raise DiagnosticError(func, f"{what} {index} of @main has no {LAYOUT}")
         layout = seen.get(id(attr))
         if layout is None:
             layout = seen[id(attr)] = _layout(attr)

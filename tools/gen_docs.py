@@ -7,8 +7,10 @@ python tools/gen_docs.py --check    exit status 1 if a page is not what the code
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import inspect
+import itertools
 import re
 import sys
 import textwrap
@@ -173,7 +175,25 @@ def dialect_section(name: str, module: str) -> list[str]:
     if attributes:
         lines += ["", "| attribute or type | |", "|---|---|"]
         lines += [f"| `{attribute.name}` | {summary(attribute)} |" for attribute in attributes]
+    named = [pair for pair in named_attributes(module) if "." in pair[0]]
+    if named:
+        lines += ["", "| attribute on ops, arguments, results | |", "|---|---|"]
+        lines += [f"| `{attribute}` | {cell(text)} |" for attribute, text in named]
     return [*lines, ""]
+
+
+def named_attributes(module: str) -> Iterator[tuple[str, str]]:
+    """The constants of a module that name attributes, with the strings below them."""
+    body = ast.parse(inspect.getsource(import_module(module))).body
+    for statement, below in itertools.pairwise(body):
+        match statement, below:
+            case (
+                ast.Assign(value=ast.Constant(value=str(name))),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                yield name, text
+            case _:
+                pass
 
 
 def summary(thing: Any) -> str:

@@ -47,7 +47,6 @@ from .collectives import (
 )
 from .grids import (
     AXIS_NAMES,
-    DEVICE_IDS,
     GridOp,
     adopt_xdsl_ops,
     axes_attr,
@@ -59,7 +58,6 @@ from .grids import (
 
 __all__ = [
     "AXIS_NAMES",
-    "DEVICE_IDS",
     "AllGatherOp",
     "AllReduceOp",
     "AllSliceOp",

@@ -25,12 +25,11 @@ from xdsl.irdl import (
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
+from ..autopar import DEVICE_IDS
 from ..sharding import Grid
 
 AXIS_NAMES = "axis_names"
 """Name of the attribute of a grid that names its axes."""
-DEVICE_IDS = "autopar.device_ids"
-"""Name of the attribute of a grid that keeps the order of devices it was written with."""
 
 OpT = TypeVar("OpT", bound=IRDLOperation)
 

@@ -6,15 +6,14 @@ from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringA
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, SSAValue
 
-from autopar.dialects.autopar import ALIASING_OUTPUT, BUFFER_DONOR, entries_of
+from autopar.dialects.autopar import ALIASING_OUTPUT, BATCH_DIM, BUFFER_DONOR, KIND, entries_of
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.tensors import is_tensor
 
 from .phases import PhaseNames
 
-KIND = "autopar.kind"
-BATCH_DIM = "autopar.batch_dim"
 KINDS = ("parameter", "optimizer_state", "batch", "other")
+"""What `autopar.kind` may say."""
 
 
 def main_function(module: ModuleOp) -> FuncOp:

@@ -15,9 +15,8 @@ from xdsl.ir import Attribute, Block, Operation
 from xdsl.passes import ModulePass
 
 from autopar.dialects import mesh, shard
+from autopar.dialects.autopar import PARTIAL
 from autopar.dialects.mesh import MeshSharding, PartialAttr
-
-from .shard_ops_to_attributes import PARTIAL
 
 _PROPERTIES = {"mesh": "grid", "mesh_axes": "grid_axes"}
 _NAMES = {"mesh.mesh": "shard.grid", "mesh.mesh_shape": "shard.grid_shape"}

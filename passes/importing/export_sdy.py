@@ -23,15 +23,14 @@ from xdsl.passes import ModulePass
 from xdsl.utils.hints import isa
 
 from autopar.dialects import autopar, sdy
-from autopar.dialects.autopar import ShardingAttr
+from autopar.dialects.autopar import DEVICE_IDS, MESH, MESHES, ShardingAttr
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy import Mesh, MeshAttr, MeshOp, TensorSharding, TensorShardingAttr
 from autopar.dialects.sdy import TensorShardingPerValueAttr as PerValueAttr
-from autopar.dialects.shard import AXIS_NAMES, DEVICE_IDS, GridOp
+from autopar.dialects.shard import AXIS_NAMES, GridOp
 from autopar.dialects.sharding import DimSharding, Partial, Sharding
 from autopar.passes.collector import collector_off
 
-from .import_sdy import MESH, MESHES
 from .meshes import axis_problem, in_mesh_order, merge_axes, translate_sharding
 from .shard_ops_to_attributes import shard_ops_to_attributes
 

@@ -26,7 +26,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from autopar.dialects import autopar, sdy
-from autopar.dialects.autopar import ShardingAttr, entries_of
+from autopar.dialects.autopar import MESH, MESHES, ShardingAttr, entries_of
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy import Mesh, MeshAttr, TensorSharding, TensorShardingAttr
 from autopar.dialects.sdy import TensorShardingPerValueAttr as PerValueAttr
@@ -38,11 +38,6 @@ from autopar.passes.walk import SHARDED_BODIES, inner_ops
 
 from .group_axes import list_groups
 from .meshes import axis_problem, overlap, refine_together, translate_axes, translate_sharding
-
-MESHES = "autopar.meshes"
-"""On a grid: the sdy meshes that it stands for, in order."""
-MESH = "autopar.mesh"
-"""On an argument, a result or an op: the name of the mesh that its sharding was written on."""
 
 _COLLECTIVES = (
     sdy.AllGatherOp,

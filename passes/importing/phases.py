@@ -16,18 +16,12 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from autopar.dialects.autopar import ConstraintOp, sharding_of
+from autopar.dialects.autopar import PHASE, REDUCE_IN_LOOP, ConstraintOp, sharding_of
 from autopar.dialects.diagnostics import location_names, remark
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.dialects.stablehlo import OptimizationBarrierOp, WhileOp
 from autopar.dialects.tensors import is_tensor, item_bytes, num_bytes, shape_of
 from autopar.passes.walk import ops_of, sharded_ops
-
-PHASE = "autopar.phase"
-"""Attribute of reshards and collectives: those of different phases are never merged."""
-REDUCE_IN_LOOP = "autopar.reduce_in_loop"
-"""Attribute of a loop whose accumulators are to stay sharded: partial sums are reduced in each
-iteration, since sums as large as the whole would not fit (ZeRO-3)."""
 
 PREFETCH_BYTES = 256 * 2**10
 """Full bytes of the parameters that the backward phase may gather at once, with the first of them:

@@ -18,6 +18,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import (
+    PARTIAL,
     SHARDING,
     ConstraintOp,
     result_sharding,
@@ -29,8 +30,6 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import ShardingOp, ShardOp, axes_attr, grid_of
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
-
-from .shard_ops_to_attributes import PARTIAL
 
 
 @dataclass(frozen=True)

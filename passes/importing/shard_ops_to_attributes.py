@@ -26,6 +26,7 @@ from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import ParseError
 
 from autopar.dialects.autopar import (
+    PARTIAL,
     SHARDING,
     ConstraintOp,
     result_sharding,
@@ -38,8 +39,6 @@ from autopar.dialects.shard import ShardingOp, ShardOp, adopt_xdsl_ops, grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Partial, Sharding
 from autopar.dialects.sharding_syntax import REDUCTION_KINDS, parse_sharding
 from autopar.passes.walk import ops_of
-
-PARTIAL = "autopar.partial"
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from typing import NamedTuple
 from xdsl.dialects.builtin import IntegerAttr, i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
+from autopar.dialects.autopar import COMBINE
 from autopar.dialects.shard import AllGatherOp, AllReduceOp, ReduceScatterOp
 from autopar.dialects.tensors import element_type, num_bytes
-
-from .to_stablehlo.collectives import COMBINE
 
 
 class _Window(NamedTuple):

@@ -17,14 +17,9 @@ from typing import Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
-    ArrayAttr,
-    DenseArrayBase,
-    DictionaryAttr,
     IntegerAttr,
     ModuleOp,
-    StringAttr,
     i32,
-    i64,
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.dialects.shard import GridOp as XdslGridOp
@@ -32,7 +27,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from autopar.dialects import sdy, shard, stablehlo
-from autopar.dialects.autopar import GRID, SHARDING, STRATEGY
+from autopar.dialects.autopar import COMBINE, GRID, SHARDING, STRATEGY, grid_attribute
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.stablehlo import ChannelHandle
 from autopar.passes.collector import collector_off
@@ -107,12 +102,7 @@ def _convert(module: ModuleOp, form: Form) -> None:
     module.attributes["mhlo.num_replicas"] = IntegerAttr(replicas, i32)
     module.attributes["mhlo.num_partitions"] = IntegerAttr(partitions, i32)
     if GRID not in module.attributes:
-        module.attributes[GRID] = DictionaryAttr(
-            {
-                "axes": ArrayAttr([StringAttr(name) for name in grid.axis_names]),
-                "shape": DenseArrayBase.from_list(i64, grid.shape),
-            }
-        )
+        module.attributes[GRID] = grid_attribute(grid)
 
 
 ################################################################################
@@ -162,8 +152,8 @@ def _combined(ops: Sequence[Operation]) -> dict[Operation, list[Operation]]:
     """For each collective that optimize-collectives has combined its group, in program order."""
     by_number: dict[tuple[Attribute, str], list[Operation]] = {}
     for op in ops:
-        if op.name in COMBINABLE and collectives.COMBINE in op.attributes:
-            number = op.attributes[collectives.COMBINE]
+        if op.name in COMBINABLE and COMBINE in op.attributes:
+            number = op.attributes[COMBINE]
             by_number.setdefault((number, op.name), []).append(op)
     return {op: members for members in by_number.values() for op in members}
 

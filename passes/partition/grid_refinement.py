@@ -8,11 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
-    DenseArrayBase,
-    DictionaryAttr,
     ModuleOp,
-    StringAttr,
-    i64,
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation
@@ -24,6 +20,7 @@ from autopar.dialects.autopar import (
     ConstraintOp,
     ReshardOp,
     ShardingAttr,
+    grid_attribute,
     result_sharding,
     sharding_of,
 )
@@ -150,12 +147,7 @@ def refine_grid(module: ModuleOp, grid_op: GridOp, table: AxisTable) -> None:
     """Puts the refined grid in the place of the user's, which is kept as `autopar.grid`."""
     module.attributes.setdefault(
         GRID,
-        DictionaryAttr(
-            {
-                "axes": ArrayAttr([StringAttr(name) for name in table.grid.axis_names]),
-                "shape": DenseArrayBase.from_list(i64, table.grid.shape),
-            }
-        ),
+        grid_attribute(table.grid),
     )
     if table.refined.axes != table.grid.axes:
         Rewriter.replace_op(grid_op, make_grid_op(table.refined), [])

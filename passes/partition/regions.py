@@ -7,9 +7,9 @@ from typing import Any
 
 from xdsl.ir import Block, Operation
 
+from autopar.dialects.autopar import REDUCE_IN_LOOP
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.sharding import AxisRef
-from autopar.passes.importing.phases import REDUCE_IN_LOOP
 
 from .partials import Partials
 from .resharder import Resharder

@@ -22,9 +22,6 @@ from autopar.dialects.stablehlo.shape import tensor_type
 from ..local_builder import neutral_value
 from .lowering import DeviceLowering
 
-COMBINE = "autopar.combine"
-"""Attribute of adjacent collectives: those with the same number are lowered as one."""
-
 _REDUCERS: dict[str, type[Operation]] = {
     "sum": stablehlo.AddOp,
     "average": stablehlo.AddOp,
