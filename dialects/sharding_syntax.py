@@ -18,12 +18,10 @@ from typing import TypeVar
 
 from xdsl.parser import AttrParser
 
+from .reductions import REDUCTION_KINDS
 from .sharding import Axes, AxisRef, DimSharding, Partial, Sharding
 
 T = TypeVar("T")
-
-REDUCTION_KINDS = ("sum", "max", "min", "product", "bitwise_and", "bitwise_or", "bitwise_xor")
-"""Kinds of partial results that have a meaning here (upstream's `average` and `generic` do not)."""
 
 
 def parse_axis_ref(parser: AttrParser) -> AxisRef:

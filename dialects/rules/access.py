@@ -22,6 +22,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Operation, Region, SSAValue
 
+from ..reductions import KIND_OF_COMBINER
 from ..tensors import is_bool, shape_of
 
 Shape = tuple[int, ...]
@@ -132,15 +133,6 @@ def string(op: Operation, name: str) -> str:
     return ""
 
 
-REDUCERS = {
-    "stablehlo.add": "sum",
-    "stablehlo.maximum": "max",
-    "stablehlo.minimum": "min",
-    "stablehlo.multiply": "product",
-    "stablehlo.and": "bitwise_and",
-    "stablehlo.or": "bitwise_or",
-    "stablehlo.xor": "bitwise_xor",
-}
 _COMPLEMENT_FREE = {"sum": "bitwise_or", "product": "bitwise_and"}
 
 
@@ -163,7 +155,7 @@ def body_reducer(region: Region) -> str | None:
         owner = value.owner
         if not isinstance(owner, Operation):
             return None
-        this = REDUCERS.get(op_name(owner))
+        this = KIND_OF_COMBINER.get(op_name(owner))
         if this is None or (kind is not None and this != kind):
             return None
         read = tuple(owner.operands)

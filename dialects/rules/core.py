@@ -17,7 +17,7 @@ from math import prod
 
 from xdsl.ir import Operation
 
-from ..sharding_syntax import REDUCTION_KINDS
+from ..reductions import REDUCTION_KINDS
 
 
 class FactorKind(Enum):

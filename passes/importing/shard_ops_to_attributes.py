@@ -35,9 +35,10 @@ from autopar.dialects.autopar import (
     sharding_of,
 )
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.reductions import REDUCTION_KINDS
 from autopar.dialects.shard import ShardingOp, ShardOp, adopt_xdsl_ops, grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Partial, Sharding
-from autopar.dialects.sharding_syntax import REDUCTION_KINDS, parse_sharding
+from autopar.dialects.sharding_syntax import parse_sharding
 from autopar.passes.walk import ops_of
 
 

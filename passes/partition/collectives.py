@@ -9,6 +9,7 @@ from xdsl.dialects.builtin import IndexType, IntegerAttr
 from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.constants import numpy_dtype, splat_attr
+from autopar.dialects.reductions import neutral_value
 from autopar.dialects.shard import (
     AllGatherOp,
     AllReduceOp,
@@ -22,7 +23,7 @@ from autopar.dialects.shard import (
 from autopar.dialects.sharding import local_dim
 from autopar.dialects.tensors import element_type, shape_of, tensor_type
 
-from .local_builder import LocalBuilder, is_dynamic_slice, neutral_value
+from .local_builder import LocalBuilder, is_dynamic_slice
 from .reshard_plan import Step
 from .specs import Spec
 from .windows import block_starts, fetch_window

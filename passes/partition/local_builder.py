@@ -19,7 +19,8 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
-from autopar.dialects.constants import extremes, numpy_dtype
+from autopar.dialects.constants import numpy_dtype
+from autopar.dialects.reductions import neutral_value
 from autopar.dialects.stablehlo import StableHLO
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.dialects.stablehlo.constants import make_constant, splat_constant
@@ -38,20 +39,6 @@ def resized(type: Attribute, shape: Sequence[int]) -> TensorType[Attribute]:
     """The tensor type with another shape (its encoding kept)."""
     tensor = tensor_type(type)
     return TensorType(tensor.element_type, shape, tensor.encoding)
-
-
-def neutral_value(kind: str, dtype: np.dtype) -> np.ndarray:
-    """The element that a reduction of `kind` ignores, as a scalar array of `dtype`."""
-    if kind in ("sum", "bitwise_or", "bitwise_xor"):
-        return np.zeros((), dtype)
-    if kind == "product":
-        return np.ones((), dtype)
-    if kind == "bitwise_and":
-        return np.array(-1).astype(dtype)
-    if kind not in ("max", "min"):
-        raise ValueError(f"no neutral element is known for the reduction {kind}")
-    least, greatest = extremes(dtype)
-    return least if kind == "max" else greatest
 
 
 class LocalBuilder:

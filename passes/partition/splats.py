@@ -9,9 +9,8 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.constants import constant_array, is_splat
+from autopar.dialects.reductions import neutral_value
 from autopar.dialects.tensors import shape_of
-
-from .local_builder import neutral_value
 
 CONSTANTS = ("stablehlo.constant", "arith.constant")
 

@@ -16,6 +16,7 @@ from xdsl.ir import Attribute, Block, SSAValue
 
 from autopar.dialects import stablehlo
 from autopar.dialects.constants import constant_array, dense_attr
+from autopar.dialects.reductions import COMBINERS
 from autopar.dialects.rules.access import body_reducer
 from autopar.dialects.shard import AllGatherOp, make_collective
 from autopar.dialects.tensors import element_type, shape_of
@@ -150,7 +151,7 @@ def _reduce_window(local: LocalOp) -> None:
         size = local.result_shapes[0][dim]
         if (
             axes
-            and kind in _COMBINE
+            and kind in _CUMULATIVE
             and count == 1
             and windows[dim] == size > 1
             and strides[dim] == base_dilations[dim] == window_dilations[dim] == 1
@@ -205,7 +206,7 @@ def _reduce_window(local: LocalOp) -> None:
         value = _with_other_blocks(local, value, dim, kind, is_reverse=is_reverse)
 
 
-_COMBINE = {"sum": "add", "product": "multiply", "max": "maximum", "min": "minimum"}
+_CUMULATIVE = ("sum", "product", "max", "min")
 
 
 def _with_other_blocks(
@@ -239,7 +240,7 @@ def _with_other_blocks(
     others = builder.broadcast(
         builder.insert(reduce), shape_of(value.type), [d for d in range(len(shape)) if d != dim]
     )
-    combined = builder.op(_COMBINE[kind], [value, others], value.type)
+    combined = builder.op(COMBINERS[kind].removeprefix("stablehlo."), [value, others], value.type)
     for use in uses:
         use.operation.operands[use.index] = combined
     local.stands_for[combined] = op.results[0]

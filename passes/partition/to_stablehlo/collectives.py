@@ -17,21 +17,12 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from autopar.dialects import shard, stablehlo
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.reductions import COMBINERS, neutral_value
 from autopar.dialects.stablehlo.shape import tensor_type
 
-from ..local_builder import neutral_value
 from .lowering import DeviceLowering
 
-_REDUCERS: dict[str, type[Operation]] = {
-    "sum": stablehlo.AddOp,
-    "average": stablehlo.AddOp,
-    "max": stablehlo.MaxOp,
-    "min": stablehlo.MinOp,
-    "product": stablehlo.MulOp,
-    "bitwise_and": stablehlo.AndOp,
-    "bitwise_or": stablehlo.OrOp,
-    "bitwise_xor": stablehlo.XorOp,
-}
+_OPS = {op.name: op for op in stablehlo.StableHLO.operations}
 
 
 def dim_of(op: Operation, name: str) -> int:
@@ -50,11 +41,12 @@ def _kind(op: Operation) -> str:
 def reducer(op: Operation, element_type: Attribute) -> Region:
     """The body that reduces two scalars as the collective says; DiagnosticError: it has no form."""
     kind = _kind(op)
-    if kind not in _REDUCERS:
+    combiner = COMBINERS.get("sum" if kind == "average" else kind)
+    if combiner is None:
         raise DiagnosticError(op, f"'{op.name}' op: reduction {kind} has no form in StableHLO")
     scalar = TensorType(element_type, [])
     block = Block(arg_types=[scalar, scalar])
-    combined = _REDUCERS[kind](block.args[0], block.args[1])  # pyright: ignore[reportCallIssue]
+    combined = _OPS[combiner].create(operands=block.args, result_types=[scalar])
     block.add_ops([combined, stablehlo.ReturnOp(combined.results[0])])
     for inner in block.ops:
         inner.location = op.location
