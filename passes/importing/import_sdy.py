@@ -2,7 +2,7 @@
 
 Meshes. One `shard.grid` stands for all of a module's meshes; it takes the axes of the finest of
 those that are used. Meshes of equal device count and order are unified: an axis of another mesh is
-written as (sub-)axes of the grid (`meshes.py`). Empty meshes, meshes of one device and maximal
+written as (sub-)axes of the grid (`unify_meshes.py`, `meshes.py`). Empty meshes, meshes of one device and maximal
 ones mean: replicated. `autopar.meshes` on the grid keeps all declarations and `autopar.mesh` on a
 value the mesh that it named, where there are several, so that export-sdy restores them.
 """
@@ -26,18 +26,18 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from autopar.dialects import autopar, sdy
-from autopar.dialects.autopar import MESH, MESHES, ShardingAttr, entries_of
+from autopar.dialects.autopar import MESH, ShardingAttr, entries_of
 from autopar.dialects.diagnostics import DiagnosticError
-from autopar.dialects.sdy import Mesh, MeshAttr, TensorSharding, TensorShardingAttr
+from autopar.dialects.sdy import Mesh, TensorSharding, TensorShardingAttr
 from autopar.dialects.sdy import TensorShardingPerValueAttr as PerValueAttr
-from autopar.dialects.shard import make_grid_op
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.stablehlo.shape import ConstantOp
 from autopar.passes.collector import collector_off
 from autopar.passes.walk import SHARDED_BODIES, inner_ops
 
 from .group_axes import list_groups
-from .meshes import axis_problem, overlap, refine_together, translate_axes, translate_sharding
+from .meshes import axis_problem, overlap, translate_axes, translate_sharding
+from .unify_meshes import name_of_mesh, replace_meshes, unify_meshes
 
 _COLLECTIVES = (
     sdy.AllGatherOp,
@@ -77,7 +77,7 @@ class _Importer:
 
     def mesh_of(self, value: TensorSharding, place: Operation, what: str) -> tuple[str, Mesh]:
         if value.inlined_mesh is not None:
-            return _name_of(self.meshes, value.inlined_mesh), value.inlined_mesh
+            return name_of_mesh(self.meshes, value.inlined_mesh), value.inlined_mesh
         name = value.sharding.grid
         mesh = self.meshes.get(name)
         if mesh is None:
@@ -140,12 +140,8 @@ class _Importer:
         if not self.several:
             return None
         mesh = value.inlined_mesh
-        name = value.sharding.grid if mesh is None else _name_of(self.meshes, mesh)
+        name = value.sharding.grid if mesh is None else name_of_mesh(self.meshes, mesh)
         return None if name == self.grid.name else StringAttr(name)
-
-
-def _name_of(meshes: dict[str, Mesh], mesh: Mesh) -> str:
-    return next(name for name, other in meshes.items() if other == mesh)
 
 
 def import_sdy(module: ModuleOp) -> None:
@@ -166,16 +162,16 @@ def import_sdy(module: ModuleOp) -> None:
         if mesh not in meshes.values():
             index = next(i for i in range(len(meshes) + 1) if _lifted_name(i) not in meshes)
             meshes[_lifted_name(index)] = mesh
-        used.add(_name_of(meshes, mesh))
+        used.add(name_of_mesh(meshes, mesh))
     if not meshes and not used:
         return
-    importer = _Importer(meshes, _unify(module, ops, meshes, used), len(meshes) > 1)
+    importer = _Importer(meshes, unify_meshes(module, ops, meshes, used), len(meshes) > 1)
     with collector_off():
         for op in speaking:
             list_groups(op, meshes)
             _import_op(op, importer)
     if meshes:
-        _replace_meshes(module, ops, importer)
+        replace_meshes(module, ops, meshes, importer.grid)
 
 
 def _lifted_name(index: int) -> str:
@@ -221,118 +217,35 @@ def _of_attribute(attr: Attribute | None) -> tuple[TensorSharding, ...]:
     return attr.data if isinstance(attr, PerValueAttr) else ()
 
 
-################################################################################
-# Meshes                                                                       #
-################################################################################
-
-
-def _unify(
-    module: ModuleOp, ops: list[sdy.MeshOp], meshes: dict[str, Mesh], used: set[str]
-) -> Grid:
-    """The grid that stands for all meshes in use."""
-    places = {op.sym_name.data: op for op in ops}
-    names = [name for name in meshes if name in used] or list(meshes)
-    real = [name for name in names if meshes[name].num_devices > 1]
-    # Meshes of one device (of callbacks, of random bits) do not say what to run on.
-    real = real or [name for name in meshes if meshes[name].num_devices > 1]
-    if not real:
-        name = names[0] if names else "mesh"
-        axes = meshes[name].axes if names else ()
-        return Grid(name, axes or (("device", 1),))
-    finest = max(real, key=lambda name: sum(size > 1 for _, size in meshes[name].axes))
-    base = meshes[finest]
-    for name in real:
-        mesh = meshes[name]
-        place, other = places.get(name, module), places.get(finest, module)
-        if mesh.num_devices != base.num_devices:
-            raise DiagnosticError(
-                place,
-                f"mesh @{name} has {mesh.num_devices} devices and mesh @{finest} "
-                f"{base.num_devices}: one program runs on one set of devices; use meshes of "
-                "equal size",
-                notes=[(other, f"@{finest} is declared here")],
-            )
-        if mesh.device_ids != base.device_ids:
-            raise DiagnosticError(
-                place,
-                f"meshes @{name} and @{finest} order their devices differently (device_ids "
-                f"{list(mesh.device_ids) or 'by number'} and {list(base.device_ids) or 'by number'}"
-                "): one program runs on one order of devices",
-                notes=[(other, f"@{finest} is declared here")],
-            )
-    if not refine_together(meshes[name].axes for name in real):
-        shapes = ", ".join(
-            f"@{name} " + "x".join(str(size) for _, size in meshes[name].axes) for name in real
-        )
-        raise DiagnosticError(
-            places.get(finest, module),
-            f"the meshes {shapes} have no common refinement: cut the devices into axes whose "
-            "sizes divide each other in order",
-        )
-    return Grid(finest, base.axes, base.device_ids or None)
-
-
-def _replace_meshes(module: ModuleOp, ops: list[sdy.MeshOp], importer: _Importer) -> None:
-    grid = make_grid_op(importer.grid)
-    kept = {op.sym_name.data: op for op in ops}
-    own = importer.meshes.get(importer.grid.name)
-    same = own is not None and own == Mesh(importer.grid.axes, importer.grid.device_ids or ())
-    if importer.several or not same:
-        # A list: MLIR sorts the entries of dictionaries.
-        grid.attributes[MESHES] = ArrayAttr(
-            [
-                DictionaryAttr(
-                    {
-                        **(kept[name].attributes if name in kept else {}),
-                        "name": StringAttr(name),
-                        "mesh": MeshAttr(mesh),
-                    }
-                )
-                for name, mesh in importer.meshes.items()
-            ]
-        )
-    elif importer.grid.name in kept:
-        grid.attributes.update(kept[importer.grid.name].attributes)
-    block = module.body.block
-    if ops:
-        grid.location = ops[0].location
-        block.insert_op_before(grid, ops[0])
-    elif block.first_op is not None:
-        block.insert_op_before(grid, block.first_op)
-    for op in ops:
-        op.detach()
-        op.erase()
-
-
-################################################################################
-# Shardings                                                                    #
-################################################################################
+def _import_function(op: FuncOp, importer: _Importer) -> None:
+    """The shardings of arguments and results."""
+    name = op.sym_name.data
+    type = op.function_type
+    for key, types, what in (
+        ("arg_attrs", type.inputs.data, "argument"),
+        ("res_attrs", type.outputs.data, "result"),
+    ):
+        attrs = op.properties.get(key)
+        if attrs is None:
+            continue
+        entries: list[DictionaryAttr] = []
+        for index, entry in enumerate(entries_of(attrs, len(types))):  # pyright: ignore
+            value = entry.data.get(sdy.SHARDING)
+            if isinstance(value, TensorShardingAttr):
+                where = f"{what} {index} of @{name}"
+                converted = importer.convert(value.data, types[index], op, where)
+                data = {k: v for k, v in entry.data.items() if k != sdy.SHARDING}
+                data[autopar.SHARDING] = converted
+                if (mark := importer.mark(value.data)) is not None:
+                    data[MESH] = mark
+                entry = DictionaryAttr(data)
+            entries.append(entry)
+        op.properties[key] = ArrayAttr(entries)
 
 
 def _import_op(op: Operation, importer: _Importer) -> None:
     if isinstance(op, FuncOp):
-        name = op.sym_name.data
-        type = op.function_type
-        for key, types, what in (
-            ("arg_attrs", type.inputs.data, "argument"),
-            ("res_attrs", type.outputs.data, "result"),
-        ):
-            attrs = op.properties.get(key)
-            if attrs is None:
-                continue
-            entries: list[DictionaryAttr] = []
-            for index, entry in enumerate(entries_of(attrs, len(types))):  # pyright: ignore
-                value = entry.data.get(sdy.SHARDING)
-                if isinstance(value, TensorShardingAttr):
-                    where = f"{what} {index} of @{name}"
-                    converted = importer.convert(value.data, types[index], op, where)
-                    data = {k: v for k, v in entry.data.items() if k != sdy.SHARDING}
-                    data[autopar.SHARDING] = converted
-                    if (mark := importer.mark(value.data)) is not None:
-                        data[MESH] = mark
-                    entry = DictionaryAttr(data)
-                entries.append(entry)
-            op.properties[key] = ArrayAttr(entries)
+        _import_function(op, importer)
         return
     if op.attributes and (attr := op.attributes.pop(sdy.SHARDING, None)) is not None:
         _annotate(op, _of_attribute(attr), importer)
