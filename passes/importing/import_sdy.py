@@ -2,9 +2,10 @@
 
 Meshes. One `shard.grid` stands for all of a module's meshes; it takes the axes of the finest of
 those that are used. Meshes of equal device count and order are unified: an axis of another mesh is
-written as (sub-)axes of the grid (`unify_meshes.py`, `meshes.py`). Empty meshes, meshes of one device and maximal
-ones mean: replicated. `autopar.meshes` on the grid keeps all declarations and `autopar.mesh` on a
-value the mesh that it named, where there are several, so that export-sdy restores them.
+written as (sub-)axes of the grid (`unify_meshes.py`, `meshes.py`). Empty meshes, meshes of one
+device and maximal ones mean: replicated. `autopar.meshes` on the grid keeps all declarations and
+`autopar.mesh` on a value the mesh that it named, where there are several, so that export-sdy
+restores them.
 """
 
 from __future__ import annotations

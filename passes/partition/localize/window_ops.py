@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from xdsl.dialects.builtin import (
     TensorType,
     i64,
 )
-from xdsl.ir import Attribute, Block, SSAValue
+from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from autopar.dialects import stablehlo
 from autopar.dialects.constants import constant_array, dense_attr
@@ -131,79 +132,114 @@ def _set_group_count(local: LocalOp, name: str, operand: int, dim: int) -> None:
             return
 
 
+@dataclass
+class _Windows:
+    """The attributes of a reduce_window, one entry a dimension, to be changed and written back."""
+
+    sizes: list[int]
+    strides: list[int]
+    base_dilations: list[int]
+    window_dilations: list[int]
+    padding: list[list[int]]
+
+    @staticmethod
+    def of(op: Operation, rank: int) -> _Windows:
+        ones = [1] * rank
+        padding = _ints(op.properties.get("padding"), [0] * (2 * rank))
+        return _Windows(
+            _ints(op.properties.get("window_dimensions"), ones),
+            _ints(op.properties.get("window_strides"), ones),
+            _ints(op.properties.get("base_dilations"), ones),
+            _ints(op.properties.get("window_dilations"), ones),
+            [padding[2 * i : 2 * i + 2] for i in range(rank)],
+        )
+
+    def write(self, op: Operation) -> None:
+        """Writes what may have changed, where it was stated."""
+        if "padding" in op.properties:
+            op.properties["padding"] = _padding_attr(self.padding)
+        if "base_dilations" in op.properties:
+            op.properties["base_dilations"] = i64_array(self.base_dilations)
+        op.properties["window_dimensions"] = i64_array(self.sizes)
+
+    def is_identity(self, dim: int) -> bool:
+        """Whether each element of the dimension is a window of its own."""
+        return (
+            self.sizes[dim] == 1
+            and self.strides[dim] == 1
+            and self.base_dilations[dim] == 1
+            and self.padding[dim] == [0, 0]
+        )
+
+    def is_cumulative(self, dim: int, size: int) -> bool:
+        """Whether the windows hold all elements before (after) each of the `size` of a dimension,
+        as JAX writes cumsum and the like."""
+        return (
+            self.sizes[dim] == size > 1
+            and self.strides[dim] == self.base_dilations[dim] == self.window_dilations[dim] == 1
+            and self.padding[dim] in ([size - 1, 0], [0, size - 1])
+        )
+
+
 @localizer("stablehlo.reduce_window")
 def _reduce_window(local: LocalOp) -> None:
+    """Cumulative dimensions are reduced by blocks, then the blocks combined; in other dimensions a
+    device fetches the rows that its windows reach (the halo)."""
     op = local.op
-    rank = len(local.operand_shapes[0])
-    ones = [1] * rank
-    windows = _ints(op.properties.get("window_dimensions"), ones)
-    strides = _ints(op.properties.get("window_strides"), ones)
-    base_dilations = _ints(op.properties.get("base_dilations"), ones)
-    window_dilations = _ints(op.properties.get("window_dilations"), ones)
-    padding_values = _ints(op.properties.get("padding"), [0] * (2 * rank))
-    padding = [padding_values[2 * i : 2 * i + 2] for i in range(rank)]
-    count = len(op.results)
-    out_shape = local.local_result_shape()
+    windows = _Windows.of(op, len(local.operand_shapes[0]))
     kind = body_reducer(op.regions[0])
+    has_blocks = kind in _CUMULATIVE and len(op.results) == 1 and is_neutral(op.operands[1], [kind])
     cumulative: list[tuple[int, bool]] = []
-    for dim in range(rank):
-        axes = local.result_specs[0].dims[dim]
-        size = local.result_shapes[0][dim]
-        if (
-            axes
-            and kind in _CUMULATIVE
-            and count == 1
-            and windows[dim] == size > 1
-            and strides[dim] == base_dilations[dim] == window_dilations[dim] == 1
-            and padding[dim] in ([size - 1, 0], [0, size - 1])
-            and is_neutral(op.operands[1], [kind])
-        ):
-            is_reverse = padding[dim][0] == 0
-            if is_reverse:
-                local.mask_padding(0, dim, kind)
-            block = out_shape[dim]
-            windows[dim] = block
-            padding[dim] = [0, block - 1] if is_reverse else [block - 1, 0]
-            cumulative.append((dim, is_reverse))
+    for dim, axes in enumerate(local.result_specs[0].dims):
+        if not axes:
             continue
-        plain = (
-            windows[dim] == 1
-            and strides[dim] == 1
-            and base_dilations[dim] == 1
-            and padding[dim] == [0, 0]
-        )
-        if not axes or plain:
-            continue
-        builder = local.builder()
-        span = (windows[dim] - 1) * window_dilations[dim] + 1
-        first = block_starts(builder, axes, local.result_shapes[0][dim])
-        starts = [r * strides[dim] - padding[dim][0] for r in first]
-        width = (out_shape[dim] - 1) * strides[dim] + span
-        for index in range(count):
-            op.operands[index] = _spread_window(
-                builder,
-                local,
-                op.operands[index],
-                index,
-                dim,
-                base_dilations[dim],
-                starts,
-                width,
-                op.operands[count + index],
-            )
-        padding[dim] = [0, 0]
-        base_dilations[dim] = 1
-    if "padding" in op.properties:
-        op.properties["padding"] = _padding_attr(padding)
-    if "base_dilations" in op.properties:
-        op.properties["base_dilations"] = i64_array(base_dilations)
-    if cumulative:
-        op.properties["window_dimensions"] = i64_array(windows)
+        if has_blocks and windows.is_cumulative(dim, local.result_shapes[0][dim]):
+            assert kind is not None
+            cumulative.append((dim, _cut_into_blocks(local, windows, dim, kind)))
+        elif not windows.is_identity(dim):
+            _fetch_halo(local, windows, dim)
+    windows.write(op)
     local.set_local_types()
     value: SSAValue = op.results[0]
     for dim, is_reverse in cumulative:
         assert kind is not None
         value = _with_other_blocks(local, value, dim, kind, is_reverse=is_reverse)
+
+
+def _cut_into_blocks(local: LocalOp, windows: _Windows, dim: int, kind: str) -> bool:
+    """Makes the windows of a cumulative dimension end with each device's block; whether it runs
+    in reverse."""
+    is_reverse = windows.padding[dim][0] == 0
+    if is_reverse:
+        local.mask_padding(0, dim, kind)
+    block = local.local_result_shape()[dim]
+    windows.sizes[dim] = block
+    windows.padding[dim] = [0, block - 1] if is_reverse else [block - 1, 0]
+    return is_reverse
+
+
+def _fetch_halo(local: LocalOp, windows: _Windows, dim: int) -> None:
+    """Gives each device the rows that its windows reach, padding and base dilation written out."""
+    op, builder = local.op, local.builder()
+    stride, count = windows.strides[dim], len(op.results)
+    span = (windows.sizes[dim] - 1) * windows.window_dilations[dim] + 1
+    first = block_starts(builder, local.result_specs[0].dims[dim], local.result_shapes[0][dim])
+    starts = [row * stride - windows.padding[dim][0] for row in first]
+    width = (local.local_result_shape()[dim] - 1) * stride + span
+    for index in range(count):
+        op.operands[index] = _spread_window(
+            builder,
+            local,
+            op.operands[index],
+            index,
+            dim,
+            windows.base_dilations[dim],
+            starts,
+            width,
+            op.operands[count + index],
+        )
+    windows.padding[dim] = [0, 0]
+    windows.base_dilations[dim] = 1
 
 
 _CUMULATIVE = ("sum", "product", "max", "min")
