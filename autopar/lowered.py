@@ -135,6 +135,24 @@ class ArgumentAval:
         return part
 
 
+@dataclass
+class _TracedStep:
+    """A function as JAX lowered it, and what was found out about its arguments and results."""
+
+    lowered: Any
+    """JAX's program; of one microbatch where there are several."""
+    outs: list[Any]
+    """Shape and dtype of each flat result of the whole function."""
+    out_tree: Any
+    following: Mapping[int, int]
+    """The next values of flat arguments among the results."""
+    batch: Batch
+    late_arguments: dict[int, Any]
+    """The mesh axes of arguments that a microbatch is too small for."""
+    late_results: dict[int, Any]
+    """The mesh axes demanded of results, where the program is of one microbatch."""
+
+
 class Lowering:
     """One call, brought to StableHLO."""
 
@@ -195,8 +213,43 @@ class Lowering:
         return found
 
     def lower(self) -> LoweredProgram:
+        """Traces the function and finds what its arguments are; the passes run when asked for."""
+        request = self.request
+        step = self._trace_step()
+        marked = None if request.signature.auto_donate else request.signature.donated
+        donated = donated_leaves(marked, self.leaves, self.avals, step.outs, len(self.args))
+        aliases = match_aliases(donated, step.following, self.avals, step.outs)
+        mesh = self.mesh or default_mesh()
+        native = step.lowered.compiler_ir("stablehlo")
+        merge_equal_ops(native)
+        method = request.method
+        road = Road(
+            native,
+            self._argument_infos(step, aliases),
+            grid_of_mesh(mesh),
+            MethodOptions(method.name, **method.pass_options(mesh)),
+            request.num_micro_batches,
+            method.micro_batch_reduction,
+            step.late_results,
+        )
+        return LoweredProgram(
+            road, step.lowered, self, step.outs, step.out_tree, donated, aliases, step.batch, mesh
+        )
+
+    def _argument_infos(self, step: _TracedStep, aliases: dict[int, int]) -> list[ArgumentInfo]:
+        return [
+            ArgumentInfo(
+                "batch" if i in step.batch.leaves else ("state" if aval.shape else "other"),
+                0,
+                aliases.get(i),
+                step.late_arguments.get(i),
+            )
+            for i, aval in enumerate(self.avals)
+        ]
+
+    def _trace_step(self) -> _TracedStep:
+        """The function in StableHLO, of one microbatch where there are several."""
         request, count = self.request, self.request.num_micro_batches
-        signature = request.signature
         out_shardings = jax.tree.map(
             lambda s: named_sharding(s, self.mesh, "out_shardings", request.follow),
             request.out_shardings,
@@ -213,66 +266,38 @@ class Lowering:
                 plain = self._trace(request.jitted(), self.avals, self.shardings)
                 self._result_shardings(out_shardings, plain.out_info)
             traced = self._trace(jitted, self.avals, self.shardings)
-            outs = jax.tree.leaves(traced.out_info)
-            results = self._result_shardings(out_shardings, traced.out_info)
-            late_results = {
-                i: dim_axes(sharding, len(outs[i].shape))
-                for i, sharding in enumerate(results)
-                if sharding is not None
-            }
-            paths = [path for path, _ in jax.tree.leaves_with_path(traced.out_info)]
+            out_info = traced.out_info
+            outs = jax.tree.leaves(out_info)
+            results = self._result_shardings(out_shardings, out_info)
+            paths = [path for path, _ in jax.tree.leaves_with_path(out_info)]
             following = next_values(self.leaves, self.avals, outs, paths)
             batch = self._find_batch(following)
-            avals, late = self.avals, {}
+            late_arguments, late_results = dict[int, Any](), dict[int, Any]()
             if count > 1:
-                avals, shardings, late = self._microbatches(batch, count)
+                avals, shardings, late_arguments = self._microbatches(batch, count)
+                late_results = {
+                    i: dim_axes(sharding, len(outs[i].shape))
+                    for i, sharding in enumerate(results)
+                    if sharding is not None
+                }
                 traced = self._trace(jitted, avals, shardings)
-            refused = ordered_effect(traced)
-            if refused is not None:
-                raise ValueError(refused)
-            devices = local_devices() if mesh is None else mesh.devices.flat
-            lowered = lower_traced(traced, devices[0].platform)
-            if lowered_parts(lowered)["mutable"]:
-                raise ValueError(
-                    "the function writes to a jax.Ref, which a partitioned program cannot: take "
-                    "the array as an argument and return the new one"
-                )
-        marked = None if signature.auto_donate else signature.donated
-        donated = donated_leaves(marked, self.leaves, self.avals, outs, len(self.args))
-        aliases = match_aliases(donated, following, self.avals, outs)
-        arguments = [
-            ArgumentInfo(
-                "batch" if i in batch.leaves else ("state" if aval.shape else "other"),
-                0,
-                aliases.get(i),
-                late.get(i),
+            lowered = self._lower_traced(traced, mesh)
+        out_tree = jax.tree.structure(out_info)
+        return _TracedStep(lowered, outs, out_tree, following, batch, late_arguments, late_results)
+
+    def _lower_traced(self, traced: Any, mesh: Mesh | None) -> Any:
+        """JAX's lowered program; ValueError for effects that a partitioned one cannot have."""
+        refused = ordered_effect(traced)
+        if refused is not None:
+            raise ValueError(refused)
+        devices = local_devices() if mesh is None else mesh.devices.flat
+        lowered = lower_traced(traced, devices[0].platform)
+        if lowered_parts(lowered)["mutable"]:
+            raise ValueError(
+                "the function writes to a jax.Ref, which a partitioned program cannot: take "
+                "the array as an argument and return the new one"
             )
-            for i, aval in enumerate(self.avals)
-        ]
-        fallback = self.mesh or default_mesh()
-        method = request.method
-        native = lowered.compiler_ir("stablehlo")
-        merge_equal_ops(native)
-        road = Road(
-            native,
-            arguments,
-            grid_of_mesh(fallback),
-            MethodOptions(method.name, **method.pass_options(fallback)),
-            count,
-            method.micro_batch_reduction,
-            late_results if count > 1 else {},
-        )
-        return LoweredProgram(
-            road,
-            lowered,
-            self,
-            outs,
-            jax.tree.structure(traced.out_info),
-            donated,
-            aliases,
-            batch,
-            fallback,
-        )
+        return lowered
 
     def _trace(self, jitted: Any, avals: Sequence[ArgumentAval], shardings: Sequence[Any]) -> Any:
         flat = [
