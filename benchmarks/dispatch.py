@@ -1,6 +1,6 @@
 """Host dispatch of a compiled step with 300 arguments and results: autopar against jax.jit.
 
-    python benchmarks/dispatch.py [--pairs 60]
+    python -m benchmarks.dispatch [--pairs 60]
 
 Both run the same elementwise step on the same sharded arrays of 8 virtual devices, in turns in one
 process; the figure is the ratio of the medians, and the median of the ratios of neighbours. The
@@ -11,12 +11,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Import and export of a GPT training step, as ratios to what `jit.lower` takes in the same run.
 
-    python benchmarks/import_export.py [--layers 24 96]
+    python -m benchmarks.import_export [--layers 24 96]
 
 Target: import <= 0.10x and export <= 0.05x of lowering, linear in the number of layers.
 """
@@ -11,10 +11,11 @@ import argparse
 import time
 
 import jax
-from programs import GPTSizes, gpt_step
 
 from autopar.lowering.exporter import export_module
 from autopar.lowering.importer import import_module
+
+from .programs import GPTSizes, gpt_step
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from . import conftest  # noqa: F401  (eight virtual devices, before JAX starts)
-from .generator import Generator, Program, simpler
+from .random_jax import Generator, Program, simpler
 
 
 class SeededChooser:

@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import autopar
-from tests.families import FAMILIES
+
+from .families import FAMILIES
 
 TOLERANCE = {"bf16": 1e-3}
 """bf16 rounds each device's part of a gradient; the others hold 1e-4."""

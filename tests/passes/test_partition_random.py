@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.generator import Generator
+from tests.random_jax import Generator
 
 
 class HypothesisChooser:

@@ -11,7 +11,7 @@ from autopar.lowering.exporter import export_module
 from autopar.passes.importing.export_sdy import export_sdy
 from autopar.passes.sharding.propagation import propagate_shardings
 
-from .random_programs import random_program
+from .random_stablehlo import random_program
 from .shardy import (
     Shardings,
     legalise_chlo,
