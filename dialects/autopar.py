@@ -384,7 +384,7 @@ def _with_entries(
         if sharding is None:
             if old is not None:
                 entry = set_entry(entry, SHARDING, None)
-        elif not isinstance(old, ShardingAttr) or old.data is not sharding:
+        elif type(old) is not ShardingAttr or old.data != sharding:
             attr = made.get(id(sharding))
             if attr is None:
                 attr = made[id(sharding)] = ShardingAttr(sharding)

@@ -87,7 +87,7 @@ class _FunctionPartitioner:
         self._split: dict[Operation, _Split] = {}
         """Of every op whose local form is more than local types, from its global types."""
         self._op_specs: dict[int, tuple[Spec, ...]] = {}
-        self._types: dict[tuple[int, Spec], Attribute] = {}
+        self._types: dict[tuple[int, int], Attribute] = {}
         self._keep: list[object] = []  # objects whose id is a key
         self._handlers: dict[str, Callable[[Any], bool]] = {
             "autopar.reshard": self._reshard,
@@ -105,8 +105,8 @@ class _FunctionPartitioner:
         entry = func.body.block
         for op in sharded_ops(func):
             strategy = op.attributes.get(STRATEGY)
-            if isinstance(strategy, StrategyAttr):
-                split = self._split_of(op, strategy)
+            if strategy is not None:
+                split = self._split_of(op, cast(StrategyAttr, strategy))
                 if split is not None:
                     self._split[op] = split
         arg_types = list(func.function_type.inputs.data)
@@ -155,14 +155,14 @@ class _FunctionPartitioner:
     # ---- values ----
 
     def _local_type(self, type: Attribute, spec: Spec) -> Attribute:
-        key = (id(type), spec)
+        key = (id(type), id(spec))
         local = self._types.get(key)
         if local is None:
             local = type
             if spec.dim_axes and is_tensor(type):
                 local = resized(type, self._table.local_shape(shape_of(type), spec))
             self._types[key] = local
-            self._keep.append(type)
+            self._keep += (type, spec)
         return local
 
     def _place(self, value: SSAValue, spec: Spec) -> None:
