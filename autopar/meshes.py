@@ -70,6 +70,7 @@ def default_mesh() -> Mesh:
 
 
 def grid_of_mesh(mesh: Mesh) -> Grid:
+    """The grid with the axes of a jax Mesh."""
     return Grid("mesh", tuple(zip(mesh.axis_names, mesh.devices.shape, strict=True)))
 
 
@@ -91,6 +92,7 @@ def tracing_context(mesh: Mesh | None) -> AbstractContextManager[Any]:
 
 
 def is_sharding(value: Any) -> bool:
+    """Whether a node of a pytree of shardings is a leaf: a sharding, a spec, or None."""
     return value is None or isinstance(value, Sharding | PartitionSpec)
 
 

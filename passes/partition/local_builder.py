@@ -32,6 +32,7 @@ _OPS = {op.name: op for op in StableHLO.operations}
 
 
 def i64_array(values: Sequence[int]) -> Attribute:
+    """`array<i64: …>`."""
     return DenseArrayBase.from_list(i64, values)
 
 
@@ -60,6 +61,7 @@ class LocalBuilder:
         self._index: SSAValue | None = None
 
     def insert(self, op: Operation) -> SSAValue:
+        """Puts an op before the anchor, with its location; its first result."""
         op.location = self.anchor.location
         if self._attributes:
             op.attributes.update(self._attributes)
@@ -87,6 +89,7 @@ class LocalBuilder:
         return self.insert(make_constant(array, TensorType(element, array.shape)))
 
     def index(self, value: int) -> SSAValue:
+        """A scalar tensor<i32>."""
         return self.constant(np.array(value, np.int32), i32)
 
     def neutral(self, kind: str, type: Attribute) -> SSAValue:
@@ -188,6 +191,7 @@ class LocalBuilder:
         )
 
     def concatenate(self, values: Sequence[SSAValue], dim: int) -> SSAValue:
+        """The values one after the other along `dim`."""
         if len(values) == 1:
             return values[0]
         type = tensor_type(values[0].type)
@@ -196,9 +200,11 @@ class LocalBuilder:
         return self.op("concatenate", values, resized(type, shape), dimension=IntegerAttr(dim, i64))
 
     def reverse(self, value: SSAValue, dim: int) -> SSAValue:
+        """The value backwards along `dim`."""
         return self.op("reverse", [value], value.type, dimensions=i64_array([dim]))
 
     def broadcast(self, value: SSAValue, shape: Sequence[int], dims: Sequence[int]) -> SSAValue:
+        """`stablehlo.broadcast_in_dim`: dimension i of the value becomes `dims[i]` of `shape`."""
         return self.op(
             "broadcast_in_dim",
             [value],
@@ -213,12 +219,15 @@ class LocalBuilder:
     # ---- arithmetic on tensors of equal type ----
 
     def add(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """a + b."""
         return self.op("add", [a, b], a.type)
 
     def subtract(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """a - b."""
         return self.op("subtract", [a, b], a.type)
 
     def clamp(self, low: SSAValue, value: SSAValue, high: SSAValue) -> SSAValue:
+        """`value`, at least `low` and at most `high`."""
         return self.op("clamp", [low, value, high], value.type)
 
     def barrier(self, value: SSAValue) -> SSAValue:
@@ -226,12 +235,15 @@ class LocalBuilder:
         return self.op("optimization_barrier", [value], value.type)
 
     def both(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """a and b, of predicates."""
         return self.op("and", [a, b], a.type)
 
     def select(self, predicate: SSAValue, a: SSAValue, b: SSAValue) -> SSAValue:
+        """`a` where the predicate holds, else `b`."""
         return self.op("select", [predicate, a, b], a.type)
 
     def compare(self, a: SSAValue, direction: str, b: SSAValue) -> SSAValue:
+        """A predicate an element; `direction` is EQ, NE, LT, LE, GT or GE."""
         type = tensor_type(a.type)
         return self.op(
             "compare",

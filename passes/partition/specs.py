@@ -28,13 +28,16 @@ class Spec(NamedTuple):
 
     @property
     def partial_axes(self) -> frozenset[int]:
+        """Every axis over which the tensor is partial, of all kinds."""
         return frozenset(axis for _, axes in self.partial for axis in axes)
 
     @property
     def dim_axes(self) -> frozenset[int]:
+        """Every axis that splits a dimension."""
         return frozenset(axis for dim in self.dims for axis in dim)
 
     def with_partial(self, partial: PartialAxes) -> Spec:
+        """The same place, partial over something else."""
         return Spec(self.dims, partial)
 
 
@@ -107,6 +110,7 @@ class AxisTable:
         return tuple(result)
 
     def spec(self, sharding: Sharding) -> Spec:
+        """Where a sharding on the user's grid puts a tensor."""
         spec = self._from_sharding.get(sharding)
         if spec is None:
             spec = Spec(
@@ -133,20 +137,25 @@ class AxisTable:
         return sharding
 
     def axes(self, indices: Iterable[int]) -> tuple[AxisRef, ...]:
+        """The refined axes by name."""
         names = self.refined.axis_names
         return tuple(AxisRef(names[i]) for i in indices)
 
     def parts(self, axes: Iterable[int]) -> int:
+        """Into how many parts the (refined) axes split."""
         return prod(self.sizes[axis] for axis in axes)
 
     def local_shape(self, shape: Sequence[int], spec: Spec) -> tuple[int, ...]:
+        """The shape on one device, rounded up: the last devices may hold padding."""
         return tuple(
             local_dim(size, self.parts(axes)) if axes else size
             for size, axes in zip(shape, spec.dims, strict=True)
         )
 
     def is_divisible(self, size: int, axes: tuple[int, ...]) -> bool:
+        """Whether a dimension of `size` split over `axes` needs no padding."""
         return size % self.parts(axes) == 0
 
     def replicated(self, rank: int) -> Spec:
+        """A tensor of `rank` dimensions that every device holds whole."""
         return Spec(((),) * rank)

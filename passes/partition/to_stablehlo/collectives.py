@@ -114,6 +114,7 @@ def tensor_of(value: SSAValue, op: Operation) -> TensorType[Attribute]:
 
 
 def all_reduce(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """`stablehlo.all_reduce`; gathered and reduced where XLA does not know the reduction."""
     value = op.operands[0]
     element_type = tensor_of(value, op).element_type
     groups = lowering.groups(op)
@@ -126,6 +127,7 @@ def all_reduce(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
 
 
 def all_gather(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """`stablehlo.all_gather`; for shard.gather every device gets what the root is to have."""
     value = op.operands[0]
     tensor_of(value, op)
     groups = lowering.groups(op)
@@ -138,6 +140,7 @@ def all_gather(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
 
 
 def all_slice(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """The device's own part of what it holds already: no data moves."""
     return [_own_part(lowering, op, op.operands[0], dim_of(op, "slice_axis"))]
 
 
@@ -165,6 +168,7 @@ def _own_part(lowering: DeviceLowering, op: Operation, value: SSAValue, dim: int
 
 
 def reduce_scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """`stablehlo.reduce_scatter`; a slice of the reduction where XLA does not know it."""
     value = op.operands[0]
     element_type = tensor_of(value, op).element_type
     groups = lowering.groups(op)
@@ -185,6 +189,7 @@ def reduce_scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
 
 
 def all_to_all(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """`stablehlo.all_to_all`."""
     value = op.operands[0]
     tensor_of(value, op)
     groups = lowering.groups(op)
@@ -225,11 +230,13 @@ def _send(
 
 
 def permute(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """`stablehlo.collective_permute` by the op's pairs; who receives nothing has zeros."""
     assert isinstance(op, shard.PermuteOp)
     return _send(lowering, op, dict(op.source_target_pairs()).get)
 
 
 def shift(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """`stablehlo.collective_permute` along one grid axis, round the ring where the op rotates."""
     assert isinstance(op, shard.ShiftOp)
     axes, axis = lowering.axes(op), op.shift_axis.value.data
     size = lowering.grid.shape[axis]
@@ -274,9 +281,11 @@ def _from_root(lowering: DeviceLowering, op: Operation) -> SSAValue:
 
 
 def broadcast(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """Every device gets the root's value."""
     return [_from_root(lowering, op)]
 
 
 def scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """Every device gets its part of the root's value."""
     whole = _from_root(lowering, op)
     return [_own_part(lowering, op, whole, dim_of(op, "scatter_axis"))]

@@ -23,17 +23,23 @@ Form = Literal["replica", "partition"]
 
 @dataclass
 class DeviceLowering:
+    """What the lowerings of one module share: its grid, its form, and what was made already."""
+
     grid: Grid
     form: Form
     channel: int
+    """The next channel handle that is free."""
     indices: dict[tuple[Block, Axes], SSAValue] = field(
         default_factory=dict[tuple[Block, Axes], SSAValue]
     )
+    """The device's index along axes (none: along the whole grid), made once a block."""
     groups_of: dict[tuple[int, ...], list[list[int]]] = field(
         default_factory=dict[tuple[int, ...], list[list[int]]]
     )
+    """The device groups of axes by number."""
 
     def axes(self, op: Operation) -> tuple[int, ...]:
+        """The grid axes of a collective, by number; DiagnosticError where the grid lacks one."""
         attr = op.properties["grid_axes"]
         assert isinstance(attr, DenseArrayBase)
         axes: tuple[int, ...] = tuple(attr.get_values())  # pyright: ignore
@@ -44,9 +50,11 @@ class DeviceLowering:
         return axes
 
     def refs(self, axes: Sequence[int]) -> Axes:
+        """Axes by name."""
         return tuple(AxisRef(self.grid.axis_names[axis]) for axis in axes)
 
     def groups(self, op: Operation) -> list[list[int]]:
+        """The groups of devices (row-major grid ids) among which a collective runs."""
         axes = self.axes(op)
         groups = self.groups_of.get(axes)
         if groups is None:
@@ -54,6 +62,7 @@ class DeviceLowering:
         return groups
 
     def next_channel(self) -> ChannelHandle:
+        """A channel of its own: XLA merges equal collectives of one channel."""
         self.channel += 1
         return ChannelHandle(handle=self.channel - 1, type=1)
 
@@ -62,18 +71,21 @@ class DeviceLowering:
         return self.next_channel() if self.form == "partition" else None
 
     def insert(self, new: Operation, before: Operation) -> SSAValue:
+        """Puts an op before another, with its location; its first result."""
         assert before.parent is not None
         new.location = before.location
         before.parent.insert_op_before(new, before)
         return new.results[0]
 
     def replace(self, op: Operation, values: Sequence[SSAValue]) -> None:
+        """Puts values in the place of an op's results."""
         for result, value in zip(op.results, values, strict=True):
             result.replace_all_uses_with(value)
         op.detach()
         op.erase()
 
     def constant(self, value: int, before: Operation) -> SSAValue:
+        """A scalar tensor<i32>."""
         return self.insert(stablehlo.scalar_constant(value, i32), before)
 
     def device_index(self, before: Operation) -> SSAValue:
