@@ -114,7 +114,7 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     return options
 
 
-# ---- informing options -------------------------------------------------------------------------
+# ---- informing options ---------------------------------------------------------------------------
 
 
 def _summary(name: str) -> str:
@@ -178,7 +178,7 @@ def version_text() -> str:
     return "autopar-opt: " + ", ".join(parts) + "\n"
 
 
-# ---- one module --------------------------------------------------------------------------------
+# ---- one module ----------------------------------------------------------------------------------
 
 
 @dataclass

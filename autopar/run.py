@@ -182,7 +182,7 @@ def _described(prefix: str, index: int, layout: Layout) -> dict[str, Any]:
     }
 
 
-# ---- what the module asks for ------------------------------------------------------------------
+# ---- what the module asks for --------------------------------------------------------------------
 
 
 def main_arguments(module: ModuleOp) -> list[TensorType[Attribute]]:
@@ -243,7 +243,7 @@ def _check_results(program: DeviceProgram) -> None:
                 )
 
 
-# ---- arrays in and out -------------------------------------------------------------------------
+# ---- arrays in and out ---------------------------------------------------------------------------
 
 
 def file_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

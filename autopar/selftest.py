@@ -75,7 +75,7 @@ def _expect(condition: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-# ---- the layers --------------------------------------------------------------------------------
+# ---- the layers ----------------------------------------------------------------------------------
 
 
 def check_versions(_: int | None) -> str:
@@ -230,7 +230,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-# ---- what they share ---------------------------------------------------------------------------
+# ---- what they share -----------------------------------------------------------------------------
 
 
 def _devices(count: int | None) -> list[Any]:
@@ -322,7 +322,7 @@ def _close(result: Any, expected: Any, tolerance: float) -> None:
     )
 
 
-# ---- the command -------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 
 def run_selftest(devices: int | None, *, quiet: bool = False, as_json: bool = False) -> int:

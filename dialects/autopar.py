@@ -211,9 +211,7 @@ class ReshardOp(_ShardedCopyOp):
 Autopar = Dialect("autopar", [ConstraintOp, ReshardOp], [ShardingAttr, StrategyAttr])
 
 
-################################################################################
-# Reading and writing the sharding of values                                   #
-################################################################################
+# ---- Reading and writing the sharding of values --------------------------------------------------
 
 
 def sharding_of(value: SSAValue) -> Sharding | None:

@@ -343,7 +343,7 @@ class ScanOp(StableHLOOp):
     traits = traits_def(RecursiveMemoryEffect())
 
 
-# ---- broadcasting forms ------------------------------------------------------------------------
+# ---- broadcasting forms --------------------------------------------------------------------------
 
 
 class BroadcastBinaryOp(StableHLOOp, ABC):

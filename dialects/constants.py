@@ -147,7 +147,7 @@ def storage_dtype(element_type: Attribute) -> np.dtype[Any]:
     return dtype
 
 
-# ---- NumPy -------------------------------------------------------------------------------------
+# ---- NumPy ---------------------------------------------------------------------------------------
 
 
 def _from_storage(data: Array, element_type: Attribute) -> Array:
@@ -210,7 +210,7 @@ def splat_attr(value: float | int | bool | complex, type: TensorType[Any]):
     return DenseIntOrFPElementsAttr(type, BytesAttr(stored.tobytes()))
 
 
-# ---- text --------------------------------------------------------------------------------------
+# ---- text ----------------------------------------------------------------------------------------
 
 _LITERAL_TOKEN = re.compile(r"[\[\](),]|[^\[\](),\s]+")
 

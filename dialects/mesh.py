@@ -52,9 +52,7 @@ from xdsl.utils.exceptions import VerifyException
 from .shard import axes_attr
 from .sharding_syntax import parse_integers, parse_list, symbol
 
-################################################################################
-# Attributes                                                                   #
-################################################################################
+# ---- Attributes ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -145,9 +143,7 @@ class Reduction(CustomDirective):
         self.value.set(state, PartialAttr(ReductionKind.SUM))
 
 
-################################################################################
-# Operations                                                                   #
-################################################################################
+# ---- Operations ----------------------------------------------------------------------------------
 
 
 @irdl_op_definition

@@ -1,9 +1,5 @@
 """Devices of the local JAX backend: virtual CPU devices set up for the user, real ones as found."""
 
-# JAX's annotations are partial:
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
-
 # jax's functions are typed in part only:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false

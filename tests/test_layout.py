@@ -135,7 +135,7 @@ def test_users_see_the_public_face_only() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-# ---- packaging ---------------------------------------------------------------------------------
+# ---- packaging -----------------------------------------------------------------------------------
 
 
 def test_each_layer_is_linked_packaged_and_type_checked() -> None:
@@ -157,7 +157,7 @@ def test_every_folder_is_a_package() -> None:
     assert not missing
 
 
-# ---- starting fast -----------------------------------------------------------------------------
+# ---- starting fast -------------------------------------------------------------------------------
 
 
 def test_importing_the_passes_is_light() -> None:
@@ -215,7 +215,7 @@ def _file_of(module: str) -> Path | None:
     return None
 
 
-# ---- one name, four places ---------------------------------------------------------------------
+# ---- one name, four places -----------------------------------------------------------------------
 
 
 def _camel(name: str) -> str:

@@ -51,7 +51,7 @@ def paragraphs(text: str | None) -> list[str]:
     return re.split(r"\n\s*\n", inspect.cleandoc(text or ""))
 
 
-# ---- passes ------------------------------------------------------------------------------------
+# ---- passes --------------------------------------------------------------------------------------
 
 
 def passes_page() -> str:
@@ -123,7 +123,7 @@ def example(name: str, phase: str) -> list[str]:
     return lines
 
 
-# ---- dialects ----------------------------------------------------------------------------------
+# ---- dialects ------------------------------------------------------------------------------------
 
 STANDARD = {
     "builtin": "modules, types, attributes (xDSL's)",
@@ -222,7 +222,7 @@ def _mark(definition: object) -> str:
     return "?" if kind.startswith("Opt") else "…" if kind.startswith("Var") else ""
 
 
-# ---- command lines -----------------------------------------------------------------------------
+# ---- command lines -------------------------------------------------------------------------------
 
 
 def cli_page() -> str:
@@ -321,7 +321,7 @@ def flags(parser: argparse.ArgumentParser) -> list[str]:
     return ["| argument | |", "|---|---|", *rows, ""]
 
 
-# ---- parts of pages that people write ----------------------------------------------------------
+# ---- parts of pages that people write ------------------------------------------------------------
 
 
 def rule_differences() -> str:
@@ -341,7 +341,7 @@ def propagation_page() -> str:
     return f"{before}{begin}{rule_differences()}\n{end}{rest.partition(end)[2]}"
 
 
-# ---- the command -------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 PAGES = {
     "passes.md": passes_page,

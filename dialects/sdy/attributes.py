@@ -24,9 +24,7 @@ from ..sharding_syntax import (
     symbol,
 )
 
-################################################################################
-# Meshes                                                                       #
-################################################################################
+# ---- Meshes --------------------------------------------------------------------------------------
 
 
 class Mesh(NamedTuple):
@@ -78,9 +76,7 @@ class MeshAttr(Data[Mesh]):
         printer.print_string(f"<{self.data}>")
 
 
-################################################################################
-# Shardings                                                                    #
-################################################################################
+# ---- Shardings -----------------------------------------------------------------------------------
 
 
 class TensorSharding(NamedTuple):
@@ -149,9 +145,7 @@ class TensorShardingPerValueAttr(Data[tuple[TensorSharding, ...]]):
         printer.print_string("[" + ", ".join(f"<{s}>" for s in self.data) + "]")
 
 
-################################################################################
-# Lists of axes                                                                #
-################################################################################
+# ---- Lists of axes -------------------------------------------------------------------------------
 
 ValueT = TypeVar("ValueT")
 
@@ -233,9 +227,7 @@ class AllToAllParamListAttr(Data[tuple[AllToAllParam, ...]], OpaqueSyntaxAttribu
         printer.print_string("[" + ", ".join(map(str, self.data)) + "]")
 
 
-################################################################################
-# Sharding rules                                                               #
-################################################################################
+# ---- Sharding rules ------------------------------------------------------------------------------
 
 _LETTERS = "ijklmnopqrstuvwxyz"
 
@@ -351,9 +343,7 @@ class OpShardingRuleAttr(Data[OpShardingRule]):
         printer.print_string(f"<{self.data}>")
 
 
-################################################################################
-# How propagation went (Shardy's debug option)                                 #
-################################################################################
+# ---- How propagation went (Shardy's debug option) ------------------------------------------------
 
 
 class Edge(NamedTuple):
@@ -418,9 +408,7 @@ class PropagationEdgesAttr(Data[tuple[Step, ...]]):
         printer.print_string("<[" + ", ".join(f"{{{step}}}" for step in self.data) + "]>")
 
 
-################################################################################
-# The parts of the above, standing alone                                       #
-################################################################################
+# ---- The parts of the above, standing alone ------------------------------------------------------
 
 
 class _TextData(Data[ValueT], OpaqueSyntaxAttribute, Generic[ValueT]):

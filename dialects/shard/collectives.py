@@ -59,9 +59,7 @@ from .verify import check_axes, check_collective, check_root, collective_axes, d
 TENSOR = irdl_to_attr_constraint(MemRefType.constr() | TensorType.constr())
 
 
-################################################################################
-# That xDSL has: verifiers added                                               #
-################################################################################
+# ---- That xDSL has: verifiers added --------------------------------------------------------------
 
 
 @extends_xdsl
@@ -168,9 +166,7 @@ class ShiftOp(CollectiveCommunicationOp):
             )
 
 
-################################################################################
-# That xDSL lacks                                                              #
-################################################################################
+# ---- That xDSL lacks -----------------------------------------------------------------------------
 
 
 @irdl_op_definition

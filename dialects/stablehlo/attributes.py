@@ -18,7 +18,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from ..structured import Dims, EnumAttribute, StructAttribute
 
-# ---- types -------------------------------------------------------------------------------------
+# ---- types ---------------------------------------------------------------------------------------
 
 
 @irdl_attr_definition
@@ -46,7 +46,7 @@ class FutureType(ParametrizedAttribute, TypeAttribute):
             printer.print_list(self.types, printer.print_attribute)
 
 
-# ---- dimension numbers -------------------------------------------------------------------------
+# ---- dimension numbers ---------------------------------------------------------------------------
 
 
 class DotDimensionNumbers(StructAttribute):
@@ -190,7 +190,7 @@ class ConvDimensionNumbers(StructAttribute):
         printer.print_string(f"<{lhs}x{rhs}->{out}>")
 
 
-# ---- other structures --------------------------------------------------------------------------
+# ---- other structures ----------------------------------------------------------------------------
 
 
 class ChannelHandle(StructAttribute):
@@ -279,7 +279,7 @@ class ResultAccuracy(StructAttribute):
     mode: Attribute = ResultAccuracyMode("DEFAULT")
 
 
-# ---- enums -------------------------------------------------------------------------------------
+# ---- enums ---------------------------------------------------------------------------------------
 
 
 @irdl_attr_definition

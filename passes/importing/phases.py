@@ -140,9 +140,7 @@ def _narrows(op: Operation) -> bool:
     return item_bytes(op.results[0].type) < item_bytes(op.operands[0].type)
 
 
-################################################################################
-# The backward phase                                                           #
-################################################################################
+# ---- The backward phase --------------------------------------------------------------------------
 
 
 def _hold_back(gathers: Sequence[_Gather], phases: _Phases) -> dict[_Gather, SSAValue]:
@@ -220,9 +218,7 @@ def _barrier(bucket: Sequence[_Gather], anchor: int | None) -> dict[_Gather, SSA
     return dict(zip(bucket, barrier.results, strict=False))
 
 
-################################################################################
-# Phases                                                                       #
-################################################################################
+# ---- Phases --------------------------------------------------------------------------------------
 
 
 class PhaseNames:

@@ -113,9 +113,7 @@ def _may_take(source: SSAValue, op: ShardOp) -> bool:
     return isinstance(source, OpResult) and op.annotate_for_users is None
 
 
-################################################################################
-# Reading shard.sharding                                                       #
-################################################################################
+# ---- Reading shard.sharding ----------------------------------------------------------------------
 
 
 def _spec_of(op: ShardOp) -> Sharding:

@@ -105,9 +105,7 @@ def _convert(module: ModuleOp, form: Form) -> None:
         module.attributes[GRID] = grid_attribute(grid)
 
 
-################################################################################
-# What may stand in the module                                                 #
-################################################################################
+# ---- What may stand in the module ----------------------------------------------------------------
 
 _NOT_STABLEHLO = {
     "tosa": "`mlir-opt --tosa-to-linalg-named` converts it",
@@ -169,9 +167,7 @@ def _next_channel(ops: Sequence[Operation]) -> int:
     return last + 1
 
 
-################################################################################
-# Ops                                                                          #
-################################################################################
+# ---- Ops -----------------------------------------------------------------------------------------
 
 _LOWERINGS: dict[str, Callable[[DeviceLowering, Operation], list[SSAValue]]] = {
     "shard.all_gather": collectives.all_gather,

@@ -196,7 +196,7 @@ def test_silent_off_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
 
 
-# ---- errors ------------------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------------------
 
 GOOD = (random(7, 6), random(6, 10))
 WRONG: dict[str, tuple[str, Sequence[Array], int, tuple[str, ...], str]] = {
@@ -363,7 +363,7 @@ def test_default_passes() -> None:
     ]
 
 
-# ---- the command itself ------------------------------------------------------------------------
+# ---- the command itself --------------------------------------------------------------------------
 
 
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -450,7 +450,7 @@ def test_parallelize_dumps_every_level(tmp_path: Path, monkeypatch: pytest.Monke
     ]
 
 
-# ---- terminals ---------------------------------------------------------------------------------
+# ---- terminals -----------------------------------------------------------------------------------
 
 
 class Terminal(io.StringIO):

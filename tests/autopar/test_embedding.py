@@ -83,7 +83,7 @@ assert not {"jax", "jaxlib", "ray"} & set(sys.modules)
     assert "tensor<4x4xf32>, tensor<4x4xf32>) outs" in output
 
 
-# ---- xdsl-opt ----------------------------------------------------------------------------------
+# ---- xdsl-opt ------------------------------------------------------------------------------------
 
 
 def plug_in(folder: Path, name: str, target: str) -> None:
@@ -121,7 +121,7 @@ def test_xdsl_opt(beside_xdsl_jax: bool, tmp_path: Path) -> None:
     assert output.count("shard.all_reduce") == 1
 
 
-# ---- mlir-opt ----------------------------------------------------------------------------------
+# ---- mlir-opt ------------------------------------------------------------------------------------
 
 
 @needs_mlir_opt
@@ -151,7 +151,7 @@ def test_pipe_to_mlir_opt() -> None:
     assert "linalg.generic" in output and output.count("shard.all_reduce") == 1
 
 
-# ---- jaxlib ------------------------------------------------------------------------------------
+# ---- jaxlib --------------------------------------------------------------------------------------
 
 
 def test_apply_on_jaxlib_modules() -> None:
@@ -173,7 +173,7 @@ def test_apply_on_jaxlib_modules() -> None:
     assert "stablehlo.tanh" in str(module)  # the module given is not touched
 
 
-# ---- lit ---------------------------------------------------------------------------------------
+# ---- lit -----------------------------------------------------------------------------------------
 
 
 def test_lit_configuration_of_another_project(tmp_path: Path) -> None:

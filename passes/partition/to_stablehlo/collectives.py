@@ -253,9 +253,7 @@ def shift(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
     return _send(lowering, op, target)
 
 
-################################################################################
-# Collectives with a root                                                      #
-################################################################################
+# ---- Collectives with a root ---------------------------------------------------------------------
 
 
 def _from_root(lowering: DeviceLowering, op: Operation) -> SSAValue:
