@@ -18,6 +18,7 @@ fi
 
 . .venv/bin/activate
 ruff check .
+ruff format --check .
 pyright
 lit -q lit_tests
 exec pytest -q -n 2 "$@"
