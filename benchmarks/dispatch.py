@@ -41,9 +41,7 @@ def main() -> None:
         return jax.tree.map(lambda x: x * 0.5 + 1, state)
 
     for donate in ((), (0,)):
-        plain = jax.jit(
-            step, in_shardings=sharding, out_shardings=sharding, donate_argnums=donate
-        )
+        plain = jax.jit(step, in_shardings=sharding, out_shardings=sharding, donate_argnums=donate)
         ours = autopar.parallelize(
             step, method="shard", in_shardings=sharding, donate_argnums=donate
         )

@@ -85,10 +85,7 @@ def _zero3_spec(x: Any) -> P:
 def mlp() -> Program:
     rng = np.random.default_rng(0)
     sizes = [256, 1024, 1024, 256]
-    state = [
-        rng.normal(size=(a, b)).astype(np.float32) / a**0.5
-        for a, b in pairwise(sizes)
-    ]
+    state = [rng.normal(size=(a, b)).astype(np.float32) / a**0.5 for a, b in pairwise(sizes)]
     batch = rng.normal(size=(512, 256)).astype(np.float32)
 
     def step(weights: Any, x: Any) -> Any:
@@ -175,9 +172,7 @@ def compare(name: str, rounds: int) -> None:
         )
 
     state, batch = placed()
-    plain = jax.jit(
-        program.step, donate_argnums=0, out_shardings=(program.state_sharding, None)
-    )
+    plain = jax.jit(program.step, donate_argnums=0, out_shardings=(program.state_sharding, None))
     plain_compiled = plain.lower(state, batch).compile()
     shape = jax.tree.leaves(program.state_sharding)[0].mesh
     parallel = autopar.parallelize(
