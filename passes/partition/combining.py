@@ -45,16 +45,21 @@ def combine_collectives(
     kinds: dict[tuple[Attribute | str, ...], list[_Window]] = {}
     for window in _windows(block, ops, largest, order):
         kinds.setdefault(_kind(window.op), []).append(window)
+    groups = [
+        group
+        for kind, windows in kinds.items()
+        for group in _groups(windows, None if kind[0] == AllReduceOp.name else total)
+    ]
     at = list(order)
-    for kind, windows in kinds.items():
-        budget = None if kind[0] == AllReduceOp.name else total
-        for members in _groups(windows, budget):
-            place = at[members[0].closes]
-            for member in sorted(members, key=lambda window: order[window.op]):
-                member.op.attributes[COMBINE] = IntegerAttr(counter, i64)
-                member.op.detach()
-                block.insert_op_before(member.op, place)
-            counter += 1
+    # In the order of their places: what stands there may be a collective of another group, which
+    # has not been moved then, since its own window opens behind this place.
+    for members in sorted(groups, key=lambda group: group[0].closes):
+        place = at[members[0].closes]
+        for member in sorted(members, key=lambda window: order[window.op]):
+            member.op.attributes[COMBINE] = IntegerAttr(counter, i64)
+            member.op.detach()
+            block.insert_op_before(member.op, place)
+        counter += 1
     return counter
 
 
