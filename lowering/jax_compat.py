@@ -76,9 +76,10 @@ def compile_replicas(module: Any, devices: Sequence[Any], host_callbacks: Sequen
 def result_handler(aval: Any, sharding: Any) -> Callable[..., Any]:
     """Makes a global jax.Array (or PRNG keys) of the devices' buffers, as jax.jit makes its own.
 
-    `aval` has a shape and a dtype, that of typed PRNG keys included.
+    `aval` has a shape and a dtype, that of typed PRNG keys included, and may have a weak type.
     """
-    shaped = jax_core.ShapedArray(tuple(aval.shape), aval.dtype)
+    weak = bool(getattr(aval, "weak_type", False))
+    shaped = jax_core.ShapedArray(tuple(aval.shape), aval.dtype, weak_type=weak)
     shaped = jax_core.update_aval_with_sharding(shaped, sharding)
     return pxla.global_aval_to_result_handler(shaped, sharding, True)
 

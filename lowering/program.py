@@ -17,12 +17,14 @@ from xdsl.dialects.builtin import (
     TensorType,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, Operation
 
 from autopar.dialects.autopar import GRID, LAYOUT, aliases, stated_grid
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.rules.access import op_name
 from autopar.dialects.sharding import AxisRef, Grid
+from autopar.passes.walk import inner_ops
 
 _SUB_AXIS = re.compile(r"(.+):\((\d+)\)(\d+)$")
 
@@ -62,9 +64,11 @@ def parse_axis(text: str) -> AxisRef:
 def device_program(module: ModuleOp) -> DeviceProgram:
     """Reads the contract's attributes off a per-device module.
 
-    DiagnosticError where the module has not been through convert-shard-to-stablehlo.
+    DiagnosticError where the module has not been through convert-shard-to-stablehlo, and for an op
+    that XLA does not know (it would end the process).
     """
     grid = _grid(module)
+    _check_ops(module)
     func = next(
         (op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main"), None
     )
@@ -73,6 +77,24 @@ def device_program(module: ModuleOp) -> DeviceProgram:
     arguments = _layouts(func, func.arg_attrs, "argument")
     results = _layouts(func, func.res_attrs, "result")
     return DeviceProgram(module, grid, arguments, results, tuple(aliases(func)))
+
+
+_RUNNABLE = frozenset({"builtin", "chlo", "func", "stablehlo"})
+
+
+def _check_ops(module: ModuleOp) -> None:
+    checked: set[type[Operation]] = set()
+    for op in inner_ops(module):
+        if type(op) in checked:
+            continue
+        checked.add(type(op))
+        name = op_name(op)
+        if name.partition(".")[0] not in _RUNNABLE:
+            raise DiagnosticError(
+                op,
+                f"'{name}' op: XLA runs StableHLO only; convert the op, or make it a "
+                "stablehlo.custom_call to a registered target",
+            )
 
 
 def _grid(module: ModuleOp) -> Grid:

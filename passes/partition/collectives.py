@@ -201,7 +201,13 @@ def _is_stablehlo(op: Operation) -> bool:
     func = op
     while (parent := func.parent_op()) is not None and func.name != "func.func":
         func = parent
-    return any(inner.name.startswith(("stablehlo.", "chlo.")) for inner in func.walk())
+    is_foreign = False
+    for inner in func.walk():
+        dialect = inner.name.partition(".")[0]
+        if dialect in ("stablehlo", "chlo"):
+            return True
+        is_foreign = is_foreign or dialect in ("arith", "linalg", "tensor", "tosa")
+    return not is_foreign
 
 
 def _to_partial_in_arith(builder: LocalBuilder, value: SSAValue, step: Step) -> SSAValue:

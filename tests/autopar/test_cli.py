@@ -88,6 +88,18 @@ func.func public @main(
 """
 
 
+def test_an_op_that_xla_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = """
+sdy.mesh @m = <["x"=2]>
+func.func @main(%a: tensor<2xf32>) -> tensor<2xf32> {
+  %0 = "foo.bar"(%a) : (tensor<2xf32>) -> tensor<2xf32>
+  return %0 : tensor<2xf32>
+}"""
+    assert run(tmp_path, text, [random(2)], 2) is None
+    error = capsys.readouterr().err
+    assert "m.mlir:4:8: error: 'foo.bar' op: XLA runs StableHLO only" in error
+
+
 def test_uneven_dimensions(tmp_path: Path) -> None:
     a, b = random(7, 6), random(6, 10, seed=1)
     results = run(tmp_path, UNEVEN, [a, b], 8)

@@ -296,6 +296,8 @@ def test_weak_types_are_kept() -> None:
     function = autopar.parallelize(scaled, method="dp", batch_argnums=0)
     for scale in (2.0, 2, np.float32(2), jnp.float32(2), jnp.asarray(2.0)):
         assert function(X, scale).dtype == jax.jit(scaled)(X, scale).dtype
+    twice = autopar.parallelize(lambda x, s: (x * s, s * 2), method="dp", batch_argnums=0)
+    assert [result.weak_type for result in twice(X, 0.5)] == [False, True]
 
 
 def test_numpy_is_canonicalized() -> None:
