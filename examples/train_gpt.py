@@ -17,7 +17,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -28,8 +28,15 @@ import autopar
 METHODS = (*autopar.method_names(aliases=True), "single")
 
 
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, exit status 1."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"error: {message} (--help shows all options)\n")
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a byte-level GPT on the Python standard library's sources.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -63,8 +70,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("steps", "batch_size", "num_micro_batches", "checkpoint_every", "decay_steps"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
-    if args.resume and args.checkpoint_dir is None:
+    folder = args.checkpoint_dir
+    if args.resume and folder is None:
         parser.error("--resume needs --checkpoint-dir")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        parser.error(f"--checkpoint-dir {folder} is not a folder")
+    if args.resume and not folder.exists():
+        parser.error(f"--resume, but there is no folder {folder}")
     if args.batch_size % args.num_micro_batches:
         parser.error(
             f"--num-micro-batches {args.num_micro_batches} does not divide "

@@ -95,7 +95,7 @@ def test_wrong_options(
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         example.train(arguments)
-    assert caught.value.code == 2
+    assert caught.value.code == 1
     assert expected in capsys.readouterr().err
 
 
