@@ -275,3 +275,13 @@ def test_one_list_of_methods() -> None:
         assert f"`{name}`" in page
         if name != "alpa":
             assert f'"{name}"' in (autopar.parallelize.__doc__ or "")
+
+
+def test_array_that_was_donated_before() -> None:
+    step = autopar.parallelize(
+        lambda state, x: (state + x.sum(), x.sum()), method="zero3", donate_argnums=0
+    )
+    state, x = jnp.ones((8, 128)), jnp.ones((8, 2))
+    step(state, x)
+    with pytest.raises(ValueError, match="state was donated to an earlier call and is gone"):
+        step(state, x)
