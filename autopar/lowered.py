@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -364,7 +365,7 @@ class Lowering:
 
 def _array_shape(out: Any) -> tuple[int, ...] | None:
     """The shape of a result in the program; None where JAX's types hide it (PRNG keys)."""
-    hidden = jax.dtypes.issubdtype(out.dtype, jax.dtypes.extended)
+    hidden = jnp.issubdtype(out.dtype, jax.dtypes.extended)
     return None if hidden else tuple(out.shape)
 
 

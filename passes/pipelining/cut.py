@@ -198,11 +198,10 @@ class _Results:
         if self._flow.is_per_example(value):
             place = self._examples.place_of(value)
             if place is None:
-                raise self._refusal(
-                    index,
-                    value,
-                    "mixes examples of the batch, or holds a part of them",
-                )
+                why = "mixes examples of the batch, or holds a part of them"
+                if self._examples.sizes == {1}:
+                    why = "cannot be followed with one example a microbatch (take fewer of them)"
+                raise self._refusal(index, value, why)
             return place
         type = value.type
         if not is_tensor(type) or isinstance(element_type(type), IntegerType):
@@ -227,8 +226,8 @@ class _Results:
     def _refusal(self, index: int, value: SSAValue, why: str) -> DiagnosticError:
         return DiagnosticError(
             value.owner if isinstance(value.owner, Operation) else self._func,
-            f"result {index}{result_path(self._func, index)} ({value.type}) {why}: it cannot be put "
-            "together from microbatches; return a float scalar (it is averaged), a value an "
+            f"result {index}{result_path(self._func, index)} ({value.type}) {why}: it cannot be "
+            "put together from microbatches; return a float scalar (it is averaged), a value an "
             "example, or compute it outside the step",
         )
 

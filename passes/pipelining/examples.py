@@ -11,10 +11,10 @@ where it is the same for all positions. Random bits count as such: every microba
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, IntegerType
-from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.constants import is_splat
 from autopar.dialects.rules.access import attribute, integer, ints
@@ -35,14 +35,15 @@ class Examples:
         self._flow = flow
         self._block = block
         self._random: set[SSAValue] = set()
-        self._sizes = {p.size for arg in block.args for p in flow.places.get(arg, ())}
+        self.sizes = {p.size for arg in block.args for p in flow.places.get(arg, ())}
+        """How many examples a batch argument holds."""
         self._find_random(block)
 
     def place_of(self, value: SSAValue) -> BatchPlace | None:
         """Where the value is computed by example; None: it mixes examples, or has a part of them
         only."""
         for place in sorted(self._flow.places.get(value, ())):
-            if place.size in self._sizes and self._holds((value, place)):
+            if place.size in self.sizes and self._holds((value, place)):
                 return place
         return None
 
@@ -71,9 +72,7 @@ class Examples:
         assert isinstance(op, Operation)
         index = next(i for i, result in enumerate(op.results) if result is value)
         if op.name == "stablehlo.constant":
-            data = attribute(op, "value")
-            same = isinstance(data, DenseIntOrFPElementsAttr) and is_splat(data)
-            return [] if same else None
+            return None if _splat(value) is None else []
         if op.name in ("stablehlo.iota", "chlo.constant_like"):
             own = op.name == "stablehlo.iota" and integer(op, "iota_dimension") == place.dim
             return None if own else []
@@ -242,8 +241,8 @@ def _writes_at_positions(op: Operation, number: int) -> bool:
 def _is_unsigned(value: SSAValue) -> bool:
     if not is_tensor(value.type) or is_bool(value.type):
         return False
-    element = element_type(value.type)
-    return isinstance(element, IntegerType) and element.signedness.data.name == "UNSIGNED"
+    element = cast(Attribute, element_type(value.type))
+    return isinstance(element, IntegerType) and str(element).startswith("ui")
 
 
 def _is_position(value: SSAValue, dim: int) -> bool:
@@ -299,9 +298,13 @@ def _is_zero(value: SSAValue) -> bool:
         op = op.operands[0].owner
     if not isinstance(op, Operation) or op.name != "stablehlo.constant":
         return False
-    data = attribute(op, "value")
-    return (
-        isinstance(data, DenseIntOrFPElementsAttr)
-        and is_splat(data)
-        and not any(data.iter_values())
-    )
+    data = _splat(op.results[0])
+    return data is not None and not any(data.iter_values())
+
+
+def _splat(value: SSAValue) -> DenseIntOrFPElementsAttr[Any] | None:
+    """The data of a constant whose elements are all the same."""
+    assert isinstance(value.owner, Operation)
+    data = cast(DenseIntOrFPElementsAttr[Any], attribute(value.owner, "value"))
+    is_dense = isinstance(cast(object, data), DenseIntOrFPElementsAttr)
+    return data if is_dense and is_splat(data) else None
