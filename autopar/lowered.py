@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -231,6 +232,7 @@ class Lowering:
             request.num_micro_batches,
             method.micro_batch_reduction,
             step.late_results,
+            [_array_shape(out) for out in step.outs] if request.num_micro_batches > 1 else None,
         )
         return LoweredProgram(
             road, step.lowered, self, step.outs, step.out_tree, donated, aliases, step.batch, mesh
@@ -359,6 +361,12 @@ class Lowering:
                     late[index] = dim_axes(sharding, len(avals[index].shape))
                     shardings[index] = None
         return avals, shardings, late
+
+
+def _array_shape(out: Any) -> tuple[int, ...] | None:
+    """The shape of a result in the program; None where JAX's types hide it (PRNG keys)."""
+    hidden = jnp.issubdtype(out.dtype, jax.dtypes.extended)
+    return None if hidden else tuple(out.shape)
 
 
 @dataclass

@@ -50,6 +50,7 @@ from autopar.passes.importing.methods import MethodOptions
 from autopar.passes.importing.phases import PhaseNames
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import LEVELS
+from autopar.passes.pipelining.microbatches import check_result_shapes
 from autopar.passes.pipelining.split_step import SplitStepPass
 
 from .dump import Dump
@@ -89,6 +90,8 @@ class Road:
         default_factory=dict[int, tuple[tuple[str, ...], ...]]
     )
     """As `ArgumentInfo.axes`, of results."""
+    result_shapes: Sequence[tuple[int, ...] | None] | None = None
+    """The shapes of the whole batch's results (None: not known), where there are microbatches."""
 
     def at(self, level: str) -> ModuleOp:
         """The program at a level of the design; ValueError names the levels."""
@@ -107,6 +110,8 @@ class Road:
             for pass_name in pass_names:
                 self._prepare(pass_name, module)
                 run_passes(module, [passes.get(pass_name, pass_name)], context)
+                if pass_name == SplitStepPass.name and self.result_shapes is not None:
+                    check_result_shapes(main_function(module), self.result_shapes)
             if dump is not None:
                 dump.write(name, module)
             if name == level:

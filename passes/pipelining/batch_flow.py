@@ -3,14 +3,18 @@
 Starting from the batch arguments, the batch dimension is followed through sharding rules: it is a
 factor like any other. A value is
 
-- *per example* if one of its dimensions is (in its major part) the batch;
+- *per example* if one of its dimensions holds the batch, or a part of it;
 - *reduced* if it depends on the batch but has no batch dimension: a loss, a gradient, a statistic;
 - *invariant* if it does not depend on the batch at all.
+
+This says where the step is cut, and takes a slice of the batch, or a value that mixes examples, for
+per example too. What may be put together from microbatches is asked of `examples.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import prod
 
 from xdsl.ir import Block, Operation, SSAValue
@@ -19,8 +23,18 @@ from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import shape_of
 
-BatchDims = frozenset[int]
-"""The dimensions of a value whose major part is the batch."""
+
+@dataclass(frozen=True, slots=True, order=True)
+class BatchPlace:
+    """Where a value holds the batch: dimension `dim`, seen as [outer, size, inner]."""
+
+    dim: int
+    outer: int
+    size: int
+    inner: int
+
+
+BatchPlaces = frozenset[BatchPlace]
 
 _CONTROL_FLOW = ("stablehlo.while", "stablehlo.case", "stablehlo.if")
 
@@ -30,14 +44,16 @@ class BatchFlow:
 
     def __init__(self, batch: dict[SSAValue, int]) -> None:
         """`batch`: the batch arguments with their batch dimension."""
-        self.dims: dict[SSAValue, BatchDims] = {v: frozenset((d,)) for v, d in batch.items()}
+        self.places: dict[SSAValue, BatchPlaces] = {
+            v: frozenset((BatchPlace(d, 1, shape_of(v.type)[d], 1),)) for v, d in batch.items()
+        }
         """Values that depend on the batch; the empty set: reduced."""
 
     def depends(self, value: SSAValue) -> bool:
-        return value in self.dims
+        return value in self.places
 
     def is_per_example(self, value: SSAValue) -> bool:
-        return bool(self.dims.get(value))
+        return bool(self.places.get(value))
 
     def follow(self, block: Block) -> None:
         """Classifies every value of the block, in program order."""
@@ -48,7 +64,7 @@ class BatchFlow:
         if op.name in _CONTROL_FLOW:
             self._control_flow(op)
             return
-        if not any(v in self.dims for v in inputs_of(op)):
+        if not any(v in self.places for v in inputs_of(op)):
             return
         if op.name == "stablehlo.optimization_barrier":
             for operand, result in zip(op.operands, op.results, strict=True):
@@ -56,46 +72,50 @@ class BatchFlow:
             return
         if op.name == "stablehlo.reshape":
             result = op.results[0]
-            self.dims[result] = _reshaped(
-                self.dims[op.operands[0]], shape_of(op.operands[0].type), shape_of(result.type)
-            )
+            old, new = shape_of(op.operands[0].type), shape_of(result.type)
+            places = self.places[op.operands[0]]
+            self.places[result] = frozenset(p for q in places for p in reshaped(q, old, new))
             return
         rule = get_rule(op)
         for index, result in enumerate(op.results):
-            self.dims[result] = (
+            self.places[result] = (
                 self._by_rule(op, rule, index) if rule is not None else self._guess(op, result)
             )
 
     def _join(self, target: SSAValue, source: SSAValue) -> bool:
         """Lets `target` be what `source` is as well; whether that is news."""
-        if source not in self.dims:
+        if source not in self.places:
             return False
-        old = self.dims.get(target)
-        new = self.dims[source] | (old or frozenset())
-        self.dims[target] = new
+        old = self.places.get(target)
+        new = self.places[source] | (old or frozenset())
+        self.places[target] = new
         return new != old
 
-    def _by_rule(self, op: Operation, rule: ShardingRule, index: int) -> BatchDims:
-        factors: set[int] = set()
+    def _by_rule(self, op: Operation, rule: ShardingRule, index: int) -> BatchPlaces:
+        shape = shape_of(op.results[index].type)
+        found: set[BatchPlace] = set()
         for operand, mapping in zip(op.operands, rule.operands, strict=True):
-            for dim in self.dims.get(operand, ()):
-                if mapping[dim]:
-                    factors.add(_major(rule, mapping[dim]))
-        return frozenset(
-            dim
-            for dim, held in enumerate(rule.results[index])
-            if held and _major(rule, held) in factors
-        )
+            for place in self.places.get(operand, ()):
+                if not mapping[place.dim]:
+                    continue
+                factor = _major(rule, mapping[place.dim])
+                size = shape_of(operand.type)[place.dim]
+                found |= {
+                    _moved(place, dim, size, shape[dim])
+                    for dim, held in enumerate(rule.results[index])
+                    if held and _major(rule, held) == factor
+                }
+        return frozenset(found)
 
-    def _guess(self, op: Operation, result: SSAValue) -> BatchDims:
+    def _guess(self, op: Operation, result: SSAValue) -> BatchPlaces:
         """An op without a rule: a dimension as long as an operand's batch, at the same place."""
         shape = shape_of(result.type)
-        found: set[int] = set()
-        for operand in op.operands:
-            for dim in self.dims.get(operand, ()):
-                if dim < len(shape) and shape[dim] == shape_of(operand.type)[dim]:
-                    found.add(dim)
-        return frozenset(found)
+        return frozenset(
+            place
+            for operand in op.operands
+            for place in self.places.get(operand, ())
+            if place.dim < len(shape) and shape[place.dim] == shape_of(operand.type)[place.dim]
+        )
 
     def _control_flow(self, op: Operation) -> None:
         if op.name == "stablehlo.while":
@@ -120,9 +140,9 @@ class BatchFlow:
             assert last is not None
             for result, value in zip(op.results, last.operands, strict=True):
                 self._join(result, value)
-        if any(v in self.dims for v in op.operands):
+        if any(v in self.places for v in op.operands):
             for result in op.results:
-                self.dims.setdefault(result, frozenset())
+                self.places.setdefault(result, frozenset())
 
 
 def inputs_of(op: Operation) -> Iterable[SSAValue]:
@@ -138,13 +158,34 @@ def _major(rule: ShardingRule, factors: tuple[int, ...]) -> int:
     return next((f for f in factors if rule.factor_sizes[f] > 1), factors[0])
 
 
-def _reshaped(dims: BatchDims, old: tuple[int, ...], new: tuple[int, ...]) -> BatchDims:
-    """Where a batch dimension is after a reshape: the dimension that starts at the same place."""
-    found: set[int] = set()
-    for dim in dims:
-        before = prod(old[:dim])
-        candidates = [d for d in range(len(new)) if prod(new[:d]) == before]
-        longer = [d for d in candidates if new[d] > 1]
-        if longer or candidates:
-            found.add((longer or candidates)[-1 if not longer else 0])
-    return frozenset(found)
+def _moved(place: BatchPlace, dim: int, old: int, new: int) -> BatchPlace:
+    """A place in a dimension of size `old`, in one of size `new` (of a part of the batch)."""
+    if old == new:
+        return BatchPlace(dim, place.outer, place.size, place.inner)
+    return BatchPlace(dim, 1, new, 1)
+
+
+def reshaped(place: BatchPlace, old: tuple[int, ...], new: tuple[int, ...]) -> list[BatchPlace]:
+    """Where a place is after a reshape: all of it, or where that is cut its major part, or the
+    dimension that begins where it begins.
+
+    Several where that is open: a batch of one fits beside every dimension.
+    """
+    low = place.inner * prod(old[place.dim + 1 :])
+    high = low * place.size
+    whole: list[BatchPlace] = []
+    parts: list[BatchPlace] = []
+    for dim, length in enumerate(new):
+        start = prod(new[dim + 1 :])
+        end = start * length
+        if not start or not high or end % high:
+            continue
+        if low % start == 0:
+            whole.append(BatchPlace(dim, end // high, place.size, low // start))
+        elif start < high and start % low == 0 and high % start == 0:
+            parts.append(BatchPlace(dim, end // high, high // start, 1))
+    alone = [p for p in whole if new[p.dim] == place.size]
+    if whole or parts:
+        return alone or whole or parts[:1]
+    same = (d for d in range(len(new)) if new[d] > 1 and prod(new[:d]) == prod(old[: place.dim]))
+    return [BatchPlace(dim, 1, new[dim], 1) for dim in same]

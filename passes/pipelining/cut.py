@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from xdsl.dialects.builtin import IntegerType
+from xdsl.dialects.builtin import IntegerType, StringAttr
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
-from autopar.dialects.autopar import aliases
+from autopar.dialects.autopar import aliases, entries_of
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.rules.access import body_reducer
 from autopar.dialects.rules.registry import get_rule
-from autopar.dialects.tensors import element_type, is_tensor, num_bytes
+from autopar.dialects.tensors import element_type, is_tensor, num_bytes, shape_of
 from autopar.passes.importing.phases import phase_of
 
-from .batch_flow import BatchFlow, inputs_of
+from .batch_flow import BatchFlow, BatchPlace, inputs_of
+from .examples import Examples
 
 
 @dataclass
@@ -26,8 +28,10 @@ class Cut:
     """Top-level ops that run once a microbatch."""
     reduced: list[SSAValue] = field(default_factory=list[SSAValue])
     """Values that cross to the update part, to be averaged."""
-    examples: list[tuple[SSAValue, int]] = field(default_factory=list[tuple[SSAValue, int]])
-    """Results with a batch dimension."""
+    examples: list[tuple[SSAValue, BatchPlace]] = field(
+        default_factory=list[tuple[SSAValue, BatchPlace]]
+    )
+    """Results that are computed example by example, and where they hold the batch."""
     carried: list[tuple[int, SSAValue]] = field(default_factory=list[tuple[int, SSAValue]])
     """(argument index, value): state that the forward part writes."""
 
@@ -44,26 +48,24 @@ def find_cut(func: FuncOp, flow: BatchFlow) -> Cut:
     _take_gradient_ops(micro, block, flow)
     _take_linear_followers(micro, block, flow)
     cut = Cut(micro, carried=carried)
-    written = {value for _, value in carried}
+    results = _Results(func, flow, cut)
     crossing: dict[SSAValue, None] = {}
     for op in block.ops:
-        if op in micro:
+        if op in micro or op is terminator:
             continue
-        if op is not terminator:
-            for value in inputs_of(op):
-                if is_made_in(value, micro) and flow.depends(value):
-                    crossing[value] = None
-            continue
-        for index, value in enumerate(op.operands):
-            if not is_made_in(value, micro) or not flow.depends(value):
-                continue
-            if value in written:
-                pass
-            elif flow.is_per_example(value):
-                cut.examples.append((value, min(flow.dims[value])))
-            else:
-                _check_result(func, index, value)
+        for value in inputs_of(op):
+            if is_made_in(value, micro) and flow.depends(value):
                 crossing[value] = None
+    for index, value in enumerate(terminator.operands):
+        if not flow.depends(value) or any(value is written for _, written in carried):
+            continue
+        place = results.place_of(index, value)
+        if not is_made_in(value, micro):
+            continue
+        if place is None:
+            crossing[value] = None
+        elif not any(value is known for known, _ in cut.examples):
+            cut.examples.append((value, place))
     cut.reduced = list(crossing)
     return cut
 
@@ -178,16 +180,127 @@ def _take_linear_followers(micro: set[Operation], block: Block, flow: BatchFlow)
             micro.add(op)
 
 
-def _check_result(func: FuncOp, index: int, value: SSAValue) -> None:
-    type = value.type
-    if is_tensor(type) and not isinstance(element_type(type), IntegerType):
-        return
-    raise DiagnosticError(
-        value.owner if isinstance(value.owner, Operation) else func,
-        f"result {index} ({type}) depends on the batch but has no batch dimension and is no float: "
-        "it cannot be put together from microbatches; return a float (it is averaged), a value a "
-        "example, or compute it outside the step",
-    )
+class _Results:
+    """What becomes of the results of @main that depend on the batch."""
+
+    def __init__(self, func: FuncOp, flow: BatchFlow, cut: Cut) -> None:
+        self._func = func
+        self._flow = flow
+        self._micro = cut.micro
+        self._examples = Examples(func.body.block, flow)
+
+    def place_of(self, index: int, value: SSAValue) -> BatchPlace | None:
+        """Where a result holds the batch; None: it is averaged, or made of averages.
+
+        DiagnosticError where it is neither computed example by example nor a gradient, a float
+        scalar or an updated state.
+        """
+        if self._flow.is_per_example(value):
+            place = self._examples.place_of(value)
+            if place is None:
+                why = "mixes examples of the batch, or holds a part of them"
+                if self._examples.sizes == {1}:
+                    why = "cannot be followed with one example a microbatch (take fewer of them)"
+                raise self._refusal(index, value, why)
+            return place
+        type = value.type
+        if not is_tensor(type) or isinstance(element_type(type), IntegerType):
+            if is_made_in(value, self._micro):
+                raise self._refusal(
+                    index,
+                    value,
+                    "depends on the batch but has no batch dimension and is no float",
+                )
+        elif shape_of(type):
+            if self._is_statistic(value):
+                raise self._refusal(
+                    index,
+                    value,
+                    "depends on the batch but has no batch dimension and is neither a scalar nor a "
+                    "gradient nor an updated argument",
+                )
+        elif (kind := self._extreme(value)) is not None:
+            raise self._refusal(index, value, f"is the {kind} over the batch, which is no mean")
+        return None
+
+    def _refusal(self, index: int, value: SSAValue, why: str) -> DiagnosticError:
+        return DiagnosticError(
+            value.owner if isinstance(value.owner, Operation) else self._func,
+            f"result {index}{result_path(self._func, index)} ({value.type}) {why}: it cannot be "
+            "put together from microbatches; return a float scalar (it is averaged), a value an "
+            "example, or compute it outside the step",
+        )
+
+    def _is_statistic(self, value: SSAValue) -> bool:
+        """Whether a value is made of the batch alone, in the forward phase or after it: no
+        gradient, and no argument that is updated with it."""
+        found = False
+        seen: set[SSAValue] = {value}
+        stack = [value]
+        while stack:
+            current = stack.pop()
+            if not isinstance(current.owner, Operation):
+                if shape_of(current.type):
+                    return False
+                continue
+            if is_made_in(current, self._micro):
+                if not self._flow.depends(current):
+                    continue
+                if _is_gradient(current, self._flow):
+                    return False
+                found |= bool(shape_of(current.type))
+                continue
+            for other in inputs_of(current.owner):
+                if other not in seen:
+                    seen.add(other)
+                    stack.append(other)
+        return found
+
+    def _extreme(self, value: SSAValue) -> str | None:
+        """`maximum` or the like where a scalar is an extreme over the batch, in whatever unit."""
+        while isinstance(value.owner, Operation):
+            op = value.owner
+            varying = [v for v in op.operands if self._flow.depends(v)]
+            if op.name == "stablehlo.reduce":
+                kind = body_reducer(op.regions[0])
+                if kind != "sum" and any(self._flow.is_per_example(v) for v in varying):
+                    return _KINDS.get(kind or "", "choice")
+            if len(varying) != 1 or self._flow.is_per_example(varying[0]):
+                return None
+            value = varying[0]
+        return None
+
+
+_KINDS = {"max": "maximum", "min": "minimum", "product": "product"}
+
+
+def _is_gradient(value: SSAValue, flow: BatchFlow) -> bool:
+    """Whether the backward phase makes a value, or ops without a phase's name make it of such."""
+    seen: set[SSAValue] = {value}
+    stack = [value]
+    while stack:
+        current = stack.pop()
+        if not isinstance(current.owner, Operation):
+            continue
+        phase = phase_of(current.owner)
+        if phase == "backward":
+            return True
+        if phase == "forward":
+            continue
+        for other in current.owner.operands:
+            if flow.depends(other) and other not in seen:
+                seen.add(other)
+                stack.append(other)
+    return False
+
+
+def result_path(func: FuncOp, index: int) -> str:
+    """What JAX calls a result, ` at [1]['loss']`; empty where it says nothing."""
+    entry = entries_of(func.res_attrs, len(func.function_type.outputs))[index]
+    info = entry.data.get("jax.result_info")
+    if not isinstance(info, StringAttr):
+        return ""
+    return f" at {info.data.removeprefix('result')}" if info.data != "result" else ""
 
 
 def is_made_in(value: SSAValue, ops: set[Operation]) -> bool:

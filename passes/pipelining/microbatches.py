@@ -30,8 +30,8 @@ from autopar.dialects.tensors import shape_of, tensor_type
 from autopar.passes.importing.arguments import argument_kinds, batch_dim, main_function
 from autopar.passes.partition.local_builder import i64_array, resized
 
-from .batch_flow import BatchFlow, inputs_of
-from .cut import Cut, find_cut, is_made_in
+from .batch_flow import BatchFlow, BatchPlace, inputs_of
+from .cut import Cut, find_cut, is_made_in, result_path
 
 
 def check_split(count: int, reduction: str) -> None:
@@ -65,6 +65,24 @@ def split_step(module: ModuleOp, count: int, reduction: str) -> None:
     _Splitter(func, flow, cut, batch, count, reduction).run()
 
 
+def check_result_shapes(func: FuncOp, shapes: Sequence[tuple[int, ...] | None]) -> None:
+    """DiagnosticError where a result put together is not of the whole batch's shape.
+
+    The first 16 of 32 examples, say, are all of a microbatch of 8.
+    """
+    last = func.body.block.last_op
+    assert last is not None
+    for index, (value, shape) in enumerate(zip(last.operands, shapes, strict=True)):
+        found = shape_of(value.type)
+        if shape is not None and found != shape:
+            raise DiagnosticError(
+                value.owner if isinstance(value.owner, Operation) else func,
+                f"result {index}{result_path(func, index)} has the shape {shape} of the "
+                f"whole batch, but {found} of microbatches put together: it is not computed "
+                "example by example; return a value an example, or compute it outside the step",
+            )
+
+
 class _Splitter:
     """Puts a loop around the microbatch part, and lets the update read what the loop gives."""
 
@@ -91,7 +109,7 @@ class _Splitter:
         whole = self._grow_batch(anchor)
         index_type = TensorType(i32, [])
         reduced_types = [_accumulator_type(v.type) for v in cut.reduced]
-        buffers = [_buffer_type(v.type, dim, self._count) for v, dim in cut.examples]
+        buffers = [resized(v.type, _shape_of_parts(v, p, self._count)) for v, p in cut.examples]
         states = [block.args[i] for i, _ in cut.carried]
         inits = [self._at(anchor, _constant(0, index_type))]
         inits += [self._at(anchor, _constant(0, t)) for t in (*reduced_types, *buffers)]
@@ -202,8 +220,8 @@ class _Splitter:
             total = stablehlo.AddOp.create(operands=[acc, new], result_types=[acc.type])
             body.add_op(total)
             values.append(total.results[0])
-        for value, dim in cut.examples:
-            values.append(self._store(body, next(args), mapping[value], dim, index))
+        for value, place in cut.examples:
+            values.append(self._store(body, next(args), mapping[value], place, index))
         values += [mapping[value] for _, value in cut.carried]
         body.add_op(stablehlo.ReturnOp(*values))
         for op in body.ops:
@@ -211,15 +229,14 @@ class _Splitter:
                 op.location = self._func.location
 
     def _store(
-        self, body: Block, buffer: SSAValue, value: SSAValue, dim: int, index: SSAValue
+        self, body: Block, buffer: SSAValue, value: SSAValue, place: BatchPlace, index: SSAValue
     ) -> SSAValue:
-        shape = list(shape_of(value.type))
-        shape.insert(dim + 1, 1)
+        shape = _shape_of_parts(value, place, 1)
         zero = _constant(0, TensorType(i32, []))
         part = stablehlo.ReshapeOp.create(
             operands=[value], result_types=[resized(value.type, shape)]
         )
-        starts = [index if d == dim + 1 else zero.results[0] for d in range(len(shape))]
+        starts = [index if d == place.dim + 2 else zero.results[0] for d in range(len(shape))]
         store = stablehlo.DynamicUpdateSliceOp.create(
             operands=[buffer, part.results[0], *starts], result_types=[buffer.type]
         )
@@ -250,9 +267,9 @@ class _Splitter:
                     stablehlo.ConvertOp.create(operands=[total], result_types=[value.type]),
                 )
             self._replace_outside(value, total)
-        for (value, dim), buffer in zip(cut.examples, results[split[0] : split[1]], strict=True):
+        for (value, place), buffer in zip(cut.examples, results[split[0] : split[1]], strict=True):
             shape = list(shape_of(value.type))
-            shape[dim] *= self._count
+            shape[place.dim] *= self._count
             merged = stablehlo.ReshapeOp.create(
                 operands=[buffer], result_types=[resized(value.type, shape)]
             )
@@ -291,10 +308,11 @@ def _accumulator_type(type: Attribute) -> Attribute:
     return tensor
 
 
-def _buffer_type(type: Attribute, dim: int, count: int) -> Attribute:
-    shape = list(shape_of(type))
-    shape.insert(dim + 1, count)
-    return resized(type, shape)
+def _shape_of_parts(value: SSAValue, place: BatchPlace, count: int) -> list[int]:
+    """The value's shape with the batch as [outer, size, count, inner]."""
+    shape = list(shape_of(value.type))
+    dim = place.dim
+    return [*shape[:dim], place.outer, place.size, count, place.inner, *shape[dim + 1 :]]
 
 
 def _constant(value: float, type: Attribute) -> Operation:

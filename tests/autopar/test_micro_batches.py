@@ -154,6 +154,126 @@ def test_tied_weights_and_gradient_norm() -> None:
     check(Training(step, {"w": PARAMS["w"]}, batches()))
 
 
+def _with_result(make: Any) -> Any:
+    """A step that also returns `make(outputs, losses, batch)`, made inside the loss or after it."""
+
+    def step(params: Any, batch: Any, inside: bool) -> Any:
+        def loss(params: Any) -> Any:
+            out = forward(params, batch["x"])
+            losses = jnp.mean((out - batch["y"]) ** 2, -1)
+            made = make(out, losses, batch) if inside else (out, losses)
+            return losses.mean(), made
+
+        (value, made), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        new = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+        return new, {"loss": value, "made": made if inside else make(*made, batch)}
+
+    return step
+
+
+def _positions(h: Any) -> Any:
+    return jnp.broadcast_to(jnp.arange(3.0), h.shape)
+
+
+def _recurrence(h: Any) -> Any:
+    """[steps, batch], flattened: the batch is no major dimension."""
+    _, outs = jax.lax.scan(lambda c, v: (jnp.tanh(c + v),) * 2, h[:, 0], h.T)
+    return outs, outs.reshape(-1)
+
+
+BY_EXAMPLE: dict[str, Any] = {
+    "tokens": lambda h, e, b: h.reshape(-1),
+    "token_rows": lambda h, e, b: b["x"].reshape(-1, 2) * 2,
+    "with_positions": lambda h, e, b: h.reshape(-1) + _positions(h).reshape(-1),
+    "batch_last": lambda h, e, b: (h.T, h.T.reshape(-1), h[None] * 2),
+    "own_label": lambda h, e, b: (
+        h[jnp.arange(h.shape[0]), h.argmax(-1)],
+        jnp.take_along_axis(h, h.argmax(-1)[:, None], 1),
+    ),
+    "along_features": lambda h, e, b: (
+        jnp.sort(h, 1),
+        jnp.cumsum(h, 1),
+        jnp.roll(h, 1, 1),
+        h[:, ::2],
+        h[:, 1],
+        jax.lax.top_k(h, 2),
+        h.at[:, 0].set(0.0),
+    ),
+    "products": lambda h, e, b: (jnp.einsum("bi,bj->bij", h, h), h @ PARAMS["v"].T),
+    "recurrence": lambda h, e, b: _recurrence(h),
+    "loop": lambda h, e, b: jax.lax.fori_loop(0, 3, lambda i, v: jnp.tanh(v) + i, h),
+    "branch": lambda h, e, b: jax.lax.cond(True, jnp.sin, jnp.cos, h),
+    "batch": lambda h, e, b: (b["x"], b["y"] > 0),
+}
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "after"])
+@pytest.mark.parametrize("name", BY_EXAMPLE)
+def test_results_by_example(name: str, inside: bool) -> None:
+    step = _with_result(BY_EXAMPLE[name])
+    check(Training(lambda p, b: step(p, b, inside), PARAMS, batches()))
+
+
+MIXED: dict[str, tuple[Any, str]] = {
+    "two_an_element": (lambda h, e, b: h.reshape(-1, 6), "mixes examples"),
+    "first": (lambda h, e, b: h[0], "a part of them"),
+    "first_half": (lambda h, e, b: h[:16], r"has the shape \(16, 3\) of the whole batch"),
+    "first_quarter_of_one": (lambda h, e, b: h[:4], "a part of them"),
+    "top_k": (lambda h, e, b: jax.lax.top_k(e, 4)[0], "mixes examples"),
+    "pairs": (lambda h, e, b: h @ h.T, "mixes examples"),
+    "sort": (lambda h, e, b: jnp.sort(e), "mixes examples"),
+    "roll": (lambda h, e, b: jnp.roll(e, 1), "mixes examples"),
+    "reverse": (lambda h, e, b: h[::-1], "mixes examples"),
+    "cumsum": (lambda h, e, b: jnp.cumsum(e), "mixes examples"),
+    "taken": (lambda h, e, b: h[jnp.argsort(e)], "mixes examples"),
+    "normalized": (lambda h, e, b: h - h.mean(0), "mixes examples"),
+    "numbered": (lambda h, e, b: e + jnp.arange(e.shape[0]), "mixes examples"),
+    "numbers": (lambda h, e, b: jnp.arange(e.shape[0]), "of the whole batch"),
+    "covariance": (lambda h, e, b: h.T @ h, "neither a scalar nor a gradient"),
+    "mean": (lambda h, e, b: h.mean(0), "neither a scalar nor a gradient"),
+    "max": (lambda h, e, b: e.max(), "is the maximum over the batch"),
+    "min": (lambda h, e, b: -jnp.sqrt(e.min()), "is the minimum over the batch"),
+    "count": (lambda h, e, b: (e > 1).sum(), "no float"),
+}
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "after"])
+@pytest.mark.parametrize("name", MIXED)
+def test_result_that_mixes_examples_is_refused(name: str, inside: bool) -> None:
+    make, message = MIXED[name]
+    step = _with_result(make)
+    model = Training(lambda p, b: step(p, b, inside), PARAMS, batches())
+    with pytest.raises(DiagnosticError, match=rf"result 4 at \[1\]\['made'\] .*{message}"):
+        run(model, parallel(model))
+
+
+def test_gradients_as_results() -> None:
+    def step(params: Any, batch: Any) -> Any:
+        value, grads = jax.value_and_grad(squares)(params, batch)
+        return params, (value, grads, jax.tree.map(lambda g: 2 * g, grads))
+
+    check(Training(step, PARAMS, batches()))
+
+
+def test_dropout_before_a_result() -> None:
+    """Random bits differ from those of one device, but belong to single examples."""
+
+    def step(params: Any, batch: Any) -> Any:
+        keep = jax.random.bernoulli(jax.random.key(3), 0.8, batch["x"].shape)
+        out = forward(params, jnp.where(keep, batch["x"], 0))
+        return params, out
+
+    model = Training(step, PARAMS, batches())
+    _, outs = run(model, parallel(model))
+    expected = run(model, jax.jit(step))[1]
+    assert [out.shape for out in outs] == [out.shape for out in expected]
+
+
+def test_one_example_a_microbatch_by_example() -> None:
+    step = _with_result(lambda h, e, b: (e, h, h * 2))
+    check(Training(lambda p, b: step(p, b, True), PARAMS, batches(8)), count=8)
+
+
 # ---- what each microbatch sees for itself --------------------------------------------------------
 
 
