@@ -35,7 +35,7 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.rules.access import op_label, operands_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
-from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.rules.registry import NO_RULE, get_rule
 from autopar.dialects.tensors import is_splittable, num_bytes, shape_of
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
@@ -228,7 +228,7 @@ class FunctionDecider:
 
     def _replicate(self, op: Operation, rule: ShardingRule | None) -> None:
         """An op that cannot be split: whole operands in, whole results out."""
-        if rule is None:
+        if rule is None and op.name not in NO_RULE:
             self._remark_replicated(op)
         for index, value in enumerate(op.operands):
             self._reshards.bring(op, index, self._specs.replicated(value))

@@ -190,6 +190,18 @@ CASES = {
           %2 = stablehlo.tanh %0 : tensor<8x8xf32>
           return %2 : tensor<8x8xf32>
         }}""",
+    "manual_axes_that_a_border_leaves_out": f"""
+        func.func @main(%x: {T} {sharded('{"b"}', "{?}")}, %z: {T} {sharded("{?}", '{"c"}')}) -> ({T}, {T}) {{
+          %y = stablehlo.tanh %x : {T}
+          %0:2 = sdy.manual_computation(%y, %z) in_shardings=[<@mesh, [{{?}}, {{?}}]>, <@mesh, [{{?}}, {{"b", ?}}], replicated={{"a"}}>] out_shardings=[<@mesh, [{{?}}, {{?}}]>, <@mesh, [{{?}}, {{"b", ?}}]>] manual_axes={{"b"}} (%u: {T}, %v: tensor<8x4xf32>) {{
+            %1 = "stablehlo.all_gather"(%v) <{{all_gather_dim = 1 : i64, channel_handle = #stablehlo.channel_handle<handle = 1, type = 1>, replica_groups = dense<[[0, 2, 4, 6], [1, 3, 5, 7], [8, 10, 12, 14], [9, 11, 13, 15]]> : tensor<4x4xi64>, use_global_device_ids}}> : (tensor<8x4xf32>) -> {T}
+            %2 = stablehlo.add %u, %1 : {T}
+            sdy.return %2, %v : {T}, tensor<8x4xf32>
+          }} : ({T}, {T}) -> ({T}, {T})
+          %3 = stablehlo.add %0#0, %0#1 : {T}
+          %4 = stablehlo.add %0#0, %x : {T}
+          return %3, %4 : {T}, {T}
+        }}""",
     "named_computation": f"""
         func.func @main(%x: {T} {sharded('{"a"}', "{?}")}, %y: {T}) -> {T} {{
           %0 = sdy.named_computation<"f">(%x, %y) (%u: {T}, %v: {T}) {{

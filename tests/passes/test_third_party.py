@@ -126,3 +126,11 @@ def test_the_remark_names_the_op_and_the_remedy(text: str, message: str) -> None
     name = "register_custom_call_rule" if "custom_call" in text else "register_sharding_rule"
     assert found.message.endswith(f"(4 result bytes each); {name} gives it one")
     assert repr(found) == found.text
+
+
+@pytest.mark.parametrize("name", ["partition_id", "replica_id"])
+def test_no_remark_on_ops_that_have_no_rule_on_purpose(name: str) -> None:
+    with collect_remarks() as remarks:
+        text = partitioned(f"stablehlo.{name} : tensor<ui32>", "tensor<ui32>")
+    assert name in text
+    assert not remarks

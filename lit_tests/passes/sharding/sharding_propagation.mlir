@@ -55,3 +55,22 @@ func.func @no_grid(%x: tensor<8xf32>) -> tensor<8xf32> {
   %0 = "stablehlo.tanh"(%x) : (tensor<8xf32>) -> tensor<8xf32>
   func.return %0 : tensor<8xf32>
 }
+
+// -----
+
+// What a border leaves out of the manual axes is replicated: neither the user of the result nor the
+// source of the operand splits it over them.
+
+// CHECK-LABEL: func.func @manual_axes
+// CHECK: sdy.manual_computation
+// CHECK-SAME: in_shardings=[<@mesh, [{}, {"b"}]>, <@mesh, [{}, {}], replicated={"b"}>]
+// CHECK-SAME: out_shardings=[<@mesh, [{}, {}], replicated={"b"}>, <@mesh, [{}, {"b"}]>]
+// CHECK: stablehlo.add {{.*}}autopar.sharding = [#autopar.sharding<@mesh, [{}, {"b"}]>]
+shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
+func.func @manual_axes(%x: tensor<16x16xf32>, %y: tensor<16x16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"b"}, {?}]>}) -> tensor<16x16xf32> {
+  %0:2 = sdy.manual_computation(%x, %y) in_shardings=[<@mesh, [{?}, {"b", ?}]>, <@mesh, [{?}, {?}]>] out_shardings=[<@mesh, [{?}, {?}]>, <@mesh, [{?}, {"b", ?}]>] manual_axes={"b"} (%u: tensor<16x4xf32>, %v: tensor<16x16xf32>) {
+    sdy.return %v, %u : tensor<16x16xf32>, tensor<16x4xf32>
+  } : (tensor<16x16xf32>, tensor<16x16xf32>) -> (tensor<16x16xf32>, tensor<16x16xf32>)
+  %1 = stablehlo.add %0#0, %0#1 : tensor<16x16xf32>
+  func.return %1 : tensor<16x16xf32>
+}

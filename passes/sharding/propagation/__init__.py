@@ -53,7 +53,7 @@ def propagate_shardings(module: ModuleOp) -> None:
 
 
 def _propagate(module: ModuleOp, grids: dict[str, Grid]) -> None:
-    applier = ConstraintApplier(module)
+    applier = ConstraintApplier(module, grids)
     applier.run()
     engine = Engine(GraphBuilder(module).build(), grids)
     _set_initial(engine, applier)

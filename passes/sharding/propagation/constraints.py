@@ -7,6 +7,7 @@ sharding, the constraint is closed, and no other constraint of the operand says 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from xdsl.dialects.builtin import ModuleOp
@@ -15,10 +16,10 @@ from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import ConstraintOp, sharding_of
 from autopar.dialects.rules.regions import BARRIER, MANUAL, NAMED, REGION_OPS
-from autopar.dialects.sharding import Sharding
+from autopar.dialects.sharding import Grid, Sharding
 
 from .classes import CONSTRAINTS, find_constants
-from .manual import border_sharding
+from .manual import border_sharding, specify_manual_axes
 
 Demands = dict[tuple[int, int], Sharding]
 """Shardings for operands that are constant expressions, by id() of the user and operand index."""
@@ -27,8 +28,9 @@ Demands = dict[tuple[int, int], Sharding]
 class ConstraintApplier:
     """Applies constraints to their operands, in program order."""
 
-    def __init__(self, module: ModuleOp) -> None:
+    def __init__(self, module: ModuleOp, grids: Mapping[str, Grid]) -> None:
         self._module = module
+        self._grids = grids
         self._constants: set[int] = set()
         self._orders: dict[int, dict[int, int]] = {}
         self.values: dict[int, Sharding] = {}
@@ -44,6 +46,9 @@ class ConstraintApplier:
         ]
         if users:
             self._constants = find_constants(self._module)
+        for op in users:
+            if op.name == MANUAL:
+                specify_manual_axes(op, self._grids)
         for op in users:
             if op.name == MANUAL:
                 for index in range(len(op.operands)):

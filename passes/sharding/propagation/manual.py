@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from xdsl.ir import Operation
+from xdsl.ir import Attribute, Operation
 
-from autopar.dialects.sharding import Axes, DimSharding, Sharding
+from autopar.dialects.sdy.attributes import TensorSharding, TensorShardingPerValueAttr
+from autopar.dialects.sharding import Axes, AxisRef, DimSharding, Grid, Sharding
 
 from .factors import TensorState
 
@@ -20,6 +22,41 @@ class Manual:
     index: int
     is_entry: bool
     """An operand (else a result)."""
+
+
+def specify_manual_axes(op: Operation, grids: Mapping[str, Grid]) -> None:
+    """Replicates explicitly what a border of a manual computation leaves out of its manual axes.
+
+    The shapes inside are local to them: propagation must not split anything further over them.
+    """
+    axes: Any = op.properties["manual_axes"]
+    for key in ("in_shardings", "out_shardings"):
+        old: Any = op.properties[key]
+        given: list[Sharding] = [item.sharding for item in old.data]
+        new = [_with_replicated(s, axes.data, grids[s.grid]) for s in given]
+        if new != given:
+            op.properties[key] = per_value(new, old)
+
+
+def _with_replicated(sharding: Sharding, names: Iterable[str], grid: Grid) -> Sharding:
+    """The sharding with those of the named axes that it does not use among its replicated ones."""
+    used = {axis.name for axis in sharding.used_axes()}
+    missing = [AxisRef(name) for name in names if name not in used]
+    if not missing:
+        return sharding
+    order = grid.axis_names
+    replicated = sorted(
+        (*sharding.replicated, *missing), key=lambda axis: (order.index(axis.name), axis.pre)
+    )
+    return replace(sharding, replicated=tuple(replicated))
+
+
+def per_value(shardings: Sequence[Sharding], old: Attribute) -> TensorShardingPerValueAttr:
+    """The shardings on the mesh on which the old ones are written (import-sdy inlines it)."""
+    assert isinstance(old, TensorShardingPerValueAttr)
+    return TensorShardingPerValueAttr(
+        tuple(TensorSharding(s, o.inlined_mesh) for s, o in zip(shardings, old.data, strict=True))
+    )
 
 
 def border_sharding(op: Operation, index: int, is_entry: bool) -> Sharding:

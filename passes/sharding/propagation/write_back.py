@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xdsl.dialects.builtin import ArrayAttr
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.autopar import (
     SHARDING,
@@ -12,13 +12,12 @@ from autopar.dialects.autopar import (
     set_result_shardings,
 )
 from autopar.dialects.rules.regions import MANUAL
-from autopar.dialects.sdy.attributes import TensorSharding, TensorShardingPerValueAttr
 from autopar.dialects.sharding import Sharding
 
 from .classes import CONSTRAINTS, RESHARDS, rank_of
 from .engine import Engine, closed_sharding
 from .graph import Instance
-from .manual import Border, border_sharding
+from .manual import Border, border_sharding, per_value
 
 
 class Writer:
@@ -163,12 +162,4 @@ class Writer:
         for op, ins, outs in written.values():
             assert op.name == MANUAL
             for key, shardings in (("in_shardings", ins), ("out_shardings", outs)):
-                op.properties[key] = _per_value(shardings, op.properties[key])
-
-
-def _per_value(shardings: list[Sharding], old: Attribute) -> TensorShardingPerValueAttr:
-    """The shardings on the mesh on which the old ones are written (import-sdy inlines it)."""
-    assert isinstance(old, TensorShardingPerValueAttr)
-    return TensorShardingPerValueAttr(
-        tuple(TensorSharding(s, o.inlined_mesh) for s, o in zip(shardings, old.data, strict=True))
-    )
+                op.properties[key] = per_value(shardings, op.properties[key])
