@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
     ArrayAttr,
     BytesAttr,
     CallSiteLoc,
@@ -126,7 +127,10 @@ def import_location(location: Native, filename: str = "-") -> Attribute:
 
 
 def _dynamic_shape(native: Native) -> list[int]:
-    return [-1 if native.is_dynamic_dim(i) else native.get_dim_size(i) for i in range(native.rank)]
+    return [
+        DYNAMIC_INDEX if native.is_dynamic_dim(i) else native.get_dim_size(i)
+        for i in range(native.rank)
+    ]
 
 
 def _storage(attribute: Native, element_type: Attribute) -> bytes | None:

@@ -1,0 +1,64 @@
+"""MLIR text in and out, of what JAX itself does not write."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from xdsl.passes import ModulePass
+
+from autopar.dialects import make_context
+from autopar.lowering.parse import parse_module
+from autopar.lowering.print import print_module
+from autopar.opt import transform
+from autopar.passes.manager import build_pipeline, parse_pipeline
+
+
+def both_ways(text: str, *, generic: bool = False) -> str:
+    """The printed text, which reads as the same module, through jaxlib and through xDSL alone."""
+    module = parse_module(text)
+    printed = print_module(module, generic=generic)
+    assert print_module(parse_module(printed), generic=generic) == printed
+    without = print_module(parse_module(text), use_jaxlib=False)
+    assert print_module(parse_module(without), generic=generic) == printed
+    return printed
+
+
+DYNAMIC = """
+shard.grid @g(shape = 2x?) {axis_names = ["x", "y"]}
+func.func @main(%a: tensor<?x2xf32>, %b: tensor<8x8xf32>, %s: tensor<2xi64>, %z: tensor<f32>)
+    -> tensor<?x2xf32> {
+  %0 = stablehlo.add %a, %a : tensor<?x2xf32>
+  %1 = stablehlo.dynamic_reshape %a, %s : (tensor<?x2xf32>, tensor<2xi64>) -> tensor<?x?xf32>
+  %2 = stablehlo.dynamic_iota %s, dim = 0 : (tensor<2xi64>) -> tensor<?x?xf32>
+  %3 = stablehlo.concatenate %a, %a, dim = 0
+     : (tensor<?x2xf32>, tensor<?x2xf32>) -> tensor<?x2xf32>
+  %4 = stablehlo.slice %a [0:2, 0:1] : (tensor<?x2xf32>) -> tensor<2x1xf32>
+  %5 = shard.all_gather %b on @g grid_axes = [1] gather_axis = 1
+     : tensor<8x8xf32> -> tensor<8x?xf32>
+  %6 = shard.broadcast %b on @g grid_axes = [1] root = [3] : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  return %0 : tensor<?x2xf32>
+}
+"""
+
+
+def test_dynamic_shapes() -> None:
+    printed = both_ways(DYNAMIC)
+    assert "tensor<?x?xf32>" in printed and "-1" not in printed
+    generic = print_module(parse_module(DYNAMIC), generic=True)
+    assert print_module(parse_module(generic, use_jaxlib=False)) == printed
+
+
+def test_dynamic_shapes_stay_whole() -> None:
+    module = parse_module(
+        """
+sdy.mesh @m = <["x"=2]>
+func.func @main(%a: tensor<?x4xf32>, %b: tensor<4x4xf32>
+    {sdy.sharding = #sdy.sharding<@m, [{}, {"x"}]>}) -> tensor<?x4xf32> {
+  %0 = stablehlo.dot_general %a, %b, contracting_dims = [1] x [0]
+     : (tensor<?x4xf32>, tensor<4x4xf32>) -> tensor<?x4xf32>
+  return %0 : tensor<?x4xf32>
+}"""
+    )
+    passes = build_pipeline(parse_pipeline("import-sdy,sharding-propagation,shard-partition"))
+    transform(module, cast("list[ModulePass]", passes), make_context())
+    assert "shard.all_gather %arg1" in print_module(module)
