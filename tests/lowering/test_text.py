@@ -62,3 +62,22 @@ func.func @main(%a: tensor<?x4xf32>, %b: tensor<4x4xf32>
     passes = build_pipeline(parse_pipeline("import-sdy,sharding-propagation,shard-partition"))
     transform(module, cast("list[ModulePass]", passes), make_context())
     assert "shard.all_gather %arg1" in print_module(module)
+
+
+QUANTISED = """
+func.func @main(%a: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %0 = stablehlo.uniform_quantize %a
+     : (tensor<4x8xf32>) -> tensor<4x8x!quant.uniform<i8:f32, 0.5:3>>
+  %1 = stablehlo.add %0, %0 : tensor<4x8x!quant.uniform<i8:f32, 0.5:3>>
+  %2 = stablehlo.uniform_dequantize %1
+     : (tensor<4x8x!quant.uniform<i8:f32, 0.5:3>>) -> tensor<4x8xf32>
+  %3 = stablehlo.uniform_quantize %a
+     : (tensor<4x8xf32>) -> tensor<4x8x!quant.uniform<i8:f32:0, {0.5, 0.25, 0.1:-30, 1.0:127}>>
+  return %2 : tensor<4x8xf32>
+}
+"""
+
+
+def test_quantised_types() -> None:
+    assert "!quant.uniform<i8:f32, 5.000000e-01:3>" in both_ways(QUANTISED)
+    assert "!quant.uniform" in print_module(parse_module(QUANTISED), generic=True)
