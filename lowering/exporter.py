@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 from xdsl.dialects.builtin import (
     ArrayAttr,
+    BytesAttr,
     CallSiteLoc,
     ComplexType,
     DenseArrayBase,
@@ -105,6 +106,8 @@ class _Exporter:
                 if native is not None:
                     return native
             case StringAttr():
+                return self.ir.StringAttr.get(attribute.data, self.context)
+            case BytesAttr():  # a string that is not UTF-8
                 return self.ir.StringAttr.get(attribute.data, self.context)
             case ArrayAttr():
                 items = [self.attribute(item) for item in attribute.data]

@@ -195,7 +195,10 @@ class _Importer:
                 if data is not None:
                     return cast(Any, DenseIntOrFPElementsAttr)(dense, BytesAttr(data))
         elif kind == "StringAttr":
-            return StringAttr(native.value)
+            try:
+                return StringAttr(native.value)
+            except (RuntimeError, UnicodeDecodeError):  # not UTF-8
+                return BytesAttr(native.value_bytes)
         elif kind == "DenseI64ArrayAttr":
             return DenseArrayBase.from_list(i64, list(native))
         elif kind == "FlatSymbolRefAttr":

@@ -81,3 +81,15 @@ func.func @main(%a: tensor<4x8xf32>) -> tensor<4x8xf32> {
 def test_quantised_types() -> None:
     assert "!quant.uniform<i8:f32, 5.000000e-01:3>" in both_ways(QUANTISED)
     assert "!quant.uniform" in print_module(parse_module(QUANTISED), generic=True)
+
+
+def test_binary_strings() -> None:
+    printed = both_ways(
+        """
+func.func @main(%a: tensor<4xf32>) -> tensor<4xf32> attributes {x.y = ["\\FF", "\\C3\\A9\\00"]} {
+  %0 = stablehlo.custom_call @foo(%a) {backend_config = "\\FF\\00"}
+     : (tensor<4xf32>) -> tensor<4xf32>
+  return %0 : tensor<4xf32>
+}"""
+    )
+    assert 'backend_config = "\\FF\\00"' in printed and '["\\FF", "\\C3\\A9\\00"]' in printed
