@@ -7,12 +7,16 @@ of the form that jaxlib prints are read.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from io import StringIO
 from typing import cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
+    ArrayAttr,
     DenseIntOrFPElementsAttr,
+    DictionaryAttr,
     FileLineColLoc,
     IntAttr,
     ModuleOp,
@@ -20,13 +24,40 @@ from xdsl.dialects.builtin import (
     TensorType,
     UnknownLoc,
 )
-from xdsl.ir import Attribute, Operation
-from xdsl.parser import Parser
+from xdsl.ir import Attribute, Data, Operation, TypeAttribute
+from xdsl.irdl import irdl_attr_definition
+from xdsl.parser import AttrParser, Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError
+from xdsl.utils.mlir_lexer import MLIRTokenKind
 
 from .constants import LiteralError, dense_text, parse_dense
 from .diagnostics import DiagnosticError
+
+
+class _Verbatim(Data[str]):
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> str:
+        with parser.in_angle_brackets():
+            return parser.parse_str_literal()
+
+    def print_parameter(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            printer.print_string_literal(self.data)
+
+
+@irdl_attr_definition
+class VerbatimAttr(_Verbatim):
+    """An attribute of MLIR's that xDSL cannot read, as its text."""
+
+    name = "autopar.verbatim"
+
+
+@irdl_attr_definition
+class VerbatimType(_Verbatim, TypeAttribute):
+    """A type of MLIR's that xDSL cannot read, as its text."""
+
+    name = "autopar.verbatim_type"
 
 
 class IRParser(Parser):
@@ -86,6 +117,8 @@ class IRPrinter(Printer):
             dense = cast(DenseIntOrFPElementsAttr, attribute)
             self.print_string(f"dense<{dense_text(dense)}> : ")
             self.print_attribute(cast(Attribute, dense.type))
+        elif isinstance(attribute, _Verbatim):
+            self.print_string(attribute.data)
         else:
             super().print_attribute(attribute)
 
@@ -103,6 +136,83 @@ def parse_error_text(error: ParseError) -> tuple[str, int, int, str]:
 
 def parse_attribute_text(context: Context, text: str) -> Attribute:
     return IRParser(context, text).parse_attribute()
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|->|[<>=]=|[()\[\]{}<>,=]')
+
+
+def _parts(text: str, separator: str) -> Iterator[str]:
+    """The parts between the separators outside brackets and strings."""
+    start = depth = 0
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if token in "([{<":
+            depth += 1
+        elif token in ")]}>":
+            depth -= 1
+        elif token == separator and depth == 0:
+            yield text[start : match.start()].strip()
+            start = match.end()
+    if rest := text[start:].strip():
+        yield rest
+
+
+def bracketed(text: str) -> Iterator[str]:
+    """The parts in brackets at the text's start, up to the first colon outside them."""
+    start = end = depth = 0
+    for match in _TOKEN.finditer(text):
+        if match[0] in "([{<":
+            if depth == 0:
+                if ":" in text[end : match.start()]:
+                    return
+                start = match.start()
+            depth += 1
+        elif match[0] in ")]}>":
+            depth -= 1
+            if depth == 0:
+                end = match.end()
+                yield text[start:end]
+
+
+def mlir_attributes(context: Context, text: str) -> dict[str, Attribute]:
+    """The entries inside `{…}` that MLIR has printed."""
+    found: dict[str, Attribute] = {}
+    for entry in _parts(text, ","):
+        name = next(_parts(entry, "="))
+        value = entry[len(name) :].strip().removeprefix("=") or "unit"
+        if name.startswith('"'):
+            name = IRParser(context, name).parse_str_literal()
+        found[name] = mlir_attribute(context, value)
+    return found
+
+
+def mlir_attribute(context: Context, text: str) -> Attribute:
+    """The attribute of a text that MLIR has printed; what xDSL cannot read stays as it is."""
+    text = text.strip()
+    try:
+        parser = IRParser(context, text)
+        attribute = parser.parse_attribute()
+        if parser._current_token.kind is MLIRTokenKind.EOF:  # pyright: ignore[reportPrivateUsage]
+            return attribute
+    except RecursionError:
+        raise
+    except Exception:
+        pass
+    if text[:1] == "[":
+        return ArrayAttr([mlir_attribute(context, part) for part in _parts(text[1:-1], ",")])
+    if text[:1] == "{":
+        return DictionaryAttr(mlir_attributes(context, text[1:-1]))
+    return VerbatimAttr(text)
+
+
+def mlir_type(context: Context, text: str) -> Attribute:
+    """The type of a text that MLIR has printed; what xDSL cannot read stays as it is."""
+    try:
+        return IRParser(context, text).parse_type()
+    except RecursionError:
+        raise
+    except Exception:
+        return VerbatimType(text)
 
 
 def parse_text(context: Context, text: str, filename: str = "-") -> ModuleOp:

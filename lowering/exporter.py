@@ -124,8 +124,12 @@ class _Exporter:
                 return self.ir.TypeAttr.get(self.type(attribute), self.context)
             case _:
                 pass
+        text = _text(attribute)
         try:
-            return self.ir.Attribute.parse(_text(attribute), self.context)
+            return self.ir.Attribute.parse(text, self.context)
+        except TypeError:  # it has no Python class; as the metadata of a location it needs none
+            place = f'module {{}} loc(fused<{text}>["-"])'
+            return self.ir.Module.parse(place, self.context).operation.location.metadata
         except self.ir.MLIRError as error:
             raise DiagnosticError(
                 None, f"jaxlib refuses the attribute {attribute}: {diagnostic_of(error).message}"

@@ -39,7 +39,7 @@ from xdsl.irdl import IRDLOperation
 
 from autopar.dialects import make_context
 from autopar.dialects.locations import FileLineColRange
-from autopar.dialects.text import IRParser, parse_attribute_text
+from autopar.dialects.text import bracketed, mlir_attribute, mlir_attributes, mlir_type
 from autopar.passes.collector import collector_off
 
 Native = Any
@@ -176,7 +176,7 @@ class _Importer:
                 shape = native.shape if native.has_static_shape else _dynamic_shape(native)
                 found = TensorType(self.type(native.element_type), shape)
             else:
-                found = IRParser(self.context, str(native)).parse_type()
+                found = mlir_type(self.context, str(native))
             self._types[native] = found
         return found
 
@@ -209,10 +209,12 @@ class _Importer:
             try:
                 if kind == "ArrayAttr":
                     return ArrayAttr([self.attribute(item) for item in native])
-                return DictionaryAttr({item.name: self.attribute(item.attr) for item in native})
+                # not `item.attr`, which ends the process where it has no Python class
+                names = [native[index].name for index in range(len(native))]
+                return DictionaryAttr({name: self.attribute(native[name]) for name in names})
             except TypeError:  # an element without a Python class: see `attributes_by_text`
                 pass
-        return parse_attribute_text(self.context, str(native))
+        return mlir_attribute(self.context, str(native))
 
     def attributes_by_text(self, op: Native) -> dict[str, Attribute]:
         """All attributes of an operation, where jaxlib has no Python class for one of them.
@@ -348,8 +350,11 @@ _REGIONS = re.compile(r"\(\{\.\.\.\}(, \{\.\.\.\})*\) ?")
 def _attributes_from_text(context: Context, text: str) -> dict[str, Attribute]:
     """The attributes in the generic form of one operation, printed without its regions."""
     after_operands = text[text.index(")", text.index('"(')) + 1 :]
-    parser = IRParser(context, _REGIONS.sub("", after_operands, count=1))
-    return {**parser.parse_optional_properties_dict(), **parser.parse_optional_attr_dict()}
+    found: dict[str, Attribute] = {}
+    for part in bracketed(_REGIONS.sub("", after_operands, count=1)):
+        if part.startswith(("<{", "{")):  # else successors
+            found |= mlir_attributes(context, part.strip("<>")[1:-1])
+    return found
 
 
 def import_module(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import pytest
 from xdsl.passes import ModulePass
 
 from autopar.dialects import make_context
@@ -93,3 +94,34 @@ func.func @main(%a: tensor<4xf32>) -> tensor<4xf32> attributes {x.y = ["\\FF", "
 }"""
     )
     assert 'backend_config = "\\FF\\00"' in printed and '["\\FF", "\\C3\\A9\\00"]' in printed
+
+
+UNKNOWN = [
+    "array<bf16: 1.000000e+00>",
+    "array<f32: 1.000000e+00, 0x7FC00001>",
+    'loc("a")',
+    'dense<["a", "b"]> : tensor<2x!foo.str>',
+    'distinct[0]<"a">',
+    "sparse<0, 1.000000e+00> : tensor<2xf32>",
+    "dense<(1.000000e+00,2.000000e+00)> : tensor<2xcomplex<f32>>",
+    "0x7FC00001 : f32",
+    "affine_set<(d0) : (d0 - 1 >= 0, d0 == 0)>",
+    "affine_map<(d0) -> (d0 floordiv 2)>",
+    "#foo.bar<a -> b>",
+    "vector<[4]xf32>",
+    "1 : i128",
+    "strided<[?, 1], offset: 3>",
+]
+
+
+@pytest.mark.parametrize("text", UNKNOWN)
+def test_attributes_of_every_kind(text: str) -> None:
+    places = f'{{a.b = {text}, "a.c, }} = " = [{{x = {text}}}, "s=>"], d.e}}'
+    printed = print_module(
+        parse_module(
+            f"func.func @f(%a: i1 {places}) attributes {places} {{\n"
+            f'  "foo.bar"() {places} : () -> ()\n  return\n}}'
+        )
+    )
+    assert printed.count(text) in (6, 1), printed  # 1: MLIR makes it an alias
+    assert print_module(parse_module(printed)) == printed
