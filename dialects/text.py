@@ -8,18 +8,21 @@ of the form that jaxlib prints are read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import StringIO
-from typing import cast
+from types import MappingProxyType
+from typing import Any, cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
     ArrayAttr,
     DenseIntOrFPElementsAttr,
+    DenseResourceAttr,
     DictionaryAttr,
     FileLineColLoc,
     IntAttr,
     ModuleOp,
+    ShapedType,
     StringAttr,
     TensorType,
     UnknownLoc,
@@ -64,6 +67,8 @@ class IRParser(Parser):
     """xDSL's parser with exact constants and file positions."""
 
     _line_starts: list[int] | None = None
+    blobs: Mapping[str, str] = MappingProxyType({})
+    """The resources of the text, which constants may name."""
 
     def position_of(self, offset: int) -> tuple[int, int]:
         """Line and column, from 1, of an offset in the text."""
@@ -101,6 +106,21 @@ class IRParser(Parser):
         except LiteralError as error:
             self.raise_error(str(error), at_position=start)
 
+    def _parse_builtin_dense_resource_attr(self) -> Any:
+        start = self._current_token.span
+        with self.in_angle_brackets():
+            name = self.parse_optional_str_literal()
+            if name is None:
+                name = self.parse_identifier()
+        self.parse_characters(":", " in dense_resource attribute")
+        type = self.parse_type()
+        if not isinstance(type, ShapedType):
+            self.raise_error(f"a resource needs a shaped type, not {type}", at_position=start)
+        try:
+            return resource_constant(DenseResourceAttr.from_params(name, type), self.blobs)
+        except LiteralError as error:
+            self.raise_error(str(error), at_position=start)
+
     def _dense_of_other_type(self, body: str, type: Attribute):
         """Vectors and memrefs: the bytes of the tensor of the same shape and elements."""
         if not hasattr(type, "get_shape") or not hasattr(type, "element_type"):
@@ -121,6 +141,33 @@ class IRPrinter(Printer):
             self.print_string(attribute.data)
         else:
             super().print_attribute(attribute)
+
+
+_BLOB = re.compile(r'("(?:[^"\\]|\\.)*"|[\w$.\-]+)\s*:\s*"0x([0-9a-fA-F]*)"')
+
+
+def split_resources(text: str) -> tuple[str, dict[str, str]]:
+    """A text without the resources at its end (`{-# dialect_resources: … #-}`), and their blobs
+    in hexadecimal, by name."""
+    start = text.rfind("{-#")
+    if start < 0 or not text.rstrip().endswith("#-}"):
+        return text, {}
+    blobs = {match[1].strip('"'): match[2] for match in _BLOB.finditer(text, start)}
+    return text[:start], blobs
+
+
+def resource_constant(resource: DenseResourceAttr, blobs: Mapping[str, str]) -> Attribute:
+    """The constant that a resource holds, as `dense<…>`; the resource itself where its bytes are
+    not in the text. LiteralError where they do not fit the type."""
+    name, type = resource.resource_handle.data, resource.type
+    blob = blobs.get(name)
+    if blob is None:
+        return resource
+    as_tensor = TensorType(cast(Attribute, type.element_type), type.get_shape())  # pyright: ignore
+    try:  # the first four bytes are the alignment
+        return DenseIntOrFPElementsAttr(type, parse_dense(f'"0x{blob[8:]}"', as_tensor).data)  # pyright: ignore
+    except LiteralError as error:
+        raise LiteralError(f"resource '{name}': {error}") from None
 
 
 def parse_error_text(error: ParseError) -> tuple[str, int, int, str]:
@@ -218,7 +265,10 @@ def mlir_type(context: Context, text: str) -> Attribute:
 def parse_text(context: Context, text: str, filename: str = "-") -> ModuleOp:
     """Read a module; a mistake in the text is a DiagnosticError with its position."""
     try:
-        return IRParser(context, text, filename).parse_module()
+        text, blobs = split_resources(text)
+        parser = IRParser(context, text, filename)
+        parser.blobs = blobs
+        return parser.parse_module()
     except ParseError as error:
         name, line, column, message = parse_error_text(error)
         location = FileLineColLoc(StringAttr(name), IntAttr(line), IntAttr(column))

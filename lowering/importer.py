@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import (
     CallSiteLoc,
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
+    DenseResourceAttr,
     DictionaryAttr,
     FileLineColLoc,
     FunctionType,
@@ -38,8 +39,17 @@ from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue, SSA
 from xdsl.irdl import IRDLOperation
 
 from autopar.dialects import make_context
+from autopar.dialects.constants import LiteralError
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.locations import FileLineColRange
-from autopar.dialects.text import bracketed, mlir_attribute, mlir_attributes, mlir_type
+from autopar.dialects.text import (
+    bracketed,
+    mlir_attribute,
+    mlir_attributes,
+    mlir_type,
+    resource_constant,
+    split_resources,
+)
 from autopar.passes.collector import collector_off
 
 Native = Any
@@ -161,6 +171,8 @@ class _Importer:
         self._values: dict[Native, SSAValue] = {}
         self._blocks: dict[Native, Block] = {}
         self._classes: dict[str, _OpClass] = {}
+        self._module: Native = None
+        self._blobs: dict[str, str] | None = None
 
     # ---- types and attributes
 
@@ -214,7 +226,19 @@ class _Importer:
                 return DictionaryAttr({name: self.attribute(native[name]) for name in names})
             except TypeError:  # an element without a Python class: see `attributes_by_text`
                 pass
-        return mlir_attribute(self.context, str(native))
+        attribute = mlir_attribute(self.context, str(native))
+        if isinstance(attribute, DenseResourceAttr):
+            return self._resource_constant(attribute)
+        return attribute
+
+    def _resource_constant(self, resource: DenseResourceAttr) -> Attribute:
+        if self._blobs is None:  # only the text of the whole module tells them
+            text = self._module.get_asm(assume_verified=True)
+            _, self._blobs = split_resources(text)
+        try:
+            return resource_constant(resource, self._blobs)
+        except LiteralError as error:
+            raise DiagnosticError(self.location(self._module.location), str(error)) from None
 
     def attributes_by_text(self, op: Native) -> dict[str, Attribute]:
         """All attributes of an operation, where jaxlib has no Python class for one of them.
@@ -335,6 +359,7 @@ class _Importer:
 
     def module(self, native: Native) -> ModuleOp:
         """The module of the top-level operation."""
+        self._module = native
         attributes = {name: self.attribute(item) for name, item in native.attributes.items()}
         name = attributes.pop("sym_name", None)
         module = ModuleOp(self.region(native.regions[0]), attributes)

@@ -8,6 +8,7 @@ import pytest
 from xdsl.passes import ModulePass
 
 from autopar.dialects import make_context
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.lowering.parse import parse_module
 from autopar.lowering.print import print_module
 from autopar.opt import transform
@@ -125,3 +126,37 @@ def test_attributes_of_every_kind(text: str) -> None:
     )
     assert printed.count(text) in (6, 1), printed  # 1: MLIR makes it an alias
     assert print_module(parse_module(printed)) == printed
+
+
+RESOURCES = """
+"builtin.module"() ({
+  "func.func"() <{function_type = () -> (), sym_name = "main"}> ({
+    %0 = "stablehlo.constant"() <{value = dense_resource<w> : tensor<2xf32>}> : () -> tensor<2xf32>
+    %1 = "stablehlo.constant"() <{value = dense_resource<w> : tensor<2xf32>}> {a.b = [
+      dense_resource<w> : tensor<1x2xf32>, dense_resource<gone> : tensor<2xf32>]
+    } : () -> tensor<2xf32>
+    %2 = "stablehlo.constant"() <{value = dense_resource<"a b"> : tensor<3xi1>}>
+       : () -> tensor<3xi1>
+    "func.return"() : () -> ()
+  }) : () -> ()
+}) : () -> ()
+{-# dialect_resources: { builtin: { w: "0x04000000000080BF0100C07F",
+    "a b": "0x01000000010001" }} #-}
+"""
+
+
+def test_resources_become_constants() -> None:
+    printed = both_ways(RESOURCES)
+    assert printed.count("dense<[-1.000000e+00, 0x7FC00001]> : tensor<2xf32>") == 2
+    assert (
+        "[dense<[[-1.000000e+00, 0x7FC00001]]> : tensor<1x2xf32>, dense_resource<gone>" in printed
+    )
+    assert "dense<[true, false, true]>" in printed
+    assert print_module(parse_module(RESOURCES, use_jaxlib=False)) == printed
+
+
+@pytest.mark.parametrize("use_jaxlib", [True, False])
+def test_resources_of_another_size(use_jaxlib: bool) -> None:
+    text = RESOURCES.replace("0100C07F", "0100C07F00000000")
+    with pytest.raises(DiagnosticError, match="resource 'w': the hex string has 12 bytes"):
+        parse_module(text, "m.mlir", use_jaxlib=use_jaxlib)
