@@ -23,10 +23,10 @@ from .terminal import UsageError, write_error
 
 if TYPE_CHECKING:
     from xdsl.context import Context
-    from xdsl.dialects.builtin import ModuleOp
+    from xdsl.dialects.builtin import FileLineColLoc, ModuleOp
     from xdsl.passes import ModulePass
 
-    from .dialects.diagnostics import Diagnostic
+    from .dialects.diagnostics import Diagnostic, Place
     from .dump import Dump
     from .passes.manager import PassSpec
 
@@ -219,7 +219,8 @@ def process(
     from .lowering.print import print_module
 
     generic, locations = "mlir-print-op-generic" in flags, "mlir-print-debuginfo" in flags
-    module = parse_module(text, filename, context)
+    with unforeseen(first_line(filename), "reading"):
+        module = parse_module(text, filename, context)
     timer.lap("parse")
     dump: Dump | None = None
     if os.environ.get("AUTOPAR_DUMP_DIR"):
@@ -264,7 +265,7 @@ def transform(
 
 
 @contextmanager
-def unforeseen(module: ModuleOp, current: str) -> Generator[None]:
+def unforeseen(place: Place, current: str) -> Generator[None]:
     """Turns an error that nobody foresaw into a DiagnosticError of one line."""
     from .dialects.diagnostics import DiagnosticError
 
@@ -277,10 +278,17 @@ def unforeseen(module: ModuleOp, current: str) -> Generator[None]:
     except BaseException as error:  # xDSL's ArgSpecParseError is no Exception
         if os.environ.get("AUTOPAR_TRACEBACK"):
             raise
-        raise internal_error(module, current, error) from error
+        raise internal_error(place, current, error) from error
 
 
-def internal_error(module: ModuleOp, current: str, error: BaseException) -> Exception:
+def first_line(filename: str) -> FileLineColLoc:
+    """The place of errors that are about a whole file."""
+    from xdsl.dialects.builtin import FileLineColLoc, IntAttr, StringAttr
+
+    return FileLineColLoc(StringAttr(filename), IntAttr(1), IntAttr(1))
+
+
+def internal_error(place: Place, current: str, error: BaseException) -> Exception:
     """An error that a pass did not foresee, at the operation if xDSL knows it."""
     from xdsl.utils.exceptions import VerifyException
 
@@ -288,9 +296,11 @@ def internal_error(module: ModuleOp, current: str, error: BaseException) -> Exce
 
     text = str(error).strip() or "no message"
     if isinstance(error, VerifyException):
-        return DiagnosticError(module, f"{current}: {text}")
+        return DiagnosticError(place, f"{current}: {text}")
+    if isinstance(error, RecursionError):
+        return DiagnosticError(place, f"{current}: the module is nested too deeply")
     return DiagnosticError(
-        module,
+        place,
         f"{current}: internal error: {type(error).__name__}: {text} "
         "(AUTOPAR_TRACEBACK=1 shows where)",
     )

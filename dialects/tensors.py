@@ -78,4 +78,4 @@ def num_bytes(type: Attribute) -> int:
 
 def is_splittable(type: Attribute) -> bool:
     """Whether the type is a ranked tensor of static shape."""
-    return is_tensor(type) and -1 not in type.get_shape()
+    return is_tensor(type) and type.has_static_shape()

@@ -7,32 +7,68 @@ of the form that jaxlib prints are read.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from io import StringIO
-from typing import cast
+from types import MappingProxyType
+from typing import Any, cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
+    ArrayAttr,
     DenseIntOrFPElementsAttr,
+    DenseResourceAttr,
+    DictionaryAttr,
     FileLineColLoc,
     IntAttr,
     ModuleOp,
+    ShapedType,
     StringAttr,
     TensorType,
     UnknownLoc,
 )
-from xdsl.ir import Attribute, Operation
-from xdsl.parser import Parser
+from xdsl.ir import Attribute, Data, Operation, TypeAttribute
+from xdsl.irdl import irdl_attr_definition
+from xdsl.parser import AttrParser, Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError
+from xdsl.utils.mlir_lexer import MLIRTokenKind
 
 from .constants import LiteralError, dense_text, parse_dense
 from .diagnostics import DiagnosticError
+
+
+class _Verbatim(Data[str]):
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> str:
+        with parser.in_angle_brackets():
+            return parser.parse_str_literal()
+
+    def print_parameter(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            printer.print_string_literal(self.data)
+
+
+@irdl_attr_definition
+class VerbatimAttr(_Verbatim):
+    """An attribute of MLIR's that xDSL cannot read, as its text."""
+
+    name = "autopar.verbatim"
+
+
+@irdl_attr_definition
+class VerbatimType(_Verbatim, TypeAttribute):
+    """A type of MLIR's that xDSL cannot read, as its text."""
+
+    name = "autopar.verbatim_type"
 
 
 class IRParser(Parser):
     """xDSL's parser with exact constants and file positions."""
 
     _line_starts: list[int] | None = None
+    blobs: Mapping[str, str] = MappingProxyType({})
+    """The resources of the text, which constants may name."""
 
     def position_of(self, offset: int) -> tuple[int, int]:
         """Line and column, from 1, of an offset in the text."""
@@ -70,6 +106,21 @@ class IRParser(Parser):
         except LiteralError as error:
             self.raise_error(str(error), at_position=start)
 
+    def _parse_builtin_dense_resource_attr(self) -> Any:
+        start = self._current_token.span
+        with self.in_angle_brackets():
+            name = self.parse_optional_str_literal()
+            if name is None:
+                name = self.parse_identifier()
+        self.parse_characters(":", " in dense_resource attribute")
+        type = self.parse_type()
+        if not isinstance(type, ShapedType):
+            self.raise_error(f"a resource needs a shaped type, not {type}", at_position=start)
+        try:
+            return resource_constant(DenseResourceAttr.from_params(name, type), self.blobs)
+        except LiteralError as error:
+            self.raise_error(str(error), at_position=start)
+
     def _dense_of_other_type(self, body: str, type: Attribute):
         """Vectors and memrefs: the bytes of the tensor of the same shape and elements."""
         if not hasattr(type, "get_shape") or not hasattr(type, "element_type"):
@@ -86,8 +137,37 @@ class IRPrinter(Printer):
             dense = cast(DenseIntOrFPElementsAttr, attribute)
             self.print_string(f"dense<{dense_text(dense)}> : ")
             self.print_attribute(cast(Attribute, dense.type))
+        elif isinstance(attribute, _Verbatim):
+            self.print_string(attribute.data)
         else:
             super().print_attribute(attribute)
+
+
+_BLOB = re.compile(r'("(?:[^"\\]|\\.)*"|[\w$.\-]+)\s*:\s*"0x([0-9a-fA-F]*)"')
+
+
+def split_resources(text: str) -> tuple[str, dict[str, str]]:
+    """A text without the resources at its end (`{-# dialect_resources: … #-}`), and their blobs
+    in hexadecimal, by name."""
+    start = text.rfind("{-#")
+    if start < 0 or not text.rstrip().endswith("#-}"):
+        return text, {}
+    blobs = {match[1].strip('"'): match[2] for match in _BLOB.finditer(text, start)}
+    return text[:start], blobs
+
+
+def resource_constant(resource: DenseResourceAttr, blobs: Mapping[str, str]) -> Attribute:
+    """The constant that a resource holds, as `dense<…>`; the resource itself where its bytes are
+    not in the text. LiteralError where they do not fit the type."""
+    name, type = resource.resource_handle.data, resource.type
+    blob = blobs.get(name)
+    if blob is None:
+        return resource
+    as_tensor = TensorType(cast(Attribute, type.element_type), type.get_shape())  # pyright: ignore
+    try:  # the first four bytes are the alignment
+        return DenseIntOrFPElementsAttr(type, parse_dense(f'"0x{blob[8:]}"', as_tensor).data)  # pyright: ignore
+    except LiteralError as error:
+        raise LiteralError(f"resource '{name}': {error}") from None
 
 
 def parse_error_text(error: ParseError) -> tuple[str, int, int, str]:
@@ -105,10 +185,90 @@ def parse_attribute_text(context: Context, text: str) -> Attribute:
     return IRParser(context, text).parse_attribute()
 
 
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|->|[<>=]=|[()\[\]{}<>,=]')
+
+
+def _parts(text: str, separator: str) -> Iterator[str]:
+    """The parts between the separators outside brackets and strings."""
+    start = depth = 0
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if token in "([{<":
+            depth += 1
+        elif token in ")]}>":
+            depth -= 1
+        elif token == separator and depth == 0:
+            yield text[start : match.start()].strip()
+            start = match.end()
+    if rest := text[start:].strip():
+        yield rest
+
+
+def bracketed(text: str) -> Iterator[str]:
+    """The parts in brackets at the text's start, up to the first colon outside them."""
+    start = end = depth = 0
+    for match in _TOKEN.finditer(text):
+        if match[0] in "([{<":
+            if depth == 0:
+                if ":" in text[end : match.start()]:
+                    return
+                start = match.start()
+            depth += 1
+        elif match[0] in ")]}>":
+            depth -= 1
+            if depth == 0:
+                end = match.end()
+                yield text[start:end]
+
+
+def mlir_attributes(context: Context, text: str) -> dict[str, Attribute]:
+    """The entries inside `{…}` that MLIR has printed."""
+    found: dict[str, Attribute] = {}
+    for entry in _parts(text, ","):
+        name = next(_parts(entry, "="))
+        value = entry[len(name) :].strip().removeprefix("=") or "unit"
+        if name.startswith('"'):
+            name = IRParser(context, name).parse_str_literal()
+        found[name] = mlir_attribute(context, value)
+    return found
+
+
+def mlir_attribute(context: Context, text: str) -> Attribute:
+    """The attribute of a text that MLIR has printed; what xDSL cannot read stays as it is."""
+    text = text.strip()
+    try:
+        parser = IRParser(context, text)
+        attribute = parser.parse_attribute()
+        if parser._current_token.kind is MLIRTokenKind.EOF:  # pyright: ignore[reportPrivateUsage]
+            return attribute
+    except RecursionError:
+        raise
+    except Exception:
+        pass
+    if text[:1] == "[":
+        return ArrayAttr([mlir_attribute(context, part) for part in _parts(text[1:-1], ",")])
+    if text[:1] == "{":
+        return DictionaryAttr(mlir_attributes(context, text[1:-1]))
+    return VerbatimAttr(text)
+
+
+def mlir_type(context: Context, text: str) -> Attribute:
+    """The type of a text that MLIR has printed; what xDSL cannot read stays as it is."""
+    try:
+        return IRParser(context, text).parse_type()
+    except RecursionError:
+        raise
+    except Exception:
+        return VerbatimType(text)
+
+
 def parse_text(context: Context, text: str, filename: str = "-") -> ModuleOp:
     """Read a module; a mistake in the text is a DiagnosticError with its position."""
     try:
-        return IRParser(context, text, filename).parse_module()
+        text, blobs = split_resources(text)
+        parser = IRParser(context, text, filename)
+        parser.blobs = blobs
+        return parser.parse_module()
     except ParseError as error:
         name, line, column, message = parse_error_text(error)
         location = FileLineColLoc(StringAttr(name), IntAttr(line), IntAttr(column))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from xdsl.dialects import tosa as xdsl_tosa
-from xdsl.dialects.builtin import TensorType
+from xdsl.dialects.builtin import DYNAMIC_INDEX, TensorType
 from xdsl.ir import Attribute, Dialect
 from xdsl.irdl import (
     AnyAttr,
@@ -63,7 +63,7 @@ class MatMulOp(IRDLOperation):
             ("rows of a and the output", h, result[1]),
             ("columns of b and the output", w, result[2]),
         ):
-            if left != right and -1 not in (left, right):
+            if left != right and DYNAMIC_INDEX not in (left, right):
                 raise VerifyException(f"'tosa.matmul' op: {what} differ: {left} and {right}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xdsl.dialects.builtin import DYNAMIC_INDEX
 from xdsl.ir import Operation
 from xdsl.traits import OpTrait
 from xdsl.utils.exceptions import VerifyException
@@ -13,8 +14,10 @@ from .tensors import is_tensor, shape_of
 
 
 def compatible_shapes(a: Sequence[int], b: Sequence[int]) -> bool:
-    """Whether two shapes may be equal at run time (-1 fits every size)."""
-    return len(a) == len(b) and all(x == y or x == -1 or y == -1 for x, y in zip(a, b, strict=True))
+    """Whether two shapes may be equal at run time (a dynamic one fits every size)."""
+    return len(a) == len(b) and all(
+        x == y or x == DYNAMIC_INDEX or y == DYNAMIC_INDEX for x, y in zip(a, b, strict=True)
+    )
 
 
 @dataclass(frozen=True)

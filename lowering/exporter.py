@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 from xdsl.dialects.builtin import (
     ArrayAttr,
+    BytesAttr,
     CallSiteLoc,
     ComplexType,
     DenseArrayBase,
@@ -106,6 +107,8 @@ class _Exporter:
                     return native
             case StringAttr():
                 return self.ir.StringAttr.get(attribute.data, self.context)
+            case BytesAttr():  # a string that is not UTF-8
+                return self.ir.StringAttr.get(attribute.data, self.context)
             case ArrayAttr():
                 items = [self.attribute(item) for item in attribute.data]
                 return self.ir.ArrayAttr.get(items, self.context)
@@ -121,8 +124,12 @@ class _Exporter:
                 return self.ir.TypeAttr.get(self.type(attribute), self.context)
             case _:
                 pass
+        text = _text(attribute)
         try:
-            return self.ir.Attribute.parse(_text(attribute), self.context)
+            return self.ir.Attribute.parse(text, self.context)
+        except TypeError:  # it has no Python class; as the metadata of a location it needs none
+            place = f'module {{}} loc(fused<{text}>["-"])'
+            return self.ir.Module.parse(place, self.context).operation.location.metadata
         except self.ir.MLIRError as error:
             raise DiagnosticError(
                 None, f"jaxlib refuses the attribute {attribute}: {diagnostic_of(error).message}"

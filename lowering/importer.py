@@ -14,11 +14,13 @@ from typing import Any, cast
 import numpy as np
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
     ArrayAttr,
     BytesAttr,
     CallSiteLoc,
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
+    DenseResourceAttr,
     DictionaryAttr,
     FileLineColLoc,
     FunctionType,
@@ -37,8 +39,17 @@ from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue, SSA
 from xdsl.irdl import IRDLOperation
 
 from autopar.dialects import make_context
+from autopar.dialects.constants import LiteralError
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.locations import FileLineColRange
-from autopar.dialects.text import IRParser, parse_attribute_text
+from autopar.dialects.text import (
+    bracketed,
+    mlir_attribute,
+    mlir_attributes,
+    mlir_type,
+    resource_constant,
+    split_resources,
+)
 from autopar.passes.collector import collector_off
 
 Native = Any
@@ -126,7 +137,10 @@ def import_location(location: Native, filename: str = "-") -> Attribute:
 
 
 def _dynamic_shape(native: Native) -> list[int]:
-    return [-1 if native.is_dynamic_dim(i) else native.get_dim_size(i) for i in range(native.rank)]
+    return [
+        DYNAMIC_INDEX if native.is_dynamic_dim(i) else native.get_dim_size(i)
+        for i in range(native.rank)
+    ]
 
 
 def _storage(attribute: Native, element_type: Attribute) -> bytes | None:
@@ -157,6 +171,8 @@ class _Importer:
         self._values: dict[Native, SSAValue] = {}
         self._blocks: dict[Native, Block] = {}
         self._classes: dict[str, _OpClass] = {}
+        self._module: Native = None
+        self._blobs: dict[str, str] | None = None
 
     # ---- types and attributes
 
@@ -172,7 +188,7 @@ class _Importer:
                 shape = native.shape if native.has_static_shape else _dynamic_shape(native)
                 found = TensorType(self.type(native.element_type), shape)
             else:
-                found = IRParser(self.context, str(native)).parse_type()
+                found = mlir_type(self.context, str(native))
             self._types[native] = found
         return found
 
@@ -191,7 +207,10 @@ class _Importer:
                 if data is not None:
                     return cast(Any, DenseIntOrFPElementsAttr)(dense, BytesAttr(data))
         elif kind == "StringAttr":
-            return StringAttr(native.value)
+            try:
+                return StringAttr(native.value)
+            except (RuntimeError, UnicodeDecodeError):  # not UTF-8
+                return BytesAttr(native.value_bytes)
         elif kind == "DenseI64ArrayAttr":
             return DenseArrayBase.from_list(i64, list(native))
         elif kind == "FlatSymbolRefAttr":
@@ -202,10 +221,24 @@ class _Importer:
             try:
                 if kind == "ArrayAttr":
                     return ArrayAttr([self.attribute(item) for item in native])
-                return DictionaryAttr({item.name: self.attribute(item.attr) for item in native})
+                # not `item.attr`, which ends the process where it has no Python class
+                names = [native[index].name for index in range(len(native))]
+                return DictionaryAttr({name: self.attribute(native[name]) for name in names})
             except TypeError:  # an element without a Python class: see `attributes_by_text`
                 pass
-        return parse_attribute_text(self.context, str(native))
+        attribute = mlir_attribute(self.context, str(native))
+        if isinstance(attribute, DenseResourceAttr):
+            return self._resource_constant(attribute)
+        return attribute
+
+    def _resource_constant(self, resource: DenseResourceAttr) -> Attribute:
+        if self._blobs is None:  # only the text of the whole module tells them
+            text = self._module.get_asm(assume_verified=True)
+            _, self._blobs = split_resources(text)
+        try:
+            return resource_constant(resource, self._blobs)
+        except LiteralError as error:
+            raise DiagnosticError(self.location(self._module.location), str(error)) from None
 
     def attributes_by_text(self, op: Native) -> dict[str, Attribute]:
         """All attributes of an operation, where jaxlib has no Python class for one of them.
@@ -326,6 +359,7 @@ class _Importer:
 
     def module(self, native: Native) -> ModuleOp:
         """The module of the top-level operation."""
+        self._module = native
         attributes = {name: self.attribute(item) for name, item in native.attributes.items()}
         name = attributes.pop("sym_name", None)
         module = ModuleOp(self.region(native.regions[0]), attributes)
@@ -341,8 +375,11 @@ _REGIONS = re.compile(r"\(\{\.\.\.\}(, \{\.\.\.\})*\) ?")
 def _attributes_from_text(context: Context, text: str) -> dict[str, Attribute]:
     """The attributes in the generic form of one operation, printed without its regions."""
     after_operands = text[text.index(")", text.index('"(')) + 1 :]
-    parser = IRParser(context, _REGIONS.sub("", after_operands, count=1))
-    return {**parser.parse_optional_properties_dict(), **parser.parse_optional_attr_dict()}
+    found: dict[str, Attribute] = {}
+    for part in bracketed(_REGIONS.sub("", after_operands, count=1)):
+        if part.startswith(("<{", "{")):  # else successors
+            found |= mlir_attributes(context, part.strip("<>")[1:-1])
+    return found
 
 
 def import_module(

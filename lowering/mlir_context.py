@@ -19,6 +19,16 @@ def jaxlib_available() -> bool:
     return find_spec("jaxlib") is not None
 
 
+@cache
+def _empty_artifact() -> bytes:
+    """The portable artifact of a module without operations."""
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo  # pyright: ignore[reportMissingTypeStubs]
+
+    with ir.Context():
+        return stablehlo.serialize_portable_artifact_str("module {}", "1.0.0")
+
+
 def make_mlir_context(*, allow_unregistered: bool = True) -> Any:
     """A fresh jaxlib MLIR context (2 ms). Attributes live as long as their context does."""
     from jaxlib.mlir import ir
@@ -37,6 +47,8 @@ def make_mlir_context(*, allow_unregistered: bool = True) -> Any:
     context.load_all_available_dialects()
     for dialect in (stablehlo, chlo, sdy, mpmd):
         dialect.register_dialect(context)
+    # which loads the dialect quant, of which jaxlib's Python knows nothing
+    stablehlo.deserialize_portable_artifact(context, _empty_artifact())
     context.enable_multithreading(False)
     context.allow_unregistered_dialects = allow_unregistered
     return context

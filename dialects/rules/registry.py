@@ -217,12 +217,18 @@ def _compute(
 
 
 def _checked(op: Operation, what: str, function: RuleFunction) -> ShardingRule | None:
-    """What a rule function says of an op; DiagnosticError where that cannot be."""
+    """What a rule function says of an op; DiagnosticError where that cannot be.
+
+    None for tensors of dynamic shape: factors have sizes.
+    """
+    shapes = operand_shapes(op), result_shapes(op)
+    if any(size < 0 for group in shapes for shape in group for size in shape):
+        return None
     try:
         rule = function(op)
         if rule is None:
             return None
-        check_rule(rule, operand_shapes(op), result_shapes(op))
+        check_rule(rule, *shapes)
     except RuleError as error:
         raise DiagnosticError(op, f"the {what} of {op_label(op)} {error}") from error
     return _RULE_POOL.setdefault(rule, rule)

@@ -96,7 +96,7 @@ class GridOp(xdsl_shard.GridOp):
         what = f"'{self.name}' op @{self.sym_name.data}"
         shape = self.shape.get_values()
         for axis, size in enumerate(shape):
-            if size < 1 and size != -1 and size != DYNAMIC_INDEX:
+            if size < 1 and size != DYNAMIC_INDEX:
                 raise VerifyException(f"{what}: axis {axis} has size {size}, expected at least 1")
         found = self.attributes.get(AXIS_NAMES)
         names = _strings(found)

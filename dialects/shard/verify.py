@@ -63,7 +63,9 @@ def check_collective(op: CollectiveCommunicationOp, **dims: tuple[int, int, int]
     source, target = op.operands[0].type, op.results[0].type
     if not isinstance(source, ShapedType) or not isinstance(target, ShapedType):
         return
-    group = prod(grid.shape[axis] for axis in axes)
+    sizes = [grid.shape[axis] for axis in axes]
+    is_known = all(size > 0 for size in sizes)
+    group = prod(sizes)
     expected = list(source.get_shape())
     if len(expected) != target.get_num_dims():
         raise VerifyException(
@@ -75,7 +77,9 @@ def check_collective(op: CollectiveCommunicationOp, **dims: tuple[int, int, int]
             raise VerifyException(
                 f"'{op.name}' op {field} = {dim}: operand {source} has no such dimension"
             )
-        if expected[dim] == -1 or group < 1:
+        if expected[dim] == DYNAMIC_INDEX or not is_known:
+            if times or divided:
+                expected[dim] = DYNAMIC_INDEX
             continue
         if divided and expected[dim] % group:
             raise VerifyException(
@@ -87,7 +91,7 @@ def check_collective(op: CollectiveCommunicationOp, **dims: tuple[int, int, int]
         if divided:
             expected[dim] //= group
     for dim, (want, have) in enumerate(zip(expected, target.get_shape(), strict=True)):
-        if want != have and -1 not in (want, have):
+        if want != have and DYNAMIC_INDEX not in (want, have):
             raise VerifyException(
                 f"'{op.name}' op: result dimension {dim} has size {have}, expected {want} from "
                 f"operand {source} over {over}"
@@ -102,8 +106,9 @@ def check_root(op: CollectiveCommunicationOp, field: str, root: Sequence[int]) -
             f"each of grid_axes = {list(axes)}"
         )
     for axis, index in zip(axes, root, strict=True):
-        if index != DYNAMIC_INDEX and not 0 <= index < grid.shape[axis]:
+        size = grid.shape[axis]
+        if index != DYNAMIC_INDEX and (index < 0 or 0 < size <= index):
             raise VerifyException(
                 f"'{op.name}' op {field} = {list(root)}: coordinate {index} is out of range for "
-                f"grid axis {axis} of size {grid.shape[axis]}"
+                f"grid axis {axis} of size {size}"
             )

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, FloatAttr, IntegerAttr, StringAttr
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    ArrayAttr,
+    DenseArrayBase,
+    FloatAttr,
+    IntegerAttr,
+    StringAttr,
+)
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import operand_def, opt_prop_def, prop_def, result_def, traits_def
 from xdsl.traits import Pure
@@ -87,7 +94,7 @@ class DotGeneralOp(StableHLOOp):
             )
             for a, b in zip(left, right, strict=True):
                 check(
-                    lhs[a] == rhs[b] or -1 in (lhs[a], rhs[b]),
+                    lhs[a] == rhs[b] or DYNAMIC_INDEX in (lhs[a], rhs[b]),
                     self,
                     f"has a {what} dimension of size {lhs[a]} in lhs (dimension {a} of "
                     f"{self.lhs.type}) and {rhs[b]} in rhs (dimension {b} of {self.rhs.type})",

@@ -7,6 +7,7 @@ from math import prod
 from typing import cast
 
 from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
     IntegerAttr,
@@ -115,7 +116,7 @@ class ReshapeOp(StableHLOOp):
 
     def verify_(self) -> None:
         before, after = shape_of(self.operand.type), shape_of(self.result.type)
-        if -1 not in before and -1 not in after:
+        if DYNAMIC_INDEX not in (*before, *after):
             check(
                 prod(before) == prod(after),
                 self,
@@ -219,7 +220,7 @@ class BroadcastInDimOp(StableHLOOp):
         check_dims(self, "broadcast_dimensions", dims, len(after))
         for i, dim in enumerate(dims):
             check(
-                before[i] in (1, -1, after[dim]) or after[dim] == -1,
+                before[i] in (1, DYNAMIC_INDEX, after[dim]) or after[dim] == DYNAMIC_INDEX,
                 self,
                 f"cannot repeat dimension {i} of the operand (size {before[i]}) into dimension "
                 f"{dim} of the result (size {after[dim]})",
@@ -304,13 +305,13 @@ class SliceOp(StableHLOOp):
             check(
                 strides[dim] > 0
                 and 0 <= start[dim] <= limit[dim]
-                and (size == -1 or limit[dim] <= size),
+                and (size == DYNAMIC_INDEX or limit[dim] <= size),
                 self,
                 f"takes {bounds} of dimension {dim}, which has size {size}",
             )
             expected = -(-(limit[dim] - start[dim]) // strides[dim])
             check(
-                after[dim] in (-1, expected),
+                after[dim] in (DYNAMIC_INDEX, expected),
                 self,
                 f"takes {bounds} of dimension {dim}, {expected} elements, but the result has "
                 f"{after[dim]}",
@@ -370,7 +371,7 @@ class ConcatenateOp(StableHLOOp):
             )
         sizes = [shape_of(value.type)[dim] for value in self.inputs]
         check(
-            -1 in sizes or after[dim] in (-1, sum(sizes)),
+            DYNAMIC_INDEX in sizes or after[dim] in (DYNAMIC_INDEX, sum(sizes)),
             self,
             f"joins sizes {sizes} along dimension {dim}, but the result has {after[dim]}",
         )
@@ -429,7 +430,7 @@ class PadOp(StableHLOOp):
         for dim, size in enumerate(before):
             expected = size + low[dim] + high[dim] + max(size - 1, 0) * gaps[dim]
             check(
-                size == -1 or after[dim] in (-1, expected),
+                size == DYNAMIC_INDEX or after[dim] in (DYNAMIC_INDEX, expected),
                 self,
                 f"makes dimension {dim} of size {size} into {expected}, but the result has "
                 f"{after[dim]}",

@@ -1,0 +1,179 @@
+"""MLIR text in and out, of what JAX itself does not write."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from xdsl.passes import ModulePass
+
+from autopar.dialects import make_context
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.lowering.parse import parse_module
+from autopar.lowering.print import print_module
+from autopar.opt import transform
+from autopar.passes.manager import build_pipeline, parse_pipeline
+
+
+def both_ways(text: str, *, generic: bool = False) -> str:
+    """The printed text, which reads as the same module, through jaxlib and through xDSL alone."""
+    module = parse_module(text)
+    printed = print_module(module, generic=generic)
+    assert print_module(parse_module(printed), generic=generic) == printed
+    without = print_module(parse_module(text), use_jaxlib=False)
+    assert print_module(parse_module(without), generic=generic) == printed
+    return printed
+
+
+DYNAMIC = """
+shard.grid @g(shape = 2x?) {axis_names = ["x", "y"]}
+func.func @main(%a: tensor<?x2xf32>, %b: tensor<8x8xf32>, %s: tensor<2xi64>, %z: tensor<f32>)
+    -> tensor<?x2xf32> {
+  %0 = stablehlo.add %a, %a : tensor<?x2xf32>
+  %1 = stablehlo.dynamic_reshape %a, %s : (tensor<?x2xf32>, tensor<2xi64>) -> tensor<?x?xf32>
+  %2 = stablehlo.dynamic_iota %s, dim = 0 : (tensor<2xi64>) -> tensor<?x?xf32>
+  %3 = stablehlo.concatenate %a, %a, dim = 0
+     : (tensor<?x2xf32>, tensor<?x2xf32>) -> tensor<?x2xf32>
+  %4 = stablehlo.slice %a [0:2, 0:1] : (tensor<?x2xf32>) -> tensor<2x1xf32>
+  %5 = shard.all_gather %b on @g grid_axes = [1] gather_axis = 1
+     : tensor<8x8xf32> -> tensor<8x?xf32>
+  %6 = shard.broadcast %b on @g grid_axes = [1] root = [3] : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  return %0 : tensor<?x2xf32>
+}
+"""
+
+
+def test_dynamic_shapes() -> None:
+    printed = both_ways(DYNAMIC)
+    assert "tensor<?x?xf32>" in printed and "-1" not in printed
+    generic = print_module(parse_module(DYNAMIC), generic=True)
+    assert print_module(parse_module(generic, use_jaxlib=False)) == printed
+
+
+def test_dynamic_shapes_stay_whole() -> None:
+    module = parse_module(
+        """
+sdy.mesh @m = <["x"=2]>
+func.func @main(%a: tensor<?x4xf32>, %b: tensor<4x4xf32>
+    {sdy.sharding = #sdy.sharding<@m, [{}, {"x"}]>}) -> tensor<?x4xf32> {
+  %0 = stablehlo.dot_general %a, %b, contracting_dims = [1] x [0]
+     : (tensor<?x4xf32>, tensor<4x4xf32>) -> tensor<?x4xf32>
+  return %0 : tensor<?x4xf32>
+}"""
+    )
+    passes = build_pipeline(parse_pipeline("import-sdy,sharding-propagation,shard-partition"))
+    transform(module, cast("list[ModulePass]", passes), make_context())
+    assert "shard.all_gather %arg1" in print_module(module)
+
+
+QUANTISED = """
+func.func @main(%a: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %0 = stablehlo.uniform_quantize %a
+     : (tensor<4x8xf32>) -> tensor<4x8x!quant.uniform<i8:f32, 0.5:3>>
+  %1 = stablehlo.add %0, %0 : tensor<4x8x!quant.uniform<i8:f32, 0.5:3>>
+  %2 = stablehlo.uniform_dequantize %1
+     : (tensor<4x8x!quant.uniform<i8:f32, 0.5:3>>) -> tensor<4x8xf32>
+  %3 = stablehlo.uniform_quantize %a
+     : (tensor<4x8xf32>) -> tensor<4x8x!quant.uniform<i8:f32:0, {0.5, 0.25, 0.1:-30, 1.0:127}>>
+  return %2 : tensor<4x8xf32>
+}
+"""
+
+
+def test_quantised_types() -> None:
+    assert "!quant.uniform<i8:f32, 5.000000e-01:3>" in both_ways(QUANTISED)
+    assert "!quant.uniform" in print_module(parse_module(QUANTISED), generic=True)
+
+
+def test_binary_strings() -> None:
+    printed = both_ways(
+        """
+func.func @main(%a: tensor<4xf32>) -> tensor<4xf32> attributes {x.y = ["\\FF", "\\C3\\A9\\00"]} {
+  %0 = stablehlo.custom_call @foo(%a) {backend_config = "\\FF\\00"}
+     : (tensor<4xf32>) -> tensor<4xf32>
+  return %0 : tensor<4xf32>
+}"""
+    )
+    assert 'backend_config = "\\FF\\00"' in printed and '["\\FF", "\\C3\\A9\\00"]' in printed
+
+
+UNKNOWN = [
+    "array<bf16: 1.000000e+00>",
+    "array<f32: 1.000000e+00, 0x7FC00001>",
+    'loc("a")',
+    'dense<["a", "b"]> : tensor<2x!foo.str>',
+    'distinct[0]<"a">',
+    "sparse<0, 1.000000e+00> : tensor<2xf32>",
+    "dense<(1.000000e+00,2.000000e+00)> : tensor<2xcomplex<f32>>",
+    "0x7FC00001 : f32",
+    "affine_set<(d0) : (d0 - 1 >= 0, d0 == 0)>",
+    "affine_map<(d0) -> (d0 floordiv 2)>",
+    "#foo.bar<a -> b>",
+    "vector<[4]xf32>",
+    "1 : i128",
+    "strided<[?, 1], offset: 3>",
+]
+
+
+@pytest.mark.parametrize("text", UNKNOWN)
+def test_attributes_of_every_kind(text: str) -> None:
+    places = f'{{a.b = {text}, "a.c, }} = " = [{{x = {text}}}, "s=>"], d.e}}'
+    printed = print_module(
+        parse_module(
+            f"func.func @f(%a: i1 {places}) attributes {places} {{\n"
+            f'  "foo.bar"() {places} : () -> ()\n  return\n}}'
+        )
+    )
+    assert printed.count(text) in (6, 1), printed  # 1: MLIR makes it an alias
+    assert print_module(parse_module(printed)) == printed
+
+
+RESOURCES = """
+"builtin.module"() ({
+  "func.func"() <{function_type = () -> (), sym_name = "main"}> ({
+    %0 = "stablehlo.constant"() <{value = dense_resource<w> : tensor<2xf32>}> : () -> tensor<2xf32>
+    %1 = "stablehlo.constant"() <{value = dense_resource<w> : tensor<2xf32>}> {a.b = [
+      dense_resource<w> : tensor<1x2xf32>, dense_resource<gone> : tensor<2xf32>]
+    } : () -> tensor<2xf32>
+    %2 = "stablehlo.constant"() <{value = dense_resource<"a b"> : tensor<3xi1>}>
+       : () -> tensor<3xi1>
+    "func.return"() : () -> ()
+  }) : () -> ()
+}) : () -> ()
+{-# dialect_resources: { builtin: { w: "0x04000000000080BF0100C07F",
+    "a b": "0x01000000010001" }} #-}
+"""
+
+
+def test_resources_become_constants() -> None:
+    printed = both_ways(RESOURCES)
+    assert printed.count("dense<[-1.000000e+00, 0x7FC00001]> : tensor<2xf32>") == 2
+    assert (
+        "[dense<[[-1.000000e+00, 0x7FC00001]]> : tensor<1x2xf32>, dense_resource<gone>" in printed
+    )
+    assert "dense<[true, false, true]>" in printed
+    assert print_module(parse_module(RESOURCES, use_jaxlib=False)) == printed
+
+
+@pytest.mark.parametrize("use_jaxlib", [True, False])
+def test_resources_of_another_size(use_jaxlib: bool) -> None:
+    text = RESOURCES.replace("0100C07F", "0100C07F00000000")
+    with pytest.raises(DiagnosticError, match="resource 'w': the hex string has 12 bytes"):
+        parse_module(text, "m.mlir", use_jaxlib=use_jaxlib)
+
+
+def test_recv_without_source() -> None:
+    printed = both_ways(
+        """
+shard.grid @g(shape = 2x4)
+func.func @f(%a: tensor<8x8xf32>, %i: index) {
+  %0 = shard.recv %a on @g grid_axes = [0] : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  %1 = shard.recv %a on @g grid_axes = [0] source = [1] : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  %2 = shard.recv %a on @g grid_axes = [0] source = [%i]
+     : (tensor<8x8xf32>, index) -> tensor<8x8xf32>
+  return
+}"""
+    )
+    assert "shard.recv %arg0 on @g grid_axes = [0] : " in printed
+    assert "grid_axes = [0] source = [1] : " in printed
+    assert "grid_axes = [0] source = [%arg1] : " in printed
