@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, IntegerType
-from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.constants import is_splat
 from autopar.dialects.rules.access import attribute, integer, ints
@@ -241,8 +241,7 @@ def _writes_at_positions(op: Operation, number: int) -> bool:
 def _is_unsigned(value: SSAValue) -> bool:
     if not is_tensor(value.type) or is_bool(value.type):
         return False
-    element = cast(Attribute, element_type(value.type))
-    return isinstance(element, IntegerType) and str(element).startswith("ui")
+    return str(element_type(value.type)).startswith("ui")
 
 
 def _is_position(value: SSAValue, dim: int) -> bool:
