@@ -20,6 +20,7 @@ from math import prod
 from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.rules.core import ShardingRule
+from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import shape_of
 
@@ -76,6 +77,9 @@ class BatchFlow:
             places = self.places[op.operands[0]]
             self.places[result] = frozenset(p for q in places for p in reshaped(q, old, new))
             return
+        if op.name == MANUAL:
+            self._manual(op)
+            return
         rule = get_rule(op)
         for index, result in enumerate(op.results):
             self.places[result] = (
@@ -116,6 +120,23 @@ class BatchFlow:
             for place in self.places.get(operand, ())
             if place.dim < len(shape) and shape[place.dim] == shape_of(operand.type)[place.dim]
         )
+
+    def _manual(self, op: Operation) -> None:
+        """A body on the shapes of one device."""
+        block = op.regions[0].block
+        for operand, arg in zip(op.operands, block.args, strict=True):
+            if operand in self.places:
+                self.places[arg] = self._seen_from(arg, operand)
+        self.follow(block)
+        last = block.last_op
+        assert last is not None
+        for result, value in zip(op.results, last.operands, strict=True):
+            self.places[result] = self._seen_from(result, value) | self._guess(op, result)
+
+    def _seen_from(self, target: SSAValue, source: SSAValue) -> BatchPlaces:
+        new, old = shape_of(target.type), shape_of(source.type)
+        places = (across_border(p, old, new) for p in self.places.get(source, ()))
+        return frozenset(p for p in places if p is not None)
 
     def _control_flow(self, op: Operation) -> None:
         if op.name == "stablehlo.while":
@@ -163,6 +184,19 @@ def _moved(place: BatchPlace, dim: int, old: int, new: int) -> BatchPlace:
     if old == new:
         return BatchPlace(dim, place.outer, place.size, place.inner)
     return BatchPlace(dim, 1, new, 1)
+
+
+def across_border(
+    place: BatchPlace, old: tuple[int, ...], new: tuple[int, ...]
+) -> BatchPlace | None:
+    """A place on the other side of a manual computation's border; None where it is cut up."""
+    before, after = old[place.dim], new[place.dim]
+    if before == after:
+        return place
+    size, rest = divmod(place.size * after, before)
+    if rest or not size or place.outer != 1:
+        return None
+    return BatchPlace(place.dim, 1, size, place.inner)
 
 
 def reshaped(place: BatchPlace, old: tuple[int, ...], new: tuple[int, ...]) -> list[BatchPlace]:

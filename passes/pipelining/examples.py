@@ -13,17 +13,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, IntegerType
-from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.constants import is_splat
 from autopar.dialects.rules.access import attribute, integer, ints
 from autopar.dialects.rules.core import FactorKind
 from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.stablehlo.attributes import GatherDimensionNumbers
 from autopar.dialects.tensors import element_type, is_bool, is_tensor, shape_of
+from autopar.dialects.traits import Collective
 
-from .batch_flow import BatchFlow, BatchPlace, inputs_of, reshaped
+from .batch_flow import BatchFlow, BatchPlace, across_border, inputs_of, reshaped
+
+_OWN_DEVICE = ("stablehlo.partition_id", "stablehlo.replica_id")
 
 Question = tuple[SSAValue, BatchPlace]
 
@@ -90,6 +94,8 @@ class Examples:
             if self._flow.depends(op.operands[0]):
                 return None
             return [(_end(op, region, index), place) for region in range(len(op.regions))]
+        if isinstance(op, ManualComputationOp):
+            return self._manual(op, index, place)
         return self._by_rule(op, index, place)
 
     def _argument(self, value: BlockArgument, place: BatchPlace) -> list[Question] | None:
@@ -99,9 +105,32 @@ class Examples:
                 return [] if place.size == 1 else None
             return [] if place in places or place.size == 1 else None
         loop = value.owner.parent_op()
+        if isinstance(loop, ManualComputationOp):
+            operand = loop.operands[value.index]
+            outside = across_border(place, shape_of(value.type), shape_of(operand.type))
+            return None if outside is None else [(operand, outside)]
         if loop is None or loop.name != "stablehlo.while":
             return None
         return [(loop.operands[value.index], place), (_end(loop, 1, value.index), place)]
+
+    def _manual(
+        self, op: ManualComputationOp, index: int, place: BatchPlace
+    ) -> list[Question] | None:
+        """A body that runs per device: where its axes split the batch, they split it the same
+        way in all arguments, and devices must neither exchange data nor know which they are."""
+        value = _end(op, 0, index)
+        inside = across_border(place, shape_of(op.results[index].type), shape_of(value.type))
+        if inside is None:
+            return None
+        if inside != place:
+            split = {str(op.out_shardings.data[index].sharding.dims[place.dim])}
+            for operand, sharding in zip(op.operands, op.in_shardings.data, strict=True):
+                for own in self._flow.places.get(operand, ()):
+                    split.add(str(sharding.sharding.dims[own.dim]))
+            tells = any(o.has_trait(Collective) or o.name in _OWN_DEVICE for o in op.body.walk())
+            if len(split) != 1 or tells:
+                return None
+        return [(value, inside)]
 
     def _is_decided(self, loop: Operation) -> bool:
         """Whether the batch decides how often a loop runs."""
@@ -124,8 +153,8 @@ class Examples:
         if rule is None:
             return None
         held = rule.results[index][place.dim]
-        if op.name == "stablehlo.convolution" and len(held) > 1:
-            return None
+        if op.name == "stablehlo.reduce_window" and place.size == 1:
+            return None  # a cumulative sum over a batch of one looks like a window of one
         if len(held) != 1 or rule.kinds[held[0]] is not FactorKind.PASS_THROUGH:
             return None
         asked: list[Question] = []
@@ -241,8 +270,7 @@ def _writes_at_positions(op: Operation, number: int) -> bool:
 def _is_unsigned(value: SSAValue) -> bool:
     if not is_tensor(value.type) or is_bool(value.type):
         return False
-    element = cast(Attribute, element_type(value.type))
-    return isinstance(element, IntegerType) and str(element).startswith("ui")
+    return str(element_type(value.type)).startswith("ui")
 
 
 def _is_position(value: SSAValue, dim: int) -> bool:

@@ -20,12 +20,14 @@ class SplitStepPass(ModulePass):
     `autopar.kind = "batch"` (`autopar.batch_dim`, 0 where absent). The cut is found by data flow:
     what has a batch dimension, or is needed by such, is the microbatch part; what only reads values
     reduced over the batch (gradients, losses) is the update part. Name stacks that JAX leaves in
-    locations are read for one question only: whether a state is written by the forward part.
+    locations are read for two questions: whether a state is written by the forward part, and
+    whether a result that is no scalar is a gradient.
 
-    Guarantees: @main takes the batch of `num-micro-batches` microbatches: reduced values
-    are averaged over them (`reduction=sum`: summed), results with a batch dimension put together in
-    the order of the examples, and state that the forward part writes handed from one microbatch to
-    the next. Any other result that depends on the batch is an error that names it.
+    Guarantees: @main takes the batch of `num-micro-batches` microbatches: gradients and float
+    scalars are averaged over them (`reduction=sum`: summed), results that are computed example by
+    example put together in the order of the examples, and state that the forward part writes handed
+    from one microbatch to the next. Any other result that depends on the batch is an error that
+    names it.
     """
 
     name = "split-step"

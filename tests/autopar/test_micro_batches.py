@@ -269,6 +269,28 @@ def test_dropout_before_a_result() -> None:
     assert [out.shape for out in outs] == [out.shape for out in expected]
 
 
+def _in_shard_map(body: Any) -> Any:
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("d")
+    return mesh, jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec)
+
+
+def test_result_of_a_shard_map() -> None:
+    mesh, body = _in_shard_map(lambda h: (jnp.sin(h), h.sum(1)))
+    step = _with_result(lambda h, e, b: body(h))
+    model = Training(lambda p, b: step(p, b, True), PARAMS, batches())
+    assert_equal(run(model, parallel(model, count=2, mesh=mesh)), run(model, jax.jit(model.step)))
+
+
+def test_shard_map_that_sends_examples_on_is_refused() -> None:
+    ring = [(i, (i + 1) % 8) for i in range(8)]
+    mesh, body = _in_shard_map(lambda h: jax.lax.ppermute(h, "d", ring))
+    step = _with_result(lambda h, e, b: body(h))
+    model = Training(lambda p, b: step(p, b, True), PARAMS, batches())
+    with pytest.raises(DiagnosticError, match=r"result 4 at \[1\]\['made'\] .*mixes examples"):
+        run(model, parallel(model, count=2, mesh=mesh))
+
+
 def test_one_example_a_microbatch_by_example() -> None:
     step = _with_result(lambda h, e, b: (e, h, h * 2))
     check(Training(lambda p, b: step(p, b, True), PARAMS, batches(8)), count=8)

@@ -19,3 +19,13 @@ func.func public @main(
   }) : (tensor<2x3xi32>, tensor<i32>) -> tensor<i32>
   return %1 : tensor<i32>
 }
+
+// -----
+
+// The first row of a microbatch: no value of each example.
+func.func @main(
+    %batch: tensor<2x3xf32> {autopar.kind = "batch", autopar.batch_dim = 0 : i64}) -> tensor<1x3xf32> {
+  // expected-error@+1 {{result 0 (tensor<1x3xf32>) mixes examples of the batch, or holds a part of them: it cannot be put together from microbatches}}
+  %0 = "stablehlo.slice"(%batch) <{start_indices = array<i64: 0, 0>, limit_indices = array<i64: 1, 3>, strides = array<i64: 1, 1>}> : (tensor<2x3xf32>) -> tensor<1x3xf32>
+  return %0 : tensor<1x3xf32>
+}
