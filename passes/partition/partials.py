@@ -6,11 +6,12 @@ it is reduced late where that costs less:
 - one with a single user that is linear in it, and whose result is no larger, stays partial (an
   all-reduce is paid late, and once for a sum of several);
 - a loop carry that is only added to, an accumulator, is partial where what is added is: gradients
-  accumulated over microbatches are reduced once, after the loop.
+  accumulated over microbatches are reduced once, after the loop, those of 16 bits as the wider sum.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from xdsl.ir import BlockArgument, Operation, SSAValue
@@ -18,7 +19,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 from autopar.dialects.autopar import ConstraintOp, ReshardOp
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
-from autopar.dialects.tensors import num_bytes
+from autopar.dialects.tensors import num_bytes, shape_of
 
 from .specs import PartialAxes, Spec, merge_partial, without_axes
 from .splats import is_neutral
@@ -98,7 +99,8 @@ class Partials:
     # ---- after an op ----
 
     def defers(self, value: SSAValue, spec: Spec) -> bool:
-        """Whether a partial value is better resolved after its users: no bytes are added by it."""
+        """Whether a partial value is better resolved after its users: no bytes are added by it, or
+        an accumulator takes them."""
         uses = list(value.uses)
         grows = sum(
             num_bytes(result.type) for use in uses for result in use.operation.results
@@ -119,7 +121,7 @@ class Partials:
             not rule.moves_data and any(kind != "sum" for kind, _ in spec.partial)
         ):
             return False
-        if grows and not any(user.operands[i] in self._accumulators for i in group):
+        if grows and not self._is_accumulated(user, group, value, spec):
             return False
         for position, other in enumerate(user.operands):
             known = self._specs.of.get(other)
@@ -133,6 +135,56 @@ class Partials:
             ):
                 return False
         return True
+
+    def _is_accumulated(
+        self, user: Operation, group: Sequence[int], value: SSAValue, spec: Spec
+    ) -> bool:
+        """Whether an accumulator takes what `user` makes of a partial value, which stays partial up
+        to there: one collective after the loop, even if of a wider type, is less than one in every
+        iteration. `group`: the operands of `user` that are to be partial together."""
+        count = math.prod(shape_of(value.type))
+        while self._accumulators:
+            members = [user.operands[i] for i in group]
+            if any(member in self._accumulators for member in members):
+                return True
+            result = user.results[0]
+            use = result.first_use
+            if use is None or not result.has_one_use() or not use.operation.results:
+                return False
+            if math.prod(shape_of(result.type)) > count:
+                return False  # a broadcast: its operand may be far smaller
+            if not all(self._may_be_partial(member, spec) for member in members):
+                return False
+            user = use.operation
+            if not self._defers_to(user, use.index, result, spec, grows=False):
+                return False
+            rule = get_rule(user)
+            assert rule is not None
+            group = next(g for g in rule.linear if use.index in g)
+        return False
+
+    def _may_be_partial(self, value: SSAValue, spec: Spec) -> bool:
+        """Whether a value is partial as `spec` is or, not decided yet, may become so; a neutral one
+        is either."""
+        if is_neutral(value, [kind for kind, _ in spec.partial]):
+            return True
+        waiting, seen = [value], set[SSAValue]()
+        while waiting:
+            value = waiting.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            known, op = self._specs.of.get(value), value.owner
+            if known is not None or not isinstance(op, Operation):
+                if known is not None and known.partial == spec.partial:
+                    return True
+                continue
+            rule = get_rule(op)
+            if op.regions if rule is None else any(rule.reducers):
+                return True
+            if rule is not None:
+                waiting += [op.operands[i] for group in rule.linear for i in group]
+        return False
 
     def _defers_to_terminator(self, user: Operation, index: int, spec: Spec) -> bool:
         """A loop's body may return a partial for a carry that is partial."""

@@ -71,6 +71,85 @@ def test_zero3_reduces_whole_tensors_once_a_step() -> None:
     assert runs["reduce_scatter"] == 4  # a whole sum of the weight's gradient would not fit
 
 
+def cast(dtype: Any, *arrays: Any) -> Any:
+    return [array.astype(dtype) for array in arrays]
+
+
+def squares(h: Any) -> Any:
+    return jnp.mean(h.astype(jnp.float32) ** 2)
+
+
+def dense(params: Any, x: Any, dtype: Any) -> Any:
+    x, w = cast(dtype, x, params)
+    return squares(jnp.tanh(x @ w))
+
+
+def dense_transposed(params: Any, x: Any, dtype: Any) -> Any:
+    x, w = cast(dtype, x, params)
+    return squares(jnp.tanh(x @ w.T))
+
+
+def used_twice(params: Any, x: Any, dtype: Any) -> Any:
+    """Each use casts the weight: the sum of the two gradients is a wide one."""
+    x, w, again = cast(dtype, x, params, params)
+    return squares(jnp.tanh(x @ w) @ again)
+
+
+def in_a_loop(params: Any, x: Any, dtype: Any) -> Any:
+    (x,) = cast(dtype, x)
+    return squares(jax.lax.fori_loop(0, 3, lambda _, h: jnp.tanh(h @ params.astype(dtype)), x))
+
+
+def penalised(params: Any, x: Any, dtype: Any) -> Any:
+    """The penalty's gradient is whole on every device: the sum of both is reduced at once."""
+    penalty = 1e-3 * jnp.sum(params**2)
+    return penalty + dense(params, x, dtype)
+
+
+ACCUMULATED = [dense, dense_transposed, used_twice, in_a_loop]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("method", ["dp", "zero2"])
+@pytest.mark.parametrize("loss", ACCUMULATED)
+def test_16_bit_gradients_are_reduced_once_a_step(loss: Any, method: str, dtype: str) -> None:
+    arrays = jnp.ones((WIDTH, WIDTH)), jnp.ones((64, WIDTH))
+    step = gradient_step(lambda w, x: loss(w, x, dtype))
+    options: dict[str, Any] = {"method": method, "batch_argnums": 1}
+    runs, size = collectives(step, *arrays, num_micro_batches=4, **options)
+    assert runs == {"all_reduce": 1}
+    assert size == 2 * SHARE * PARAMETER_BYTES
+    if loss in (dense, dense_transposed):  # outside of loops before it is made wider
+        runs, size = collectives(step, *arrays, **options)
+        assert runs == {"all_reduce": 1}
+        assert size == SHARE * PARAMETER_BYTES
+
+
+def test_16_bit_gradients_that_stay_in_the_loop_are_reduced_narrow() -> None:
+    arrays = jnp.ones((WIDTH, WIDTH)), jnp.ones((64, WIDTH))
+    step = gradient_step(lambda w, x: penalised(w, x, "bfloat16"))
+    _, size = collectives(step, *arrays, method="dp", batch_argnums=1, num_micro_batches=4)
+    assert size == 4 * SHARE * PARAMETER_BYTES
+
+
+@pytest.mark.parametrize("method", ["dp", "zero2"])
+@pytest.mark.parametrize("loss", [*ACCUMULATED, penalised])
+def test_16_bit_microbatches_train_as_on_one_device(loss: Any, method: str) -> None:
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(WIDTH, WIDTH)) * 0.2, rng.normal(size=(64, WIDTH))
+
+    def step(w: Any, x: Any) -> Any:
+        value, gradient = jax.value_and_grad(loss)(w, x, "bfloat16")
+        return w - 0.5 * gradient, value
+
+    parallel = autopar.parallelize(step, method=method, batch_argnums=1, num_micro_batches=4)
+    ours = plain = jnp.asarray(w, jnp.float32)
+    for _ in range(4):
+        (ours, our_loss), (plain, plain_loss) = parallel(ours, x), jax.jit(step)(plain, x)
+        np.testing.assert_allclose(our_loss, plain_loss, rtol=2e-3)
+    np.testing.assert_allclose(ours, plain, atol=2e-3)
+
+
 @pytest.mark.parametrize("method", ["dp", "zero2", "zero3"])
 def test_repeated_weights_train_as_on_one_device(method: str) -> None:
     rng = np.random.default_rng(0)
