@@ -143,7 +143,7 @@ class Partials:
         to there: one collective after the loop, even if of a wider type, is less than one in every
         iteration. `group`: the operands of `user` that are to be partial together."""
         count = math.prod(shape_of(value.type))
-        while True:
+        while self._accumulators:
             members = [user.operands[i] for i in group]
             if any(member in self._accumulators for member in members):
                 return True
@@ -161,6 +161,7 @@ class Partials:
             rule = get_rule(user)
             assert rule is not None
             group = next(g for g in rule.linear if use.index in g)
+        return False
 
     def _may_be_partial(self, value: SSAValue, spec: Spec) -> bool:
         """Whether a value is partial as `spec` is or, not decided yet, may become so; a neutral one
