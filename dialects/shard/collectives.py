@@ -108,6 +108,22 @@ class ScatterOp(xdsl_shard.ScatterOp):
 class RecvOp(xdsl_shard.RecvOp):
     """The buffer that a `shard.send` of another device sent here."""
 
+    @classmethod
+    def parse(cls, parser: Parser) -> RecvOp:
+        op = super().parse(parser)
+        if op.source is not None and not len(op.source) and not op.source_dynamic:
+            del op.properties["source"]  # xDSL's form makes a list of what is not written
+        return op
+
+    def print(self, printer: Printer) -> None:
+        if self.source is not None:
+            return super().print(printer)
+        self.properties["source"] = DenseArrayBase.from_list(i64, [])
+        try:
+            super().print(printer)
+        finally:
+            del self.properties["source"]
+
     def verify_(self) -> None:
         super().verify_()
         check_collective(self)

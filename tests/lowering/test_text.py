@@ -160,3 +160,20 @@ def test_resources_of_another_size(use_jaxlib: bool) -> None:
     text = RESOURCES.replace("0100C07F", "0100C07F00000000")
     with pytest.raises(DiagnosticError, match="resource 'w': the hex string has 12 bytes"):
         parse_module(text, "m.mlir", use_jaxlib=use_jaxlib)
+
+
+def test_recv_without_source() -> None:
+    printed = both_ways(
+        """
+shard.grid @g(shape = 2x4)
+func.func @f(%a: tensor<8x8xf32>, %i: index) {
+  %0 = shard.recv %a on @g grid_axes = [0] : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  %1 = shard.recv %a on @g grid_axes = [0] source = [1] : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  %2 = shard.recv %a on @g grid_axes = [0] source = [%i]
+     : (tensor<8x8xf32>, index) -> tensor<8x8xf32>
+  return
+}"""
+    )
+    assert "shard.recv %arg0 on @g grid_axes = [0] : " in printed
+    assert "grid_axes = [0] source = [1] : " in printed
+    assert "grid_axes = [0] source = [%arg1] : " in printed
