@@ -22,6 +22,7 @@ from autopar.dialects.shard import GridOp
 from autopar.dialects.text import IRParser, IRPrinter
 
 from .grid_disguise import disguised_text, text_needs_disguise
+from .importer import PROPERTIES
 from .mlir_context import make_mlir_context
 
 FOREIGN_DIALECTS = ("shard", "mesh", "tosa", "linalg", "autopar")
@@ -154,8 +155,8 @@ _SUCCESSORS = re.compile(r"\s*(?:\[\s*\^[^\]]*\]\s*)?")
 _SPACE = re.compile(r"\s*")
 
 
-def properties_to_attributes(text: str) -> str:
-    """The text with the properties (`<{…}>`) of ops that jaxlib does not know as attributes.
+def disguise_properties(text: str) -> str:
+    """The text with the properties (`<{…}>`) of ops that jaxlib does not know in an attribute.
 
     jaxlib's parser takes them, but nothing of its Python interface gives them back.
     """
@@ -175,9 +176,9 @@ def properties_to_attributes(text: str) -> str:
         if not blanked.startswith("<{", start):
             continue
         end = _closed(blanked, start + 1) + 1
-        moved = text[start + 2 : end - 2]
+        moved = text[start + 1 : end - 1]
         edits.append((start, end, "\n" * moved.count("\n")))
-        moved = moved.replace("\n", " ")
+        moved = f'"{PROPERTIES}" = {moved}'.replace("\n", " ")
         after = _skip(_SPACE, blanked, end)
         if blanked.startswith("(", after):  # regions
             end = _closed(blanked, after)
@@ -187,6 +188,35 @@ def properties_to_attributes(text: str) -> str:
             edits.append((after + 1, after + 1, moved + comma))
         else:
             edits.append((end, end, f" {{{moved}}}"))
+    return _edited(text, edits)
+
+
+def undisguise_properties(text: str) -> str:
+    """The text that jaxlib printed with the properties at their place."""
+    mark = f'{{"{PROPERTIES}" = '
+    if mark not in text:
+        return text
+    blanked = _blank(text)
+    edits: list[tuple[int, int, str]] = []
+    for match in _NAME_AND_PAREN.finditer(blanked):
+        place = _skip(_SUCCESSORS, blanked, _closed(blanked, match.end() - 1))
+        start = place
+        if blanked.startswith("(", start):  # regions
+            start = _skip(_SPACE, blanked, _closed(blanked, start))
+        if not text.startswith(mark, start):
+            continue
+        value = start + len(mark)
+        end = _closed(blanked, value)
+        edits.append((place, place, f"<{text[value:end]}> "))
+        if text.startswith("}", end):
+            edits.append((start, end + 2, ""))  # and the space before the colon
+        else:
+            edits.append((start + 1, end + 2, ""))  # and the comma
+    return _edited(text, edits)
+
+
+def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
+    """The text with parts (from, to) replaced."""
     parts: list[str] = []
     position = 0
     for start, end, new in sorted(edits):

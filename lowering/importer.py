@@ -162,6 +162,15 @@ _OpClass = tuple[type[Operation], frozenset[str] | None, bool]
 """Class, property names (None: unregistered), and whether it has neither regions nor successors."""
 
 
+PROPERTIES = "!properties"
+"""The attribute that holds the properties of an op that jaxlib does not know, while jaxlib looks;
+no dictionary has one before it."""
+
+
+def _entries(dictionary: Attribute) -> dict[str, Attribute]:
+    return dict(dictionary.data) if isinstance(dictionary, DictionaryAttr) else {}
+
+
 class _Importer:
     def __init__(self, context: Context, filename: str) -> None:
         self.context = context
@@ -330,6 +339,8 @@ class _Importer:
                             discardable[key] = attribute
             if property_names is None:
                 discardable["op_name__"] = StringAttr(name)
+                if PROPERTIES in discardable:
+                    op.properties = _entries(discardable.pop(PROPERTIES))
             location = native.location
             op.location = locations.get(location.attr) or self.location(location)
             op.regions = ()

@@ -177,3 +177,31 @@ func.func @f(%a: tensor<8x8xf32>, %i: index) {
     assert "shard.recv %arg0 on @g grid_axes = [0] : " in printed
     assert "grid_axes = [0] source = [1] : " in printed
     assert "grid_axes = [0] source = [%arg1] : " in printed
+
+
+UNKNOWN_OPS = """
+func.func @f(%a: i1) {
+  %0 = "foo.bar"(%a) <{p = 1 : i32}> {d = "x"} : (i1) -> i1
+  "foo.bar"(%a) <{p = {q = "}>"}, r}> : (i1) -> ()
+  "foo.bar"() {p = 1 : i32} : () -> ()
+  "foo.both"(%0) <{p = 1 : i32}> ({
+  ^bb0(%b: i1):
+    "foo.inner"(%b) <{p = 2 : i32}> ({
+      "foo.leaf"() <{s}> {d} : () -> ()
+    }, {
+    }) : (i1) -> ()
+  }) {p = "other"} : (i1) -> ()
+  "foo.br"()[^bb1] <{p = array<i64: 1, 2>}> : () -> ()
+^bb1:
+  return
+}
+"""
+
+
+def test_properties_of_unknown_ops() -> None:
+    printed = both_ways(UNKNOWN_OPS)
+    for line in UNKNOWN_OPS.splitlines():
+        if "<{" in line:
+            assert line.strip().replace("%a", "%arg0").replace("%b", "%arg1") in printed
+    assert '}) {p = "other"} : (i1) -> ()' in printed
+    both_ways(UNKNOWN_OPS, generic=True)
