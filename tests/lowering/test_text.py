@@ -205,3 +205,16 @@ def test_properties_of_unknown_ops() -> None:
             assert line.strip().replace("%a", "%arg0").replace("%b", "%arg1") in printed
     assert '}) {p = "other"} : (i1) -> ()' in printed
     both_ways(UNKNOWN_OPS, generic=True)
+
+
+DECLARATIONS = """
+func.func private @g(tensor<2xf32> {a.b}, i1) -> (tensor<2xf32> {c.d = 1 : i32})
+func.func private @h(i1, i1 {a.b = "}"}) -> i1 attributes {x.y}
+func.func private @i(i1)
+"""
+
+
+def test_attributes_of_declarations() -> None:
+    printed = both_ways(DECLARATIONS)
+    assert "@g(tensor<2xf32> {a.b}, i1) -> (tensor<2xf32> {c.d = 1 : i32})" in printed
+    assert print_module(parse_module(DECLARATIONS, use_jaxlib=False)) == printed
