@@ -155,30 +155,37 @@ _SUCCESSORS = re.compile(r"\s*(?:\[\s*\^[^\]]*\]\s*)?")
 _SPACE = re.compile(r"\s*")
 
 
-def disguise_properties(text: str) -> str:
-    """The text with the properties (`<{…}>`) of ops that jaxlib does not know in an attribute.
+def disguise_properties(context: Context, text: str) -> str:
+    """The text with the properties (`<{…}>`) of ops that jaxlib does not know as attributes; of
+    those that nobody knows, as one.
 
     jaxlib's parser takes them, but nothing of its Python interface gives them back.
     """
     if "<{" not in text:
         return text
-    context = make_mlir_context()
+    native_context = make_mlir_context()
     names = {match[1] for match in _NAMED.finditer(text)}
-    unknown = {name for name in names if not context.is_registered_operation(name)}
+    unknown = {name for name in names if not native_context.is_registered_operation(name)}
     if not unknown:
         return text
+    classless = {name for name in unknown if issubclass(context.get_op(name), UnregisteredOp)}
     blanked = _blank(text)
     edits: list[tuple[int, int, str]] = []
     for match in _NAME_AND_PAREN.finditer(blanked):
-        if text[match.start() : match.end() - 1].strip(' "') not in unknown:
+        name = text[match.start() : match.end() - 1].strip(' "')
+        if name not in unknown:
             continue
         start = _skip(_SUCCESSORS, blanked, _closed(blanked, match.end() - 1))
         if not blanked.startswith("<{", start):
             continue
         end = _closed(blanked, start + 1) + 1
-        moved = text[start + 1 : end - 1]
+        moved = text[start + 2 : end - 2]
         edits.append((start, end, "\n" * moved.count("\n")))
-        moved = f'"{PROPERTIES}" = {moved}'.replace("\n", " ")
+        moved = moved.replace("\n", " ").strip()
+        if not moved:
+            continue
+        if name in classless:
+            moved = f'"{PROPERTIES}" = {{{moved}}}'
         after = _skip(_SPACE, blanked, end)
         if blanked.startswith("(", after):  # regions
             end = _closed(blanked, after)

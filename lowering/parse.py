@@ -35,7 +35,7 @@ def parse_module(
         return module
     if has_foreign_syntax(text) or text_needs_disguise(text):
         text = to_generic(context, text, filename)
-    native = parse_native(disguise_properties(text), filename)
+    native = parse_native(disguise_properties(context, text), filename)
     module = import_module(native, context, filename=filename)
     undisguise(module)
     for op in module.walk():
