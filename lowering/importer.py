@@ -340,7 +340,7 @@ class _Importer:
             if property_names is None:
                 discardable["op_name__"] = StringAttr(name)
                 if PROPERTIES in discardable:
-                    op.properties = _entries(discardable.pop(PROPERTIES))
+                    op.properties = _entries(op.attributes.pop(PROPERTIES))
             location = native.location
             op.location = locations.get(location.attr) or self.location(location)
             op.regions = ()

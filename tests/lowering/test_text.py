@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
-from xdsl.passes import ModulePass
 
 from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
@@ -62,7 +59,7 @@ func.func @main(%a: tensor<?x4xf32>, %b: tensor<4x4xf32>
 }"""
     )
     passes = build_pipeline(parse_pipeline("import-sdy,sharding-propagation,shard-partition"))
-    transform(module, cast("list[ModulePass]", passes), make_context())
+    transform(module, passes, make_context())
     assert "shard.all_gather %arg1" in print_module(module)
 
 
