@@ -40,7 +40,7 @@ _ALIAS = re.compile(r"^[#!][\w$.\-]+\s*=", re.MULTILINE)
 _BLANKED = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*')
 
 
-def _blank(text: str) -> str:
+def blank(text: str) -> str:
     """The text with the contents of strings and comments replaced by spaces."""
     return _BLANKED.sub(lambda match: '"' + " " * (len(match[0]) - 1), text)
 
@@ -48,7 +48,7 @@ def _blank(text: str) -> str:
 def has_foreign_syntax(text: str) -> bool:
     """Whether the text holds statements in the custom form of a foreign dialect."""
     return any(name + "." in text for name in FOREIGN_DIALECTS) and (
-        _CUSTOM.search(_blank(text)) is not None
+        _CUSTOM.search(blank(text)) is not None
     )
 
 
@@ -115,7 +115,7 @@ def _print(
 
 def to_generic(context: Context, text: str, filename: str) -> str:
     """The text with every foreign statement in generic form."""
-    blanked = _blank(text)
+    blanked = blank(text)
     disguise = text_needs_disguise(text)
     parser = _StatementParser(context, text, filename)
     parser.read_aliases(blanked)
@@ -169,7 +169,7 @@ def disguise_properties(context: Context, text: str) -> str:
     if not unknown:
         return text
     classless = {name for name in unknown if issubclass(context.get_op(name), UnregisteredOp)}
-    blanked = _blank(text)
+    blanked = blank(text)
     edits: list[tuple[int, int, str]] = []
     for match in _NAME_AND_PAREN.finditer(blanked):
         name = text[match.start() : match.end() - 1].strip(' "')
@@ -203,7 +203,7 @@ def undisguise_properties(text: str) -> str:
     mark = f'{{"{PROPERTIES}" = '
     if mark not in text:
         return text
-    blanked = _blank(text)
+    blanked = blank(text)
     edits: list[tuple[int, int, str]] = []
     for match in _NAME_AND_PAREN.finditer(blanked):
         place = _skip(_SUCCESSORS, blanked, _closed(blanked, match.end() - 1))

@@ -167,8 +167,10 @@ PROPERTIES = "!properties"
 no dictionary has one before it."""
 
 
-def _entries(dictionary: Attribute) -> dict[str, Attribute]:
-    return dict(dictionary.data) if isinstance(dictionary, DictionaryAttr) else {}
+def _restore_properties(op: Operation) -> None:
+    found = op.attributes.pop(PROPERTIES)
+    if isinstance(found, DictionaryAttr):
+        op.properties = dict(found.data)
 
 
 class _Importer:
@@ -340,7 +342,7 @@ class _Importer:
             if property_names is None:
                 discardable["op_name__"] = StringAttr(name)
                 if PROPERTIES in discardable:
-                    op.properties = _entries(op.attributes.pop(PROPERTIES))
+                    _restore_properties(op)
             location = native.location
             op.location = locations.get(location.attr) or self.location(location)
             op.regions = ()

@@ -215,3 +215,9 @@ def test_attributes_of_declarations() -> None:
     printed = both_ways(DECLARATIONS)
     assert "@g(tensor<2xf32> {a.b}, i1) -> (tensor<2xf32> {c.d = 1 : i32})" in printed
     assert print_module(parse_module(DECLARATIONS, use_jaxlib=False)) == printed
+
+
+def test_deep_nesting() -> None:
+    text = f"func.func @f() attributes {{a.b = {'[' * 5000}{']' * 5000}}} {{ return }}"
+    with pytest.raises(DiagnosticError, match=r"m.mlir:1:1: error: .* nested too deeply"):
+        parse_module(text, "m.mlir")
