@@ -9,6 +9,7 @@ JAX is not imported: jaxlib's parser is used where it is installed, xDSL's other
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from .passes import PASSES, load_pass
 from .terminal import UsageError, write_error
@@ -360,27 +361,88 @@ def _chunks(text: str, split: bool) -> list[str]:
 
 def read_input(name: str) -> str:
     """The text of a file, `-` for standard input; UsageError if it cannot be read."""
+    stdin: TextIO | None = sys.stdin  # None: closed
+    if name == "-" and stdin is None:
+        raise UsageError("cannot read -: standard input is closed")
     try:
         if name == "-":
-            return sys.stdin.buffer.read().decode("utf-8")
-        with open(name, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"cannot read {name}: {reason}") from None
+            data = sys.stdin.buffer.read()
+        else:
+            with open(name, "rb") as file:
+                data = file.read()
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+    return decoded(name, data)
+
+
+def decoded(name: str, data: bytes) -> str:
+    """The text of a file's bytes, MLIR bytecode included; UsageError if they are none."""
+    if data.startswith(BYTECODE):
+        return bytecode_text(name, data)
+    try:
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
+    except UnicodeDecodeError as error:
+        place = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"cannot read {name}: no text in UTF-8 (byte 0x{data[error.start]:02x} in line {place})"
+        ) from None
+
+
+BYTECODE = b"ML\xefR"
+"""How MLIR bytecode begins."""
+
+
+def bytecode_text(name: str, data: bytes) -> str:
+    """The text of MLIR bytecode, which jaxlib reads; UsageError if it cannot."""
+    from .lowering.mlir_context import jaxlib_available, make_mlir_context
+
+    if not jaxlib_available():
+        raise UsageError(
+            f"cannot read {name}: MLIR bytecode needs jaxlib (or make it text: mlir-opt {name})"
+        )
+    from jaxlib.mlir import ir
+
+    context = make_mlir_context()
+    try:
+        if b"StableHLO_v" in data[:32]:  # a portable artifact: vhlo inside
+            from jaxlib.mlir.dialects import (  # pyright: ignore[reportMissingTypeStubs]
+                stablehlo,
+            )
+
+            module: Any = stablehlo.deserialize_portable_artifact(context, data)
+        else:
+            module = cast(Any, ir.Module).parse(data, context)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot read {name}: jaxlib refuses this bytecode: {reason}") from None
+    return module.operation.get_asm(enable_debug_info=True)
 
 
 def write_output(name: str, text: str) -> None:
     """Write a file, `-` for standard output; UsageError if it cannot be written."""
+    stdout: TextIO | None = sys.stdout  # None: closed
     if name == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        if stdout is None:
+            raise UsageError("cannot write -: standard output is closed")
+        try:
+            stdout.write(text)
+            stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _silence_stdout()
+            raise UsageError(f"cannot write -: {error.strerror}") from None
         return
     try:
         with open(name, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise UsageError(f"cannot write {name}: {error.strerror}") from None
+
+
+def _silence_stdout() -> None:
+    """Lets no second error come at exit, when what is left of the output is written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -399,10 +461,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         for name, text in informing.items():
             if name in options.flags:
-                sys.stdout.write(text())
+                write_output("-", text())
                 return 0
         filename = options.files[0] if options.files else "-"
-        output, success = run(options, read_input(filename), filename, sys.stderr)
+        errors = sys.stderr or io.StringIO()  # None: closed
+        output, success = run(options, read_input(filename), filename, errors)
         if success or options.output == "-":
             write_output(options.output, output)
         return 0 if success else 1
@@ -410,8 +473,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_error("autopar-opt", str(error))
         return 1
     except BrokenPipeError:
-        # the reader of a pipe has gone: nothing more to say, and no second error at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()  # the reader of a pipe has gone: nothing more to say
         return 1
     except KeyboardInterrupt:
         return 130

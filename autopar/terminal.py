@@ -32,7 +32,10 @@ def coloured(text: str, colour: str, stream: TextIO) -> str:
 
 def write_error(program: str, message: str) -> None:
     """`program: error: message` on standard error."""
-    error = coloured("error:", "red", sys.stderr)
+    stream: TextIO | None = sys.stderr  # None: closed
+    if stream is None:
+        return
+    error = coloured("error:", "red", stream)
     sys.stderr.write(f"{program}: {error} {message}\n")
 
 

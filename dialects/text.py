@@ -1,8 +1,9 @@
 """Reading and writing MLIR text with xDSL, exact to the bit for constants.
 
-`IRParser` and `IRPrinter` differ from xDSL's own in three things: dense constants keep their bits
-(see `constants`), every operation without a `loc(…)` gets its position in the file, and locations
-of the form that jaxlib prints are read.
+`IRParser` and `IRPrinter` differ from xDSL's own: dense constants keep their bits (see
+`constants`), resources become constants, function declarations keep the attributes of their
+arguments and results, every operation without a `loc(…)` gets its position in the file, and
+locations of the form that jaxlib prints are read.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from xdsl.dialects.builtin import (
     TensorType,
     UnknownLoc,
 )
+from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Data, Operation, TypeAttribute
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser, Parser
@@ -84,12 +86,35 @@ class IRParser(Parser):
     def parse_optional_operation(self) -> Operation | None:
         start = self._current_token.span.start
         operation = super().parse_optional_operation()
+        if isinstance(operation, FuncOp) and not operation.body.blocks:
+            self._read_declared_attributes(operation, start)
         if operation is not None and isinstance(operation.location, UnknownLoc):
             line, column = self.position_of(start)
             operation.location = FileLineColLoc(
                 StringAttr(self.lexer.input.name), IntAttr(line), IntAttr(column)
             )
         return operation
+
+    def _read_declared_attributes(self, func: FuncOp, start: int) -> None:
+        """The argument attributes of a declaration, which xDSL's parser reads over."""
+        if not self.lexer.input.content.startswith("func.func", start):
+            return  # generic form
+        end = self._current_token.span.start
+        self._resume_from(start)
+        while self._current_token.kind is not MLIRTokenKind.AT_IDENT:
+            self._consume_token()
+        self._consume_token()
+
+        def attributes() -> DictionaryAttr:
+            self.parse_type()
+            found = self.parse_optional_dictionary_attr_dict()
+            self.parse_optional_location()
+            return DictionaryAttr(found)
+
+        found = self.parse_comma_separated_list(self.Delimiter.PAREN, attributes)
+        if any(entry.data for entry in found):
+            func.arg_attrs = ArrayAttr(found)
+        self._resume_from(end)
 
     def parse_dense_int_or_fp_elements_attr(self, type: Attribute | None):
         start = self._current_token.span
@@ -130,7 +155,16 @@ class IRParser(Parser):
 
 
 class IRPrinter(Printer):
-    """xDSL's printer with exact constants."""
+    """xDSL's printer with exact constants and the attributes of declarations."""
+
+    def print_op(self, op: Operation) -> None:
+        is_generic = self.print_generic_format
+        if isinstance(op, FuncOp) and not op.body.blocks and (op.arg_attrs or op.res_attrs):
+            self.print_generic_format = True  # the custom form of a declaration loses them
+        try:
+            super().print_op(op)
+        finally:
+            self.print_generic_format = is_generic
 
     def print_attribute(self, attribute: Attribute) -> None:
         if isinstance(attribute, DenseIntOrFPElementsAttr):

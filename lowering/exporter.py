@@ -35,7 +35,7 @@ from autopar.dialects.locations import FileLineColRange
 from autopar.dialects.text import IRPrinter
 from autopar.passes.collector import collector_off
 
-from .importer import Native
+from .importer import PROPERTIES, Native
 from .mlir_context import diagnostic_of, make_mlir_context
 
 _UNREGISTERED = "?"
@@ -53,11 +53,12 @@ def _text(attribute: Attribute) -> str:
 
 
 class _Exporter:
-    def __init__(self, context: Native) -> None:
+    def __init__(self, context: Native, *, disguise_properties: bool = False) -> None:
         from jaxlib.mlir import ir
 
         self.ir: Any = ir  # typed loosely: its stubs are partial and change with versions
         self.context = context
+        self.disguise_properties = disguise_properties
         self.unknown: Native = self.ir.Location.unknown(context)
         self._types: dict[Attribute, Native] = {}
         self._attributes: dict[Attribute, Native] = {}
@@ -196,6 +197,13 @@ class _Exporter:
 
     # ---- operations
 
+    def _disguised(self, op: Operation) -> dict[str, Native]:
+        """The attributes of an op that jaxlib does not know, its properties in one of them."""
+        attributes = {key: self.attribute(item) for key, item in op.attributes.items()}
+        del attributes["op_name__"]
+        attributes[PROPERTIES] = self.attribute(DictionaryAttr(op.properties))
+        return attributes
+
     def fill(self, block: Block, native_block: Native) -> None:
         """Append a block's operations: the hot path, about 5 us an operation.
 
@@ -221,6 +229,8 @@ class _Exporter:
                     attributes[key] = found[1] if found is not None else self.attribute(item)
                 if name is _UNREGISTERED:
                     attributes.pop("op_name__")
+                    if self.disguise_properties and op.properties:
+                        attributes = self._disguised(op)
             types: list[Native] = []
             result = None
             for result in op.results:
@@ -267,16 +277,23 @@ class _Exporter:
             self.fill(block, native_block)
 
 
-def export_module(module: ModuleOp, context: Any = None, *, verify: bool = True) -> Native:
+def export_module(
+    module: ModuleOp,
+    context: Any = None,
+    *,
+    verify: bool = True,
+    disguise_properties: bool = False,
+) -> Native:
     """The jaxlib module of an xDSL module, verified by jaxlib.
 
-    What jaxlib refuses becomes a DiagnosticError at the operation's place.
+    What jaxlib refuses becomes a DiagnosticError at the operation's place. Properties of ops that
+    it does not know become attributes, with `disguise_properties` one attribute (`PROPERTIES`).
     """
     from jaxlib.mlir import ir
 
     context = make_mlir_context() if context is None else context
     with context, collector_off():
-        exporter = _Exporter(context)
+        exporter = _Exporter(context, disguise_properties=disguise_properties)
         result = ir.Module.create(exporter.location(module.location))
         operation = result.operation
         for name, value in {**module.properties, **module.attributes}.items():

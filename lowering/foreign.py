@@ -22,6 +22,7 @@ from autopar.dialects.shard import GridOp
 from autopar.dialects.text import IRParser, IRPrinter
 
 from .grid_disguise import disguised_text, text_needs_disguise
+from .importer import PROPERTIES
 from .mlir_context import make_mlir_context
 
 FOREIGN_DIALECTS = ("shard", "mesh", "tosa", "linalg", "autopar")
@@ -39,7 +40,7 @@ _ALIAS = re.compile(r"^[#!][\w$.\-]+\s*=", re.MULTILINE)
 _BLANKED = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*')
 
 
-def _blank(text: str) -> str:
+def blank(text: str) -> str:
     """The text with the contents of strings and comments replaced by spaces."""
     return _BLANKED.sub(lambda match: '"' + " " * (len(match[0]) - 1), text)
 
@@ -47,7 +48,7 @@ def _blank(text: str) -> str:
 def has_foreign_syntax(text: str) -> bool:
     """Whether the text holds statements in the custom form of a foreign dialect."""
     return any(name + "." in text for name in FOREIGN_DIALECTS) and (
-        _CUSTOM.search(_blank(text)) is not None
+        _CUSTOM.search(blank(text)) is not None
     )
 
 
@@ -114,7 +115,7 @@ def _print(
 
 def to_generic(context: Context, text: str, filename: str) -> str:
     """The text with every foreign statement in generic form."""
-    blanked = _blank(text)
+    blanked = blank(text)
     disguise = text_needs_disguise(text)
     parser = _StatementParser(context, text, filename)
     parser.read_aliases(blanked)
@@ -154,22 +155,25 @@ _SUCCESSORS = re.compile(r"\s*(?:\[\s*\^[^\]]*\]\s*)?")
 _SPACE = re.compile(r"\s*")
 
 
-def properties_to_attributes(text: str) -> str:
-    """The text with the properties (`<{…}>`) of ops that jaxlib does not know as attributes.
+def disguise_properties(context: Context, text: str) -> str:
+    """The text with the properties (`<{…}>`) of ops that jaxlib does not know as attributes; of
+    those that nobody knows, as one.
 
     jaxlib's parser takes them, but nothing of its Python interface gives them back.
     """
     if "<{" not in text:
         return text
-    context = make_mlir_context()
+    native_context = make_mlir_context()
     names = {match[1] for match in _NAMED.finditer(text)}
-    unknown = {name for name in names if not context.is_registered_operation(name)}
+    unknown = {name for name in names if not native_context.is_registered_operation(name)}
     if not unknown:
         return text
-    blanked = _blank(text)
+    classless = {name for name in unknown if issubclass(context.get_op(name), UnregisteredOp)}
+    blanked = blank(text)
     edits: list[tuple[int, int, str]] = []
     for match in _NAME_AND_PAREN.finditer(blanked):
-        if text[match.start() : match.end() - 1].strip(' "') not in unknown:
+        name = text[match.start() : match.end() - 1].strip(' "')
+        if name not in unknown:
             continue
         start = _skip(_SUCCESSORS, blanked, _closed(blanked, match.end() - 1))
         if not blanked.startswith("<{", start):
@@ -177,7 +181,11 @@ def properties_to_attributes(text: str) -> str:
         end = _closed(blanked, start + 1) + 1
         moved = text[start + 2 : end - 2]
         edits.append((start, end, "\n" * moved.count("\n")))
-        moved = moved.replace("\n", " ")
+        moved = moved.replace("\n", " ").strip()
+        if not moved:
+            continue
+        if name in classless:
+            moved = f'"{PROPERTIES}" = {{{moved}}}'
         after = _skip(_SPACE, blanked, end)
         if blanked.startswith("(", after):  # regions
             end = _closed(blanked, after)
@@ -187,6 +195,35 @@ def properties_to_attributes(text: str) -> str:
             edits.append((after + 1, after + 1, moved + comma))
         else:
             edits.append((end, end, f" {{{moved}}}"))
+    return _edited(text, edits)
+
+
+def undisguise_properties(text: str) -> str:
+    """The text that jaxlib printed with the properties at their place."""
+    mark = f'{{"{PROPERTIES}" = '
+    if mark not in text:
+        return text
+    blanked = blank(text)
+    edits: list[tuple[int, int, str]] = []
+    for match in _NAME_AND_PAREN.finditer(blanked):
+        place = _skip(_SUCCESSORS, blanked, _closed(blanked, match.end() - 1))
+        start = place
+        if blanked.startswith("(", start):  # regions
+            start = _skip(_SPACE, blanked, _closed(blanked, start))
+        if not text.startswith(mark, start):
+            continue
+        value = start + len(mark)
+        end = _closed(blanked, value)
+        edits.append((place, place, f"<{text[value:end]}> "))
+        if text.startswith("}", end):
+            edits.append((start, end + 2, ""))  # and the space before the colon
+        else:
+            edits.append((start + 1, end + 2, ""))  # and the comma
+    return _edited(text, edits)
+
+
+def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
+    """The text with parts (from, to) replaced."""
     parts: list[str] = []
     position = 0
     for start, end, new in sorted(edits):

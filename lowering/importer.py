@@ -162,6 +162,17 @@ _OpClass = tuple[type[Operation], frozenset[str] | None, bool]
 """Class, property names (None: unregistered), and whether it has neither regions nor successors."""
 
 
+PROPERTIES = "!properties"
+"""The attribute that holds the properties of an op that jaxlib does not know, while jaxlib looks;
+no dictionary has one before it."""
+
+
+def _restore_properties(op: Operation) -> None:
+    found = op.attributes.pop(PROPERTIES)
+    if isinstance(found, DictionaryAttr):
+        op.properties = dict(found.data)
+
+
 class _Importer:
     def __init__(self, context: Context, filename: str) -> None:
         self.context = context
@@ -330,6 +341,8 @@ class _Importer:
                             discardable[key] = attribute
             if property_names is None:
                 discardable["op_name__"] = StringAttr(name)
+                if PROPERTIES in discardable:
+                    _restore_properties(op)
             location = native.location
             op.location = locations.get(location.attr) or self.location(location)
             op.regions = ()

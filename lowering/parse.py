@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import FileLineColLoc, IntAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation
 from xdsl.utils.exceptions import DiagnosticException, VerifyException
 
@@ -18,7 +19,7 @@ from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.text import parse_text
 
-from .foreign import FOREIGN_DIALECTS, has_foreign_syntax, properties_to_attributes, to_generic
+from .foreign import FOREIGN_DIALECTS, blank, disguise_properties, has_foreign_syntax, to_generic
 from .grid_disguise import text_needs_disguise, undisguise
 from .importer import import_location, import_module
 from .mlir_context import diagnostic_of, jaxlib_available, make_mlir_context
@@ -35,7 +36,7 @@ def parse_module(
         return module
     if has_foreign_syntax(text) or text_needs_disguise(text):
         text = to_generic(context, text, filename)
-    native = parse_native(properties_to_attributes(text), filename)
+    native = parse_native(disguise_properties(context, text), filename)
     module = import_module(native, context, filename=filename)
     undisguise(module)
     for op in module.walk():
@@ -48,11 +49,30 @@ def parse_native(text: str, filename: str = "-") -> Any:
     """jaxlib's module of a text (generic or jaxlib's own pretty forms), verified."""
     from jaxlib.mlir import ir
 
+    if nesting(text) > DEEPEST and nesting(blank(text)) > DEEPEST:
+        raise DiagnosticError(
+            FileLineColLoc(StringAttr(filename), IntAttr(1), IntAttr(1)),
+            "reading: the module is nested too deeply",
+        )
     native_context = make_mlir_context()
     try:
         return cast(Any, ir.Module).parse(text, native_context)
     except ir.MLIRError as error:
         raise diagnostic_of(error, filename) from None
+
+
+DEEPEST = 1500
+"""Brackets in brackets that jaxlib's parser may get: at some thousands the process ends."""
+
+
+def nesting(text: str) -> int:
+    """How deep the brackets of a text are nested, those in strings included."""
+    characters = np.frombuffer(text.encode(), np.uint8)
+    step = np.zeros(characters.size, np.int8)
+    for opening, closing in ("{}", "[]", "()"):
+        step += characters == ord(opening)
+        step -= characters == ord(closing)
+    return int(np.cumsum(step, dtype=np.int32).max(initial=0))
 
 
 def verify_op(op: Operation) -> None:

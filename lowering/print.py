@@ -9,7 +9,7 @@ from autopar.dialects import make_context
 from autopar.dialects.text import print_text
 
 from .exporter import export_module
-from .foreign import FOREIGN_DIALECTS, to_custom
+from .foreign import FOREIGN_DIALECTS, to_custom, undisguise_properties
 from .grid_disguise import disguise, undisguise_text
 from .mlir_context import jaxlib_available
 
@@ -31,11 +31,11 @@ def print_module(
         return print_text(module, generic=generic, locations=locations) + "\n"
     context = make_context() if context is None else context
     with disguise(module, context) as grids:
-        native = export_module(module, verify=verify)
+        native = export_module(module, verify=verify, disguise_properties=True)
     text = native.operation.get_asm(
         enable_debug_info=locations, print_generic_op_form=generic, assume_verified=True
     )
-    text = undisguise_text(text, grids, generic=generic)
+    text = undisguise_properties(undisguise_text(text, grids, generic=generic))
     if not generic and any(f'"{name}.' in text for name in FOREIGN_DIALECTS):
         text = to_custom(context, text)
     return text if text.endswith("\n") else text + "\n"

@@ -115,6 +115,15 @@ class RecvOp(xdsl_shard.RecvOp):
             del op.properties["source"]  # xDSL's form makes a list of what is not written
         return op
 
+    def print(self, printer: Printer) -> None:
+        if self.source is not None:
+            return super().print(printer)
+        self.properties["source"] = DenseArrayBase.from_list(i64, [])
+        try:
+            super().print(printer)
+        finally:
+            del self.properties["source"]
+
     def verify_(self) -> None:
         super().verify_()
         check_collective(self)

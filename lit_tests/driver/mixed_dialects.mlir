@@ -32,9 +32,9 @@ func.func @main(%a: tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh
 "shard.grid"() <{shape = array<i64: 2, 4>, sym_name = "generic"}> : () -> ()
 // CHECK: @properties
 func.func @properties(%a: tensor<4xf32>) -> index {
-  // CHECK-NEXT: %0 = "foo.region"(%arg0) ({
-  // CHECK-NEXT:   "foo.yield"() {n = "<{"} : () -> ()
-  // CHECK-NEXT: }) {a = {}, b = 1 : i32, c = 2 : i32} : (tensor<4xf32>) -> tensor<4xf32>
+  // CHECK-NEXT: %0 = "foo.region"(%arg0) <{a = {}, b = 1 : i32}> ({
+  // CHECK-NEXT:   "foo.yield"() <{n = "<{"}> : () -> ()
+  // CHECK-NEXT: }) {c = 2 : i32} : (tensor<4xf32>) -> tensor<4xf32>
   %0 = "foo.region"(%a) <{a = {},
                          b = 1 : i32}> ({
     "foo.yield"() <{n = "<{"}> : () -> ()

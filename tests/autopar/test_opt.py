@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import pytest
 from xdsl.context import Context
@@ -121,6 +122,47 @@ def test_unforeseen_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFi
     output, errors = capsys.readouterr()
     assert not output and "Traceback" not in errors
     assert "error: pass 'probe': internal error: TypeError: the probe" in errors
+
+
+def opt(arguments: str) -> subprocess.CompletedProcess[str]:
+    """autopar-opt in a shell, which redirects its streams."""
+    command = f"{sys.executable} -m autopar.opt {arguments}"
+    return subprocess.run(["sh", "-c", command], text=True, capture_output=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("a.mlir > /dev/full", "cannot write -: No space left on device"),
+        ("--help > /dev/full", "cannot write -: No space left on device"),
+        ("- <&-", "cannot read -: standard input is closed"),
+        ("a.mlir >&-", "cannot write -: standard output is closed"),
+        ("bad.bin", "bad.bin: no text in UTF-8 (byte 0xff in line 2)"),
+        ("bad.mlirbc", "bad.mlirbc: jaxlib refuses this bytecode"),
+    ],
+)
+def test_streams_and_files_that_fail(arguments: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.mlir").write_text("func.func private @f()\n")
+    (tmp_path / "bad.bin").write_bytes(b"module\n\xff")
+    (tmp_path / "bad.mlirbc").write_bytes(b"ML\xefR????")
+    for name in ("a.mlir", "bad.bin", "bad.mlirbc"):
+        arguments = arguments.replace(name, str(tmp_path / name), 1)
+    done = opt(arguments)
+    assert done.returncode == 1 and message in done.stderr
+    assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_bytecode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ones: Any = jnp.ones(4)
+    function: Any = jax.jit(jnp.sin)
+    bytecode = tmp_path / "a.mlirbc"
+    native: Any = function.lower(ones).compiler_ir("stablehlo")
+    native.operation.write_bytecode(str(bytecode))
+    assert main([str(bytecode)]) == 0
+    assert "stablehlo.sine" in capsys.readouterr()[0]
+    bytecode.write_bytes(jax.export.export(function)(ones).mlir_module_serialized)
+    assert main([str(bytecode)]) == 0
+    assert "stablehlo.sine" in capsys.readouterr()[0]
 
 
 def test_expectations() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
-from xdsl.passes import ModulePass
 
 from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
@@ -62,7 +59,7 @@ func.func @main(%a: tensor<?x4xf32>, %b: tensor<4x4xf32>
 }"""
     )
     passes = build_pipeline(parse_pipeline("import-sdy,sharding-propagation,shard-partition"))
-    transform(module, cast("list[ModulePass]", passes), make_context())
+    transform(module, passes, make_context())
     assert "shard.all_gather %arg1" in print_module(module)
 
 
@@ -177,3 +174,50 @@ func.func @f(%a: tensor<8x8xf32>, %i: index) {
     assert "shard.recv %arg0 on @g grid_axes = [0] : " in printed
     assert "grid_axes = [0] source = [1] : " in printed
     assert "grid_axes = [0] source = [%arg1] : " in printed
+
+
+UNKNOWN_OPS = """
+func.func @f(%a: i1) {
+  %0 = "foo.bar"(%a) <{p = 1 : i32}> {d = "x"} : (i1) -> i1
+  "foo.bar"(%a) <{p = {q = "}>"}, r}> : (i1) -> ()
+  "foo.bar"() {p = 1 : i32} : () -> ()
+  "foo.both"(%0) <{p = 1 : i32}> ({
+  ^bb0(%b: i1):
+    "foo.inner"(%b) <{p = 2 : i32}> ({
+      "foo.leaf"() <{s}> {d} : () -> ()
+    }, {
+    }) : (i1) -> ()
+  }) {p = "other"} : (i1) -> ()
+  "foo.br"()[^bb1] <{p = array<i64: 1, 2>}> : () -> ()
+^bb1:
+  return
+}
+"""
+
+
+def test_properties_of_unknown_ops() -> None:
+    printed = both_ways(UNKNOWN_OPS)
+    for line in UNKNOWN_OPS.splitlines():
+        if "<{" in line:
+            assert line.strip().replace("%a", "%arg0").replace("%b", "%arg1") in printed
+    assert '}) {p = "other"} : (i1) -> ()' in printed
+    both_ways(UNKNOWN_OPS, generic=True)
+
+
+DECLARATIONS = """
+func.func private @g(tensor<2xf32> {a.b}, i1) -> (tensor<2xf32> {c.d = 1 : i32})
+func.func private @h(i1, i1 {a.b = "}"}) -> i1 attributes {x.y}
+func.func private @i(i1)
+"""
+
+
+def test_attributes_of_declarations() -> None:
+    printed = both_ways(DECLARATIONS)
+    assert "@g(tensor<2xf32> {a.b}, i1) -> (tensor<2xf32> {c.d = 1 : i32})" in printed
+    assert print_module(parse_module(DECLARATIONS, use_jaxlib=False)) == printed
+
+
+def test_deep_nesting() -> None:
+    text = f"func.func @f() attributes {{a.b = {'[' * 5000}{']' * 5000}}} {{ return }}"
+    with pytest.raises(DiagnosticError, match=r"m.mlir:1:1: error: .* nested too deeply"):
+        parse_module(text, "m.mlir")
