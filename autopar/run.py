@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.builtin import DYNAMIC_INDEX, ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
 from xdsl.utils.hints import isa
@@ -200,7 +200,7 @@ def main_arguments(module: ModuleOp) -> list[TensorType[Attribute]]:
                 raise DiagnosticError(
                     main, f"{what} {index} of @main has type {type_}: only tensors can be run"
                 )
-            if -1 in type_.get_shape():
+            if not type_.has_static_shape():
                 raise DiagnosticError(
                     main,
                     f"the shape of {what} {index} of @main must be static, found {_shape(type_)}",
@@ -215,7 +215,7 @@ def main_arguments(module: ModuleOp) -> list[TensorType[Attribute]]:
 
 
 def _shape(type_: TensorType[Attribute]) -> str:
-    return "x".join("?" if size == -1 else str(size) for size in type_.get_shape())
+    return "x".join("?" if size == DYNAMIC_INDEX else str(size) for size in type_.get_shape())
 
 
 def _check_devices(program: DeviceProgram, devices: int) -> None:
