@@ -97,9 +97,9 @@ class CompiledProgram:
         for index, leaf in enumerate(leaves):
             if type(leaf) is ArrayImpl:
                 if leaf.is_deleted():  # XLA would bring the process down
-                    raise ValueError(
-                        f"{self.lowered.leaves[index].name} was donated to an earlier call and is "
-                        "gone: pass that call's result, or do not donate it"
+                    raise RuntimeError(
+                        f"{self.lowered.leaves[index].name} has been deleted, as what an earlier "
+                        "call took by donation is: pass that call's result, or do not donate it"
                     )
                 if leaf.aval is not seen_avals[index]:
                     if not self._slots[index].fits(leaf):

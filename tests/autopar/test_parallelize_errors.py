@@ -283,5 +283,5 @@ def test_array_that_was_donated_before() -> None:
     )
     state, x = jnp.ones((8, 128)), jnp.ones((8, 2))
     step(state, x)
-    with pytest.raises(ValueError, match="state was donated to an earlier call and is gone"):
+    with pytest.raises(RuntimeError, match="state has been deleted, as what an earlier call"):
         step(state, x)
