@@ -23,7 +23,7 @@ from autopar.dialects.stablehlo import OptimizationBarrierOp, WhileOp
 from autopar.dialects.tensors import is_tensor, item_bytes, num_bytes, shape_of
 from autopar.passes.walk import ops_of, sharded_ops
 
-PREFETCH_BYTES = 256 * 2**10
+PREFETCH_BYTES = 1024 * 2**10
 """Full bytes of the parameters that the backward phase may gather at once, with the first of them:
 small ones then share a collective. As `group-bytes` of optimize-collectives."""
 

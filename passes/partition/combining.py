@@ -34,8 +34,8 @@ def combine_collectives(
 ) -> int:
     """Moves collectives of at most `largest` bytes together, and marks them to be lowered as one.
 
-    All-gathers and reduce-scatters only as far as a group's full buffers take `total` bytes: moving
-    them lengthens the lives of these. Gives the next free number of a group.
+    A group's full buffers take at most `total` bytes: they are copied into one, and live from the
+    first one's place to the last one's. Gives the next free number of a group.
     """
     order: dict[Operation, int] = {}
     inner = block.first_op
@@ -47,8 +47,8 @@ def combine_collectives(
         kinds.setdefault(_kind(window.op), []).append(window)
     groups = [
         group
-        for kind, windows in kinds.items()
-        for group in _groups(windows, None if kind[0] == AllReduceOp.name else total)
+        for windows in kinds.values()
+        for group in _groups(windows, total)
     ]
     at = list(order)
     # In the order of their places: what stands there may be a collective of another group, which
@@ -92,7 +92,7 @@ def _windows(
     return windows
 
 
-def _groups(windows: Sequence[_Window], total: int | None) -> list[list[_Window]]:
+def _groups(windows: Sequence[_Window], total: int) -> list[list[_Window]]:
     """Groups of two and more; the first member of each is the one that closes first."""
     left = sorted(windows, key=lambda window: window.closes)
     groups: list[list[_Window]] = []
@@ -102,7 +102,7 @@ def _groups(windows: Sequence[_Window], total: int | None) -> list[list[_Window]
         members: list[_Window] = []
         others: list[_Window] = []
         for window in left:
-            fits = total is None or not members or size + window.size <= total
+            fits = not members or size + window.size <= total
             if window.opens <= place and fits:
                 members.append(window)
                 size += window.size

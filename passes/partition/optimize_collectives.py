@@ -38,17 +38,18 @@ class OptimizeCollectivesPass(ModulePass):
     - a collective that repeats an earlier one of the same value in the same block is dropped,
       unless they belong to different phases (`autopar.phase`: parameters gathered again);
     - an all_reduce whose only user slices along the same axes becomes a reduce_scatter;
-    - independent all_reduces over the same axes of at most `small-bytes` each are moved together
-      and marked to be lowered as one (`autopar.combine`); so are all_gathers, and reduce_scatters,
-      as far as the full buffers of a group take `group-bytes`.
+    - independent all_reduces, all_gathers or reduce_scatters over the same axes, of at most
+      `small-bytes` each and `group-bytes` in all, are moved together and marked to be lowered as
+      one (`autopar.combine`).
     """
 
     name = "optimize-collectives"
 
-    small_bytes: int = 64 * 2**10
+    small_bytes: int = 256 * 2**10
     """The largest collective (bytes of its full buffer) that is combined with others."""
-    group_bytes: int = 256 * 2**10
-    """The most bytes of all_gathers or reduce_scatters that run as one."""
+    group_bytes: int = 1024 * 2**10
+    """The most bytes of collectives that run as one: beyond, the latency of a message (10 us at
+    50 GB/s is half a MiB) does not count any more."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         counter = 0

@@ -14,7 +14,7 @@
 // CHECK-NEXT:  shard.all_gather %arg0 {{.*}} {autopar.combine = 1 : i64}
 // CHECK-NEXT:  shard.all_gather %arg1 {{.*}} {autopar.combine = 1 : i64}
 // CHECK-NEXT:  stablehlo.add
-// CHECK-NEXT:  shard.all_gather %arg2 on @mesh grid_axes = [1] gather_axis = 0 : tensor<8192xf32>
+// CHECK-NEXT:  shard.all_gather %arg2 on @mesh grid_axes = [1] gather_axis = 0 : tensor<32768xf32>
 // What is made of the first cannot run with it.
 // CHECK-LABEL: @dependent
 // CHECK-NOT:   autopar.combine
@@ -39,12 +39,12 @@ func.func @combine(%a: tensor<4xf32>, %b: tensor<8xf32>) -> (tensor<4xf32>, tens
   %1 = shard.all_reduce %b on @mesh grid_axes = [0] : tensor<8xf32> -> tensor<8xf32>
   return %0, %1 : tensor<4xf32>, tensor<8xf32>
 }
-func.func @combine_gathers(%a: tensor<4x2xf32>, %b: tensor<3x1xf32>, %c: tensor<8192xf32>) -> (tensor<4x8xf32>, tensor<12x1xf32>, tensor<32768xf32>) {
+func.func @combine_gathers(%a: tensor<4x2xf32>, %b: tensor<3x1xf32>, %c: tensor<32768xf32>) -> (tensor<4x8xf32>, tensor<12x1xf32>, tensor<131072xf32>) {
   %0 = shard.all_gather %a on @mesh grid_axes = [1] gather_axis = 1 : tensor<4x2xf32> -> tensor<4x8xf32>
   %1 = stablehlo.add %0, %0 : tensor<4x8xf32>
   %2 = shard.all_gather %b on @mesh grid_axes = [1] gather_axis = 0 : tensor<3x1xf32> -> tensor<12x1xf32>
-  %3 = shard.all_gather %c on @mesh grid_axes = [1] gather_axis = 0 : tensor<8192xf32> -> tensor<32768xf32>
-  return %1, %2, %3 : tensor<4x8xf32>, tensor<12x1xf32>, tensor<32768xf32>
+  %3 = shard.all_gather %c on @mesh grid_axes = [1] gather_axis = 0 : tensor<32768xf32> -> tensor<131072xf32>
+  return %1, %2, %3 : tensor<4x8xf32>, tensor<12x1xf32>, tensor<131072xf32>
 }
 func.func @dependent(%a: tensor<4xf32>) -> tensor<4xf32> {
   %0 = shard.all_reduce %a on @mesh grid_axes = [1] : tensor<4xf32> -> tensor<4xf32>
