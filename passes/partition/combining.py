@@ -45,11 +45,7 @@ def combine_collectives(
     kinds: dict[tuple[Attribute | str, ...], list[_Window]] = {}
     for window in _windows(block, ops, largest, order):
         kinds.setdefault(_kind(window.op), []).append(window)
-    groups = [
-        group
-        for windows in kinds.values()
-        for group in _groups(windows, total)
-    ]
+    groups = [group for windows in kinds.values() for group in _groups(windows, total)]
     at = list(order)
     # In the order of their places: what stands there may be a collective of another group, which
     # has not been moved then, since its own window opens behind this place.
