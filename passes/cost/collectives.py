@@ -12,6 +12,10 @@ Bytes a device sends for a collective in a group of `p` devices (Thakur, Rabense
 
 from __future__ import annotations
 
+LATENCY_BOUND_BYTES = 2**20
+"""The most bytes that are worth moving together: beyond, the latency of a message (10 us at 50 GB/s
+is half a MiB) does not count any more."""
+
 
 def all_reduce_bytes(num_bytes: float, group: int) -> float:
     """`num_bytes`: the buffer that each device holds before and after."""

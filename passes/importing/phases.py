@@ -21,11 +21,8 @@ from autopar.dialects.diagnostics import location_names, remark
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.dialects.stablehlo import OptimizationBarrierOp, WhileOp
 from autopar.dialects.tensors import is_tensor, item_bytes, num_bytes, shape_of
+from autopar.passes.cost.collectives import LATENCY_BOUND_BYTES
 from autopar.passes.walk import ops_of, sharded_ops
-
-PREFETCH_BYTES = 1024 * 2**10
-"""Full bytes of the parameters that the backward phase may gather at once, with the first of them:
-small ones then share a collective. As `group-bytes` of optimize-collectives."""
 
 
 @dataclass(eq=False)
@@ -146,8 +143,8 @@ def _narrows(op: Operation) -> bool:
 def _hold_back(gathers: Sequence[_Gather], phases: _Phases) -> dict[_Gather, SSAValue]:
     """What backward gathers read: their values behind barriers that the backward phase opens.
 
-    A barrier joins the values of the gathers that follow each other, as far as `PREFETCH_BYTES`
-    goes, with another operand of the first one's first use.
+    A barrier joins the values of the gathers that follow each other, up to `LATENCY_BOUND_BYTES`
+    (small ones then share a collective), with another operand of the first one's first use.
     """
     gathered = {gather.value for gather in gathers}
     sources: dict[_Gather, SSAValue] = {}
@@ -156,7 +153,9 @@ def _hold_back(gathers: Sequence[_Gather], phases: _Phases) -> dict[_Gather, SSA
     size = 0
     for gather in sorted(gathers, key=lambda g: phases.position(g.first)):
         size += num_bytes(gather.value.type)
-        if bucket and (size > PREFETCH_BYTES or not _is_made_before(gather, bucket[0], phases)):
+        if bucket and (
+            size > LATENCY_BOUND_BYTES or not _is_made_before(gather, bucket[0], phases)
+        ):
             sources.update(_barrier(bucket, anchor))
             bucket = []
         if not bucket:

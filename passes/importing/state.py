@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import TensorType
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases
+from autopar.dialects.tensors import shape_of
 from autopar.dialects.traits import Elementwise
 
 
@@ -43,7 +43,7 @@ def next_values(func: FuncOp) -> dict[int, int]:
 
 def _elementwise_sources(value: SSAValue) -> set[int]:
     """The function's arguments of the value's type that it is computed from element by element."""
-    shape = _shape(value)
+    shape = shape_of(value.type)
     arguments: set[int] = set()
     seen: set[SSAValue] = {value}
     stack: list[SSAValue] = [value] if shape else []
@@ -54,12 +54,7 @@ def _elementwise_sources(value: SSAValue) -> set[int]:
                 arguments.add(current.index)
         elif isinstance(op := current.owner, Operation) and op.has_trait(Elementwise):
             for operand in op.operands:
-                if operand not in seen and _shape(operand) == shape:
+                if operand not in seen and shape_of(operand.type) == shape:
                     seen.add(operand)
                     stack.append(operand)
     return arguments
-
-
-def _shape(value: SSAValue) -> tuple[int, ...] | None:
-    type: Attribute = value.type
-    return type.get_shape() if isinstance(type, TensorType) else None

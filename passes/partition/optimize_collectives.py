@@ -22,6 +22,7 @@ from autopar.dialects.shard import (
     make_collective,
 )
 from autopar.dialects.tensors import shape_of
+from autopar.passes.cost.collectives import LATENCY_BOUND_BYTES
 from autopar.passes.walk import sharded_ops
 
 from .combining import combine_collectives
@@ -47,9 +48,8 @@ class OptimizeCollectivesPass(ModulePass):
 
     small_bytes: int = 256 * 2**10
     """The largest collective (bytes of its full buffer) that is combined with others."""
-    group_bytes: int = 1024 * 2**10
-    """The most bytes of collectives that run as one: beyond, the latency of a message (10 us at
-    50 GB/s is half a MiB) does not count any more."""
+    group_bytes: int = LATENCY_BOUND_BYTES
+    """The most bytes of collectives that run as one."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         counter = 0
