@@ -32,6 +32,7 @@ from autopar.lowering.jax_compat import (
 from autopar.lowering.program import DeviceProgram, Layout, parse_axis
 from autopar.passes.partition.specs import AxisTable
 
+from .callbacks import HostCallbacks
 from .devices import runs_in_flight
 
 
@@ -73,8 +74,9 @@ class MeshExecutable:
 
         self.input_shardings = [sharding(a) for a in program.arguments]
         self.output_shardings = [sharding(r) for r in program.results]
-        module = export_module(program.module)
-        self.loaded = compile_replicas(module, self.devices, host_callbacks)
+        self._callbacks = HostCallbacks(host_callbacks, program.module) if host_callbacks else None
+        safe = () if self._callbacks is None else self._callbacks.safe
+        self.loaded = compile_replicas(export_module(program.module), self.devices, safe)
         avals = result_avals or [
             jax.ShapeDtypeStruct(padded_shape(r, grid), np.dtype(r.dtype)) for r in program.results
         ]
@@ -86,7 +88,8 @@ class MeshExecutable:
         self._in_flight: deque[Any] = deque()
 
     def run(self, arguments: Sequence[jax.Array]) -> list[jax.Array]:
-        """Runs on arguments that lie as `input_shardings` say; asynchronous.
+        """Runs on arguments that lie as `input_shardings` say; asynchronous, unless the program has
+        host callbacks: what one of these raises is raised here.
 
         On virtual CPU devices a program with collectives waits for an earlier run of it: the
         devices share threads, and those of one run could otherwise wait for those of the other.
@@ -100,6 +103,9 @@ class MeshExecutable:
             self._in_flight.append(token)
         if self._has_effects:
             register_effects(token, self.devices)
+        if self._callbacks is not None:
+            token.block_until_ready()
+            self._callbacks.raise_first()
         return results
 
 

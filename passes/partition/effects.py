@@ -18,7 +18,13 @@ from autopar.dialects.tensors import is_bool, tensor_type
 from .local_builder import LocalBuilder
 from .specs import AxisTable
 
-_PURE_CALLBACKS = ("xla_ffi_python_cpu_callback", "xla_ffi_python_gpu_callback")
+_PYTHON_CALLBACKS = ("xla_ffi_python_cpu_callback", "xla_ffi_python_gpu_callback")
+
+
+def is_python_callback(op: Operation) -> bool:
+    """Whether the op calls one of the program's host callbacks."""
+    target = op.properties.get("call_target_name")
+    return isinstance(target, StringAttr) and target.data in _PYTHON_CALLBACKS
 
 
 def is_effect(op: Operation) -> bool:
@@ -32,16 +38,14 @@ def is_effect(op: Operation) -> bool:
     if isinstance(effect, IntegerAttr) and effect.value.data:
         return True
     target = op.properties.get("call_target_name")
-    if not isinstance(target, StringAttr):
-        return False
-    if target.data == "CustomSPMDPartitioning":
+    if isinstance(target, StringAttr) and target.data == "CustomSPMDPartitioning":
         raise DiagnosticError(
             op,
             "a function with jax.custom_partitioning was lowered under a mesh: what is left of it "
             "is a call that only XLA's partitioner can take. Lower it for one device, or let "
             "autopar.parallelize do it: its body is then part of the program",
         )
-    return target.data in _PURE_CALLBACKS
+    return is_python_callback(op)
 
 
 def run_once(op: Operation, table: AxisTable) -> list[SSAValue]:

@@ -523,6 +523,38 @@ def test_callbacks_run_once_with_full_values() -> None:
     close(result, jax.jit(noisy)(PARAMS, X))
 
 
+@pytest.mark.parametrize("kind", ["pure", "io", "debug"])
+def test_what_a_callback_raises_reaches_the_caller(kind: str) -> None:
+    failing, later = [True], list[Any]()
+
+    def call(value: Any) -> Any:
+        if failing[0]:
+            raise LookupError("no such token")
+        return 2 * np.asarray(value)
+
+    def loss(params: Any, x: Any) -> Any:
+        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        match kind:
+            case "pure":
+                x = jax.pure_callback(call, like, x)
+            case "io":
+                x = io_callback(call, like, x)
+            case _:
+                jax.debug.callback(call, x)
+        value = jnp.mean((x @ params["a"]) ** 2)
+        jax.debug.callback(later.append, value)
+        return value
+
+    function = autopar.parallelize(loss, method="dp", batch_argnums=1)
+    with pytest.raises(LookupError, match="no such token"):
+        function(PARAMS, X)
+    if kind != "debug":
+        assert not later, "called with what stands for the failed callback's value"
+    failing[0] = False
+    result = function(PARAMS, X)
+    close(result, jax.jit(loss)(PARAMS, X))
+
+
 UNAWAITED = """
 import autopar
 autopar.init(devices=8)
