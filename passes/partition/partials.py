@@ -70,9 +70,33 @@ class Partials:
                 v for i, v in enumerate(op.operands) if i in group and not self._specs.of[v].partial
             ]
             others = [v for v in others if not is_neutral(v, [k for k, _ in wanted])]
-            if not others or self._accumulates(others, wanted):
+            if (
+                not others
+                or self._accumulates(others, wanted)
+                or self._take_whole_ones_along(op, group, members[0][0], others)
+            ):
                 return wanted
         return ()
+
+    def _take_whole_ones_along(
+        self, op: Operation, group: Sequence[int], index: int, others: Sequence[SSAValue]
+    ) -> bool:
+        """Whether whole values are to be made partial (on one device what they are, neutral on the
+        others), since an accumulator takes what `op` makes of them and of operand `index`."""
+        value = op.operands[index]
+        spec = self._specs.of[value]
+        return all(self._can_become(other, spec) for other in others) and self._is_accumulated(
+            op, group, value, spec
+        )
+
+    def _can_become(self, value: SSAValue, spec: Spec) -> bool:
+        """Whether a value whose place is known is as partial as `spec`, or free to be made so."""
+        known = self._specs.of.get(value)
+        if known is None:
+            return False
+        if known.partial:
+            return known.partial == spec.partial
+        return not known.dim_axes & spec.partial_axes
 
     def carrying_operands(
         self, op: Operation, rule: ShardingRule, carried: PartialAxes
@@ -108,9 +132,16 @@ class Partials:
         return all(self._defers_to(use.operation, use.index, value, spec, grows) for use in uses)
 
     def _defers_to(
-        self, user: Operation, index: int, value: SSAValue, spec: Spec, grows: bool
+        self,
+        user: Operation,
+        index: int,
+        value: SSAValue,
+        spec: Spec,
+        grows: bool,
+        is_accumulated: bool = False,
     ) -> bool:
-        """As `defers`, for operand `index` of one user. `grows`: the users' results are larger."""
+        """As `defers`, for operand `index` of one user. `grows`: the users' results are larger;
+        `is_accumulated`: take it that an accumulator takes what the user makes of it."""
         if len(user.results) != 1:
             return not grows and self._defers_to_terminator(user, index, spec)
         rule = get_rule(user)
@@ -131,7 +162,10 @@ class Partials:
                 if known.dim_axes & spec.partial_axes or known.partial:
                     return False
             elif known.partial != spec.partial and not (
-                other in self._accumulators or is_neutral(other, [k for k, _ in spec.partial])
+                other in self._accumulators
+                or is_neutral(other, [k for k, _ in spec.partial])
+                or (is_accumulated and self._can_become(other, spec))
+                or (not is_accumulated and self._take_whole_ones_along(user, group, index, [other]))
             ):
                 return False
         return True
@@ -156,7 +190,7 @@ class Partials:
             if not all(self._may_be_partial(member, spec) for member in members):
                 return False
             user = use.operation
-            if not self._defers_to(user, use.index, result, spec, grows=False):
+            if not self._defers_to(user, use.index, result, spec, False, is_accumulated=True):
                 return False
             rule = get_rule(user)
             assert rule is not None
@@ -176,7 +210,7 @@ class Partials:
             seen.add(value)
             known, op = self._specs.of.get(value), value.owner
             if known is not None or not isinstance(op, Operation):
-                if known is not None and known.partial == spec.partial:
+                if self._can_become(value, spec):
                     return True
                 continue
             rule = get_rule(op)
