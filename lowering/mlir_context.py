@@ -61,10 +61,11 @@ def diagnostic_of(error: Any, filename: str = "-") -> DiagnosticError:
     diagnostics = list(error.error_diagnostics)
     first = diagnostics[0]
     # "see current operation" notes print the operation whole: a function with its body
+    useless = ("see current operation", "in bytecode version")
     notes = [
         (import_location(note.location, filename), note.message)
         for note in (*first.notes, *diagnostics[1:])
-        if not note.message.startswith("see current operation")
+        if not note.message.startswith(useless)
     ]
     return DiagnosticError(import_location(first.location, filename), first.message, notes)
 
