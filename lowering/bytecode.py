@@ -19,15 +19,11 @@ import numpy as np
 
 _MAGIC = b"ML\xefR"
 _VERSION = 2
-_STRINGS, _DIALECTS, _ENTRIES, _ENTRY_SIZES, _OPERATIONS = range(5)
+_STRINGS, _DIALECTS, _ENTRIES, _ENTRY_SIZES, OPERATIONS = range(5)
 """Numbers of the sections."""
 
-HAS_RESULTS, HAS_OPERANDS, HAS_SUCCESSORS, HAS_REGIONS = 1, 2, 4, 8
-"""What the number after an op's name says about the rest of it.
-
-In the format this is a byte with one bit more, the lowest: has attributes. Here every op has them,
-if only the empty dictionary, for then this byte is a number like all the others.
-"""
+HAS_ATTRIBUTES, HAS_RESULTS, HAS_OPERANDS, HAS_SUCCESSORS, HAS_REGIONS = (1 << i for i in range(5))
+"""What the byte after an op's name says about the rest of it."""
 
 
 class AttributeCode(IntEnum):
@@ -189,7 +185,7 @@ class ModuleTables:
             _DIALECTS: dialects,
             _ENTRIES: attributes + types,
             _ENTRY_SIZES: varints(counts) + sizes,
-            _OPERATIONS: varints([block_header(1), *operation]),
+            OPERATIONS: varints([block_header(1), *operation]),
         }
         header = _MAGIC + varints([_VERSION]) + b"autopar\0"
         return header + b"".join(_section(number, data) for number, data in sections.items())

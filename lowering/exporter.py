@@ -14,6 +14,7 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.passes.collector import collector_off
 
 from .bytecode import (
+    HAS_ATTRIBUTES,
     HAS_OPERANDS,
     HAS_REGIONS,
     HAS_RESULTS,
@@ -23,8 +24,9 @@ from .bytecode import (
     counted,
 )
 from .bytecode_entries import Entries
-from .importer import PROPERTIES, Native
+from .importer import PROPERTIES
 from .mlir_context import diagnostic_of, make_mlir_context
+from .native_attributes import Native
 
 
 class _Writer:
@@ -155,9 +157,9 @@ class _Writer:
             dictionary = self._dictionary(op) if has_attributes else entries.no_attributes
             mask = len(out) + 1
             out += (name, 0, place, dictionary)
-            parts = 0
+            parts = HAS_ATTRIBUTES  # always, if only empty ones: see below
             if results := op.results:
-                parts = HAS_RESULTS
+                parts += HAS_RESULTS
                 out.append(len(results))
                 for value in results:
                     type_ = types.get(id(value._type))  # pyright: ignore[reportPrivateUsage]
@@ -178,7 +180,7 @@ class _Writer:
                 parts += HAS_REGIONS
                 out.append(len(regions) << 1)  # 1 would mean: isolated, numbered from 0
                 holders.append((len(out), op))
-            out[mask] = parts
+            out[mask] = parts >> 1  # the encoding of this number is the odd byte `parts`
             op = op._next_op  # pyright: ignore[reportPrivateUsage]
         return length, number
 

@@ -56,7 +56,7 @@ def make_mlir_context(*, allow_unregistered: bool = True) -> Any:
 
 def diagnostic_of(error: Any, filename: str = "-") -> DiagnosticError:
     """Our error for jaxlib's MLIRError, with its place and notes."""
-    from .importer import import_location
+    from .native_attributes import import_location
 
     diagnostics = list(error.error_diagnostics)
     first = diagnostics[0]

@@ -181,6 +181,17 @@ def test_refused_modules_can_be_printed() -> None:
     assert "tensor<5xf32>" in print_module(module, verify=False)
 
 
+def test_blocks_out_of_order_are_refused() -> None:
+    native = parse_native(
+        'func.func @main() {\n  "foo.br"() [^two] : () -> ()\n^one:\n'
+        '  "foo.use"(%0) : (i32) -> ()\n'
+        '  return\n^two:\n  %0 = "foo.make"() : () -> i32\n  "foo.br"() [^one] : () -> ()\n}',
+        "prog.mlir",
+    )
+    with pytest.raises(DiagnosticError, match="operand #0 is used before it is defined"):
+        import_module(native)
+
+
 def test_ops_of_no_dialect() -> None:
     module = import_module(parse_native('module { "foo.a"() : () -> () }'))
     assert asm(export_module(module)).count("foo.a") == 1
