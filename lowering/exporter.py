@@ -1,288 +1,217 @@
-"""xDSL modules into jaxlib's, object by object: the inverse of `importer`."""
+"""xDSL modules into jaxlib's: written as MLIR bytecode, which jaxlib reads and verifies.
+
+To make an op through jaxlib's bindings takes longer than to write one, read it and verify it.
+"""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-import numpy as np
-from xdsl.dialects.builtin import (
-    ArrayAttr,
-    BytesAttr,
-    CallSiteLoc,
-    ComplexType,
-    DenseArrayBase,
-    DenseIntOrFPElementsAttr,
-    DictionaryAttr,
-    FileLineColLoc,
-    FunctionType,
-    FusedLoc,
-    IntegerAttr,
-    IntegerType,
-    ModuleOp,
-    NameLoc,
-    NoneAttr,
-    StringAttr,
-    TensorType,
-    UnregisteredOp,
-    i32,
-    i64,
-)
-from xdsl.ir import Attribute, Block, Operation, Region, TypeAttribute
+from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, UnregisteredOp
+from xdsl.ir import Block, Operation, Region
 
-from autopar.dialects.constants import UnsupportedElementType, storage_dtype
 from autopar.dialects.diagnostics import DiagnosticError
-from autopar.dialects.locations import FileLineColRange
-from autopar.dialects.text import IRPrinter
 from autopar.passes.collector import collector_off
 
-from .importer import PROPERTIES, Native
+from .bytecode import (
+    HAS_ATTRIBUTES,
+    HAS_OPERANDS,
+    HAS_REGIONS,
+    HAS_RESULTS,
+    HAS_SUCCESSORS,
+    ModuleTables,
+    block_header,
+    counted,
+)
+from .bytecode_entries import Entries
+from .importer import PROPERTIES
 from .mlir_context import diagnostic_of, make_mlir_context
-
-_UNREGISTERED = "?"
-_SIGNLESS = (i32, i64)
-"""Types of integer attributes that are made from their value; others go through text."""
-_CONTAINERS: frozenset[type[Attribute]] = frozenset({ArrayAttr, DictionaryAttr})
+from .native_attributes import Native
 
 
-def _text(attribute: Attribute) -> str:
-    from io import StringIO
+class _Writer:
+    """Writes ops, as the numbers of what they refer to."""
 
-    stream = StringIO()
-    IRPrinter(stream).print_attribute(attribute)
-    return stream.getvalue()
-
-
-class _Exporter:
-    def __init__(self, context: Native, *, disguise_properties: bool = False) -> None:
-        from jaxlib.mlir import ir
-
-        self.ir: Any = ir  # typed loosely: its stubs are partial and change with versions
-        self.context = context
+    def __init__(self, tables: ModuleTables, *, disguise_properties: bool) -> None:
+        self.tables = tables
+        self.entries = Entries(tables)
         self.disguise_properties = disguise_properties
-        self.unknown: Native = self.ir.Location.unknown(context)
-        self._types: dict[Attribute, Native] = {}
-        self._attributes: dict[Attribute, Native] = {}
-        self._values: dict[int, Native] = {}  # by identity; the module keeps them alive
-        self._names: dict[type[Operation], str] = {}
-        self._blocks: dict[Block, Native] = {}
-        # converted by identity first: interned objects skip hashing their whole content
-        self._by_id: dict[int, tuple[Attribute, Native]] = {}
-        self._types_by_id: dict[int, tuple[Attribute, Native]] = {}
+        self._names: dict[type[Operation], int] = {}
+        self._dictionaries: dict[tuple[str | int, ...], int] = {}
+        self._values: dict[int, int] = {}  # by identity, those in scope
+        self._blocks: dict[Block, int] = {}
 
-    def type(self, type_: Attribute) -> Native:
-        found = self._types_by_id.get(id(type_))
-        if found is not None:
-            return found[1]
-        native = self._types.get(type_)
-        if native is None:
-            if isinstance(type_, FunctionType):
-                native = self.ir.FunctionType.get(
-                    [self.type(item) for item in type_.inputs],
-                    [self.type(item) for item in type_.outputs],
-                    self.context,
-                )
-            else:
-                native = self.ir.Type.parse(_text(type_), self.context)
-            self._types[type_] = native
-        self._types_by_id[id(type_)] = (type_, native)
-        return native
+    def _name(self, op: Operation) -> int:
+        if isinstance(op, UnregisteredOp):
+            return self.tables.op_name(op.op_name.data)
+        found = self._names[type(op)] = self.tables.op_name(op.name)
+        return found
 
-    def attribute(self, attribute: Attribute) -> Native:
-        found = self._by_id.get(id(attribute))
-        if found is not None:
-            return found[1]
-        if type(attribute) in _CONTAINERS:
-            native = self._convert_attribute(attribute)  # as cheap as hashing all its content
-        else:
-            native = self._attributes.get(attribute)
-            if native is None:
-                native = self._attributes[attribute] = self._convert_attribute(attribute)
-        self._by_id[id(attribute)] = (attribute, native)
-        return native
+    def _dictionary(self, op: Operation) -> int:
+        """The number of the dictionary of an op's properties and attributes.
 
-    def _convert_attribute(self, attribute: Attribute) -> Native:
-        match attribute:
-            case DenseIntOrFPElementsAttr() if isinstance(attribute.type, TensorType):
-                native = self._dense(attribute)
-                if native is not None:
-                    return native
-            case StringAttr():
-                return self.ir.StringAttr.get(attribute.data, self.context)
-            case BytesAttr():  # a string that is not UTF-8
-                return self.ir.StringAttr.get(attribute.data, self.context)
-            case ArrayAttr():
-                items = [self.attribute(item) for item in attribute.data]
-                return self.ir.ArrayAttr.get(items, self.context)
-            case DictionaryAttr():
-                entries = {name: self.attribute(item) for name, item in attribute.data.items()}
-                return self.ir.DictAttr.get(entries, self.context)
-            case IntegerAttr() if attribute.type in _SIGNLESS:
-                return self.ir.IntegerAttr.get(self.type(attribute.type), attribute.value.data)
-            case DenseArrayBase() if attribute.elt_type == i64:
-                values = cast("DenseArrayBase[IntegerType]", attribute).get_values()
-                return self.ir.DenseI64ArrayAttr.get(list(values), self.context)
-            case TypeAttribute():
-                return self.ir.TypeAttr.get(self.type(attribute), self.context)
-            case _:
-                pass
-        text = _text(attribute)
-        try:
-            return self.ir.Attribute.parse(text, self.context)
-        except TypeError:  # it has no Python class; as the metadata of a location it needs none
-            place = f'module {{}} loc(fused<{text}>["-"])'
-            return self.ir.Module.parse(place, self.context).operation.location.metadata
-        except self.ir.MLIRError as error:
-            raise DiagnosticError(
-                None, f"jaxlib refuses the attribute {attribute}: {diagnostic_of(error).message}"
-            ) from None
-
-    def _dense(self, attribute: DenseIntOrFPElementsAttr) -> Native | None:
-        """From the bytes; None where jaxlib takes no buffer of this element type."""
-        element_type = attribute.get_element_type()
-        data = attribute.data.data
-        if not data and not isinstance(element_type, ComplexType):
-            return None
-        try:
-            raw = np.frombuffer(data, storage_dtype(element_type))
-        except UnsupportedElementType:
-            return None
-        if isinstance(element_type, IntegerType) and (width := element_type.width.data) < 8:
-            raw = raw.view(np.uint8) & ((1 << width) - 1)
-        elif not isinstance(element_type, IntegerType | ComplexType):
-            raw = raw.view(f"u{raw.dtype.itemsize}")
-        return self.ir.DenseElementsAttr.get(
-            np.ascontiguousarray(raw),
-            type=self.type(element_type),
-            shape=list(attribute.get_shape()),
-            context=self.context,
-        )
-
-    def location(self, location: Attribute) -> Native:
-        found = self._by_id.get(id(location))
-        if found is not None:
-            return found[1]
-        # not looked up by content: hashing a call stack costs more than making it again
-        native = self._convert_location(location)
-        self._by_id[id(location)] = (location, native)
-        return native
-
-    def _convert_location(self, location: Attribute) -> Native:
-        make = self.ir.Location
-        match location:
-            case FileLineColLoc():
-                return make.file(
-                    location.filename.data, location.line.data, location.column.data, self.context
-                )
-            case FileLineColRange():
-                return make.file(
-                    location.filename.data,
-                    location.line.data,
-                    location.column.data,
-                    location.end_line.data,
-                    location.end_column.data,
-                    self.context,
-                )
-            case NameLoc():
-                child = location.location
-                native = None if isinstance(child, NoneAttr) else self.location(child)
-                return make.name(location.desc.data, native, self.context)
-            case CallSiteLoc():
-                callee, caller = self.location(location.callee), self.location(location.caller)
-                return make.callsite(callee, [caller], self.context)
-            case FusedLoc() if isinstance(location.locations, ArrayAttr):
-                parts = [self.location(part) for part in location.locations]  # pyright: ignore
-                return make.fused(parts, None, self.context)
-            case _:
-                return self.unknown
-
-    # ---- operations
-
-    def _disguised(self, op: Operation) -> dict[str, Native]:
-        """The attributes of an op that jaxlib does not know, its properties in one of them."""
-        attributes = {key: self.attribute(item) for key, item in op.attributes.items()}
-        del attributes["op_name__"]
-        attributes[PROPERTIES] = self.attribute(DictionaryAttr(op.properties))
-        return attributes
-
-    def fill(self, block: Block, native_block: Native) -> None:
-        """Append a block's operations: the hot path, about 5 us an operation.
-
-        Everything that repeats is looked up by identity, in local variables.
+        Most ops have the same as another: the very objects, under the same names.
         """
-        create, append = self.ir.Operation.create, native_block.append
-        values, by_id, types_by_id = self._values, self._by_id, self._types_by_id
-        names = self._names
-        op = block.first_op
-        while op is not None:
-            cls = type(op)
-            name = names.get(cls)
-            if name is None:
-                name = names[cls] = _UNREGISTERED if issubclass(cls, UnregisteredOp) else op.name
-            attributes: dict[str, Native] | None = None
-            if op.properties or op.attributes:
-                attributes = {}
-                for key, item in op.properties.items():
-                    found = by_id.get(id(item))
-                    attributes[key] = found[1] if found is not None else self.attribute(item)
-                for key, item in op.attributes.items():
-                    found = by_id.get(id(item))
-                    attributes[key] = found[1] if found is not None else self.attribute(item)
-                if name is _UNREGISTERED:
-                    attributes.pop("op_name__")
-                    if self.disguise_properties and op.properties:
-                        attributes = self._disguised(op)
-            types: list[Native] = []
-            result = None
-            for result in op.results:
-                type_ = result._type  # pyright: ignore[reportPrivateUsage]
-                found = types_by_id.get(id(type_))
-                types.append(found[1] if found is not None else self.type(type_))
-            location = op.location
-            found = by_id.get(id(location))
-            regions, successors = op.regions, op._successors  # pyright: ignore[reportPrivateUsage]
-            native = create(
-                op.op_name.data if name is _UNREGISTERED else name,  # pyright: ignore
-                types,
-                [values[id(value)] for value in op._operands],  # pyright: ignore[reportPrivateUsage]
-                attributes,
-                [self._blocks[target] for target in successors] if successors else None,
-                len(regions),
-                found[1] if found is not None else self.location(location),
-                False,
-            )
-            if len(types) == 1:
-                values[id(result)] = native.result
-            elif types:
-                for result, native_result in zip(op.results, native.results, strict=True):
-                    values[id(result)] = native_result
-            if regions:
-                for region, native_region in zip(regions, native.regions, strict=True):
-                    self.region(region, native_region)
-            append(native)
-            op = op._next_op  # pyright: ignore[reportPrivateUsage]
+        properties, attributes = op.properties, op.attributes
+        key = (*properties, *map(id, properties.values()))
+        if attributes:
+            key = (*key, *attributes, *map(id, attributes.values()))
+        found = self._dictionaries.get(key)
+        if found is None:
+            items = {**properties, **attributes}
+            if isinstance(op, UnregisteredOp):
+                if self.disguise_properties and properties:
+                    items = {**attributes, PROPERTIES: DictionaryAttr(properties)}
+                del items["op_name__"]
+            found = self._dictionaries[key] = self.entries.dictionary(items)
+        return found
 
-    def region(self, region: Region, native: Native) -> None:
-        pairs: list[tuple[Block, Native]] = []
+    def module(self, module: ModuleOp) -> list[int]:
+        """The numbers of a module."""
+        out: list[int] = []
+        holders: list[tuple[int, Operation]] = []
+        self._operations(module, module.next_op, out, 0, holders)
+        return self._with_regions(out, holders, 0)
+
+    def _region(self, region: Region, first: int) -> list[int]:
+        """The numbers of a region, the values that it defines numbered from `first`."""
+        blocks = list(region.blocks)
+        if not blocks:
+            return [0]
+        if len(blocks) > 1:
+            self._blocks.update(zip(blocks, range(len(blocks)), strict=True))
+        out = [len(blocks), 0]
+        holders: list[tuple[int, Operation]] = []
+        number = first
+        for block in blocks:
+            header = len(out)
+            out.append(0)
+            arguments = block.args
+            if arguments:
+                out.append(len(arguments))
+            for value in arguments:
+                out += (self.entries.type(value.type), self.entries.location(value.location))
+                self._values[id(value)] = number
+                number += 1
+            length, number = self._operations(block.first_op, None, out, number, holders)
+            out[header] = block_header(length, bool(arguments))
+        out[1] = number - first
+        out = self._with_regions(out, holders, number)
+        self._leave(region, first)
+        return out
+
+    def _leave(self, region: Region, first: int) -> None:
+        """Take a region's values out of scope: the next region uses their numbers again."""
+        if first == 0:  # nothing was in scope around it
+            self._values.clear()
+            return
         for block in region.blocks:
-            native_block = native.blocks.append(
-                *[self.type(value.type) for value in block.args],
-                arg_locs=[self.location(value.location) for value in block.args],
-            )
-            for value, native_value in zip(block.args, native_block.arguments, strict=True):
-                self._values[id(value)] = native_value
-            pairs.append((block, native_block))
-        if len(pairs) > 1:
-            self._blocks.update(pairs)
-        for block, native_block in pairs:
-            self.fill(block, native_block)
+            for values in (block.args, *(op.results for op in block.ops)):
+                for value in values:
+                    del self._values[id(value)]
+
+    def _with_regions(
+        self, out: list[int], holders: list[tuple[int, Operation]], first: int
+    ) -> list[int]:
+        """The numbers of ops, with those of their regions at the places where they belong.
+
+        Values inside are numbered on from those around them, so these had to be counted first.
+        """
+        if not holders:
+            return out
+        whole: list[int] = []
+        start = 0
+        for place, op in holders:
+            whole += out[start:place]
+            for region in op.regions:
+                whole += self._region(region, first)
+            start = place
+        return whole + out[start:]
+
+    def _operations(
+        self,
+        op: Operation | None,
+        end: Operation | None,
+        out: list[int],
+        number: int,
+        holders: list[tuple[int, Operation]],
+    ) -> tuple[int, int]:
+        """Write an op and those after it: the hot path, about 2 us an op.
+
+        `number` is that of the next value. Gives the number of the ops, and of the next value then.
+        To `holders` go the ops with regions, and the places of these.
+        """
+        entries, names, values = self.entries, self._names, self._values
+        types, attributes = entries.types, entries.attributes
+        length = 0
+        while op is not end:
+            assert op is not None
+            length += 1
+            name = names.get(type(op))
+            if name is None:
+                name = self._name(op)
+            place = attributes.get(id(op.location))
+            if place is None:
+                place = entries.location(op.location)
+            has_attributes = op.properties or op.attributes
+            dictionary = self._dictionary(op) if has_attributes else entries.no_attributes
+            mask = len(out) + 1
+            out += (name, 0, place, dictionary)
+            parts = HAS_ATTRIBUTES  # always, if only empty ones: see below
+            if results := op.results:
+                parts += HAS_RESULTS
+                out.append(len(results))
+                for value in results:
+                    type_ = types.get(id(value._type))  # pyright: ignore[reportPrivateUsage]
+                    out.append(entries.type(value.type) if type_ is None else type_)
+                    values[id(value)] = number
+                    number += 1
+            if operands := op._operands:  # pyright: ignore[reportPrivateUsage]
+                parts += HAS_OPERANDS
+                out.append(len(operands))
+                try:
+                    out += [values[id(value)] for value in operands]
+                except KeyError:
+                    raise _not_in_scope(op, values) from None
+            if successors := op._successors:  # pyright: ignore[reportPrivateUsage]
+                parts += HAS_SUCCESSORS
+                out += counted([self._blocks[block] for block in successors])
+            if regions := op.regions:
+                parts += HAS_REGIONS
+                out.append(len(regions) << 1)  # 1 would mean: isolated, numbered from 0
+                holders.append((len(out), op))
+            out[mask] = parts >> 1  # the encoding of this number is the odd byte `parts`
+            op = op._next_op  # pyright: ignore[reportPrivateUsage]
+        return length, number
+
+
+def _not_in_scope(op: Operation, values: dict[int, int]) -> DiagnosticError:
+    index = next(i for i, value in enumerate(op.operands) if id(value) not in values)
+    return DiagnosticError(op, f"'{op.name}' op operand #{index} is not in scope")
+
+
+def _refused_entry(tables: ModuleTables, context: Native) -> DiagnosticError | None:
+    """The first attribute or type whose text jaxlib refuses."""
+    from jaxlib.mlir import ir
+
+    kinds: list[tuple[str, Any, Any]] = [
+        ("type", tables.types, ir.Type),
+        ("attribute", tables.attributes, ir.Attribute),
+    ]
+    for kind, table, reader in kinds:
+        for text in table.texts.values():
+            try:
+                reader.parse(text, context)
+            except ir.MLIRError as error:
+                reason = diagnostic_of(error).message
+                return DiagnosticError(None, f"jaxlib refuses the {kind} {text}: {reason}")
+            except TypeError:  # fine, only without a Python class
+                continue
+    return None
 
 
 def export_module(
-    module: ModuleOp,
-    context: Any = None,
-    *,
-    verify: bool = True,
-    disguise_properties: bool = False,
+    module: ModuleOp, context: Any = None, *, disguise_properties: bool = False
 ) -> Native:
     """The jaxlib module of an xDSL module, verified by jaxlib.
 
@@ -292,16 +221,11 @@ def export_module(
     from jaxlib.mlir import ir
 
     context = make_mlir_context() if context is None else context
-    with context, collector_off():
-        exporter = _Exporter(context, disguise_properties=disguise_properties)
-        result = ir.Module.create(exporter.location(module.location))
-        operation = result.operation
-        for name, value in {**module.properties, **module.attributes}.items():
-            operation.attributes[name] = exporter.attribute(value)
-        exporter.fill(module.body.block, result.body)
-        if verify:
-            try:
-                operation.verify()
-            except ir.MLIRError as error:
-                raise diagnostic_of(error) from None
-    return result
+    with collector_off():
+        tables = ModuleTables()
+        writer = _Writer(tables, disguise_properties=disguise_properties)
+        code = tables.module(writer.module(module))
+        try:
+            return cast(Any, ir.Module).parse(code, context)
+        except ir.MLIRError as error:
+            raise _refused_entry(tables, context) or diagnostic_of(error) from None

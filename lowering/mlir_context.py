@@ -56,15 +56,16 @@ def make_mlir_context(*, allow_unregistered: bool = True) -> Any:
 
 def diagnostic_of(error: Any, filename: str = "-") -> DiagnosticError:
     """Our error for jaxlib's MLIRError, with its place and notes."""
-    from .importer import import_location
+    from .native_attributes import import_location
 
     diagnostics = list(error.error_diagnostics)
     first = diagnostics[0]
     # "see current operation" notes print the operation whole: a function with its body
+    useless = ("see current operation", "in bytecode version")
     notes = [
         (import_location(note.location, filename), note.message)
         for note in (*first.notes, *diagnostics[1:])
-        if not note.message.startswith("see current operation")
+        if not note.message.startswith(useless)
     ]
     return DiagnosticError(import_location(first.location, filename), first.message, notes)
 

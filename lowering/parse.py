@@ -21,8 +21,9 @@ from autopar.dialects.text import parse_text
 
 from .foreign import FOREIGN_DIALECTS, blank, disguise_properties, has_foreign_syntax, to_generic
 from .grid_disguise import text_needs_disguise, undisguise
-from .importer import import_location, import_module
+from .importer import import_module
 from .mlir_context import diagnostic_of, jaxlib_available, make_mlir_context
+from .native_attributes import import_location
 
 
 def parse_module(

@@ -6,6 +6,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects import make_context
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.text import print_text
 
 from .exporter import export_module
@@ -25,13 +26,19 @@ def print_module(
 ) -> str:
     """The text of a module, which `parse_module` and (where it knows the dialects) jaxlib read.
 
-    jaxlib verifies what it prints; what it refuses is a DiagnosticError at the operation's place.
+    jaxlib verifies what it prints. What it refuses is a DiagnosticError at the operation's place,
+    or, without `verify`, printed by xDSL.
     """
     if not (use_jaxlib and jaxlib_available()):
         return print_text(module, generic=generic, locations=locations) + "\n"
     context = make_context() if context is None else context
-    with disguise(module, context) as grids:
-        native = export_module(module, verify=verify, disguise_properties=True)
+    try:
+        with disguise(module, context) as grids:
+            native = export_module(module, disguise_properties=True)
+    except DiagnosticError:
+        if verify:
+            raise
+        return print_text(module, generic=generic, locations=locations) + "\n"
     text = native.operation.get_asm(
         enable_debug_info=locations, print_generic_op_form=generic, assume_verified=True
     )
