@@ -66,6 +66,7 @@ class Decisions:
     def __init__(self, specs: ValueSpecs, partials: Partials, planner: ReshardPlanner) -> None:
         self._table = specs.table
         self._specs = specs
+        self._spec_at = specs.of.__getitem__
         self._partials = partials
         self._planner = planner
         self._chooser = StrategyChooser(self._table, planner)
@@ -94,10 +95,11 @@ class Decisions:
             id(annotation),
             *map(id, map(type_of, op.results)),
             *map(id, map(type_of, operands)),
-            *map(self._specs.of.__getitem__, operands),
+            *map(self._spec_at, operands),
         )
-        if op.properties:
-            parts += (*op.properties, *map(id, op.properties.values()))
+        properties = op.properties
+        if properties:
+            parts += (*properties, *map(id, properties.values()))
         if len(attributes) > 1 or annotation is None or op.regions or op.name == _UNREGISTERED:
             parts += (id(get_rule(op)), id(attributes.get(STRATEGY)))
         return parts
@@ -121,7 +123,7 @@ class Decisions:
         splittable = splittable_factors(op, rule)
         decision = rule_key = None
         if around is _NOTHING and given is None and splittable == splittable_by_kind(rule):
-            places = map(self._specs.of.__getitem__, operands_of(op))
+            places = map(self._spec_at, operands_of(op))
             rule_key = (id(rule), id(annotation), *places)
             decision = self._settled.get(rule_key)
         if decision is None:
