@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from math import prod
 from typing import Any, ClassVar, cast
 
@@ -53,6 +54,7 @@ from xdsl.printer import Printer
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
+from ..tensors import ranked_tensor
 from .grids import axes_attr, extends_xdsl
 from .verify import check_axes, check_collective, check_root, collective_axes, declared_grid
 
@@ -379,6 +381,21 @@ class UpdateHaloOp(IRDLOperation):
         check_axes(self, grid, axes, "split_axes")
 
 
+@lru_cache(maxsize=1000)  # what a program repeats is made once
+def _grid_attr(name: str) -> Attribute:
+    return SymbolRefAttr(name)
+
+
+@lru_cache(maxsize=1000)
+def _dim_attr(dim: int) -> Attribute:
+    return IntegerAttr(dim, IndexType())
+
+
+@cache
+def _reduction_attr(kind: str) -> Attribute:
+    return ReductionKindAttr(ReductionKind(kind))
+
+
 def make_collective(
     kind: type[CollectiveCommunicationOp],
     value: SSAValue,
@@ -398,17 +415,19 @@ def make_collective(
     """
     type = cast(TensorType[Attribute], value.type)
     properties: dict[str, Attribute] = {
-        "grid": SymbolRefAttr(grid),
+        "grid": _grid_attr(grid),
         "grid_axes": axes_attr(axes),
-        **{name: IntegerAttr(dim, IndexType()) for name, dim in dims.items()},
+        **{name: _dim_attr(dim) for name, dim in dims.items()},
     }
     if reduction is not None:
-        properties["reduction"] = ReductionKindAttr(ReductionKind(reduction))
+        properties["reduction"] = _reduction_attr(reduction)
     if pairs is not None:
         properties["pairs"] = DenseArrayBase.from_list(i64, [i for pair in pairs for i in pair])
     if offset is not None:
         properties["offset"] = IntegerAttr(offset, i64)
     if rotate:
         properties["rotate"] = UnitAttr()
-    result = type if shape is None else TensorType(type.element_type, shape, type.encoding)
+    result = type
+    if shape is not None:
+        result = ranked_tensor(type.element_type, tuple(shape), type.encoding)
     return kind.create(operands=[value], result_types=[result], properties=properties)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from math import prod
 from typing import TypeVar
 
@@ -170,4 +171,9 @@ def grid_of(op: Operation, name: str | None = None) -> Grid:
 
 def axes_attr(axes: Sequence[int]) -> ShardAxesAttr:
     """`grid_axes` from integers."""
+    return _axes_attr(tuple(axes))
+
+
+@lru_cache(maxsize=1000)  # a program has few, and many of each
+def _axes_attr(axes: tuple[int, ...]) -> ShardAxesAttr:
     return DenseArrayBase.from_list(i16, axes)

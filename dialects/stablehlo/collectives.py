@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from xdsl.dialects.builtin import (
     DenseIntOrFPElementsAttr,
@@ -13,7 +14,7 @@ from xdsl.dialects.builtin import (
     UnitAttr,
     i64,
 )
-from xdsl.ir import Attribute, Region, SSAValue
+from xdsl.ir import Attribute, Operation, Region, SSAValue
 from xdsl.irdl import (
     operand_def,
     opt_prop_def,
@@ -49,15 +50,35 @@ def _check_pairs(op: StableHLOOp, values: Sequence[SSAValue], results: Sequence[
     )
 
 
-def _group_properties(
-    groups: Sequence[Sequence[int]], channel: ChannelHandle | None
-) -> dict[str, Attribute | None]:
+Groups = Sequence[Sequence[int]] | DenseIntOrFPElementsAttr
+"""The devices that exchange data with each other, or the attribute that many ops share."""
+
+
+def _as_attr(groups: Groups) -> DenseIntOrFPElementsAttr:
+    return groups if isinstance(groups, DenseIntOrFPElementsAttr) else groups_attr(groups)
+
+
+def _group_properties(groups: Groups, channel: ChannelHandle | None) -> dict[str, Attribute]:
     """What says which devices exchange data; with a channel, ids are those of devices."""
+    if channel is None:
+        return {"replica_groups": _as_attr(groups)}
     return {
-        "replica_groups": groups_attr(groups),
+        "replica_groups": _as_attr(groups),
         "channel_handle": channel,
-        "use_global_device_ids": None if channel is None else UnitAttr(),
+        "use_global_device_ids": _UNIT,
     }
+
+
+_UNIT = UnitAttr()
+
+
+@lru_cache(maxsize=1000)
+def _i64_attr(value: int) -> IntegerAttr[IntegerType]:
+    return IntegerAttr(value, i64)
+
+
+# The ops that partitioning makes by the thousand are built by Operation's own constructor: that of
+# xDSL's declarations sorts operands and results into their groups first, several times as slow.
 
 
 @irdl_op_definition
@@ -78,15 +99,16 @@ class AllReduceOp(StableHLOOp):
     def __init__(
         self,
         operands: Sequence[SSAValue],
-        groups: Sequence[Sequence[int]],
+        groups: Groups,
         computation: Region,
         channel: ChannelHandle | None = None,
     ):
-        super().__init__(
-            operands=[operands],
+        Operation.__init__(
+            self,
+            operands=operands,
             properties=_group_properties(groups, channel),
             regions=[computation],
-            result_types=[[value.type for value in operands]],
+            result_types=[value.type for value in operands],
         )
 
     def verify_(self) -> None:
@@ -112,17 +134,18 @@ class AllGatherOp(StableHLOOp):
         self,
         operands: Sequence[SSAValue],
         dimension: int,
-        groups: Sequence[Sequence[int]],
+        groups: Groups,
         result_types: Sequence[Attribute],
         channel: ChannelHandle | None = None,
     ):
-        super().__init__(
-            operands=[operands],
+        Operation.__init__(
+            self,
+            operands=operands,
             properties={
-                "all_gather_dim": IntegerAttr(dimension, i64),
+                "all_gather_dim": _i64_attr(dimension),
                 **_group_properties(groups, channel),
             },
-            result_types=[result_types],
+            result_types=result_types,
         )
 
     def verify_(self) -> None:
@@ -153,15 +176,16 @@ class ReduceScatterOp(StableHLOOp):
         self,
         operand: SSAValue,
         dimension: int,
-        groups: Sequence[Sequence[int]],
+        groups: Groups,
         computation: Region,
         result_type: Attribute,
         channel: ChannelHandle | None = None,
     ):
-        super().__init__(
+        Operation.__init__(
+            self,
             operands=[operand],
             properties={
-                "scatter_dimension": IntegerAttr(dimension, i64),
+                "scatter_dimension": _i64_attr(dimension),
                 **_group_properties(groups, channel),
             },
             regions=[computation],

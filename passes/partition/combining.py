@@ -8,15 +8,18 @@ as the bytes allow. (Piercing intervals with the fewest points.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from xdsl.dialects.builtin import IntegerAttr, i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from autopar.dialects.autopar import COMBINE
+from autopar.dialects.rules.access import operands_of
 from autopar.dialects.shard import AllGatherOp, AllReduceOp, ReduceScatterOp
 from autopar.dialects.tensors import element_type, num_bytes
+
+_COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
 
 
 class _Window(NamedTuple):
@@ -37,21 +40,24 @@ def combine_collectives(
     A group's full buffers take at most `total` bytes: they are copied into one, and live from the
     first one's place to the last one's. Gives the next free number of a group.
     """
-    order: dict[Operation, int] = {}
+    small = list(_small(ops, largest))
+    if len(small) < 2:
+        return counter
+    at: list[Operation] = []
     inner = block.first_op
     while inner is not None:
-        order[inner] = len(order)
-        inner = inner.next_op
+        at.append(inner)
+        inner = inner._next_op  # pyright: ignore[reportPrivateUsage]
+    order = dict(zip(map(id, at), range(len(at)), strict=True))
     kinds: dict[tuple[Attribute | str, ...], list[_Window]] = {}
-    for window in _windows(block, ops, largest, order):
+    for window in _windows(block, small, order):
         kinds.setdefault(_kind(window.op), []).append(window)
     groups = [group for windows in kinds.values() for group in _groups(windows, total)]
-    at = list(order)
     # In the order of their places: what stands there may be a collective of another group, which
     # has not been moved then, since its own window opens behind this place.
     for members in sorted(groups, key=lambda group: group[0].closes):
         place = at[members[0].closes]
-        for member in sorted(members, key=lambda window: order[window.op]):
+        for member in sorted(members, key=lambda window: order[id(window.op)]):
             member.op.attributes[COMBINE] = IntegerAttr(counter, i64)
             member.op.detach()
             block.insert_op_before(member.op, place)
@@ -66,23 +72,31 @@ def _kind(op: Operation) -> tuple[Attribute | str, ...]:
     return (op.name, *known, element_type(op.operands[0].type))
 
 
+def _small(ops: Sequence[Operation], largest: int) -> Iterator[tuple[Operation, int]]:
+    """The collectives that may be combined whose full buffer has at most `largest` bytes, and its
+    size."""
+    for op in ops:
+        if type(op) in _COMBINABLE:
+            (value,), (result,) = operands_of(op), op.results
+            size = max(num_bytes(value.type), num_bytes(result.type))
+            if size <= largest:
+                yield op, size
+
+
 def _windows(
-    block: Block, ops: Sequence[Operation], largest: int, order: Mapping[Operation, int]
+    block: Block, ops: Sequence[tuple[Operation, int]], order: Mapping[int, int]
 ) -> list[_Window]:
+    """`order`: the positions of the block's ops, by their identity."""
     windows: list[_Window] = []
     closing: dict[Operation, int] = {}
-    for op in ops:
-        if not isinstance(op, AllGatherOp | AllReduceOp | ReduceScatterOp):
-            continue
-        size = max(num_bytes(op.operands[0].type), num_bytes(op.results[0].type))
-        if size > largest:
-            continue
-        maker = op.operands[0].owner
+    for op, size in ops:
+        (value,), (result,) = operands_of(op), op.results
+        maker = value.owner
         opens = 0
         if isinstance(maker, Operation) and maker.parent is block:
             # a maker that may move itself stands in front of its first user at the latest
-            opens = closing.get(maker, order[maker]) + 1
-        closing[op] = closes = _first_user(op.results[0], block, order)
+            opens = closing.get(maker, order[id(maker)]) + 1
+        closing[op] = closes = _first_user(result, block, order)
         if opens <= closes < len(order):
             windows.append(_Window(op, opens, closes, size))
     return windows
@@ -110,7 +124,7 @@ def _groups(windows: Sequence[_Window], total: int) -> list[list[_Window]]:
     return groups
 
 
-def _first_user(value: SSAValue, block: Block, order: Mapping[Operation, int]) -> int:
+def _first_user(value: SSAValue, block: Block, order: Mapping[int, int]) -> int:
     """Position in the block of the first op that uses the value (itself or in a region of it)."""
     first = len(order)
     for use in value.uses:
@@ -118,5 +132,5 @@ def _first_user(value: SSAValue, block: Block, order: Mapping[Operation, int]) -
         while op is not None and op.parent is not block:
             op = op.parent_op()
         if op is not None:
-            first = min(first, order[op])
+            first = min(first, order[id(op)])
     return first

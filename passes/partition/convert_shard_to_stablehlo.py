@@ -11,9 +11,9 @@ Channels are distinct: XLA merges equal collectives of one channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -73,24 +73,24 @@ def _convert(module: ModuleOp, form: Form) -> None:
         names = ", ".join(f"@{op.sym_name.data}" for op in grids)
         raise DiagnosticError(grids[1], f"a program for one device has one grid, found {names}")
     grid = shard.grid_of(module, grids[0].sym_name.data)
-    ops = list(inner_ops(module))
-    _check_ops(ops)
-    lowering = DeviceLowering(grid, form, _next_channel(ops))
-    groups = _combined(ops)
-    for op in ops:
+    found = _find(module)
+    _check_ops(found.first.values())
+    lowering = DeviceLowering(grid, form, found.last_channel + 1)
+    groups = _combined(found.lowered)
+    for op in found.annotated:
+        op.attributes.pop(SHARDING, None)
+        op.attributes.pop(STRATEGY, None)
+    for op in found.lowered:
         if groups and (members := groups.get(op)) is not None:
             if op is members[-1]:
                 values = combined(lowering, members)
                 for member, value in zip(members, values, strict=True):
                     lowering.replace(member, [value])
             continue
-        if op.attributes:
-            op.attributes.pop(SHARDING, None)
-            op.attributes.pop(STRATEGY, None)
-        name = op.name
-        if name in _LOWERINGS:
-            lowering.replace(op, _LOWERINGS[name](lowering, op))
-        elif name in _FORM_DEPENDENT:
+        lower = _LOWERINGS.get(op.name)
+        if lower is not None:
+            lowering.replace(op, lower(lowering, op))
+        else:
             _adapt(op, lowering)
     for op in list(module.body.block.ops):
         if isinstance(op, FuncOp):
@@ -103,6 +103,42 @@ def _convert(module: ModuleOp, form: Form) -> None:
     module.attributes["mhlo.num_partitions"] = IntegerAttr(partitions, i32)
     if GRID not in module.attributes:
         module.attributes[GRID] = grid_attribute(grid)
+
+
+class _Found(NamedTuple):
+    """What one walk finds."""
+
+    first: dict[type[Operation], Operation]
+    """The first op of each class."""
+    lowered: list[Operation]
+    """The ops that are not StableHLO yet, or depend on the form, in program order."""
+    annotated: list[Operation]
+    """The ops with discardable attributes."""
+    last_channel: int
+    """The last channel handle that is taken (bodies of shard_map bring their own)."""
+
+
+def _find(module: ModuleOp) -> _Found:
+    first: dict[type[Operation], Operation] = {}
+    concerned: set[type[Operation]] = set()
+    lowered: list[Operation] = []
+    annotated: list[Operation] = []
+    last_channel = 0
+    for op in inner_ops(module):
+        kind = type(op)
+        if kind not in first:
+            first[kind] = op
+            if op.name in _LOWERINGS or op.name in _FORM_DEPENDENT:
+                concerned.add(kind)
+        if kind in concerned:
+            lowered.append(op)
+        if op.attributes:
+            annotated.append(op)
+        if "channel_handle" in op.properties:
+            handle = op.properties["channel_handle"]
+            if isinstance(handle, ChannelHandle):
+                last_channel = max(last_channel, handle.handle)
+    return _Found(first, lowered, annotated, last_channel)
 
 
 # ---- What may stand in the module ----------------------------------------------------------------
@@ -118,9 +154,9 @@ _NOT_PARTITIONED = ("autopar", "sdy", "mesh", "mpmd")
 _ANNOTATIONS = ("shard.shard", "shard.sharding", "shard.get_sharding")
 
 
-def _check_ops(ops: Sequence[Operation]) -> None:
+def _check_ops(ops: Iterable[Operation]) -> None:
     """Refuses ops that no StableHLO program for one device can hold."""
-    for op in {type(op): op for op in reversed(ops)}.values():
+    for op in ops:
         dialect = op.name.partition(".")[0]
         if (how := _NOT_STABLEHLO.get(dialect)) is not None:
             if dialect in ("arith", "tensor") and _is_index_use(op):
@@ -154,17 +190,6 @@ def _combined(ops: Sequence[Operation]) -> dict[Operation, list[Operation]]:
             number = op.attributes[COMBINE]
             by_number.setdefault((number, op.name), []).append(op)
     return {op: members for members in by_number.values() for op in members}
-
-
-def _next_channel(ops: Sequence[Operation]) -> int:
-    """The first channel handle that is free (bodies of shard_map bring their own)."""
-    last = 0
-    for op in ops:
-        if "channel_handle" in op.properties:
-            handle = op.properties["channel_handle"]
-            if isinstance(handle, ChannelHandle):
-                last = max(last, handle.handle)
-    return last + 1
 
 
 # ---- Ops -----------------------------------------------------------------------------------------

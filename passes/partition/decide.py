@@ -6,6 +6,7 @@ elsewhere and resolves partial results, each once, where it is cheapest. What is
 the way has files of its own:
 
 - grid_refinement.py: the axes that specs speak of;
+- decisions.py: the strategy of an op, and what has to be moved for it;
 - value_specs.py: where values lie, and where the program says that they are to;
 - partials.py: which partial values stay partial through an op or a loop; anything else is resolved
   where it is made, straight to the sharding that the value is to have (so a sharded one is
@@ -16,40 +17,37 @@ the way has files of its own:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp
-from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, Block, Operation
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import CallOp, FuncOp
+from xdsl.ir import Block, Operation
 
 from autopar.dialects.autopar import (
     SHARDING,
     STRATEGY,
-    ShardingAttr,
-    StrategyAttr,
-    result_sharding,
     set_arg_shardings,
     set_result_shardings,
 )
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.rules.access import op_label, operands_of
-from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import NO_RULE, get_rule
-from autopar.dialects.tensors import is_splittable, num_bytes, shape_of
+from autopar.dialects.shard import ShardOp
+from autopar.dialects.tensors import is_splittable, num_bytes
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
-from .grid_refinement import find_grid_op, refine_grid, refinement
-from .hints import drop_propagation_ops
+from .decisions import Decisions
+from .grid_refinement import STATED, find_grid_op, refine_grid, refinement
+from .hints import drop_propagation_ops, has_propagation_ops
 from .partials import Partials
 from .regions import RegionDecider
 from .reshard_plan import ReshardPlanner
 from .resharder import Resharder
-from .special import depends_on_properties, given_factors, splittable_factors
-from .specs import AxisTable, PartialAxes, Spec, merge_partial
+from .specs import AxisTable, Spec
 from .splats import CONSTANTS, splat_of
-from .strategy import Strategy, StrategyChooser, TensorUse
+from .survey import survey
 from .value_specs import ValueSpecs
 
 
@@ -65,18 +63,17 @@ def insert_reshards(module: ModuleOp) -> None:
             module,
             f"partitioning needs a device grid, and the module declares none: {remedy}",
         )
-    inline(module)  # Calls that are still there: local shapes differ from call to call.
-    shard_ops_to_attributes(module)  # Either spelling is taken.
-    drop_propagation_ops(module)
-    table = refinement(module, grid_op.to_grid())
+    found = survey(module, STATED)
+    if found.holds(CallOp, ShardOp) or has_propagation_ops(found):
+        inline(module)  # Local shapes differ from call to call.
+        shard_ops_to_attributes(module)  # Either spelling is taken.
+        drop_propagation_ops(module)
+        found = survey(module, STATED)
+    table = refinement(module, found.stating, grid_op.to_grid())
     for op in module.ops:
         if isinstance(op, FuncOp) and op.body.blocks:
             FunctionDecider(op, table).run()
     refine_grid(module, grid_op, table)
-
-
-_Settled = tuple[StrategyAttr, "ArrayAttr[ShardingAttr]", tuple[Spec, ...]]
-"""What was decided of an op: its two attributes, and where its results lie."""
 
 
 class FunctionDecider:
@@ -85,14 +82,11 @@ class FunctionDecider:
     def __init__(self, func: FuncOp, table: AxisTable) -> None:
         self._func = func
         self._table = table
-        self._planner = ReshardPlanner(table)
-        self._chooser = StrategyChooser(table, self._planner)
+        planner = ReshardPlanner(table)
         self._specs = ValueSpecs(table)
         self._partials = Partials(self._specs)
-        self._reshards = Resharder(self._specs, self._partials, self._planner)
-        self._strategy_attrs: dict[tuple[tuple[int, ...], ...], StrategyAttr] = {}
-        self._settled: dict[tuple[object, ...], _Settled] = {}
-        self._keep: list[Attribute | None] = []  # attributes whose identity is a key
+        self._reshards = Resharder(self._specs, self._partials, planner)
+        self._decisions = Decisions(self._specs, self._partials, planner)
         regions = RegionDecider(self._specs, self._partials, self._reshards, self._block)
         self._handlers: dict[str, Callable[[Any], None]] = {
             **regions.handlers(),
@@ -108,17 +102,24 @@ class FunctionDecider:
     def run(self) -> None:
         func, specs = self._func, self._specs
         entry = func.body.block
-        for arg in entry.args:
-            specs.of[arg] = specs.annotated(arg)
+        for arg, spec in zip(
+            entry.args, specs.at_boundary(func.arg_attrs, entry.args), strict=True
+        ):
+            if spec is None or not is_splittable(arg.type):
+                spec = specs.replicated(arg)
+            specs.of[arg] = spec.with_partial(())
         self._block(entry)
         terminator = entry.last_op
         assert terminator is not None
+        returned = operands_of(terminator)
         wanted: list[Spec] = []
-        for index, value in enumerate(terminator.operands):
-            stated = result_sharding(func, index)
-            spec = specs.resolved(value) if stated is None else self._table.spec(stated)
+        stated = specs.at_boundary(func.res_attrs, returned)
+        for index, (value, spec) in enumerate(zip(returned, stated, strict=True)):
+            if spec is None:
+                spec = specs.resolved(value)
             wanted.append(spec)
-            self._reshards.bring(terminator, index, spec)
+            if specs.of[value] != spec:
+                self._reshards.bring(terminator, index, spec)
         set_arg_shardings(func, [self._table.sharding(specs.of[arg]) for arg in entry.args])
         set_result_shardings(func, [self._table.sharding(spec) for spec in wanted])
 
@@ -127,7 +128,7 @@ class FunctionDecider:
         handlers, compute = self._handlers, self._compute
         op = block.first_op
         while op is not None:
-            following = op.next_op
+            following = op._next_op  # pyright: ignore[reportPrivateUsage]
             if following is not None or op.results:
                 handlers.get(op.name, compute)(op)
             op = following
@@ -135,82 +136,27 @@ class FunctionDecider:
     # ---- ops ----
 
     def _compute(self, op: Operation) -> None:
-        """Any op with a sharding rule. `_settled` answers for ops that need no resharding and are
-        like one before (same rule, layouts and annotation): nearly all of a program's."""
-        rule = get_rule(op)
-        attributes = op.attributes
-        annotation = attributes.get(SHARDING)
-        spec_of = self._specs.of
-        key = (id(rule), id(annotation), *map(spec_of.__getitem__, operands_of(op)))
-        settled = self._settled.get(key)
-        if settled is not None and STRATEGY not in attributes:
-            attributes[STRATEGY], attributes[SHARDING], specs = settled
-            for result, spec in zip(op.results, specs, strict=True):
-                spec_of[result] = spec
-        elif rule is None or not all(
-            is_splittable(v.type) or not shape_of(v.type) for v in (*op.operands, *op.results)
-        ):
-            self._replicate(op, rule)
-        else:
-            found = self._choose(op, rule)
-            if found is not None:
-                self._keep.append(annotation)
-                self._settled[key] = found
-
-    def _choose(self, op: Operation, rule: ShardingRule) -> _Settled | None:
-        """Chooses a strategy and makes the reshards that it needs. What holds for every such op:
-        the outcome where it needed none."""
-        specs = self._specs
-        before = operands_of(op)
-        carried = self._partials.carried(op, rule)
-        operand_uses = [specs.use(value, specs.of[value]) for value in before]
-        result_uses = [specs.use(r, specs.annotated(r)) for r in op.results]
-        if self._partials.has_accumulators and any(rule.reducers):
-            result_uses = [
-                use._replace(is_added_up=self._partials.is_added_up(r))
-                for use, r in zip(result_uses, op.results, strict=True)
-            ]
-        splittable = splittable_factors(op, rule)
-        given = op.attributes.get(STRATEGY)
-        if isinstance(given, StrategyAttr):
-            factors = given_factors(op, rule, given, self._table)
-            strategy = self._chooser.complete(rule, splittable, factors, carried)
-        else:
-            strategy = self._chooser.choose(rule, splittable, operand_uses, result_uses, carried)
-        self._bring_operands(op, rule, strategy, carried)
-        self._remark_gathered(op, rule, strategy, operand_uses)
-        attr = self._strategy_attrs.get(strategy.factors)
-        if attr is None:
-            attr = StrategyAttr(tuple(self._table.axes(f) for f in strategy.factors))
-            self._strategy_attrs[strategy.factors] = attr
-        op.attributes[STRATEGY] = attr
-        wanted = [use.spec for use in result_uses]
-        demands = [specs.demanded_partial(r) for r in op.results]
-        specs.record(op, strategy.results)
-        self._reshards.bring_results(op, strategy.results, wanted, demands)
-        if (
-            list(strategy.results) == wanted
-            and before == operands_of(op)
-            and not isinstance(given, StrategyAttr)
-            and not depends_on_properties(op)
-        ):
-            return attr, specs.result_attr(strategy.results), strategy.results
-        return None
-
-    def _bring_operands(
-        self, op: Operation, rule: ShardingRule, strategy: Strategy, carried: PartialAxes
-    ) -> None:
-        members: frozenset[int] = frozenset()
-        if carried:
-            members = self._partials.carrying_operands(op, rule, carried)
-        for index, spec in enumerate(strategy.operands):
-            if index in members:
-                spec = spec.with_partial(merge_partial(spec.partial, carried))
+        """Any op with a sharding rule; the others are replicated."""
+        decision = self._decisions.of(op)
+        if decision is None:
+            self._replicate(op)
+            return
+        for index, spec in decision.moved:
             self._reshards.bring(op, index, spec)
+        if decision.gathered:
+            self._remark_gathered(op, decision.gathered)
+        attributes = op.attributes
+        attributes[STRATEGY] = decision.strategy
+        attributes[SHARDING] = decision.shardings
+        spec_of = self._specs.of
+        for result, spec in zip(op.results, decision.results, strict=True):
+            spec_of[result] = spec
+        if decision.wanted:
+            self._reshards.bring_results(op, decision.results, decision.wanted)
 
     def _constant(self, op: Operation) -> None:
         """A splat is the same under any sharding; other constants are made whole and sliced."""
-        result = op.results[0]
+        (result,) = op.results
         wanted = self._specs.annotated(result)
         if not any(wanted.dims) or splat_of(result) is not None:
             self._specs.record(op, [wanted])
@@ -226,9 +172,9 @@ class FunctionDecider:
             self._reshards.bring(op, index, spec)
         self._specs.record(op, specs)
 
-    def _replicate(self, op: Operation, rule: ShardingRule | None) -> None:
+    def _replicate(self, op: Operation) -> None:
         """An op that cannot be split: whole operands in, whole results out."""
-        if rule is None and op.name not in NO_RULE:
+        if op.name not in NO_RULE and get_rule(op) is None:
             self._remark_replicated(op)
         for index, value in enumerate(op.operands):
             self._reshards.bring(op, index, self._specs.replicated(value))
@@ -249,27 +195,13 @@ class FunctionDecider:
             f"{_registration(op)} gives it one",
         )
 
-    def _remark_gathered(
-        self,
-        op: Operation,
-        rule: ShardingRule,
-        strategy: Strategy,
-        operands: Sequence[TensorUse],
-    ) -> None:
-        """Says which sharded dimensions of operands could not be kept."""
-        for index, (use, required) in enumerate(zip(operands, strategy.operands, strict=True)):
-            for dim, (have, need) in enumerate(zip(use.spec.dims, required.dims, strict=True)):
-                if not have or need[: len(have)] == have:
-                    continue
-                kinds = {rule.kinds[f] for f in rule.operands[index][dim]}
-                if kinds <= {FactorKind.PASS_THROUGH, FactorKind.REDUCTION}:
-                    continue
-                cost = self._planner.cost(use.spec, required, use.shape, use.item_bytes)
-                remark(
-                    op,
-                    f"{op_label(op)} cannot keep dimension {dim} of operand {index} sharded: "
-                    f"it is gathered ({int(cost)} bytes a device)",
-                )
+    def _remark_gathered(self, op: Operation, gathered: Iterable[tuple[int, int, int]]) -> None:
+        for index, dim, size in gathered:
+            remark(
+                op,
+                f"{op_label(op)} cannot keep dimension {dim} of operand {index} sharded: "
+                f"it is gathered ({size} bytes a device)",
+            )
 
 
 def _registration(op: Operation) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 from xdsl.dialects.builtin import (
@@ -20,9 +20,8 @@ from autopar.dialects.autopar import (
     ConstraintOp,
     ReshardOp,
     ShardingAttr,
+    entries_of,
     grid_attribute,
-    result_sharding,
-    sharding_of,
 )
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.sdy import ManualComputationOp
@@ -47,8 +46,9 @@ def find_grid_op(module: ModuleOp) -> GridOp | None:
     return grids[0] if grids else None
 
 
-def refinement(module: ModuleOp, grid: Grid) -> AxisTable:
-    """The refinement of the grid that the module's shardings ask for.
+def refinement(module: ModuleOp, stating: Sequence[Operation], grid: Grid) -> AxisTable:
+    """The refinement of the grid that the module's shardings ask for. `stating`: the ops that have
+    shardings, those that share one attribute once (survey.py).
 
     Sub-axes of one axis need not nest (6 rows over an axis of 6, reshaped to 2 x 3 and to 3 x 2).
     Then those of arguments, results and partial sums hold, of the others those that are on more
@@ -59,7 +59,7 @@ def refinement(module: ModuleOp, grid: Grid) -> AxisTable:
     taken: dict[AxisRef, None] = {}
     wishes: dict[AxisRef, None] = {}
     """Axes of which sub-axes may be left out."""
-    stated = list(_checked(module, grid))
+    stated = list(_checked(stating, grid))
     for use in stated:
         is_binding = isinstance(use.op, FuncOp)
         for axis in (axis for dim in use.sharding.dims for axis in dim.axes):
@@ -85,13 +85,13 @@ def _split_bytes(module: ModuleOp) -> Counter[AxisRef]:
     split: Counter[AxisRef] = Counter()
     for op in sharded_ops(module):
         attr = op.attributes.get(SHARDING)
-        stated = _STATED.get(op.name)
-        for sharding, type, _ in (
+        stated = STATED.get(type(op))
+        for sharding, value_type, _ in (
             *(() if attr is None else _of_results(op, attr)),
             *(() if stated is None else stated(op)),
         ):
             for dim in () if sharding is None else sharding.dims:
-                split.update(dict.fromkeys(dim.axes, num_bytes(type)))
+                split.update(dict.fromkeys(dim.axes, num_bytes(value_type)))
     return split
 
 
@@ -157,25 +157,22 @@ _Stated = tuple[Sharding | None, Attribute, str]
 """A sharding, the type of the value that it is for, and how errors call that value."""
 
 
-def _checked(module: ModuleOp, grid: Grid) -> Iterator[_Use]:
-    """The shardings of the module, an attribute's once; DiagnosticError where one is wrong."""
+def _checked(stating: Iterable[Operation], grid: Grid) -> Iterator[_Use]:
+    """The shardings of the module; DiagnosticError where one is wrong."""
     check = ShardingChecker({grid.name: grid})
-
-    def uses(stated: Iterable[_Stated], op: Operation) -> Iterator[_Use]:
-        for sharding, type, what in stated:
-            if sharding is not None:
-                check(sharding, len(shape_of(type)), op, what)
-                yield _Use(sharding, type, op, what)
-
     seen: set[int] = set()
-    for op in sharded_ops(module):
+    for op in stating:
+        stated: list[_Stated] = []
         attr = op.attributes.get(SHARDING)
         if attr is not None and id(attr) not in seen:
             seen.add(id(attr))
-            yield from uses(_of_results(op, attr), op)
-        stated = _STATED.get(op.name)
-        if stated is not None:
-            yield from uses(stated(op), op)
+            stated += _of_results(op, attr)
+        if type(op) in STATED:
+            stated += STATED[type(op)](op)
+        for sharding, type_, what in stated:
+            if sharding is not None:
+                check(sharding, len(shape_of(type_)), op, what)
+                yield _Use(sharding, type_, op, what)
 
 
 def _of_results(op: Operation, attr: Attribute) -> Iterator[_Stated]:
@@ -190,11 +187,19 @@ def _of_copy(op: ConstraintOp | ReshardOp) -> Iterator[_Stated]:
 
 
 def _of_function(op: FuncOp) -> Iterator[_Stated]:
-    name = op.sym_name.data
-    for arg in op.body.block.args if op.body.blocks else ():
-        yield sharding_of(arg), arg.type, f"argument {arg.index} of @{name}"
-    for index, type in enumerate(op.function_type.outputs.data):
-        yield result_sharding(op, index), type, f"result {index} of @{name}"
+    """Of arguments (results) of one type that share an attribute the first."""
+    types = op.function_type
+    for what, attrs, values in (
+        ("argument", op.arg_attrs, types.inputs.data if op.body.blocks else ()),
+        ("result", op.res_attrs, types.outputs.data),
+    ):
+        seen: set[tuple[int, int]] = set()
+        entries = zip(entries_of(attrs, len(values)), values, strict=False)
+        for index, (entry, type) in enumerate(entries):
+            attr = entry.data.get(SHARDING)
+            if isinstance(attr, ShardingAttr) and (id(attr), id(type)) not in seen:
+                seen.add((id(attr), id(type)))
+                yield attr.data, type, f"{what} {index} of @{op.sym_name.data}"
 
 
 def _of_manual(op: ManualComputationOp) -> Iterator[_Stated]:
@@ -204,10 +209,10 @@ def _of_manual(op: ManualComputationOp) -> Iterator[_Stated]:
         yield item.sharding, value.type, f"'{op.name}' op"
 
 
-_STATED: dict[str, Callable[[Any], Iterator[_Stated]]] = {
-    ConstraintOp.name: _of_copy,
-    ReshardOp.name: _of_copy,
-    FuncOp.name: _of_function,
-    ManualComputationOp.name: _of_manual,
+STATED: dict[type[Operation], Callable[[Any], Iterator[_Stated]]] = {
+    ConstraintOp: _of_copy,
+    ReshardOp: _of_copy,
+    FuncOp: _of_function,
+    ManualComputationOp: _of_manual,
 }
 """Ops that state shardings elsewhere than in `autopar.sharding`."""

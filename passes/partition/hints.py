@@ -15,8 +15,9 @@ from autopar.dialects.sdy import (
 from autopar.passes.splice import move_body
 from autopar.passes.walk import SHARDED_BODIES, ops_of
 
+from .survey import Survey
+
 _HINTS = (
-    ConstraintOp,
     DataFlowEdgeOp,
     NamedComputationOp,
     PropagationBarrierOp,
@@ -24,10 +25,15 @@ _HINTS = (
 )
 
 
+def has_propagation_ops(found: Survey) -> bool:
+    """Whether there is anything for `drop_propagation_ops` to do."""
+    return found.holds(*_HINTS) or ConstraintOp in found.scalar_kinds
+
+
 def drop_propagation_ops(module: ModuleOp) -> None:
     """Removes sharding groups, barriers and data-flow edges, named computations (their bodies
     stay), and constraints on the scalars of reduction bodies."""
-    for op in ops_of(module, *_HINTS):
+    for op in ops_of(module, ConstraintOp, *_HINTS):
         if isinstance(op, ShardingGroupOp):
             Rewriter.erase_op(op)
         elif isinstance(op, NamedComputationOp):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -24,7 +25,7 @@ from autopar.dialects.reductions import neutral_value
 from autopar.dialects.stablehlo import StableHLO
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.dialects.stablehlo.constants import make_constant, splat_constant
-from autopar.dialects.tensors import element_type, shape_of, tensor_type
+from autopar.dialects.tensors import element_type, ranked_tensor, shape_of, tensor_type
 
 from .specs import AxisTable
 
@@ -33,13 +34,18 @@ _OPS = {op.name: op for op in StableHLO.operations}
 
 def i64_array(values: Sequence[int]) -> Attribute:
     """`array<i64: …>`."""
+    return _i64_array(tuple(values))
+
+
+@lru_cache(maxsize=10_000)
+def _i64_array(values: tuple[int, ...]) -> Attribute:
     return DenseArrayBase.from_list(i64, values)
 
 
 def resized(type: Attribute, shape: Sequence[int]) -> TensorType[Attribute]:
     """The tensor type with another shape (its encoding kept)."""
     tensor = tensor_type(type)
-    return TensorType(tensor.element_type, shape, tensor.encoding)
+    return ranked_tensor(tensor.element_type, tuple(shape), tensor.encoding)
 
 
 class LocalBuilder:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, Operation
+from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
+from autopar.dialects.rules.access import operands_of
 from autopar.dialects.shard import (
     AllGatherOp,
     AllReduceOp,
@@ -23,7 +24,7 @@ from autopar.dialects.shard import (
 )
 from autopar.dialects.tensors import shape_of
 from autopar.passes.cost.collectives import LATENCY_BOUND_BYTES
-from autopar.passes.walk import sharded_ops
+from autopar.passes.walk import ops_of
 
 from .combining import combine_collectives
 
@@ -62,37 +63,45 @@ class OptimizeCollectivesPass(ModulePass):
 def collective_blocks(op: Operation) -> list[tuple[Block, list[Operation]]]:
     """The blocks that hold collectives, with those, in program order."""
     found: dict[Block, list[Operation]] = {}
-    for inner in sharded_ops(op):
-        if type(inner) in _PURE and inner.parent is not None:
+    for inner in ops_of(op, *_PURE):
+        if inner.parent is not None:
             found.setdefault(inner.parent, []).append(inner)
     return list(found.items())
 
 
 def merge_equal(ops: Sequence[Operation]) -> list[Operation]:
     """Drops collectives that repeat an earlier one of the same value; gives those that are left."""
-    seen: dict[tuple[object, ...], Operation] = {}
+    seen: dict[SSAValue, list[Operation]] = {}
     left: list[Operation] = []
     for op in ops:
-        key = (
-            op.name,
-            op.operands[0],
-            op.results[0].type,
-            *sorted(op.properties.items(), key=lambda item: item[0]),
-            *sorted(op.attributes.items(), key=lambda item: item[0]),
-        )
-        earlier = seen.setdefault(key, op)
-        if earlier is op:
-            left.append(op)
+        (value,) = operands_of(op)
+        of_value = seen.setdefault(value, [])
+        for earlier in of_value:
+            if _is_same(op, earlier):
+                Rewriter.replace_op(op, [], earlier.results)
+                break
         else:
-            Rewriter.replace_op(op, [], [earlier.results[0]])
+            of_value.append(op)
+            left.append(op)
     return left
+
+
+def _is_same(op: Operation, other: Operation) -> bool:
+    """Whether collectives of one value do the same."""
+    (result,), (other_result,) = op.results, other.results
+    return (
+        op.name == other.name
+        and op.properties == other.properties
+        and op.attributes == other.attributes
+        and result.type == other_result.type
+    )
 
 
 def scatter_sliced(block: Block, ops: Sequence[Operation]) -> list[Operation]:
     """all_reduce with one user, an all_slice along the same axes: reduce_scatter."""
     gone: set[Operation] = set()
     for op in ops:
-        if not isinstance(op, AllReduceOp) or not op.result.has_one_use():
+        if type(op) is not AllReduceOp or not op.result.has_one_use():
             continue
         use = op.result.first_use
         assert use is not None

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from autopar.dialects.autopar import ConstraintOp, ReshardOp
+from autopar.dialects.rules.access import operands_of, type_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import num_bytes, shape_of
@@ -33,21 +34,16 @@ class Partials:
         self._specs = specs
         self._accumulators: set[SSAValue] = set()
         """Arguments of loop bodies that may become partial."""
-
-    @property
-    def has_accumulators(self) -> bool:
-        return bool(self._accumulators)
+        self.has_accumulators = False
 
     # ---- through an op ----
 
     def carried(self, op: Operation, rule: ShardingRule) -> PartialAxes:
         """The partial axes that pass through `op`; () where none may, or they have to be resolved
         first."""
-        partials = [
-            (index, self._specs.of[value].partial)
-            for index, value in enumerate(op.operands)
-            if self._specs.of[value].partial
-        ]
+        operands = operands_of(op)
+        specs = [self._specs.of[value] for value in operands]
+        partials = [(index, spec.partial) for index, spec in enumerate(specs) if spec.partial]
         if not partials:
             return ()
         for group in rule.linear:
@@ -60,14 +56,10 @@ class Partials:
             if not rule.moves_data and any(kind != "sum" for kind, _ in wanted):
                 continue
             axes = {axis for _, partial_axes in wanted for axis in partial_axes}
-            if any(
-                axes & self._specs.of[value].dim_axes
-                for index, value in enumerate(op.operands)
-                if index not in group
-            ):
+            if any(axes & spec.dim_axes for i, spec in enumerate(specs) if i not in group):
                 continue
             others = [
-                v for i, v in enumerate(op.operands) if i in group and not self._specs.of[v].partial
+                operands[i] for i, spec in enumerate(specs) if i in group and not spec.partial
             ]
             others = [v for v in others if not is_neutral(v, [k for k, _ in wanted])]
             if (
@@ -126,9 +118,9 @@ class Partials:
         """Whether a partial value is better resolved after its users: no bytes are added by it, or
         an accumulator takes them."""
         uses = list(value.uses)
-        grows = sum(
-            num_bytes(result.type) for use in uses for result in use.operation.results
-        ) > num_bytes(value.type)
+        types = [type_of(result) for use in uses for result in use.operation.results]
+        own = type_of(value)
+        grows = types != [own] and sum(map(num_bytes, types)) > num_bytes(own)
         return all(self._defers_to(use.operation, use.index, value, spec, grows) for use in uses)
 
     def _defers_to(
@@ -145,7 +137,7 @@ class Partials:
         if len(user.results) != 1:
             return not grows and self._defers_to_terminator(user, index, spec)
         rule = get_rule(user)
-        if rule is None or isinstance(user, ConstraintOp | ReshardOp):
+        if rule is None or type(user) in (ConstraintOp, ReshardOp):
             return False
         group = next((g for g in rule.linear if index in g), None)
         if group is None or (
@@ -154,7 +146,7 @@ class Partials:
             return False
         if grows and not self._is_accumulated(user, group, value, spec):
             return False
-        for position, other in enumerate(user.operands):
+        for position, other in enumerate(operands_of(user)):
             known = self._specs.of.get(other)
             if position == index or other is value or known is None:
                 continue  # not known: made later, it may turn out partial as well
@@ -244,6 +236,7 @@ class Partials:
             chain = _accumulation(arg, index)
             if chain == "adds" or (chain == "stores" and self.is_added_up(loop.results[index])):
                 self._accumulators.add(arg)
+                self.has_accumulators = True
 
     def is_added_up(self, value: SSAValue) -> bool:
         """Whether all that happens to a value is that an accumulator of an outer loop adds it."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xdsl.ir import Operation, SSAValue
-from xdsl.rewriter import InsertPoint, Rewriter
+from xdsl.rewriter import Rewriter
 
 from autopar.dialects.autopar import SHARDING, ConstraintOp, ReshardOp
 from autopar.dialects.tensors import item_bytes, shape_of
 
 from .partials import Partials, common_partial
 from .reshard_plan import ReshardPlanner
-from .specs import PartialAxes, Spec
+from .specs import Spec
 from .splats import copy_splat, is_neutral, splat_of
 from .value_specs import ValueSpecs
 
@@ -38,8 +38,9 @@ class Resharder:
         if splat_of(value) is not None and is_neutral(value, [k for k, _ in spec.partial]):
             return self._constant_copy(value, spec, before)
         best: SSAValue = value
-        best_cost = self._reshard_cost(value, value, spec)
-        for version in self._versions.get(value, ()):
+        versions = self._versions.setdefault(value, [])
+        best_cost = self._reshard_cost(value, value, spec) if versions else 0.0
+        for version in versions:
             if not _is_visible(version, before):
                 continue
             if self._specs.of[version] == spec:
@@ -47,12 +48,23 @@ class Resharder:
             cost = self._reshard_cost(version, value, spec)
             if cost < best_cost:
                 best, best_cost = version, cost
-        op = ReshardOp(best, self._specs.attr(spec))
-        op.location = before.location
-        Rewriter.insert_op(op, InsertPoint.before(before))
-        self._specs.of[op.result] = spec
-        self._versions.setdefault(value, []).append(op.result)
-        return op.result
+        op = self._reshard(best, spec, before)
+        _insert(op, before)
+        (result,) = op.results
+        versions.append(result)
+        return result
+
+    def _reshard(self, value: SSAValue, spec: Spec, place: Operation) -> ReshardOp:
+        """A reshard with the location of `place`, in no block yet."""
+        op = ReshardOp.create(
+            operands=[value],
+            result_types=[value.type],
+            properties={"sharding": self._specs.attr(spec)},
+            location=place.location,
+        )
+        (result,) = op.results
+        self._specs.of[result] = spec
+        return op
 
     def _constant_copy(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
         """A splat is the same under any sharding: a copy of it instead of a reshard."""
@@ -61,7 +73,7 @@ class Resharder:
                 return version
         copy = copy_splat(value)
         copy.location = before.location
-        Rewriter.insert_op(copy, InsertPoint.before(before))
+        _insert(copy, before)
         self._specs.record(copy, [spec])
         self._versions.setdefault(value, []).append(copy.results[0])
         return copy.results[0]
@@ -71,34 +83,25 @@ class Resharder:
             self._specs.of[version], spec, shape_of(value.type), item_bytes(value.type)
         )
 
-    def bring_results(
-        self,
-        op: Operation,
-        natural: Sequence[Spec],
-        wanted: Sequence[Spec],
-        demands: Sequence[PartialAxes] | None = None,
-    ) -> None:
+    def bring_results(self, op: Operation, natural: Sequence[Spec], wanted: Sequence[Spec]) -> None:
         """Resolves partials and reshards results to what they are wanted as, or defers it.
 
-        `demands`: what the results' own annotations want to stay partial.
+        `wanted` is partial over what the results' own annotations want to stay partial.
         """
-        demands = demands or [()] * len(natural)
-        for result, have, want, demanded in zip(op.results, natural, wanted, demands, strict=True):
-            if have.partial:
-                want = want.with_partial(common_partial(have.partial, demanded))
+        for result, have, want in zip(op.results, natural, wanted, strict=True):
+            if have.partial or want.partial:
+                want = want.with_partial(common_partial(have.partial, want.partial))
             if have == want or (have.partial and self._partials.defers(result, have)):
                 continue
             if result.first_use is None:
                 continue
             after = op.next_op
             assert after is not None
-            new = ReshardOp(result, self._specs.attr(want))
-            new.location = op.location
+            new = self._reshard(result, want, op)
             for use in list(result.uses):
                 if use.operation is not new:
                     use.operation.operands[use.index] = new.result
-            Rewriter.insert_op(new, InsertPoint.before(after))
-            self._specs.of[new.result] = want
+            _insert(new, after)
 
     def constrain(self, op: ConstraintOp | ReshardOp) -> None:
         """The value is resharded to it here, on its own (never a shared reshard)."""
@@ -109,12 +112,15 @@ class Resharder:
             op.result.replace_all_uses_with(source)
             Rewriter.erase_op(op)
             return
-        new = ReshardOp(source, self._specs.attr(spec))
-        new.location = op.location
+        new = self._reshard(source, spec, op)
         new.attributes.update(op.attributes)
         new.attributes.pop(SHARDING, None)
         Rewriter.replace_op(op, new)
-        self._specs.of[new.result] = spec
+
+
+def _insert(op: Operation, before: Operation) -> None:
+    assert before.parent is not None
+    before.parent.insert_op_before(op, before)
 
 
 def _is_visible(value: SSAValue, op: Operation) -> bool:

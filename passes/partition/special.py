@@ -33,12 +33,6 @@ WINDOWED = frozenset(
 """Ops whose permutation factors are split by fetching windows."""
 
 
-def depends_on_properties(op: Operation) -> bool:
-    """Whether ops with the same rule may still differ in what can be split."""
-    name = op.name
-    return name in _EXTENSIONS or name == "stablehlo.custom_call" or splits_permutations(op)
-
-
 _SplittableFunction = Callable[[Operation, ShardingRule, list[bool], list[str | None]], None]
 
 

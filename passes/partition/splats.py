@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation, OpResult, SSAValue
 
 from autopar.dialects.constants import constant_array, is_splat
 from autopar.dialects.reductions import neutral_value
+from autopar.dialects.rules.access import operands_of
 from autopar.dialects.tensors import shape_of
 
 CONSTANTS = ("stablehlo.constant", "arith.constant")
@@ -17,11 +18,12 @@ CONSTANTS = ("stablehlo.constant", "arith.constant")
 
 def splat_source(value: SSAValue) -> Operation | None:
     """The splat constant that a value is, or is broadcast from; else None."""
-    op = value.owner
-    while isinstance(op, Operation) and op.name == "stablehlo.broadcast_in_dim":
-        op = op.operands[0].owner
-    if not isinstance(op, Operation) or op.name not in CONSTANTS:
+    source = value
+    while type(source) is OpResult and source.op.name == "stablehlo.broadcast_in_dim":
+        (source,) = operands_of(source.op)
+    if type(source) is not OpResult or source.op.name not in CONSTANTS:
         return None
+    op = source.op
     dense = op.properties["value"]
     if not isinstance(dense, DenseIntOrFPElementsAttr):
         return None

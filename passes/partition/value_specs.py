@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from xdsl.dialects.builtin import ArrayAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr
 from xdsl.ir import Attribute, BlockArgument, Operation, OpResult, SSAValue
 
-from autopar.dialects.autopar import SHARDING, ShardingAttr, sharding_of
+from autopar.dialects.autopar import SHARDING, ShardingAttr, entries_of, sharding_of
 from autopar.dialects.tensors import is_splittable, item_bytes, shape_of
 
 from .specs import AxisTable, PartialAxes, Spec
@@ -25,7 +25,8 @@ class ValueSpecs:
         self.table = table
         self.of: dict[SSAValue, Spec] = {}
         self._annotations: dict[int, tuple[Spec, ...]] = {}
-        """By the identity of a sharding attribute: the specs that it states, without partials."""
+        """By the identity of a sharding attribute: the specs that it states; without partials, if
+        it is of an op."""
         self._keep: list[Attribute] = []  # attributes whose identity is a key
         self._attrs: dict[Spec, ShardingAttr] = {}
         self._result_attrs: dict[tuple[Spec, ...], ArrayAttr[ShardingAttr]] = {}
@@ -51,6 +52,23 @@ class ValueSpecs:
         if sharding is None or not is_splittable(value.type):
             return self.replicated(value)
         return self.table.spec(sharding).with_partial(())
+
+    def at_boundary(
+        self, attrs: ArrayAttr[DictionaryAttr] | None, values: Sequence[SSAValue]
+    ) -> list[Spec | None]:
+        """What `arg_attrs` or `res_attrs` of a function say of its arguments or results."""
+        specs: list[Spec | None] = []
+        for entry in entries_of(attrs, len(values)):
+            attr = entry.data.get(SHARDING)
+            specs.append(self._stated(attr) if isinstance(attr, ShardingAttr) else None)
+        return specs
+
+    def _stated(self, attr: ShardingAttr) -> Spec:
+        specs = self._annotations.get(id(attr))
+        if specs is None:
+            specs = self._annotations[id(attr)] = (self.table.spec(attr.data),)
+            self._keep.append(attr)
+        return specs[0]
 
     def demanded_partial(self, value: SSAValue) -> PartialAxes:
         """What the annotation of a value wants to stay partial."""

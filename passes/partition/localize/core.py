@@ -8,7 +8,7 @@ speak of sizes or positions have a routine, registered by name; it gets a `Local
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -16,6 +16,7 @@ from xdsl.rewriter import Rewriter
 
 from autopar.dialects.rules.access import op_name, string
 from autopar.dialects.rules.core import ShardingRule
+from autopar.dialects.tensors import is_tensor
 
 from ..local_builder import LocalBuilder, resized
 from ..specs import AxisTable, Spec
@@ -37,8 +38,6 @@ class LocalOp:
     """Global shapes."""
     result_specs: tuple[Spec, ...]
     result_shapes: tuple[tuple[int, ...], ...]
-    stands_for: dict[SSAValue, SSAValue] = field(default_factory=dict[SSAValue, SSAValue])
-    """New values that stand for a result of the op from here on."""
 
     def builder(self) -> LocalBuilder:
         return LocalBuilder(self.table, self.op)
@@ -52,17 +51,15 @@ class LocalOp:
     def set_local_types(self) -> None:
         """Gives the results their local types: the op stays as it is otherwise."""
         for index, result in enumerate(self.op.results):
-            if isinstance(result.type, TensorType) and self.result_specs[index].dim_axes:
+            if is_tensor(result.type) and any(self.result_specs[index].dims):
                 result._type = self.local_result_type(index)  # pyright: ignore[reportPrivateUsage]
 
     def replace(self, values: Sequence[SSAValue]) -> None:
         """The op's results are `values` from here on; the op is gone."""
-        self.stands_for.update(zip(values, self.op.results, strict=True))
         Rewriter.replace_op(self.op, [], values)
 
     def replace_uses(self, result: SSAValue, value: SSAValue) -> None:
         """`value`, computed from `result`, stands for it from here on."""
-        self.stands_for[value] = result
         result.replace_uses_with_if(value, lambda use: use.operation is not value.owner)
 
     def is_padded(self, size: int, axes: tuple[int, ...]) -> bool:

@@ -153,8 +153,3 @@ def _reverse(local: LocalOp) -> None:
         )
     op.operands[0] = value
     local.set_local_types()
-
-
-@localizer("stablehlo.reshape", "stablehlo.broadcast_in_dim", "stablehlo.constant")
-def _retyped(local: LocalOp) -> None:
-    local.set_local_types()

@@ -279,5 +279,4 @@ def _with_other_blocks(
     combined = builder.op(COMBINERS[kind].removeprefix("stablehlo."), [value, others], value.type)
     for use in uses:
         use.operation.operands[use.index] = combined
-    local.stands_for[combined] = op.results[0]
     return combined

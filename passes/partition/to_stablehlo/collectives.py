@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import cast
 
 from xdsl.dialects.builtin import (
     DenseArrayBase,
@@ -19,7 +18,9 @@ from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.reductions import COMBINERS, neutral_value
 from autopar.dialects.stablehlo.shape import tensor_type
+from autopar.dialects.tensors import element_type, is_tensor, ranked_tensor
 
+from ..local_builder import i64_array
 from .lowering import DeviceLowering
 
 _OPS = {op.name: op for op in stablehlo.StableHLO.operations}
@@ -44,12 +45,13 @@ def reducer(op: Operation, element_type: Attribute) -> Region:
     combiner = COMBINERS.get("sum" if kind == "average" else kind)
     if combiner is None:
         raise DiagnosticError(op, f"'{op.name}' op: reduction {kind} has no form in StableHLO")
-    scalar = TensorType(element_type, [])
+    scalar = ranked_tensor(element_type, ())
     block = Block(arg_types=[scalar, scalar])
-    combined = _OPS[combiner].create(operands=block.args, result_types=[scalar])
-    block.add_ops([combined, stablehlo.ReturnOp(combined.results[0])])
-    for inner in block.ops:
-        inner.location = op.location
+    location = op.location
+    combined = _OPS[combiner].create(operands=block.args, result_types=[scalar], location=location)
+    block.add_ops(
+        [combined, stablehlo.ReturnOp.create(operands=combined.results, location=location)]
+    )
     return Region(block)
 
 
@@ -99,16 +101,15 @@ def _averaged(lowering: DeviceLowering, op: Operation, value: SSAValue) -> SSAVa
 def tensor_of(value: SSAValue, op: Operation) -> TensorType[Attribute]:
     """The type of a collective's operand; DiagnosticError where StableHLO has no collective so."""
     type = value.type
-    if not isinstance(type, TensorType):
+    if not is_tensor(type):
         raise DiagnosticError(op, f"'{op.name}' op: StableHLO has tensors only, found {type}")
-    type = cast(TensorType[Attribute], type)
-    if op.results and isinstance(result := op.results[0].type, TensorType):
-        result = cast(TensorType[Attribute], result)
-        if result.element_type != type.element_type:
+    for result in op.results:
+        other = result.type
+        if is_tensor(other) and other.element_type != type.element_type:
             raise DiagnosticError(
                 op,
                 f"'{op.name}' op changes the element type ({type.element_type} to "
-                f"{result.element_type}), which StableHLO's collectives do not: convert it apart",
+                f"{other.element_type}), which StableHLO's collectives do not: convert it apart",
             )
     return type
 
@@ -122,7 +123,9 @@ def all_reduce(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
         return [value]
     if _must_gather(op, element_type):
         return [_gathered_reduction(lowering, op)]
-    new = stablehlo.AllReduceOp([value], groups, reducer(op, element_type), lowering.next_channel())
+    new = stablehlo.AllReduceOp(
+        [value], lowering.groups_attr(op), reducer(op, element_type), lowering.next_channel()
+    )
     return [_averaged(lowering, op, lowering.insert(new, op))]
 
 
@@ -134,7 +137,11 @@ def all_gather(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
     if len(groups[0]) == 1:
         return [value]
     new = stablehlo.AllGatherOp(
-        [value], dim_of(op, "gather_axis"), groups, [op.results[0].type], lowering.next_channel()
+        [value],
+        dim_of(op, "gather_axis"),
+        lowering.groups_attr(op),
+        [op.results[0].type],
+        lowering.next_channel(),
     )
     return [lowering.insert(new, op)]
 
@@ -161,10 +168,21 @@ def _own_part(lowering: DeviceLowering, op: Operation, value: SSAValue, dim: int
     index = lowering.coordinate(lowering.refs(axes), op)
     if shape[dim] > 1:
         size = lowering.constant(shape[dim], op)
-        index = lowering.insert(stablehlo.MulOp(index, size), op)
+        index = lowering.make(stablehlo.MulOp, [index, size], size.type, op)
     zero = lowering.constant(0, op) if len(shape) > 1 else index
     start = [index if i == dim else zero for i in range(len(shape))]
-    return lowering.insert(stablehlo.DynamicSliceOp(value, start, shape), op)
+    return lowering.make(
+        stablehlo.DynamicSliceOp,
+        [value, *start],
+        shaped(value, shape),
+        op,
+        slice_sizes=i64_array(shape),
+    )
+
+
+def shaped(value: SSAValue, shape: Sequence[int]) -> Attribute:
+    """A tensor type of another shape, without an encoding."""
+    return ranked_tensor(element_type(value.type), tuple(shape))
 
 
 def reduce_scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
@@ -180,7 +198,7 @@ def reduce_scatter(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
     new = stablehlo.ReduceScatterOp(
         value,
         dim_of(op, "scatter_axis"),
-        groups,
+        lowering.groups_attr(op),
         reducer(op, element_type),
         op.results[0].type,
         lowering.next_channel(),

@@ -15,6 +15,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from autopar.dialects import stablehlo
 from autopar.dialects.stablehlo.shape import tensor_type
 
+from ..local_builder import i64_array
 from . import collectives
 from .lowering import DeviceLowering
 
@@ -45,7 +46,7 @@ def _all_reduce(
     shapes = [_shape(op.results[0], op) for op in ops]
     buffer = _joined(lowering, [op.operands[0] for op in ops], 1, last)
     region = collectives.reducer(last, element)
-    groups, channel = lowering.groups(last), lowering.next_channel()
+    groups, channel = lowering.groups_attr(last), lowering.next_channel()
     new = stablehlo.AllReduceOp([buffer], groups, region, channel)
     return _parted(lowering, lowering.insert(new, last), shapes, 1, last)
 
@@ -54,13 +55,13 @@ def _all_gather(
     lowering: DeviceLowering, ops: Sequence[Operation], element: Attribute
 ) -> list[SSAValue]:
     last = ops[-1]
-    groups = lowering.groups(last)
-    parts = len(groups[0])
+    parts = len(lowering.groups(last)[0])
     shapes = [_shape(op.operands[0], op) for op in ops]
     buffer = _joined(lowering, [op.operands[0] for op in ops], 1, last)
     width = sum(map(prod, shapes))
     whole = tensor_type(collectives.tensor_of(buffer, last), [parts, width])
-    new = stablehlo.AllGatherOp([buffer], 0, groups, [whole], lowering.next_channel())
+    groups, channel = lowering.groups_attr(last), lowering.next_channel()
+    new = stablehlo.AllGatherOp([buffer], 0, groups, [whole], channel)
     rows = [[parts, *shape] for shape in shapes]
     stacked = _parted(lowering, lowering.insert(new, last), rows, parts, last)
     values: list[SSAValue] = []
@@ -69,7 +70,7 @@ def _all_gather(
         order = [*range(1, dim + 1), 0, *range(dim + 1, len(shape) + 1)]
         result = [size * parts if d == dim else size for d, size in enumerate(shape)]
         moved = _transposed(lowering, value, order, last)
-        values.append(lowering.insert(stablehlo.ReshapeOp(moved, result), last))
+        values.append(_reshaped(lowering, moved, result, last))
     return values
 
 
@@ -77,20 +78,19 @@ def _reduce_scatter(
     lowering: DeviceLowering, ops: Sequence[Operation], element: Attribute
 ) -> list[SSAValue]:
     last = ops[-1]
-    groups = lowering.groups(last)
-    parts = len(groups[0])
+    parts = len(lowering.groups(last)[0])
     shapes = [_shape(op.results[0], op) for op in ops]
     stacked: list[SSAValue] = []
     for op, shape in zip(ops, shapes, strict=True):
         dim = collectives.dim_of(op, "scatter_axis")
         cut = [*shape[:dim], parts, *shape[dim:]]
-        value = lowering.insert(stablehlo.ReshapeOp(op.operands[0], cut), last)
+        value = _reshaped(lowering, op.operands[0], cut, last)
         order = [dim, *range(dim), *range(dim + 1, len(cut))]
         stacked.append(_transposed(lowering, value, order, last))
     buffer = _joined(lowering, stacked, parts, last)
     own = tensor_type(collectives.tensor_of(buffer, last), [1, sum(map(prod, shapes))])
-    region, channel = collectives.reducer(last, element), lowering.next_channel()
-    new = stablehlo.ReduceScatterOp(buffer, 0, groups, region, own, channel)
+    region, groups = collectives.reducer(last, element), lowering.groups_attr(last)
+    new = stablehlo.ReduceScatterOp(buffer, 0, groups, region, own, lowering.next_channel())
     return _parted(lowering, lowering.insert(new, last), shapes, 1, last)
 
 
@@ -105,7 +105,7 @@ def _joined(
     flat: list[SSAValue] = []
     for value in values:
         size = prod(_shape(value, last))
-        flat.append(lowering.insert(stablehlo.ReshapeOp(value, [rows, size // rows]), last))
+        flat.append(_reshaped(lowering, value, [rows, size // rows], last))
     return lowering.insert(stablehlo.ConcatenateOp(flat, 1), last)
 
 
@@ -121,10 +121,24 @@ def _parted(
     start = 0
     for shape in shapes:
         stop = start + prod(shape) // rows
-        part = lowering.insert(stablehlo.SliceOp(buffer, [0, start], [rows, stop], [1, 1]), last)
-        values.append(lowering.insert(stablehlo.ReshapeOp(part, shape), last))
+        part = lowering.make(
+            stablehlo.SliceOp,
+            [buffer],
+            collectives.shaped(buffer, [rows, stop - start]),
+            last,
+            start_indices=i64_array([0, start]),
+            limit_indices=i64_array([rows, stop]),
+            strides=i64_array([1, 1]),
+        )
+        values.append(_reshaped(lowering, part, shape, last))
         start = stop
     return values
+
+
+def _reshaped(
+    lowering: DeviceLowering, value: SSAValue, shape: Sequence[int], last: Operation
+) -> SSAValue:
+    return lowering.make(stablehlo.ReshapeOp, [value], collectives.shaped(value, shape), last)
 
 
 def _transposed(

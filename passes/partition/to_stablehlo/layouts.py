@@ -28,7 +28,7 @@ from autopar.dialects.sharding import Axes
 def write_layouts(func: FuncOp) -> None:
     """Turns autopar.sharding and autopar.global of a function's boundary into autopar.layout."""
     is_public = func.sym_visibility is None or func.sym_visibility.data != "private"
-    layouts: dict[tuple[Attribute | None, Attribute], DictionaryAttr] = {}
+    layouts: dict[tuple[int, int], DictionaryAttr] = {}  # by identity of sharding and type
     inputs, outputs = func.function_type.inputs.data, func.function_type.outputs.data
     for key, attrs, types in (
         ("arg_attrs", func.arg_attrs, inputs),
@@ -38,19 +38,24 @@ def write_layouts(func: FuncOp) -> None:
         for entry, type in zip(entries_of(attrs, len(types)), types, strict=True):
             data = {k: v for k, v in entry.data.items() if k not in (SHARDING, GLOBAL, LAYOUT)}
             if is_public:
-                place = (entry.data.get(SHARDING), entry.data.get(GLOBAL, type))
+                sharding, whole = entry.data.get(SHARDING), entry.data.get(GLOBAL, type)
+                place = (id(sharding), id(whole))
                 layout = layouts.get(place)
                 if layout is None:
-                    layout = layouts[place] = _layout(*place)
+                    layout = layouts[place] = _layout(sharding, whole)
                 data[LAYOUT] = layout
             alias = data.get(ALIASING_OUTPUT)
-            if isinstance(alias, IntegerAttr) and outputs[alias.value.data] != type:
+            if isinstance(alias, IntegerAttr) and _differ(outputs[alias.value.data], type):
                 # XLA refuses an alias of buffers of different size; the donation itself stays.
                 del data[ALIASING_OUTPUT]
                 data[BUFFER_DONOR] = BoolAttr.from_bool(True)
             entries.append(DictionaryAttr(data))
         if types:
             func.properties[key] = ArrayAttr(entries)
+
+
+def _differ(one: Attribute, other: Attribute) -> bool:
+    return one is not other and one != other  # mostly one object
 
 
 def _layout(sharding: Attribute | None, whole: Attribute) -> DictionaryAttr:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 from xdsl.dialects.builtin import (
     DenseArrayBase,
+    DenseIntOrFPElementsAttr,
     i32,
 )
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from autopar.dialects import stablehlo
+from autopar.dialects.constants import splat_attr
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sharding import Axes, AxisRef, Grid
 from autopar.dialects.stablehlo import ChannelHandle
+from autopar.dialects.stablehlo.collectives import groups_attr
 from autopar.dialects.stablehlo.elementwise import convert
+from autopar.dialects.tensors import ranked_tensor
 
 Form = Literal["replica", "partition"]
+
+
+@lru_cache(maxsize=1000)
+def _scalar(value: int) -> DenseIntOrFPElementsAttr[Any]:
+    return splat_attr(value, ranked_tensor(i32, ()))
 
 
 @dataclass
@@ -37,10 +47,24 @@ class DeviceLowering:
         default_factory=dict[tuple[int, ...], list[list[int]]]
     )
     """The device groups of axes by number."""
+    group_attrs: dict[tuple[int, ...], DenseIntOrFPElementsAttr] = field(
+        default_factory=dict[tuple[int, ...], DenseIntOrFPElementsAttr]
+    )
+    """The same as attributes of collectives."""
+    axes_of: dict[int, tuple[tuple[int, ...], Attribute]] = field(
+        default_factory=dict[int, tuple[tuple[int, ...], Attribute]]
+    )
+    """The axes that an attribute names, by its identity, and the attribute."""
 
     def axes(self, op: Operation) -> tuple[int, ...]:
         """The grid axes of a collective, by number; DiagnosticError where the grid lacks one."""
         attr = op.properties["grid_axes"]
+        known = self.axes_of.get(id(attr))
+        if known is None:
+            known = self.axes_of[id(attr)] = self._read_axes(op, attr), attr
+        return known[0]
+
+    def _read_axes(self, op: Operation, attr: Attribute) -> tuple[int, ...]:
         assert isinstance(attr, DenseArrayBase)
         axes: tuple[int, ...] = tuple(attr.get_values())  # pyright: ignore
         if any(not 0 <= axis < len(self.grid.axes) for axis in axes):
@@ -61,6 +85,14 @@ class DeviceLowering:
             groups = self.groups_of[axes] = self.grid.groups(self.refs(axes))
         return groups
 
+    def groups_attr(self, op: Operation) -> DenseIntOrFPElementsAttr:
+        """The groups of a collective as its attribute."""
+        axes = self.axes(op)
+        attr = self.group_attrs.get(axes)
+        if attr is None:
+            attr = self.group_attrs[axes] = groups_attr(self.groups(op))
+        return attr
+
     def next_channel(self) -> ChannelHandle:
         """A channel of its own: XLA merges equal collectives of one channel."""
         self.channel += 1
@@ -77,6 +109,19 @@ class DeviceLowering:
         before.parent.insert_op_before(new, before)
         return new.results[0]
 
+    def make(
+        self,
+        kind: type[Operation],
+        operands: Sequence[SSAValue],
+        type: Attribute,
+        before: Operation,
+        **properties: Attribute,
+    ) -> SSAValue:
+        """An op with one result, put before another."""
+        return self.insert(
+            kind.create(operands=operands, result_types=[type], properties=properties), before
+        )
+
     def replace(self, op: Operation, values: Sequence[SSAValue]) -> None:
         """Puts values in the place of an op's results."""
         for result, value in zip(op.results, values, strict=True):
@@ -86,7 +131,8 @@ class DeviceLowering:
 
     def constant(self, value: int, before: Operation) -> SSAValue:
         """A scalar tensor<i32>."""
-        return self.insert(stablehlo.scalar_constant(value, i32), before)
+        content = _scalar(value)
+        return self.make(stablehlo.ConstantOp, [], content.type, before, value=content)
 
     def device_index(self, before: Operation) -> SSAValue:
         """This device's row-major index, tensor<i32>; made once a block (regions capture none)."""

@@ -1,0 +1,211 @@
+"""What partitioning has to know of the global program, read while all of it stands.
+
+Where values lie is said by the ops that make them, what an op computes by global types; both go as
+ops are made local. So what the local form of an op takes is read before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute, Operation, OpResult, SSAValue
+
+from autopar.dialects.autopar import (
+    SHARDING,
+    STRATEGY,
+    ReshardOp,
+    ShardingAttr,
+    StrategyAttr,
+    entries_of,
+)
+from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.core import ShardingRule
+from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.sdy import ManualComputationOp
+from autopar.dialects.sharding import AxisRef
+from autopar.dialects.tensors import item_bytes, shape_of
+from autopar.passes.walk import sharded_ops
+
+from .effects import is_effect
+from .localize import LocalOp, localizer_of
+from .regions import manual_specs
+from .reshard_plan import ReshardPlanner, Step
+from .special import given_factors, splittable_factors
+from .specs import AxisTable, Spec, without_axes
+from .strategy import Splittable, splittable_by_kind
+
+
+class _Split(NamedTuple):
+    """What the local form of an op depends on."""
+
+    rule: ShardingRule
+    factors: tuple[tuple[int, ...], ...]
+    splittable: Splittable
+
+
+class Move(NamedTuple):
+    """How a reshard is to be made."""
+
+    source: Spec
+    steps: tuple[Step, ...]
+    shape: tuple[int, ...]
+    """The global shape."""
+
+
+class GlobalProgram:
+    """One function as it is before partitioning."""
+
+    def __init__(self, func: FuncOp, table: AxisTable) -> None:
+        self._func = func
+        self._table = table
+        self._planner = ReshardPlanner(table)
+        self.args: dict[SSAValue, Spec] = {}
+        """Where arguments of blocks lie; results lie as their ops say."""
+        self.local: dict[Operation, LocalOp] = {}
+        """Every op whose local form is more than local types."""
+        self.moves: dict[Operation, Move] = {}
+        """Of every reshard how it is made."""
+        self._plain: set[tuple[str, int, int]] = set()
+        """(name, strategy, shardings) of ops that only take local types, attributes by identity."""
+        self._splits: dict[tuple[str, int, int], _Split | None] = {}
+        """What was found of ops that are alike: (name, strategy, rule), by identity."""
+        self._stated: dict[int, tuple[Spec, ...]] = {}
+        self._keep: list[object] = []  # objects whose id is a key
+        self._readers: dict[str, Callable[[Any], None]] = {
+            "autopar.reshard": self._reshard,
+            "sdy.manual_computation": self._manual,
+            "stablehlo.case": self._regions,
+            "stablehlo.custom_call": self._call,
+            "stablehlo.if": self._regions,
+            "stablehlo.while": self._regions,
+        }
+        """Ops of which more has to be known than their strategy."""
+
+    def read(self) -> None:
+        """Walks the function."""
+        types = self._func.function_type.inputs.data
+        specs = self.boundary(self._func.arg_attrs, types)
+        self.args.update(zip(self._func.body.block.args, specs, strict=True))
+        readers, plain = self._readers, self._plain
+        for op in sharded_ops(self._func):
+            reader = readers.get(op.name)
+            if reader is not None:
+                reader(op)
+            attributes = op.attributes
+            strategy = attributes.get(STRATEGY)
+            if strategy is None:
+                continue
+            key = (op.name, id(strategy), id(attributes.get(SHARDING)))
+            if key in plain:
+                continue
+            split = self._split_of(op, cast(StrategyAttr, strategy), key)
+            if split is not None:
+                self.local[op] = self._global_form(op, split)
+
+    def _split_of(
+        self, op: Operation, strategy: StrategyAttr, key: tuple[str, int, int]
+    ) -> _Split | None:
+        """What localizing the op takes; None where local types are all that it takes."""
+        rule = get_rule(op)
+        alike = (op.name, id(strategy), id(rule))
+        if alike in self._splits:
+            return self._splits[alike]
+        factors = given_factors(op, rule, strategy, self._table)
+        self._keep += (strategy, rule, op.attributes.get(SHARDING))
+        assert rule is not None
+        if not any(factors):
+            self._plain.add(key)
+            return None
+        needs_routine = localizer_of(op) is not None
+        splittable = splittable_factors(op, rule)
+        reduces = any(a and r for a, r in zip(factors, splittable.reducers, strict=True))
+        split = _Split(rule, factors, splittable) if needs_routine or reduces else None
+        if op.name != "stablehlo.custom_call" and splittable == splittable_by_kind(rule):
+            self._splits[alike] = split
+        if not needs_routine and not any(spec.partial for spec in self.result_specs(op)):
+            self._plain.add(key)  # an op that reduces over what is split has partial results
+        return split
+
+    def _global_form(self, op: Operation, split: _Split) -> LocalOp:
+        operands = operands_of(op)
+        return LocalOp(
+            op,
+            self._table,
+            split.rule,
+            split.factors,
+            split.splittable.reducers,
+            tuple(map(self._spec_of, operands)),
+            tuple([shape_of(value.type) for value in operands]),
+            self.result_specs(op),
+            tuple([shape_of(result.type) for result in op.results]),
+        )
+
+    def _reshard(self, op: ReshardOp) -> None:
+        (value,) = operands_of(op)
+        source, shape = self._spec_of(value), shape_of(value.type)
+        target = self._table.spec(op.sharding.data)
+        steps = self._planner.plan(source, target, shape, item_bytes(value.type))
+        self.moves[op] = Move(source, steps, shape)
+
+    def _regions(self, op: Operation) -> None:
+        specs = self.result_specs(op)
+        for region in op.regions:
+            self.args.update(zip(region.block.args, specs, strict=False))
+
+    def _manual(self, op: ManualComputationOp) -> None:
+        ins, _ = manual_specs(op, self._table)
+        manual = frozenset(self._table.indices(AxisRef(name) for name in op.manual_axes.data))
+        for arg, spec in zip(op.body.block.args, ins, strict=True):
+            self.args[arg] = without_axes(spec, manual)
+
+    def _call(self, op: Operation) -> None:
+        if is_effect(op):
+            op.attributes.pop(SHARDING, None)  # run once, what it gives is everywhere
+
+    # ---- where values lie ----
+
+    def _spec_of(self, value: SSAValue) -> Spec:
+        """Where a value of the global program lies."""
+        if type(value) is not OpResult:
+            return self.args[value]
+        op = value.op
+        if type(op) is ReshardOp:
+            return self._table.spec(op.sharding.data)
+        return self.result_specs(op)[value.index]
+
+    def result_specs(self, op: Operation) -> tuple[Spec, ...]:
+        """Where the results of an op lie."""
+        attr = op.attributes.get(SHARDING)
+        if attr is None:
+            return tuple(self._table.replicated(len(shape_of(r.type))) for r in op.results)
+        return self.stated(attr)
+
+    def stated(self, attr: Attribute) -> tuple[Spec, ...]:
+        """Where an `autopar.sharding` of an op puts its results."""
+        specs = self._stated.get(id(attr))
+        if specs is None:
+            specs = self._stated[id(attr)] = tuple(
+                self._table.spec(item.data) for item in cast("ArrayAttr[ShardingAttr]", attr).data
+            )
+            self._keep.append(attr)
+        return specs
+
+    def boundary(
+        self, attrs: ArrayAttr[DictionaryAttr] | None, types: Sequence[Attribute]
+    ) -> list[Spec]:
+        """Where the arguments (results) of the function lie."""
+        specs: dict[int, Spec] = {}
+        found: list[Spec] = []
+        for entry, type in zip(entries_of(attrs, len(types)), types, strict=True):
+            attr = entry.data.get(SHARDING)
+            if not isinstance(attr, ShardingAttr):
+                found.append(self._table.replicated(len(shape_of(type))))
+                continue
+            spec = specs.get(id(attr))
+            if spec is None:
+                spec = specs[id(attr)] = self._table.spec(attr.data)
+            found.append(spec)
+        return found
