@@ -28,10 +28,10 @@ from autopar.dialects.autopar import (
     ALIASING_OUTPUT,
     BATCH_DIM,
     KIND,
+    arg_shardings,
     entries_of,
     set_arg_shardings,
     set_result_sharding,
-    sharding_of,
 )
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy import Mesh, MeshOp
@@ -162,12 +162,12 @@ class Road:
         func.properties["arg_attrs"] = ArrayAttr(entries)
 
     def _place_boundary(self, func: FuncOp, grid: Grid) -> None:
-        args = func.body.block.args
-        shardings = [
-            sharding_of(arg) if info.axes is None else _sharding(func, grid, info.axes)
-            for arg, info in zip(args, self.arguments, strict=True)
-        ]
-        set_arg_shardings(func, shardings)
+        shardings = arg_shardings(func)
+        for index, info in enumerate(self.arguments):
+            if info.axes is not None:
+                shardings[index] = _sharding(func, grid, info.axes)
+        if any(info.axes is not None for info in self.arguments):
+            set_arg_shardings(func, shardings)
         for index, axes in self.result_axes.items():
             set_result_sharding(func, index, _sharding(func, grid, axes))
 

@@ -291,6 +291,23 @@ def result_sharding(func: FuncOp, index: int) -> Sharding | None:
     return None if attr is None else attr.data  # pyright: ignore
 
 
+def arg_shardings(func: FuncOp) -> list[Sharding | None]:
+    """The shardings of all arguments of a function; None for those that are not annotated."""
+    return _shardings_in(func.arg_attrs, len(func.function_type.inputs.data))
+
+
+def result_shardings(func: FuncOp) -> list[Sharding | None]:
+    """The shardings of all results of a function; None for those that are not annotated."""
+    return _shardings_in(func.res_attrs, len(func.function_type.outputs.data))
+
+
+def _shardings_in(attrs: ArrayAttr[DictionaryAttr] | None, count: int) -> list[Sharding | None]:
+    if attrs is None:
+        return [None] * count
+    found = [entry.data.get(SHARDING) for entry in attrs.data]
+    return [None if attr is None else attr.data for attr in found]  # pyright: ignore
+
+
 def aliases(func: FuncOp) -> list[tuple[int, int]]:
     """(argument, result) pairs that share a buffer by `tf.aliasing_output`."""
     if func.arg_attrs is None:
@@ -322,10 +339,10 @@ def place_like_arguments(func: FuncOp, pairs: Iterable[tuple[int, int]]) -> None
     pairs = list(pairs)
     if not pairs:
         return
-    shardings = [result_sharding(func, i) for i in range(len(func.function_type.outputs))]
+    shardings, of_arguments = result_shardings(func), arg_shardings(func)
     for argument, result in pairs:
         if shardings[result] is None:
-            shardings[result] = sharding_of(func.body.block.args[argument])
+            shardings[result] = of_arguments[argument]
     set_result_shardings(func, shardings)
 
 

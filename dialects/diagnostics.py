@@ -56,18 +56,23 @@ def location_frames(location: Attribute) -> Iterator[FileLocation]:
 
 def location_names(location: Attribute) -> Iterator[str]:
     """The names of a location (JAX's name stacks), innermost first."""
+    if isinstance(location, NameLoc):
+        yield location.desc.data
+    for part in location_parts(location):
+        yield from location_names(part)
+
+
+def location_parts(location: Attribute) -> tuple[Attribute, ...]:
+    """The locations that a location is made of, the innermost first."""
     match location:
         case NameLoc():
-            yield location.desc.data
-            yield from location_names(location.location)
+            return (location.location,)
         case CallSiteLoc():
-            yield from location_names(location.callee)
-            yield from location_names(location.caller)
+            return (location.callee, location.caller)
         case FusedLoc():
-            for part in cast(ArrayAttr[Attribute], location.locations):
-                yield from location_names(part)
+            return tuple(cast(ArrayAttr[Attribute], location.locations))
         case _:
-            pass
+            return ()
 
 
 def is_user_file(filename: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xdsl.ir import Operation
+from xdsl.ir import Block, Operation
 
 SHARDED_BODIES = frozenset(
     {
@@ -23,6 +23,14 @@ SHARDED_BODIES = frozenset(
 )
 """Ops whose regions hold ops on tensors, with shardings of their own. The regions of others
 (reductions, sorts) compute on scalars and belong to their op."""
+
+
+def ops_in(block: Block) -> Iterator[Operation]:
+    """The ops of a block in order, without what is inside them."""
+    op = block.first_op
+    while op is not None:
+        yield op
+        op = op._next_op  # pyright: ignore[reportPrivateUsage]
 
 
 def inner_ops(op: Operation) -> Iterator[Operation]:

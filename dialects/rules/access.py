@@ -20,7 +20,7 @@ from xdsl.dialects.builtin import (
     SymbolRefAttr,
     UnregisteredOp,
 )
-from xdsl.ir import Attribute, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Operation, OpResult, Region, SSAValue
 
 from ..reductions import KIND_OF_COMBINER
 from ..tensors import is_bool, shape_of
@@ -36,9 +36,10 @@ type_of: Callable[[SSAValue], Attribute] = attrgetter("_type")
 
 def op_name(op: Operation) -> str:
     """The op's name; for an unregistered op the name it was written with."""
-    if isinstance(op, UnregisteredOp):
+    name = op.name
+    if name == UnregisteredOp.name and isinstance(op, UnregisteredOp):
         return op.op_name.data
-    return op.name
+    return name
 
 
 def op_label(op: Operation) -> str:
@@ -143,26 +144,25 @@ def body_reducer(region: Region) -> str | None:
     On bool, `add` is `or` and `multiply` is `and`, as StableHLO defines them.
     """
     block = region.first_block
-    if block is None or block.last_op is None:
+    last = None if block is None else block.last_op
+    if block is None or last is None:
         return None
-    returned = block.last_op.operands
-    arguments = block.args
+    returned, arguments = operands_of(last), block.args
     count = len(returned)
     if len(arguments) != 2 * count:
         return None
     kind: str | None = None
-    for index, value in enumerate(returned):
-        owner = value.owner
-        if not isinstance(owner, Operation):
+    for value, first, second in zip(returned, arguments, arguments[count:], strict=False):
+        if type(value) is not OpResult:
             return None
+        owner = value.op
         this = KIND_OF_COMBINER.get(op_name(owner))
         if this is None or (kind is not None and this != kind):
             return None
-        read = tuple(owner.operands)
-        pair = (arguments[index], arguments[count + index])
-        if read != pair and read != (pair[1], pair[0]):
+        read = operands_of(owner)
+        if read != (first, second) and read != (second, first):
             return None
-        if is_bool(value.type):
-            this = _COMPLEMENT_FREE.get(this, this)
+        if this in _COMPLEMENT_FREE and is_bool(value.type):
+            this = _COMPLEMENT_FREE[this]
         kind = this
     return kind

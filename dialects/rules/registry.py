@@ -37,11 +37,12 @@ OpClass = Literal["elementwise", "pass_through", "forward", "broadcast"]
 """How Shardy's op priorities treat an op: elementwise ops and those that only move elements
 (pass_through) propagate first, in both directions or forward alone; broadcasts forward last."""
 
+RuleKey = tuple[object, ...]
+
 _RULES: dict[str, RuleFunction] = {}
 _CLASSES: dict[str, OpClass] = {}
 _CUSTOM_CALLS: dict[str, RuleFunction] = {}
-_CACHE: dict[tuple[object, ...], tuple[ShardingRule | None, tuple[object, ...]]] = {}
-_ALIKE: dict[tuple[str, int, int], tuple[ShardingRule | None, Attribute]] = {}
+_CACHE: dict[RuleKey, tuple[ShardingRule | None, tuple[object, ...]]] = {}
 _BY_VALUE: dict[tuple[object, ...], ShardingRule | None] = {}
 _RULE_POOL: dict[ShardingRule, ShardingRule] = {}
 """Equal rules are one object: passes tell them apart by identity. Those of a program in work live:
@@ -124,9 +125,41 @@ def op_classes() -> Mapping[str, OpClass]:
 def clear_cache() -> None:
     """Forgets all computed rules (after a registration)."""
     _CACHE.clear()
-    _ALIKE.clear()
     _BY_VALUE.clear()
     _RULE_POOL.clear()
+
+
+def rule_key(op: Operation) -> RuleKey:
+    """All that the rule of `op` depends on, types and attributes by identity.
+
+    Ops of one key have one rule, as long as these objects live.
+    """
+    name = op.name
+    operands = operands_of(op)
+    properties = op.properties
+    key: RuleKey = (
+        name,
+        len(operands),
+        *properties,
+        *map(id, map(type_of, operands)),
+        *map(id, map(type_of, op.results)),
+        *map(id, properties.values()),
+    )
+    if op.regions:
+        key += tuple(map(body_reducer, op.regions))
+    if op.attributes:
+        told = _telling_attributes(op, name)
+        if told:
+            key += (*told, *map(id, told.values()))
+    return key
+
+
+def _telling_attributes(op: Operation, name: str) -> dict[str, Attribute]:
+    """Those of the discardable attributes of an op that its rule may depend on."""
+    if name == "builtin.unregistered":
+        return op.attributes
+    written = op.attributes.get(SHARDING_RULE_ATTRIBUTE)
+    return {} if written is None else {SHARDING_RULE_ATTRIBUTE: written}
 
 
 def get_rule(op: Operation) -> ShardingRule | None:
@@ -134,86 +167,47 @@ def get_rule(op: Operation) -> ShardingRule | None:
 
     An `sdy.sharding_rule` attribute on the op wins over the registered rule.
     """
-    attributes = op.attributes
-    if attributes:
-        written = attributes.get(SHARDING_RULE_ATTRIBUTE)
-        if written is not None:
-            return _written_rule(op, written)
-    name = op.name
-    if op.properties or op.regions or len(op.results) != 1 or name == "builtin.unregistered":
-        return _rule_by_parts(op, name)
-    return _rule_of_alike(op, name)
-
-
-def _rule_of_alike(op: Operation, name: str) -> ShardingRule | None:
-    """Most ops of a program say nothing but their name, and all their tensors have one type."""
-    operands = operands_of(op)
-    type = type_of(op.results[0])
-    for value in operands:
-        if type_of(value) is not type:
-            return _rule_by_parts(op, name)
-    key = (name, len(operands), id(type))
-    entry = _ALIKE.get(key)
-    if entry is None:
-        entry = _ALIKE[key] = (_rule_by_parts(op, name), type)
-    return entry[0]
-
-
-def _rule_by_parts(op: Operation, name: str) -> ShardingRule | None:
-    """The rule by all that it may depend on: types, properties and reducers."""
-    attributes = op.attributes
-    if name == "builtin.unregistered":
-        name = op_name(op)
-    if not _loaded:
-        _load_families()
-    if name not in _RULES and name != "stablehlo.custom_call":
-        return None
-    operands = operands_of(op)
-    properties = op.properties
-    parts: list[object] = [
-        *map(type_of, operands),
-        *map(type_of, op.results),
-        *properties.values(),
-    ]
-    count = len(operands)
-    reducer = None
-    if op.regions:
-        reducer = tuple(map(body_reducer, op.regions))
-    if op.name == "builtin.unregistered":
-        parts += attributes.values()
-        key = (name, count, reducer, *properties, *attributes, *map(id, parts))
-    else:
-        key = (name, count, reducer, *properties, *map(id, parts))
+    key = rule_key(op)
     entry = _CACHE.get(key)
-    if entry is not None:
-        return entry[0]
-    return _compute(op, name, key, tuple(parts), reducer)
+    return _find_rule(op, key) if entry is None else entry[0]
 
 
-def _compute(
-    op: Operation,
-    name: str,
-    key: tuple[object, ...],
-    parts: tuple[object, ...],
-    reducer: object,
-) -> ShardingRule | None:
+def _find_rule(op: Operation, key: RuleKey) -> ShardingRule | None:
+    """The rule of an op whose key is new."""
+    _load_families()
+    written = op.attributes.get(SHARDING_RULE_ATTRIBUTE)
+    name = op_name(op)
+    if written is None and name not in _RULES and name != "stablehlo.custom_call":
+        return None
     if len(_CACHE) > _CACHE_LIMIT:
         _CACHE.clear()
-        _ALIKE.clear()
         _BY_VALUE.clear()
-    value_key = (*key[: len(key) - len(parts)], *parts)
-    if value_key in _BY_VALUE:
-        rule = _BY_VALUE[value_key]
+    told = _telling_attributes(op, op.name)
+    parts = (
+        *map(type_of, operands_of(op)),
+        *map(type_of, op.results),
+        *op.properties.values(),
+        *told.values(),
+    )
+    if written is not None:
+        rule = _written_rule(op, written)
     else:
-        function = (
-            _CUSTOM_CALLS.get(string(op, "call_target_name"))
-            if name == "stablehlo.custom_call"
-            else _RULES.get(name)
-        )
-        rule = _checked(op, "sharding rule", function) if function is not None else None
-        _BY_VALUE[value_key] = rule
+        reducers = tuple(map(body_reducer, op.regions))
+        by_value = (name, len(operands_of(op)), reducers, *op.properties, *told, *parts)
+        if by_value not in _BY_VALUE:
+            _BY_VALUE[by_value] = _registered_rule(op, name)
+        rule = _BY_VALUE[by_value]
     _CACHE[key] = (rule, parts)
     return rule
+
+
+def _registered_rule(op: Operation, name: str) -> ShardingRule | None:
+    """What the function that is registered for an op says of it."""
+    if name == "stablehlo.custom_call":
+        function = _CUSTOM_CALLS.get(string(op, "call_target_name"))
+    else:
+        function = _RULES.get(name)
+    return None if function is None else _checked(op, "sharding rule", function)
 
 
 def _checked(op: Operation, what: str, function: RuleFunction) -> ShardingRule | None:
@@ -236,17 +230,10 @@ def _checked(op: Operation, what: str, function: RuleFunction) -> ShardingRule |
 
 def _written_rule(op: Operation, attribute: Attribute) -> ShardingRule | None:
     """The rule that an `#sdy.op_sharding_rule` attribute on an op spells."""
-    parts = (attribute, *map(type_of, operands_of(op)), *map(type_of, op.results))
-    key = (SHARDING_RULE_ATTRIBUTE, len(op.results), *map(id, parts))
-    entry = _CACHE.get(key)
-    if entry is not None:
-        return entry[0]
     data: Any = getattr(attribute, "data", None)
-    rule = None
-    if data is not None:
-        rule = _checked(op, SHARDING_RULE_ATTRIBUTE, lambda _: _from_sdy(data))
-    _CACHE[key] = (rule, parts)
-    return rule
+    return (
+        None if data is None else _checked(op, SHARDING_RULE_ATTRIBUTE, lambda _: _from_sdy(data))
+    )
 
 
 def _from_sdy(written: Any) -> ShardingRule:

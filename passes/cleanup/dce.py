@@ -8,7 +8,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 from xdsl.passes import ModulePass
-from xdsl.transforms.dead_code_elimination import is_trivially_dead
+from xdsl.transforms.dead_code_elimination import would_be_trivially_dead
 
 from autopar.passes.walk import SHARDED_BODIES
 
@@ -34,8 +34,14 @@ def drop_dead(op: Operation) -> None:
         for block in region.blocks:
             inner = block.last_op
             while inner is not None:
-                before = inner.prev_op
-                if all(r.first_use is None for r in inner.results) and is_trivially_dead(inner):
+                before = inner._prev_op  # pyright: ignore[reportPrivateUsage]
+                for result in inner.results:
+                    if result.first_use is not None:
+                        is_dead = False
+                        break
+                else:
+                    is_dead = would_be_trivially_dead(inner)
+                if is_dead:
                     inner.detach()
                     inner.erase(safe_erase=False)
                 elif inner.regions and inner.name in SHARDED_BODIES:

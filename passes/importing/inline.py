@@ -30,7 +30,7 @@ from autopar.dialects.locations import call_site_loc, name_loc
 from autopar.dialects.sdy import ShardingConstraintOp, TensorShardingAttr
 from autopar.passes.collector import collector_off
 from autopar.passes.splice import insert_detached, move_body
-from autopar.passes.walk import inner_ops, ops_of
+from autopar.passes.walk import inner_ops
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,6 @@ def _inline_module(module: ModuleOp) -> None:
             functions[op.sym_name.data] = op
         elif isinstance(op, ModuleOp):
             _inline_module(op)
-    if not any(ops_of(function, CallOp) for function in functions.values()):
-        return
     calls: dict[str, list[CallOp]] = {}
     others: set[str] = set()
     seen: dict[int, Attribute] = {}
@@ -73,6 +71,8 @@ def _inline_module(module: ModuleOp) -> None:
                 calls[name].append(op)
             elif op.properties or op.attributes:
                 _note_symbols(op, others, seen)
+    if not any(calls.values()):
+        return
     order = _callees_first(functions, calls)
     fixed = {name for name, f in functions.items() if not _can_inline(f)}
     fixed |= _recursive(calls, order)
@@ -89,7 +89,7 @@ def _inline_module(module: ModuleOp) -> None:
                 function = functions[callee]
                 take = remaining[callee] == 0 and callee not in others and _is_private(function)
                 _inline_call(call, function, take)
-    _drop_unused(functions)
+    _drop_unused(functions, others | fixed)
 
 
 def _is_private(function: FuncOp) -> bool:
@@ -154,13 +154,25 @@ def _symbols_in(attr: Attribute) -> Iterator[str]:
             yield from _symbols_in(element)
 
 
-def _drop_unused(functions: dict[str, FuncOp]) -> None:
-    """Erases the private functions that no other function names."""
+def _drop_unused(functions: dict[str, FuncOp], suspects: set[str]) -> None:
+    """Erases the private functions that no other function names. After inlining only `suspects` can
+    be named: functions whose calls stay, and what other ops than calls named before."""
     public = [name for name, f in functions.items() if not _is_private(f)]
     if not public or len(public) == len(functions):
         return
+    keep = set(public)
+    if not suspects.isdisjoint(functions.keys() - keep):
+        keep = _reachable(functions, public)
+    for name, function in functions.items():
+        if name not in keep:
+            function.detach()
+            function.erase(safe_erase=False)
+
+
+def _reachable(functions: dict[str, FuncOp], roots: list[str]) -> set[str]:
+    """The functions that those in `roots` name, directly or not, and these."""
+    stack = list(roots)
     keep: set[str] = set()
-    stack = public
     while stack:
         name = stack.pop()
         if name in keep or name not in functions:
@@ -172,10 +184,7 @@ def _drop_unused(functions: dict[str, FuncOp]) -> None:
             if op.properties or op.attributes:
                 _note_symbols(op, named, seen)
         stack.extend(named)
-    for name, function in functions.items():
-        if name not in keep:
-            function.detach()
-            function.erase(safe_erase=False)
+    return keep
 
 
 # ---- One call ------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument
 
 from autopar.dialects.autopar import (
+    arg_shardings,
     place_like_arguments,
     set_arg_shardings,
-    sharding_of,
 )
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
@@ -76,10 +76,12 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
         return
     axes = _method_axes(module, grid, options)
     kinds = argument_kinds(func)
-    shardings = [
-        sharding_of(arg) or _argument_sharding(arg, kind, grid, axes, stage, options)
-        for arg, kind in zip(func.body.block.args, kinds, strict=True)
-    ]
+    made: dict[Sharding | None, Sharding | None] = {}
+    shardings: list[Sharding | None] = []
+    for arg, kind, stated in zip(func.body.block.args, kinds, arg_shardings(func), strict=True):
+        sharding = stated or _argument_sharding(arg, kind, grid, axes, stage, options)
+        # Equal ones are one object: their attribute is made once.
+        shardings.append(made.setdefault(sharding, sharding))
     set_arg_shardings(func, shardings)
     place_like_arguments(func, next_values(func).items())
     if stage == 3:

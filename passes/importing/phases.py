@@ -11,18 +11,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from xdsl.dialects.builtin import StringAttr, UnitAttr
+from xdsl.dialects.builtin import NameLoc, StringAttr, UnitAttr
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects.autopar import PHASE, REDUCE_IN_LOOP, ConstraintOp, sharding_of
-from autopar.dialects.diagnostics import location_names, remark
+from autopar.dialects.diagnostics import location_parts, remark
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.dialects.stablehlo import OptimizationBarrierOp, WhileOp
 from autopar.dialects.tensors import is_tensor, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.collectives import LATENCY_BOUND_BYTES
-from autopar.passes.walk import ops_of, sharded_ops
+from autopar.passes.walk import sharded_ops
 
 
 @dataclass(eq=False)
@@ -47,7 +47,7 @@ def gather_by_phase(func: FuncOp, parameters: Iterable[BlockArgument], grid: Gri
     Loops over microbatches are marked: the gradients that they add up are not to be kept whole.
     """
     phases = _Phases(func)
-    for loop in ops_of(func, WhileOp):
+    for loop in phases.loops:
         if phases.holds_steps(loop):
             loop.attributes[REDUCE_IN_LOOP] = UnitAttr()
     gathers: list[_Gather] = []
@@ -221,17 +221,28 @@ def _barrier(bucket: Sequence[_Gather], anchor: int | None) -> dict[_Gather, SSA
 
 
 class PhaseNames:
-    """The phases of ops, by the name stacks in their locations; many ops share a location."""
+    """The phases of ops, by the name stacks in their locations; many ops share (parts of) one."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Attribute, str]] = {}
 
     def of(self, op: Operation) -> str:
         """forward, backward or update."""
-        known = self._known.get(id(op.location))
-        if known is None:
-            known = self._known[id(op.location)] = (op.location, phase_of(op))
-        return known[1]
+        location = op.location
+        known = self._known.get(id(location))
+        return self._of_location(location) if known is None else known[1]
+
+    def _of_location(self, location: Attribute) -> str:
+        """The phase that the names of a location tell."""
+        known = self._known.get(id(location))
+        if known is not None:
+            return known[1]
+        is_name = isinstance(location, NameLoc)
+        phase = _phase_of_name(location.desc.data) if is_name else "update"
+        for part in location_parts(location):
+            phase = min(phase, self._of_location(part), key=_PHASES.index)
+        self._known[id(location)] = (location, phase)
+        return phase
 
 
 class _Phases(PhaseNames):
@@ -243,9 +254,13 @@ class _Phases(PhaseNames):
 
     def __init__(self, func: FuncOp) -> None:
         super().__init__()
-        self._position: dict[Operation, int] = {}
+        self._position: dict[int, int] = {}
+        """The place of each op in program order, by id()."""
+        self.loops: list[Operation] = []
         for position, op in enumerate(sharded_ops(func)):
-            self._position[op] = position
+            self._position[id(op)] = position
+            if op.__class__ is WhileOp:
+                self.loops.append(op)
         self._steps: dict[Operation, bool] = {}
         self._of_update: set[Operation] = set()
         """Ops without a phase's name that no other phase reads."""
@@ -273,7 +288,7 @@ class _Phases(PhaseNames):
 
     def position(self, op: Operation) -> int:
         """The op's place in program order."""
-        return self._position[op]
+        return self._position[id(op)]
 
     def holds_steps(self, loop: Operation) -> bool:
         """Whether each iteration of the loop has a forward and a backward phase."""
@@ -285,12 +300,20 @@ class _Phases(PhaseNames):
 
     def first(self, ops: Iterable[Operation]) -> Operation:
         """The op that comes first; all stand in the same block."""
-        return min(ops, key=lambda op: self._position[op])
+        return min(ops, key=lambda op: self._position[id(op)])
+
+
+_PHASES = ("backward", "forward", "update")
+"""The phases; where the names of an op tell several, the first of them holds."""
 
 
 def phase_of(op: Operation) -> str:
     """forward, backward or update, by the name stack that JAX leaves in the op's location."""
-    names = "/".join(location_names(op.location))
-    if "transpose(" in names or "rematted_computation" in names:
+    return PhaseNames().of(op)
+
+
+def _phase_of_name(name: str) -> str:
+    """The phase that one of JAX's name stacks tells."""
+    if "transpose(" in name or "rematted_computation" in name:
         return "backward"
-    return "forward" if "jvp(" in names else "update"
+    return "forward" if "jvp(" in name else "update"

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation
+from xdsl.ir import Operation, OpResult
 
 from autopar.dialects.autopar import (
     aliases,
+    arg_shardings,
     place_like_arguments,
-    result_sharding,
+    result_shardings,
     sharding_of,
 )
+from autopar.dialects.rules.access import operands_of
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops
 from autopar.dialects.sharding import Grid
 from autopar.passes.collector import collector_off
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
+from .builder import GraphBuilder
 from .check import ShardingChecker
 from .classes import CONSTRAINTS
 from .constraints import ConstraintApplier
 from .engine import Engine
-from .graph import GraphBuilder
 from .manual import Border, border_sharding
 from .write_back import Writer
 
@@ -68,14 +70,14 @@ def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
     check = ShardingChecker(engine.grids)
     for func, joined in graph.functions:
         _set_arguments(engine, func, check)
-        for index, (_, slot) in enumerate(joined):
-            sharding = result_sharding(func, index)
+        stated = result_shardings(func)
+        for index, ((_, slot), sharding) in enumerate(zip(joined, stated, strict=False)):
             if sharding is not None:
                 rank = graph.ranks[slot]
                 check(sharding, rank, func, f"result {index} of @{func.sym_name.data}")
                 engine.set_initial(slot, sharding)
     for op in graph.annotated:
-        if id(op) in graph.instances:
+        if id(op) in graph.copied:
             _set_instances(engine, op, check)
             continue
         for result in op.results:
@@ -86,7 +88,7 @@ def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
                 engine.set_initial(slot, sharding)
     for value, sharding in applier.values.items():
         engine.set_initial(graph.slot_of[value], sharding)
-    for user, index, instance, result in graph.use_instances:
+    for user, index, instance, result in graph.constant_uses:
         sharding = applier.uses.get((id(user), index))
         if sharding is not None and not engine.is_set(instance.slots[result]):
             engine.set_initial(instance.slots[result], sharding)
@@ -98,17 +100,17 @@ def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
 
 
 def _set_arguments(engine: Engine, func: FuncOp, check: ShardingChecker) -> None:
-    for argument in func.body.block.args:
-        sharding = sharding_of(argument)
+    graph = engine.graph
+    args = func.body.block.args
+    for index, (argument, sharding) in enumerate(zip(args, arg_shardings(func), strict=True)):
         if sharding is not None:
-            slot = engine.graph.slot_of[id(argument)]
-            name = f"argument {argument.index} of @{func.sym_name.data}"
-            check(sharding, engine.graph.ranks[slot], func, name)
+            slot = graph.slot_of[id(argument)]
+            check(sharding, graph.ranks[slot], func, f"argument {index} of @{func.sym_name.data}")
             engine.set_initial(slot, sharding)
 
 
 def _set_instances(engine: Engine, op: Operation, check: ShardingChecker) -> None:
-    for instance in engine.graph.instances[id(op)]:
+    for instance in engine.graph.copied[id(op)].instances:
         for result, slot in zip(op.results, instance.slots, strict=True):
             sharding = sharding_of(result)
             if sharding is not None:
@@ -134,11 +136,11 @@ def _clean_boundary(engine: Engine) -> None:
     functions = engine.graph.functions
     for func, joined in functions:
         returned = func.body.block.last_op
-        for index, (value, slot) in enumerate(joined):
-            assert returned is not None
-            owner = returned.operands[index].owner
-            is_constraint = isinstance(owner, Operation) and owner.name in CONSTRAINTS
-            if is_constraint and result_sharding(func, index) is None:
+        values = () if returned is None else operands_of(returned)
+        stated = result_shardings(func)
+        for result, (value, slot), sharding in zip(values, joined, stated, strict=False):
+            is_constraint = type(result) is OpResult and result.op.name in CONSTRAINTS
+            if is_constraint and sharding is None:
                 partial = engine.state(value).partial
                 engine.set_initial_state(slot, engine.state(slot)._replace(partial=partial))
         if func.sym_name.data == "main" or len(functions) == 1:

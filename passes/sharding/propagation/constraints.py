@@ -17,9 +17,12 @@ from xdsl.ir import Block, Operation, OpResult, SSAValue
 from autopar.dialects.autopar import ConstraintOp, sharding_of
 from autopar.dialects.rules.regions import BARRIER, MANUAL, NAMED, REGION_OPS
 from autopar.dialects.sharding import Grid, Sharding
+from autopar.passes.walk import ops_in
 
-from .classes import CONSTRAINTS, find_constants
+from .classes import CONSTRAINTS, ConstantFinder
 from .manual import border_sharding, specify_manual_axes
+
+_DEMANDING = CONSTRAINTS | {MANUAL}
 
 Demands = dict[tuple[int, int], Sharding]
 """Shardings for operands that are constant expressions, by id() of the user and operand index."""
@@ -31,7 +34,7 @@ class ConstraintApplier:
     def __init__(self, module: ModuleOp, grids: Mapping[str, Grid]) -> None:
         self._module = module
         self._grids = grids
-        self._constants: set[int] = set()
+        self._constants = ConstantFinder()
         self._orders: dict[int, dict[int, int]] = {}
         self.values: dict[int, Sharding] = {}
         """Shardings given to values, by id()."""
@@ -44,8 +47,6 @@ class ConstraintApplier:
             if isinstance(func, FuncOp) and not func.is_declaration
             for op in _constraint_users(func.body.block)
         ]
-        if users:
-            self._constants = find_constants(self._module)
         for op in users:
             if op.name == MANUAL:
                 specify_manual_axes(op, self._grids)
@@ -65,7 +66,7 @@ class ConstraintApplier:
         return order
 
     def _is_constant(self, value: SSAValue) -> bool:
-        return id(value.owner) in self._constants
+        return self._constants.is_copied(value)
 
     def _sharding(self, value: SSAValue) -> Sharding | None:
         owner = value.owner
@@ -148,13 +149,13 @@ def constraint_sharding(op: Operation) -> Sharding:
 def _constraint_users(block: Block) -> list[Operation]:
     """Constraints and manual computations, inner ones first."""
     found: list[Operation] = []
-    for op in block.ops:
+    for op in ops_in(block):
         name = op.name
         if op.regions and (name in REGION_OPS or name in (MANUAL, NAMED)):
             for region in op.regions:
                 for inner in region.blocks:
                     found += _constraint_users(inner)
-        if name in CONSTRAINTS or name == MANUAL:
+        if name in _DEMANDING:
             found.append(op)
     return found
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import takewhile
 
 from autopar.dialects.sharding import Axes, AxisRef, DimSharding, Grid, Sharding
 
 from .axes import AxisAlgebra
 from .factors import TensorState, propagate_step
-from .graph import Graph, Variant
+from .graph import Graph
 from .levels import LEVELS
 from .manual import Border
+from .profiles import Variant
 
 _MAX_ROUNDS = 10
 
@@ -35,6 +37,10 @@ class Engine:
         self._open = {rank: self._intern(_open_state(rank)) for rank in set(graph.ranks)}
         self._states = [self._open[rank] for rank in graph.ranks]
         self._steps: dict[tuple[int, ...], tuple[tuple[int, int], ...]] = {}
+        self._initial: dict[Sharding, int] = {}
+        """The states that shardings start as."""
+        self._without_sub_axes: dict[int, int] = {}
+        """States without the sub-axes of open dimensions, by the states with them."""
         self._dirty = bytearray()
         """For each node whether a slot changed since its last visit."""
         self._touched = bytearray()
@@ -78,7 +84,10 @@ class Engine:
                 sharding = replace(sharding, dims=dims)
             else:
                 self._originals[slot] = sharding
-        self._states[slot] = self._intern(self._initial_state(sharding))
+        state = self._initial.get(sharding)
+        if state is None:
+            state = self._initial[sharding] = self._intern(self._initial_state(sharding))
+        self._states[slot] = state
 
     def copy_initial(self, source: int, target: int) -> None:
         """Lets a slot start with what another one starts with, priorities included."""
@@ -121,13 +130,16 @@ class Engine:
 
         For the boundary of the program: a NamedSharding cannot name a part of an axis.
         """
-        state = self.state(slot)
-        dims = tuple(
-            axes if is_closed else tuple(takewhile(lambda axis: axis.is_whole, axes))
-            for axes, is_closed in zip(state.dims, state.closed, strict=True)
-        )
-        if dims != state.dims:
-            self._states[slot] = self._intern(state._replace(dims=dims))
+        state_id = self._states[slot]
+        found = self._without_sub_axes.get(state_id)
+        if found is None:
+            state = self._table[state_id]
+            dims = tuple(
+                axes if is_closed else tuple(takewhile(lambda axis: axis.is_whole, axes))
+                for axes, is_closed in zip(state.dims, state.closed, strict=True)
+            )
+            found = self._without_sub_axes[state_id] = self._intern(state._replace(dims=dims))
+        self._states[slot] = found
 
     # The fixed point
 
@@ -164,22 +176,32 @@ class Engine:
         )
 
     def _propagate_levels(self) -> None:
-        node_variants = self.graph.node_variants
         self._mark_all()
         dirty, touched = self._dirty, self._touched
         for level in range(LEVELS):
-            if level:
-                # Nodes that may do more at this level than at the one before.
-                more = {v for v in set(node_variants) if v[level] != v[level - 1]}
-                for index, variants in enumerate(node_variants):
-                    if touched[index] and variants in more:
-                        dirty[index] = 1
+            for index in self._joining[level]:
+                if touched[index]:
+                    dirty[index] = 1
             self._propagate_function_results()
             self._visit_all(level)
             self._propagate_function_results()
 
+    @cached_property
+    def _joining(self) -> list[list[int]]:
+        """For each level the nodes that may do more at it than at the one before."""
+        profiles, levels = self.graph.node_profiles, self.graph.profiles.levels
+        joining: list[list[int]] = [[]]
+        for level in range(1, LEVELS):
+            more = [variants[level] != variants[level - 1] for variants in levels]
+            joining.append([node for node, profile in enumerate(profiles) if more[profile]])
+        return joining
+
     def _mark_all(self) -> None:
         """Everything next to a sharding is to be visited."""
+        if self._dirty:
+            # A slot that got a sharding in the meantime has told its nodes.
+            self._dirty[:] = self._touched
+            return
         count = len(self.graph.node_slots)
         self._dirty, self._touched = bytearray(count), bytearray(count)
         annotated = [state.grid is not None for state in self._table]
@@ -196,7 +218,7 @@ class Engine:
         graph, states = self.graph, self._states
         for _, joined in graph.functions:
             for pair in joined:
-                variant = graph.result_variants[graph.ranks[pair[0]]]
+                variant = graph.profiles.joining(graph.ranks[pair[0]])
                 for index, new in self._step(variant, (variant, states[pair[0]], states[pair[1]])):
                     for slot in graph.groups.get(pair[index], (pair[index],)):
                         states[slot] = new
@@ -205,8 +227,8 @@ class Engine:
     def _visit_all(self, level: int) -> None:
         graph, states, dirty, steps = self.graph, self._states, self._dirty, self._steps
         notify, groups, touched = graph.notify, graph.groups, self._touched
-        slots_of = graph.node_slots
-        variant_of = [variants[level] for variants in graph.node_variants]
+        slots_of, profile_of = graph.node_slots, graph.node_profiles
+        variant_of = [variants[level] for variants in graph.profiles.levels]
         for _ in range(_MAX_ROUNDS):
             changed = False
             stack: list[int] = []
@@ -221,11 +243,11 @@ class Engine:
                     if index < 0:
                         break
                 dirty[index] = 0
-                variant = variant_of[index]
+                variant = variant_of[profile_of[index]]
                 if variant < 0:
                     continue
                 slots = slots_of[index]
-                key = (variant, *[states[slot] for slot in slots])
+                key = (variant, *map(states.__getitem__, slots))
                 updates = steps.get(key)
                 if updates is None:
                     updates = self._step(variant, key)
@@ -252,7 +274,7 @@ class Engine:
     def _step(self, variant: int, key: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         known = self._steps.get(key)
         if known is None:
-            known = self._steps[key] = self._compute(self.graph.variants[variant], key[1:])
+            known = self._steps[key] = self._compute(self.graph.profiles.variants[variant], key[1:])
         return known
 
     def _compute(self, variant: Variant, ids: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

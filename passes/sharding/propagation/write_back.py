@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xdsl.dialects.builtin import ArrayAttr
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import (
     SHARDING,
@@ -11,6 +11,7 @@ from autopar.dialects.autopar import (
     set_arg_shardings,
     set_result_shardings,
 )
+from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.sharding import Sharding
 
@@ -33,35 +34,38 @@ class Writer:
     def write(self) -> None:
         graph = self._graph
         self._write_constants()
-        slot_of = graph.slot_of
-        state_id, states = self._engine.state_id, self._engine.state_ids
-        single: dict[int, ArrayAttr[ShardingAttr]] = {}
-        for op in graph.ops:
-            results = op.results
-            if len(results) != 1:
-                if results:
-                    self._set(op, tuple([state_id(slot_of[id(result)]) for result in results]))
-                continue
-            slot = slot_of.get(id(results[0]))
-            if slot is None:
-                if id(op) not in graph.instances:  # a constant that nothing uses
-                    self._set(op, (self._engine.open_id(rank_of(results[0])),))
-                continue
-            state = states[slot]
-            attribute = single.get(state)
-            if attribute is None:
-                attribute = single[state] = self._list((state,))
-            op.attributes[SHARDING] = attribute
+        self._write_results()
         for op in graph.annotated:
-            if op.name in CONSTRAINTS or op.name in RESHARDS:
-                del op.attributes[SHARDING]
-                if op.name in CONSTRAINTS:
-                    self._set(op, (state_id(slot_of[id(op.results[0])]),))
+            if op.name in RESHARDS:
+                op.attributes.pop(SHARDING, None)
+            elif op.name in CONSTRAINTS:
+                op.attributes.pop(SHARDING, None)
+                op.properties["sharding"] = self._attribute(self._result_state(op))
         self._write_borders()
+        slot_of = graph.slot_of
         for func, joined in graph.functions:
             arguments = [self._sharding(slot_of[id(arg)]) for arg in func.body.block.args]
             set_arg_shardings(func, arguments)
             set_result_shardings(func, [self._sharding(slot) for _, slot in joined])
+
+    def _write_results(self) -> None:
+        """Shardings of the results of all ops but those of constants."""
+        states = self._engine.state_ids
+        single: dict[int, ArrayAttr[ShardingAttr]] = {}
+        for op, slot in zip(self._graph.ops, self._graph.result_slots, strict=True):
+            count = len(op.results)
+            if count == 1:
+                state = states[slot]
+                attribute = single.get(state)
+                if attribute is None:
+                    attribute = single[state] = self._list((state,))
+                op.attributes[SHARDING] = attribute
+            elif count:
+                op.attributes[SHARDING] = self._list(tuple(states[slot : slot + count]))
+
+    def _result_state(self, op: Operation) -> int:
+        (result,) = op.results
+        return self._engine.state_id(self._graph.slot_of[id(result)])
 
     def _attribute(self, state_id: int) -> ShardingAttr:
         found = self._attributes.get(state_id)
@@ -79,71 +83,66 @@ class Writer:
             found = self._lists[ids] = ArrayAttr([self._attribute(i) for i in ids])
         return found
 
-    def _set(self, op: Operation, ids: tuple[int, ...]) -> None:
-        if op.name in CONSTRAINTS:
-            op.properties["sharding"] = self._attribute(ids[0])
-        else:
-            op.attributes[SHARDING] = self._list(ids)
-
     # Constants
 
     def _write_constants(self) -> None:
         """One copy of a constant expression for each sharding that its uses want."""
-        made: dict[tuple[object, ...], Operation] = {}
+        made: dict[tuple[int, ...], Operation] = {}
         last: dict[int, Operation] = {}
-        memo: dict[int, Operation] = {}
-        for user, index, instance, result in self._graph.use_instances:
-            value = self._materialize(instance, made, last, memo).results[result]
-            if user.operands[index] is not value:
-                user.operands[index] = value
+        for user, index, instance, result in self._graph.constant_uses:
+            op = instance.written or self._write_instance(instance, made, last)
+            if op is not instance.of.op:
+                user.operands[index] = op.results[result]
+        for copied in self._graph.copied.values():
+            if not copied.instances:
+                ranks = [rank_of(result) for result in copied.op.results]
+                states = tuple([self._engine.open_id(rank) for rank in ranks])
+                copied.op.attributes[SHARDING] = self._list(states)
 
-    def _materialize(
-        self,
-        instance: Instance,
-        made: dict[tuple[object, ...], Operation],
-        last: dict[int, Operation],
-        memo: dict[int, Operation],
+    def _write_instance(
+        self, instance: Instance, made: dict[tuple[int, ...], Operation], last: dict[int, Operation]
     ) -> Operation:
-        """The op that stands for an instance: the original for the first sharding, else a copy."""
-        known = memo.get(id(instance))
-        if known is not None:
-            return known
-        original = instance.op
-        operands: list[SSAValue] = []
-        for value, source in zip(tuple(original.operands), instance.operands, strict=True):
-            if source is None:
-                operands.append(value)
-            else:
-                # The original's operands may have been replaced by those of its first instance.
-                position = self._result_index(source, value)
-                operands.append(self._materialize(source, made, last, memo).results[position])
-        ids = tuple(self._engine.state_id(slot) for slot in instance.slots)
-        key = (id(original), ids, *map(id, operands))
+        """The op that stands for an instance: the original for the first sharding, else a copy.
+
+        `made`: the ops so far, by original, shardings and operands; `last`: the latest of each
+        original.
+        """
+        original = instance.of.op
+        operands = self._written_operands(instance, made, last) if instance.operands else ()
+        states = tuple(map(self._engine.state_ids.__getitem__, instance.slots))
+        key = (id(original), *states, *map(id, operands))
         op = made.get(key)
         if op is None:
             if id(original) not in last:
                 op = original
-                for index, value in enumerate(operands):
-                    if op.operands[index] is not value:
-                        op.operands[index] = value
             else:
                 op = original.clone()
-                for index, value in enumerate(operands):
-                    op.operands[index] = value
                 block = original.parent_block()
                 assert block is not None
                 block.insert_ops_after([op], last[id(original)])
-            last[id(original)] = op
-            made[key] = op
-            self._set(op, ids)
-        memo[id(instance)] = op
+            for index, value in enumerate(operands):
+                if op.operands[index] is not value:
+                    op.operands[index] = value
+            last[id(original)] = made[key] = op
+            op.attributes[SHARDING] = self._list(states)
+        instance.written = op
         return op
 
-    @staticmethod
-    def _result_index(source: Instance, value: SSAValue) -> int:
-        if len(source.op.results) == 1:
-            return 0
-        return next(i for i, result in enumerate(source.op.results) if result is value)
+    def _written_operands(
+        self, instance: Instance, made: dict[tuple[int, ...], Operation], last: dict[int, Operation]
+    ) -> list[SSAValue]:
+        """The operands of an instance that is no leaf."""
+        operands: list[SSAValue] = []
+        # The original's operands may have been replaced by those of its first instance: the
+        # index of a result stays.
+        for source, value in zip(instance.operands, operands_of(instance.of.op), strict=True):
+            if source is None:
+                operands.append(value)
+            else:
+                assert isinstance(value, OpResult)
+                op = source.written or self._write_instance(source, made, last)
+                operands.append(op.results[value.index])
+        return operands
 
     # Manual computations
 
