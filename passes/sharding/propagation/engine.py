@@ -44,7 +44,7 @@ class Engine:
         self._dirty = bytearray()
         """For each node whether a slot changed since its last visit."""
         self._touched = bytearray()
-        """For each node whether a slot has a sharding."""
+        """For each node whether a slot got a sharding, or more of one, at this priority."""
         self._originals: dict[int, Sharding] = {}
         """Shardings with user priorities above 0."""
 
@@ -144,12 +144,23 @@ class Engine:
     # The fixed point
 
     def run(self) -> None:
-        """Propagates priority by priority until nothing changes."""
+        """Propagates priority by priority until nothing changes.
+
+        A node that nothing happens to at a priority is not visited: it came to rest at the last
+        level of the one before, which includes all levels.
+        """
+        count = len(self.graph.node_slots)
+        self._dirty, self._touched = bytearray(count), bytearray(count)
+        annotated = [state.grid is not None for state in self._table]
+        for slot, state in enumerate(self._states):
+            if annotated[state]:
+                self._mark(slot)
         self._propagate_levels()
         priorities = {
             dim.priority for s in self._originals.values() for dim in s.dims if dim.priority
         }
         for priority in sorted(priorities):
+            self._dirty, self._touched = bytearray(count), bytearray(count)
             for slot, original in self._originals.items():
                 self._admit(slot, original, priority)
             self._propagate_levels()
@@ -174,15 +185,15 @@ class Engine:
                 replicated=tuple(axis for axis in state.replicated if axis not in seen),
             )
         )
+        self._mark(slot)
 
     def _propagate_levels(self) -> None:
-        self._mark_all()
         dirty, touched = self._dirty, self._touched
+        self._propagate_function_results()
         for level in range(LEVELS):
             for index in self._joining[level]:
                 if touched[index]:
                     dirty[index] = 1
-            self._propagate_function_results()
             self._visit_all(level)
             self._propagate_function_results()
 
@@ -195,19 +206,6 @@ class Engine:
             more = [variants[level] != variants[level - 1] for variants in levels]
             joining.append([node for node, profile in enumerate(profiles) if more[profile]])
         return joining
-
-    def _mark_all(self) -> None:
-        """Everything next to a sharding is to be visited."""
-        if self._dirty:
-            # A slot that got a sharding in the meantime has told its nodes.
-            self._dirty[:] = self._touched
-            return
-        count = len(self.graph.node_slots)
-        self._dirty, self._touched = bytearray(count), bytearray(count)
-        annotated = [state.grid is not None for state in self._table]
-        for slot, state in enumerate(self._states):
-            if annotated[state]:
-                self._mark(slot)
 
     def _mark(self, slot: int) -> None:
         for node in self.graph.notify[slot]:
