@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from xdsl.dialects.builtin import (
@@ -34,11 +35,13 @@ from autopar.dialects.autopar import (
     set_result_sharding,
 )
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.rules.registry import load_families
 from autopar.dialects.sdy import Mesh, MeshOp
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
+from autopar.passes import load_pass
 from autopar.passes.collector import collector_off
 from autopar.passes.importing.annotate_method import AnnotateMethodPass
 from autopar.passes.importing.arguments import (
@@ -57,6 +60,11 @@ from .dump import Dump
 from .plugins import load_installed_plugins
 
 LAST_LEVEL = "per-device"
+
+# Every program takes them: loaded with this module, they are not waited for in its first compile.
+load_families()
+for _name in chain(*LEVELS.values()):
+    load_pass(_name)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def register_sharding_rule(
     `op_class`: when propagation takes the op; None: with all those that are in no class.
     Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
     """
-    _load_families()
+    load_families()
     _RULES[name] = function
     _CLASSES.pop(name, None)
     if op_class is not None:
@@ -89,7 +89,7 @@ def register_custom_call_rule(target: str, function: RuleFunction) -> None:
 
     Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
     """
-    _load_families()
+    load_families()
     _CUSTOM_CALLS[target] = function
     clear_cache()
 
@@ -112,13 +112,13 @@ def declare_no_rule(reason: str, names: Iterable[str]) -> None:
 
 def has_rule(name: str) -> bool:
     """Whether a rule function is registered for ops of this name."""
-    _load_families()
+    load_families()
     return name in _RULES
 
 
 def op_classes() -> Mapping[str, OpClass]:
     """The class of each op that has one, by name; later registrations show in it."""
-    _load_families()
+    load_families()
     return _CLASSES
 
 
@@ -174,7 +174,7 @@ def get_rule(op: Operation) -> ShardingRule | None:
 
 def _find_rule(op: Operation, key: RuleKey) -> ShardingRule | None:
     """The rule of an op whose key is new."""
-    _load_families()
+    load_families()
     written = op.attributes.get(SHARDING_RULE_ATTRIBUTE)
     name = op_name(op)
     if written is None and name not in _RULES and name != "stablehlo.custom_call":
@@ -257,7 +257,7 @@ def _from_sdy(written: Any) -> ShardingRule:
     )
 
 
-def _load_families() -> None:
+def load_families() -> None:
     """Imports every file of this folder: rules register themselves."""
     global _loaded
     if not _loaded:
