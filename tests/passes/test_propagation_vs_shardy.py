@@ -88,6 +88,15 @@ CASES = {
           %0 = stablehlo.dot_general %x, %w, contracting_dims = [1] x [0] : ({T}, tensor<16x32xf32>) -> tensor<8x32xf32>
           return %0 : tensor<8x32xf32>
         }}""",
+    "constant_read_and_returned": f"""
+        func.func @main(%x: {T} {sharded('{"a"}', "{}")}) -> ({T}, {T} {sharded('{"a", ?}', "{?}")}) {{
+          %0 = stablehlo.transpose %x, dims = [1, 0] : ({T}) -> {U}
+          %1 = stablehlo.constant dense<1.0> : {T}
+          %2 = stablehlo.add %x, %1 : {T}
+          %3 = stablehlo.dot_general %2, %0, contracting_dims = [1] x [0] : ({T}, {U}) -> tensor<8x8xf32>
+          %4 = stablehlo.dot_general %3, %1, contracting_dims = [1] x [0] : (tensor<8x8xf32>, {T}) -> {T}
+          return %4, %1 : {T}, {T}
+        }}""",
     "sub_axes_split": f"""
         func.func @main(%x: tensor<2x8x16xf32>, %y: {T} {sharded('{"b":(1)2}', '{"b":(2)2, "a"}')}) -> tensor<2x4x16xf32> {{
           %0 = stablehlo.reshape %y : ({T}) -> tensor<2x4x16xf32>
@@ -262,7 +271,9 @@ def test_case(name: str) -> None:
     check(MESH + CASES[name])
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(seed=st.integers(0, 1 << 30), steps=st.integers(1, 25))
 def test_random_programs(seed: int, steps: int) -> None:
     lines, _ = compare(random_program(seed, steps))

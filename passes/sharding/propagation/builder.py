@@ -111,6 +111,8 @@ class GraphBuilder:
         """Slots for the results of an op, and the node that joins them with the operands."""
         graph, table = self.graph, self._table
         operands, results = operands_of(op), op.results
+        if not results and op._next_op is None:  # pyright: ignore[reportPrivateUsage]
+            return  # what a terminator hands on is used by the edge, or the function's result
         slots = list(map(graph.slot_of.get, map(id, operands), _NO_SLOT))
         if -1 in slots:
             for index, slot in enumerate(slots):

@@ -91,8 +91,9 @@ class Writer:
         last: dict[int, Operation] = {}
         for user, index, instance, result in self._graph.constant_uses:
             op = instance.written or self._write_instance(instance, made, last)
-            if op is not instance.of.op:
-                user.operands[index] = op.results[result]
+            value = op.results[result]
+            if operands_of(user)[index] is not value:
+                user.operands[index] = value
         for copied in self._graph.copied.values():
             if not copied.instances:
                 ranks = [rank_of(result) for result in copied.op.results]
