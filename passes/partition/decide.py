@@ -69,7 +69,7 @@ def insert_reshards(module: ModuleOp) -> None:
         shard_ops_to_attributes(module)  # Either spelling is taken.
         drop_propagation_ops(module)
         found = survey(module, STATED)
-    table = refinement(module, found.stating, grid_op.to_grid())
+    table = refinement(module, found, grid_op.to_grid())
     for op in module.ops:
         if isinstance(op, FuncOp) and op.body.blocks:
             FunctionDecider(op, table).run()

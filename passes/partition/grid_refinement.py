@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 from xdsl.dialects.builtin import (
@@ -17,9 +17,11 @@ from xdsl.rewriter import Rewriter
 from autopar.dialects.autopar import (
     GRID,
     SHARDING,
+    STRATEGY,
     ConstraintOp,
     ReshardOp,
     ShardingAttr,
+    StrategyAttr,
     entries_of,
     grid_attribute,
 )
@@ -28,10 +30,12 @@ from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
 from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.importing.meshes import axis_problem
 from autopar.passes.sharding.propagation.check import ShardingChecker
 from autopar.passes.walk import sharded_ops
 
 from .specs import AxisTable
+from .survey import Survey
 
 
 def find_grid_op(module: ModuleOp) -> GridOp | None:
@@ -46,30 +50,32 @@ def find_grid_op(module: ModuleOp) -> GridOp | None:
     return grids[0] if grids else None
 
 
-def refinement(module: ModuleOp, stating: Sequence[Operation], grid: Grid) -> AxisTable:
-    """The refinement of the grid that the module's shardings ask for. `stating`: the ops that have
-    shardings, those that share one attribute once (survey.py).
+def refinement(module: ModuleOp, found: Survey, grid: Grid) -> AxisTable:
+    """The refinement of the grid that the module's shardings and strategies ask for.
 
     Sub-axes of one axis need not nest (6 rows over an axis of 6, reshaped to 2 x 3 and to 3 x 2).
-    Then those of arguments, results and partial sums hold, of the others those that are on more
-    bytes; dimensions that want the rest are not split by it, and a remark says so.
+    Then those of arguments, results, partial sums and strategies hold, of the others those that are
+    on more bytes; dimensions that want the rest are not split by it, and a remark says so.
     DiagnosticError for a sharding that does not fit the grid or its tensor.
     """
     cuts = {name: {1, size} for name, size in grid.axes}
     taken: dict[AxisRef, None] = {}
     wishes: dict[AxisRef, None] = {}
     """Axes of which sub-axes may be left out."""
-    stated = list(_checked(stating, grid))
+    stated = list(_checked(found.stating, grid))
     for use in stated:
         is_binding = isinstance(use.op, FuncOp)
         for axis in (axis for dim in use.sharding.dims for axis in dim.axes):
             if not is_binding:
                 wishes[axis] = None
             elif not _nests(axis, cuts, taken):
-                raise _does_not_nest(use, axis, taken)
+                raise _does_not_nest(use.op, use.what, axis, taken)
         for axis in use.sharding.partial_axes:
             if not _nests(axis, cuts, taken):
-                raise _does_not_nest(use, axis, taken)
+                raise _does_not_nest(use.op, use.what, axis, taken)
+    for op, axis in _sub_axes_of_strategies(found.planned, grid):
+        if not _nests(axis, cuts, taken):
+            raise _does_not_nest(op, f"the strategy of '{op.name}'", axis, taken)
     bound = {name: set(own) for name, own in cuts.items()}, dict(taken)
     if not all([_nests(axis, cuts, taken) for axis in wishes]):
         cuts, taken = bound
@@ -121,10 +127,24 @@ def _others(axis: AxisRef, taken: Iterable[AxisRef]) -> str:
     return ", ".join(str(other) for other in taken if other.name == axis.name and other.size)
 
 
-def _does_not_nest(use: _Use, axis: AxisRef, taken: Iterable[AxisRef]) -> DiagnosticError:
+def _sub_axes_of_strategies(
+    ops: Iterable[Operation], grid: Grid
+) -> Iterator[tuple[Operation, AxisRef]]:
+    """Those that the grid has; the others are refused where the op is decided."""
+    for op in ops:
+        strategy = op.attributes[STRATEGY]
+        for axes in strategy.data if isinstance(strategy, StrategyAttr) else ():
+            for axis in axes:
+                if axis.size and axis_problem(axis, grid.axes) is None:
+                    yield op, axis
+
+
+def _does_not_nest(
+    op: Operation, what: str, axis: AxisRef, taken: Iterable[AxisRef]
+) -> DiagnosticError:
     return DiagnosticError(
-        use.op,
-        f"{use.what} is sharded by the sub-axis {axis}, which does not nest with "
+        op,
+        f"{what} is sharded by the sub-axis {axis}, which does not nest with "
         f"{_others(axis, taken)} of other arguments and results: cut the axis in one way only",
     )
 

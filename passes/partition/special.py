@@ -16,7 +16,7 @@ from autopar.dialects.autopar import StrategyAttr
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.tensors import is_bool, shape_of
-from autopar.passes.importing.meshes import axis_problem
+from autopar.passes.importing.meshes import axis_problem, overlap
 
 from .localize.core import localizer_of, splits_permutations
 from .specs import AxisTable
@@ -68,11 +68,28 @@ def given_factors(
             f"'{op.name}' has a strategy of {len(strategy.data)} factors, {expected}: "
             "the attribute autopar.strategy does not belong to this op",
         )
-    for axis in (axis for axes in strategy.data for axis in axes):
+    problem = _strategy_problem(op, rule, strategy, table)
+    if problem is not None:
+        raise DiagnosticError(op, f"the strategy of '{op.name}' is not possible: {problem}")
+    return tuple(table.indices(axes) for axes in strategy.data)
+
+
+def _strategy_problem(
+    op: Operation, rule: ShardingRule, strategy: StrategyAttr, table: AxisTable
+) -> str | None:
+    every = [axis for axes in strategy.data for axis in axes]
+    for axis in every:
         problem = axis_problem(axis, table.grid.axes)
         if problem is not None:
-            raise DiagnosticError(op, f"the strategy of '{op.name}' is not possible: {problem}")
-    return tuple(table.indices(axes) for axes in strategy.data)
+            return problem
+    twice = overlap(every, table.grid.axes)
+    if twice is not None:
+        return f"an axis splits one factor, once, and axis {twice[0]} is there twice"
+    allowed = splittable_factors(op, rule).allowed
+    for factor, (axes, may) in enumerate(zip(strategy.data, allowed, strict=True)):
+        if axes and not may:
+            return f"factor {factor} cannot be split, leave its axes out"
+    return None
 
 
 def _windows(

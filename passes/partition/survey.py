@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from xdsl.ir import Operation
 
-from autopar.dialects.autopar import SHARDING
+from autopar.dialects.autopar import SHARDING, STRATEGY
 from autopar.passes.walk import SHARDED_BODIES
 
 
@@ -22,19 +22,24 @@ class Survey:
     stating: list[Operation] = field(default_factory=list[Operation])
     """The ops that state shardings, in program order; of those with an equal `autopar.sharding`
     (one attribute) the first."""
+    planned: list[Operation] = field(default_factory=list[Operation])
+    """The ops that come with a strategy."""
     _seen: set[int] = field(default_factory=set[int])
 
     def visit(self, op: Operation, stating: frozenset[type[Operation]]) -> None:
         """Adds the ops inside `op`; `stating` are the classes that state shardings elsewhere than
         in `autopar.sharding`."""
-        kinds, found, seen = self.kinds, self.stating, self._seen
+        kinds, found, seen, planned = self.kinds, self.stating, self._seen, self.planned
         for region in op.regions:
             for block in region.blocks:
                 inner = block.first_op
                 while inner is not None:
                     kind = type(inner)
                     kinds.add(kind)
-                    attr = inner.attributes.get(SHARDING)
+                    attributes = inner.attributes
+                    if STRATEGY in attributes:
+                        planned.append(inner)
+                    attr = attributes.get(SHARDING)
                     if attr is not None and id(attr) not in seen:
                         seen.add(id(attr))
                         found.append(inner)

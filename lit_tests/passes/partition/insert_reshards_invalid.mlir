@@ -37,6 +37,33 @@ func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
 // -----
 
 shard.grid @mesh(shape = 2) {axis_names = ["x"]}
+func.func @main(%a: tensor<8x8xf32>) -> tensor<8x8xf32> {
+  // expected-error@+1 {{the strategy of 'stablehlo.tanh' is not possible: an axis splits one factor, once, and axis "x" is there twice}}
+  %0 = "stablehlo.tanh"(%a) {autopar.strategy = #autopar.strategy<[["x"], ["x"]]>} : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  return %0 : tensor<8x8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2) {axis_names = ["x"]}
+func.func @main(%a: tensor<8x8xf32>) -> tensor<8x8xf32> {
+  // expected-error@+1 {{the strategy of 'stablehlo.cholesky' is not possible: factor 1 cannot be split, leave its axes out}}
+  %0 = "stablehlo.cholesky"(%a) <{lower = true}> {autopar.strategy = #autopar.strategy<[[], ["x"]]>} : (tensor<8x8xf32>) -> tensor<8x8xf32>
+  return %0 : tensor<8x8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 6) {axis_names = ["x"]}
+func.func @main(%a: tensor<6xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x":(1)2}]>}) -> tensor<6xf32> {
+  // expected-error@+1 {{the strategy of 'stablehlo.tanh' is sharded by the sub-axis "x":(1)3, which does not nest with "x":(1)2}}
+  %0 = "stablehlo.tanh"(%a) {autopar.strategy = #autopar.strategy<[["x":(1)3]]>} : (tensor<6xf32>) -> tensor<6xf32>
+  return %0 : tensor<6xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2) {axis_names = ["x"]}
 // expected-error@+1 {{argument 0 of @main: sharding <@mesh, [{"x"}, {}]> has 2 dimensions, the tensor has 1}}
 func.func @main(%a: tensor<8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {}]>}) -> tensor<8xf32> {
   return %a : tensor<8xf32>
