@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 from xdsl.ir import Attribute, Operation
 
 from autopar.dialects.constants import numpy_dtype
+from autopar.dialects.rules.access import backend_config
 from autopar.dialects.tensors import shape_of, tensor_type
 from autopar.passes.partition.effects import is_python_callback
 
@@ -62,9 +63,7 @@ def _results_by_index(module: ModuleOp) -> Iterator[tuple[int, list[Array]]]:
 
 
 def _index(call: Operation) -> int:
-    config = call.attributes["mhlo.backend_config"]
-    assert isinstance(config, DictionaryAttr)
-    index = config.data["index"]
+    index = backend_config(call)["index"]
     assert isinstance(index, IntegerAttr)
     return index.value.data
 

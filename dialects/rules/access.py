@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from xdsl.dialects.builtin import (
     ComplexType,
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
+    DictionaryAttr,
     Float16Type,
     Float32Type,
     Float64Type,
@@ -133,6 +134,17 @@ def string(op: Operation, name: str) -> str:
         return found.string_value()
     return ""
 
+
+def backend_config(call: Operation) -> Mapping[str, Attribute]:
+    """The arguments of a custom_call that are a dictionary: JAX leaves them beside the op's own
+    attributes, since jaxlib's are text for some versions of the call."""
+    for found in (call.properties.get("backend_config"), call.attributes.get(BACKEND_CONFIG)):
+        if isinstance(found, DictionaryAttr):
+            return found.data
+    return {}
+
+
+BACKEND_CONFIG = "mhlo.backend_config"
 
 _COMPLEMENT_FREE = {"sum": "bitwise_or", "product": "bitwise_and"}
 

@@ -5,11 +5,11 @@ Targets that are not here have no rule: they are replicated (`register_custom_ca
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr
+from xdsl.dialects.builtin import IntegerAttr
 from xdsl.ir import Operation
 from xdsl.utils.hints import isa
 
-from .access import operand_shapes, result_shapes
+from .access import backend_config, operand_shapes, result_shapes
 from .core import FactorKind, RuleBuilder, ShardingRule
 from .elementwise import pointwise_rule
 from .reduction import last_dim_rule
@@ -61,8 +61,7 @@ def approximate_top_k(op: Operation) -> ShardingRule:
 
 def _reduction_dim(op: Operation) -> int:
     """Which dimension is reduced; its size stays the same where all of it is wanted."""
-    config = op.properties.get("backend_config")
-    dim = config.data.get("reduction_dim") if isa(config, DictionaryAttr) else None
+    dim = backend_config(op).get("reduction_dim")
     if isa(dim, IntegerAttr):
         return dim.value.data
     return len(operand_shapes(op)[0]) - 1

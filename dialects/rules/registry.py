@@ -155,9 +155,10 @@ def rule_key(op: Operation) -> RuleKey:
 
 
 def _telling_attributes(op: Operation, name: str) -> dict[str, Attribute]:
-    """Those of the discardable attributes of an op that its rule may depend on."""
-    if name == "builtin.unregistered":
-        return op.attributes
+    """Those of the discardable attributes of an op that its rule may depend on: a custom_call's
+    arguments are among them (`mhlo.backend_config`), and an unknown op's properties may be."""
+    if name in ("builtin.unregistered", "stablehlo.custom_call"):
+        return {key: item for key, item in op.attributes.items() if not key.startswith("autopar.")}
     written = op.attributes.get(SHARDING_RULE_ATTRIBUTE)
     return {} if written is None else {SHARDING_RULE_ATTRIBUTE: written}
 

@@ -13,7 +13,7 @@ from xdsl.dialects.builtin import ArrayAttr, UnregisteredOp
 from xdsl.ir import Operation
 
 from autopar.dialects.autopar import SHARDING, STRATEGY, ShardingAttr, StrategyAttr
-from autopar.dialects.rules.access import operands_of, type_of
+from autopar.dialects.rules.access import op_name, operands_of, type_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import is_splittable, shape_of
@@ -101,7 +101,7 @@ class Decisions:
         if properties:
             parts += (*properties, *map(id, properties.values()))
         if len(attributes) > 1 or annotation is None or op.regions or op.name == _UNREGISTERED:
-            parts += (id(get_rule(op)), id(attributes.get(STRATEGY)))
+            parts += (op_name(op), id(get_rule(op)), id(attributes.get(STRATEGY)))
         return parts
 
     def _decide(self, op: Operation, key: tuple[object, ...]) -> Decision | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, UnregisteredOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation, OpResult, SSAValue
 
@@ -26,6 +26,7 @@ from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.sharding import AxisRef
+from autopar.dialects.stablehlo import CustomCallOp
 from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.walk import sharded_ops
 
@@ -36,6 +37,9 @@ from .reshard_plan import ReshardPlanner, Step
 from .special import given_factors, splittable_factors
 from .specs import AxisTable, Spec, without_axes
 from .strategy import Splittable, splittable_by_kind
+
+_NAMED_ELSEWHERE = frozenset({CustomCallOp.name, UnregisteredOp.name})
+"""Ops that are told apart by more than their name and strategy: they are alike to none."""
 
 
 class _Split(NamedTuple):
@@ -117,15 +121,18 @@ class GlobalProgram:
         self._keep += (strategy, rule, op.attributes.get(SHARDING))
         assert rule is not None
         if not any(factors):
-            self._plain.add(key)
+            self._plain.add(key)  # nothing is split
             return None
+        tells_more = op.name in _NAMED_ELSEWHERE
         needs_routine = localizer_of(op) is not None
         splittable = splittable_factors(op, rule)
         reduces = any(a and r for a, r in zip(factors, splittable.reducers, strict=True))
         split = _Split(rule, factors, splittable) if needs_routine or reduces else None
-        if op.name != "stablehlo.custom_call" and splittable == splittable_by_kind(rule):
+        if not tells_more and splittable == splittable_by_kind(rule):
             self._splits[alike] = split
-        if not needs_routine and not any(spec.partial for spec in self.result_specs(op)):
+        if not (needs_routine or tells_more) and not any(
+            spec.partial for spec in self.result_specs(op)
+        ):
             self._plain.add(key)  # an op that reduces over what is split has partial results
         return split
 

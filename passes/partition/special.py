@@ -156,5 +156,5 @@ _EXTENSIONS: dict[str, _SplittableFunction] = {
     "stablehlo.gather": _gather,
     "stablehlo.scatter": _scatter,
     "stablehlo.reshape": _reshape,
-    "stablehlo.rng_bit_generator": _whole,
+    **dict.fromkeys(("stablehlo.rng", "stablehlo.rng_bit_generator"), _whole),
 }

@@ -117,6 +117,21 @@ def test_third_party_custom_call() -> None:
     )
 
 
+@pytest.mark.parametrize("reduced", [0, 1])
+def test_the_dimension_that_a_call_names(reduced: int) -> None:
+    rule = rule_of(
+        "%0:2 = stablehlo.custom_call @PartialReduce(%x, %i, %z, %n) "
+        f"{{mhlo.backend_config = {{reduction_dim = {reduced} : i64}}}} : (tensor<8x4xf32>, "
+        "tensor<8x4xi32>, tensor<f32>, tensor<i32>) -> (tensor<8x4xf32>, tensor<8x4xi32>)",
+        "%x: tensor<8x4xf32>, %i: tensor<8x4xi32>, %z: tensor<f32>, %n: tensor<i32>",
+    )
+    assert rule is not None
+    (factor,) = rule.operands[0][1 - reduced]
+    assert rule.kinds[factor] is FactorKind.PASS_THROUGH
+    (factor,) = rule.operands[0][reduced]
+    assert rule.kinds[factor] is FactorKind.NEED_REPLICATION
+
+
 def test_elementwise_to_propagation() -> None:
     """By name, as Shardy tells ops apart: collectives have pointwise rules, but are not in it."""
     classes = op_classes()

@@ -108,3 +108,23 @@ def test_broadcast_and_map() -> None:
         GRID,
         [spec("x y")],
     )
+
+
+def test_random_numbers() -> None:
+    """Between 1 and 1 + 1e-6: which they are makes no difference."""
+    a = normal(7, 5)
+    check_text(
+        """
+        func.func @main(%a: tensor<7x5xf32>) -> tensor<7x5xf32> {
+          %low = stablehlo.constant dense<1.0> : tensor<f32>
+          %high = stablehlo.constant dense<1.000001> : tensor<f32>
+          %shape = stablehlo.constant dense<[7, 5]> : tensor<2xi64>
+          %0 = stablehlo.rng %low, %high, %shape, distribution = UNIFORM
+              : (tensor<f32>, tensor<f32>, tensor<2xi64>) -> tensor<7x5xf32>
+          %1 = stablehlo.add %a, %0 : tensor<7x5xf32>
+          return %1 : tensor<7x5xf32>
+        }""",
+        [a],
+        GRID,
+        [spec("x y")],
+    )

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from xdsl.dialects.builtin import f32
+from xdsl.dialects.builtin import IntegerAttr, f32
 from xdsl.ir import Operation
 
 from autopar.dialects import make_context
 from autopar.dialects.diagnostics import collect_remarks
 from autopar.dialects.rules import registry
+from autopar.dialects.rules.access import backend_config
 from autopar.dialects.rules.core import FactorKind, RuleBuilder, ShardingRule
 from autopar.dialects.rules.registry import register_custom_call_rule, register_sharding_rule
 from autopar.lowering.parse import parse_module
@@ -47,7 +48,7 @@ UNREGISTERED = '"mine.sum_of_exp"(%a) : (tensor<10xf32>) -> tensor<f32>'
 CUSTOM_CALL = "stablehlo.custom_call @sum_of_exp(%a) : (tensor<10xf32>) -> tensor<f32>"
 
 
-def partitioned(op: str, result: str = "tensor<f32>") -> str:
+def partitioned(op: str, result: str = "tensor<f32>", returned: str = "%0") -> str:
     context = make_context()
     context.allow_unregistered = True
     module = parse_module(
@@ -56,7 +57,7 @@ def partitioned(op: str, result: str = "tensor<f32>") -> str:
         func.func @main(
             %a: tensor<10xf32> {{sdy.sharding = #sdy.sharding<@mesh, [{{"x"}}]>}}) -> {result} {{
           %0 = {op}
-          return %0 : {result}
+          return {returned} : {result}
         }}""",
         context=context,
     )
@@ -91,6 +92,43 @@ def test_only_the_target_that_was_meant() -> None:
     register_custom_call_rule("sum_of_exp", sum_rule)
     register_custom_call_localizer("another", mask_by_minus_infinity)
     assert "dense<0xff800000>" not in partitioned(CUSTOM_CALL).lower()
+
+
+@pytest.mark.parametrize(
+    "form", ['"mine.{}"(%a) : {}', "stablehlo.custom_call @{}(%a) : {}"], ids=["op", "custom_call"]
+)
+def test_ops_that_differ_in_their_routines_alone(form: str) -> None:
+    """What was found of the first does not hold for the second."""
+    for name in ("plain", "masked"):
+        register_sharding_rule(f"mine.{name}", sum_rule)
+        register_custom_call_rule(name, sum_rule)
+    register_localizer("mine.masked", mask_by_minus_infinity)
+    register_custom_call_localizer("masked", mask_by_minus_infinity)
+    type = "(tensor<10xf32>) -> tensor<f32>"
+    first, second = form.format("plain", type), form.format("masked", type)
+    program = f"{first}\n%1 = {second}\n%2 = stablehlo.add %0, %1 : tensor<f32>"
+    assert "dense<0xff800000>" in partitioned(program, returned="%2").lower()
+
+
+def test_a_rule_may_depend_on_the_arguments_of_a_call() -> None:
+    """`jax.ffi.ffi_call` leaves them in `mhlo.backend_config`."""
+
+    def rule(op: Operation) -> ShardingRule:
+        kept = backend_config(op)["keeps"]
+        assert isinstance(kept, IntegerAttr)
+        kind = FactorKind.PASS_THROUGH if kept.value.data else FactorKind.NEED_REPLICATION
+        return RuleBuilder([(10,)], [(10,)]).factor([0], [0], 10, kind).build()
+
+    register_custom_call_rule("move", rule)
+    type = "(tensor<10xf32>) -> tensor<10xf32>"
+    calls = [
+        f"stablehlo.custom_call @move({value}) {{mhlo.backend_config = {{keeps = {keeps} : i64}}}}"
+        f" : {type}"
+        for value, keeps in (("%a", 1), ("%0", 0))
+    ]
+    text = partitioned("\n%1 = ".join(calls), "tensor<10xf32>", returned="%1")
+    assert text.count("(tensor<3xf32>) -> tensor<3xf32>") == 1, text
+    assert text.count(type) == 1, text
 
 
 def test_a_routine_may_split_permutations() -> None:

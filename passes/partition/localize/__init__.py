@@ -1,6 +1,11 @@
-"""Local forms of ops: a routine for each op that is not legal on local shapes as it stands."""
+"""Local forms of ops: a routine for each op that is not legal on local shapes as it stands.
 
-from . import indexing, shape, window_ops  # registers the routines
+The files of this folder register their routines when they are imported, all of them here.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
 from .core import (
     LocalOp,
     localize,
@@ -12,12 +17,12 @@ from .core import (
 
 __all__ = [
     "LocalOp",
-    "indexing",
     "localize",
     "localizer",
     "localizer_of",
     "register_custom_call_localizer",
     "register_localizer",
-    "shape",
-    "window_ops",
 ]
+
+for _file in iter_modules(__path__):
+    import_module(f".{_file.name}", __name__)
