@@ -14,6 +14,7 @@ import itertools
 import re
 import sys
 import textwrap
+import typing
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -99,11 +100,13 @@ def pass_section(name: str, phase: str) -> list[str]:
         lines += [paragraph, ""]
     options = dataclasses.fields(cls)
     if options:
-        documents = option_help(cls)
+        documents, hints = option_help(cls), typing.get_type_hints(cls)
         lines += ["| option | type | default | |", "|---|---|---|---|"]
         for option in options:
             default = "" if option.default in (None, dataclasses.MISSING) else option.default
-            kind = cell(str(option.type)).replace(" \\| None", "")
+            hint = hints[option.name]  # a Literal is shown, whatever its name
+            kind = str(hint if typing.get_origin(hint) is typing.Literal else option.type)
+            kind = cell(kind.removeprefix("typing.")).replace(" \\| None", "")
             row = (f"`{option.name.replace('_', '-')}`", kind, str(default))
             lines.append(f"| {' | '.join(row)} | {cell(documents.get(option.name, ''))} |")
         lines.append("")
