@@ -6,7 +6,8 @@
   attributes and types as entries of its tables;
 - parse.py, print.py: MLIR text in and out; foreign.py puts dialects that jaxlib does not know in
   generic form, grid_disguise.py shows it a shard.grid as an sdy.mesh;
-- mlir_context.py: jaxlib's contexts, and its errors as ours;
+- mlir_context.py: jaxlib's contexts (the dialects are registered by a private name), and its errors
+  as ours;
 - program.py: a per-device program as data, for the runtime;
 - jax_compat.py: the only module that touches JAX's private interfaces.
 
