@@ -102,7 +102,7 @@ class Road:
     """The shapes of the whole batch's results (None: not known), where there are microbatches."""
 
     def at(self, level: str) -> ModuleOp:
-        """The program at a level of the design; ValueError names the levels."""
+        """The program at a level (README.md, the road a program travels); ValueError names them."""
         if level not in LEVELS:
             raise ValueError(f"level {level!r} is unknown; levels: {', '.join(LEVELS)}")
         with collector_off():

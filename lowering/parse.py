@@ -23,7 +23,6 @@ from .foreign import FOREIGN_DIALECTS, blank, disguise_properties, has_foreign_s
 from .grid_disguise import text_needs_disguise, undisguise
 from .importer import import_module
 from .mlir_context import diagnostic_of, jaxlib_available, make_mlir_context
-from .native_attributes import import_location
 
 
 def parse_module(
@@ -91,6 +90,3 @@ def verify(module: ModuleOp) -> None:
     """xDSL's verification of a module; slow, for user text where there is no jaxlib."""
     for op in module.walk():
         verify_op(op)
-
-
-__all__ = ["import_location", "parse_module", "parse_native", "verify", "verify_op"]

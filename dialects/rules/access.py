@@ -52,10 +52,12 @@ def op_label(op: Operation) -> str:
 
 
 def operand_shapes(op: Operation) -> list[Shape]:
+    """The shape of each operand; () for a scalar, and for what is no tensor."""
     return [shape_of(v.type) for v in op.operands]
 
 
 def result_shapes(op: Operation) -> list[Shape]:
+    """The shape of each result, as `operand_shapes`."""
     return [shape_of(v.type) for v in op.results]
 
 
@@ -118,15 +120,18 @@ def ints(op: Operation, name: str, default: Sequence[int] = ()) -> tuple[int, ..
 
 
 def integer(op: Operation, name: str, default: int = 0) -> int:
+    """An integer attribute; `default` where the op has none."""
     found = attribute(op, name)
     return int(found.value.data) if isinstance(found, IntegerAttr) else default
 
 
 def boolean(op: Operation, name: str) -> bool:
+    """A bool attribute; False where the op has none."""
     return integer(op, name) != 0
 
 
 def string(op: Operation, name: str) -> str:
+    """A string, or the name of a symbol; empty where the op has none."""
     found = attribute(op, name)
     if isinstance(found, StringAttr):
         return found.data

@@ -155,8 +155,7 @@ def _check_reducer(kind: FactorKind, reducer: str | None) -> None:
 class RuleBuilder:
     """Builds a rule factor by factor.
 
-    `shapes` are the operands' and results' shapes. Dimensions that no factor covers get a
-    factor of their own, of kind NEED_REPLICATION unless `leftover` says otherwise, when built.
+    `operand_shapes` and `result_shapes` are those of the op, a scalar's is ().
     """
 
     def __init__(
@@ -233,6 +232,16 @@ class RuleBuilder:
         accumulated: tuple[int, ...] = (),
         leftover: FactorKind = FactorKind.NEED_REPLICATION,
     ) -> ShardingRule:
+        """The rule of the factors so far; each dimension without one gets its own, of kind
+        `leftover`.
+
+        `linear`: groups of operands through which sums pass: with all operands of a group partial
+        sums over some axes, the results are partial sums over them (add ((0, 1),), mul
+        ((0,), (1,))). `moves_data`: the op only moves or copies elements of the operands
+        `linear[0]`, so that partial results of any kind pass. `accumulated`: operands that a
+        reduction takes once, as its initial values: of the devices that share a split reduction
+        only one may count them.
+        """
         for shapes, mapping, is_operand in (
             (self._operand_shapes, self._operands, True),
             (self._result_shapes, self._results, False),

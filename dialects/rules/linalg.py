@@ -61,7 +61,8 @@ def fft(op: Operation) -> ShardingRule:
 
 @sharding_rule("stablehlo.rng_bit_generator")
 def rng_bit_generator(op: Operation) -> ShardingRule:
-    """The state is whole on every device; the bits can be made in parts (by their index)."""
+    """The state is whole on every device; the bits may lie in parts: partitioning makes them whole
+    on every device, which keeps its part."""
     (state,), results = operand_shapes(op), result_shapes(op)
     builder = RuleBuilder([state], results)
     for dim, size in enumerate(state):

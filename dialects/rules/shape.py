@@ -111,7 +111,8 @@ def broadcast(op: Operation) -> ShardingRule:
 
 @sharding_rule("stablehlo.iota", "stablehlo.rng")
 def made(op: Operation) -> ShardingRule:
-    """The result can be made in parts (with the part's offset; random numbers by their index)."""
+    """The result may lie in parts: those of an iota are made with their offset, random numbers
+    whole on every device and cut."""
     (shape,) = result_shapes(op)
     builder = RuleBuilder(operand_shapes(op), [shape])
     none: list[int | None] = [None] * len(op.operands)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from .grid_option import check_grid, ensure_grid
-from .methods import MethodOptions, annotate_method
+from .methods import MethodName, MethodOptions, annotate_method
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class AnnotateMethodPass(ModulePass):
 
     name = "annotate-method"
 
-    method: Literal["dp", "zero2", "zero3", "fsdp", "shard"] = "dp"
-    """The method; fsdp is another name of zero3."""
+    method: MethodName = "dp"
+    """The method."""
     grid: str | None = None
     """The grid of a module that declares none, as 2x4."""
     axis_names: tuple[str, ...] | None = None

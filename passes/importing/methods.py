@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 from xdsl.dialects.builtin import (
     ModuleOp,
@@ -33,14 +34,18 @@ from .arguments import argument_kinds, batch_dim, main_function
 from .phases import gather_by_phase
 from .state import next_values
 
-METHODS = {
+MethodName = Literal["dp", "zero2", "zero3", "fsdp", "shard"]
+"""The names in `METHODS`, as the pass's option has them."""
+
+METHODS: dict[str, int | None] = {
     "dp": 0,
     "zero2": 2,
     "zero3": 3,
     "fsdp": 3,
     "shard": None,
 }
-"""The strings of every command line and of `parallelize`, with the ZeRO stage that they mean."""
+"""Every name that `annotate-method` takes, with the ZeRO stage that it means; None: the user's
+shardings alone. autopar/methods.py has the strings of `parallelize`, which are a few more."""
 
 PARAMETER_PRIORITY = 1
 """Priority of state shardings: the batch's (0) propagates first and wins conflicts."""

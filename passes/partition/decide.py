@@ -5,12 +5,17 @@ chooses the strategy that moves the fewest bytes (strategy.py), reshards the ope
 elsewhere and resolves partial results, each once, where it is cheapest. What is read and written on
 the way has files of its own:
 
+- survey.py: what the module holds, found in one walk before;
+- hints.py: ops that only speak to propagation, dropped first;
 - grid_refinement.py: the axes that specs speak of;
 - decisions.py: the strategy of an op, and what has to be moved for it;
+- special.py: which factors of an op can be split;
+- strategy.py: the strategies that come into question, and the cheapest of them;
 - value_specs.py: where values lie, and where the program says that they are to;
 - partials.py: which partial values stay partial through an op or a loop; anything else is resolved
   where it is made, straight to the sharding that the value is to have (so a sharded one is
   reduce-scattered);
+- reshard_plan.py: the collectives from one spec to another, and what they cost;
 - resharder.py: the reshards themselves;
 - regions.py: loops, branches and manual computations.
 """

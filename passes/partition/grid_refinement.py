@@ -145,7 +145,7 @@ def _does_not_nest(
     return DiagnosticError(
         op,
         f"{what} is sharded by the sub-axis {axis}, which does not nest with "
-        f"{_others(axis, taken)} of other arguments and results: cut the axis in one way only",
+        f"{_others(axis, taken)} of others: cut the axis in one way only",
     )
 
 

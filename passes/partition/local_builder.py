@@ -205,10 +205,6 @@ class LocalBuilder:
         shape[dim] = sum(shape_of(v.type)[dim] for v in values)
         return self.op("concatenate", values, resized(type, shape), dimension=IntegerAttr(dim, i64))
 
-    def reverse(self, value: SSAValue, dim: int) -> SSAValue:
-        """The value backwards along `dim`."""
-        return self.op("reverse", [value], value.type, dimensions=i64_array([dim]))
-
     def broadcast(self, value: SSAValue, shape: Sequence[int], dims: Sequence[int]) -> SSAValue:
         """`stablehlo.broadcast_in_dim`: dimension i of the value becomes `dims[i]` of `shape`."""
         return self.op(

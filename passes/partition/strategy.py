@@ -107,7 +107,7 @@ class StrategyChooser:
             self._project(rule, mapping, use.spec.dims, splittable.allowed, carried_axes)
             for mapping, use in zip(mappings, uses, strict=True)
         ]
-        candidates = self._candidates(rule, mappings, projections, uses)
+        candidates = self._candidates(rule, projections, uses)
         strategies = [
             self.complete(rule, splittable, self._repair(rule, mappings, c), carried)
             for c in candidates
@@ -181,7 +181,6 @@ class StrategyChooser:
     def _candidates(
         self,
         rule: ShardingRule,
-        mappings: Sequence[TensorMapping],
         projections: Sequence[dict[int, tuple[int, ...]]],
         uses: Sequence[TensorUse],
     ) -> list[tuple[tuple[int, ...], ...]]:

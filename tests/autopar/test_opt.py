@@ -21,6 +21,7 @@ from autopar.lowering.parse import parse_module
 from autopar.lowering.print import print_module
 from autopar.opt import main
 from autopar.passes import PASSES, load_pass
+from autopar.passes.importing.methods import METHODS
 from autopar.passes.manager import PipelineError, build_pipeline, parse_pipeline
 from autopar.verify_diagnostics import read_expectations
 
@@ -90,7 +91,7 @@ def test_options_by_every_spelling() -> None:
         ("builtin.module(cse,)", "a name is missing beside a comma of the pipeline 'cse,'"),
         ("split-step{num-micro-batches=0}", "num-micro-batches=0: expected at least 1"),
         ("split-step{reduction=max}", "expected one of mean, sum, found 'max'"),
-        ("annotate-method{method=ddp}", "expected one of dp, zero2, zero3, fsdp, shard, found"),
+        ("annotate-method{method=ddp}", f"expected one of {', '.join(METHODS)}, found"),
         ("annotate-method{small-tensor-elements=-1}", "expected a whole number of at least 0"),
         ("shard-partition{grid=2xq}", "grid=2xq: expected sizes joined by x, as in grid=2x4"),
         ("shard-partition{axis-names=a,b}", "axis-names=a,b without grid=: give both"),

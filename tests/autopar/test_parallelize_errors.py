@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import autopar
-from autopar.passes.importing.methods import METHODS
+from autopar.passes.importing.annotate_method import AnnotateMethodPass
+from autopar.passes.importing.methods import METHODS, MethodName
 
 DEVICES = np.array(autopar.local_devices()[:8])
 MESH = Mesh(DEVICES.reshape(2, 4), ("data", "model"))
@@ -266,11 +267,17 @@ def test_init_twice_and_shutdown() -> None:
 
 
 def test_one_list_of_methods() -> None:
-    """Every string of `parallelize` is one of the pass, and stands in its docs."""
+    """Every string of `parallelize` but its own two is one of the pass; the docs have them all."""
     names = autopar.method_names(aliases=True)
     assert names[:2] == ("auto", "alpa") and set(autopar.method_names()) < set(names)
     assert set(names[2:]) == set(METHODS)
-    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert get_args(MethodName) == tuple(METHODS)
+    for name in METHODS:
+        assert f"`{name}`" in (AnnotateMethodPass.__doc__ or "")
+    root = Path(__file__).parents[2]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert f"--method {'|'.join(autopar.method_names())} " in readme
+    page = (root / "docs" / "methods.md").read_text(encoding="utf-8")
     for name in names:
         assert f"`{name}`" in page
         if name != "alpa":

@@ -60,6 +60,5 @@ OURS_ONLY = {
     "stablehlo.batch_norm_inference",
     "stablehlo.batch_norm_grad",
     "stablehlo.set_dimension_size",
-    "chlo",
 }
 """Ops that Shardy has no rule for (its data-flow edges serve the barrier)."""

@@ -23,6 +23,7 @@ from autopar.passes.importing.export_sdy import export_sdy
 from autopar.passes.importing.import_sdy import import_sdy
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.meshes import merge_axes, overlap, refine_together, translate_axes
+from autopar.passes.importing.methods import METHODS
 from autopar.passes.importing.shard_attributes_to_ops import shard_attributes_to_ops
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 from autopar.passes.manager import PipelineError, build_pipeline, run_pipeline
@@ -473,10 +474,7 @@ def test_zero3_says_when_phases_are_not_known(location: str) -> None:
 @pytest.mark.parametrize(
     ("pipeline", "message"),
     [
-        (
-            "annotate-method{method=ddp}",
-            "one of dp, zero2, zero3, fsdp, shard, found 'ddp'",
-        ),
+        ("annotate-method{method=ddp}", f"one of {', '.join(METHODS)}, found 'ddp'"),
         ("convert-shard-to-stablehlo{form=x}", "expected one of replica, partition, found 'x'"),
     ],
 )

@@ -33,9 +33,16 @@ def positive(*shape: int) -> Array:
     return a @ np.swapaxes(a, -1, -2) + 4 * np.eye(shape[-1], dtype=np.float32)
 
 
+def type_of(array: Array) -> str:
+    """The tensor type of an array of floats, integers or bool."""
+    kind = {"f": "f", "i": "i", "u": "ui", "b": "i"}[array.dtype.kind]
+    bits = 1 if array.dtype.kind == "b" else 8 * array.dtype.itemsize
+    return f"tensor<{'x'.join([*map(str, array.shape), f'{kind}{bits}'])}>"
+
+
 def op(name: str, attributes: str, args: list[Array], result: Array) -> str:
-    """A module of one op in generic form."""
-    types = [f"tensor<{'x'.join([*map(str, a.shape), 'f32'])}>" for a in (*args, result)]
+    """A module of one op in generic form; of `result` only shape and dtype count."""
+    types = [type_of(array) for array in (*args, result)]
     names = [f"%{i}" for i in range(len(args))]
     arguments = ", ".join(f"{n}: {t}" for n, t in zip(names, types, strict=False))
     return f"""
@@ -92,8 +99,10 @@ def test_batch_norm_inference(sharded: str) -> None:
 
 def test_broadcast_and_map() -> None:
     a = normal(7, 5)
-    text = op("broadcast", "broadcast_sizes = array<i64: 3>", [a], normal(3, 7, 5))
-    check_text(text, [a], GRID, [spec("y x")])
+    for dtype in (np.float32, np.int32, np.uint8, np.bool_):
+        b = (10 * np.abs(a)).astype(dtype)
+        text = op("broadcast", "broadcast_sizes = array<i64: 3>", [b], np.stack([b] * 3))
+        check_text(text, [b], GRID, [spec("y x")])
     check_text(
         """
         func.func @main(%a: tensor<7x5xf32>) -> tensor<7x5xf32> {

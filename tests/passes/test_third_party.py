@@ -28,6 +28,7 @@ TABLES = (
     registry._RULES,  # pyright: ignore[reportPrivateUsage]
     registry._CLASSES,  # pyright: ignore[reportPrivateUsage]
     registry._CUSTOM_CALLS,  # pyright: ignore[reportPrivateUsage]
+    registry.NO_RULE,
     core._LOCALIZERS,  # pyright: ignore[reportPrivateUsage]
 )
 

@@ -81,7 +81,7 @@ func.func @main(%a: tensor<8x8xf32> {autopar.sharding = #autopar.sharding<@mesh,
 
 // One axis cut by 2 and by 3, where both bind.
 shard.grid @mesh(shape = 6) {axis_names = ["x"]}
-// expected-error @+1 {{argument 1 of @main is sharded by the sub-axis "x":(1)3, which does not nest with "x":(1)2 of other arguments and results}}
+// expected-error @+1 {{argument 1 of @main is sharded by the sub-axis "x":(1)3, which does not nest with "x":(1)2 of others}}
 func.func @main(%a: tensor<8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x":(1)2}]>},
                 %b: tensor<9xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x":(1)3}]>}) {
   return

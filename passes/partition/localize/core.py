@@ -40,12 +40,15 @@ class LocalOp:
     result_shapes: tuple[tuple[int, ...], ...]
 
     def builder(self) -> LocalBuilder:
+        """Makes ops before this one."""
         return LocalBuilder(self.table, self.op)
 
     def local_result_shape(self, index: int = 0) -> tuple[int, ...]:
+        """The shape of a device's part of a result: blocks of equal size, the last padded."""
         return self.table.local_shape(self.result_shapes[index], self.result_specs[index])
 
     def local_result_type(self, index: int = 0) -> TensorType[Attribute]:
+        """The type of a device's part of a result."""
         return resized(self.op.results[index].type, self.local_result_shape(index))
 
     def set_local_types(self) -> None:
@@ -63,6 +66,7 @@ class LocalOp:
         result.replace_uses_with_if(value, lambda use: use.operation is not value.owner)
 
     def is_padded(self, size: int, axes: tuple[int, ...]) -> bool:
+        """Whether a dimension of global `size` has padding when it is split over `axes`."""
         return bool(axes) and not self.table.is_divisible(size, axes)
 
     def mask_reduced(self, fills: Sequence[SSAValue | None] | None = None) -> None:

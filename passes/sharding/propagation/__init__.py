@@ -1,4 +1,15 @@
-"""Sharding propagation with Shardy's semantics (https://openxla.org/shardy/propagation)."""
+"""Sharding propagation with Shardy's semantics (https://openxla.org/shardy/propagation).
+
+- constraints.py: what the user demands of values, applied first;
+- check.py: refuses shardings that do not fit;
+- graph.py: the program as slots and nodes; builder.py builds it in one walk, with nodes.py (slots,
+  nodes, who wakes whom), copies.py (constants, one a use), classes.py (ops told apart by name) and
+  manual.py (the border of manual computations);
+- profiles.py, levels.py: along which factors, in which directions a node spreads at which level;
+- engine.py: the fixed point, and its order;
+- factors.py: one step of one op; axes.py: the algebra of sub-axes;
+- write_back.py: what was found, written into the module.
+"""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from xdsl.ir import Operation
 
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
+from autopar.passes.importing.meshes import axis_problem
 
-from ...importing.meshes import axis_problem
 from .axes import AxisAlgebra
 
 

@@ -65,6 +65,7 @@ class NodeTable:
     # Nodes
 
     def add_node(self, position: int, slots: Sequence[int], profile: int) -> int:
+        """A node of these slots, at this place in the program; its number until `finish`."""
         self._positions.append(position)
         self._graph.node_slots.append(slots)
         self._graph.node_profiles.append(profile)
