@@ -21,6 +21,10 @@ from .specs import AxisTable
 _PYTHON_CALLBACKS = ("xla_ffi_python_cpu_callback", "xla_ffi_python_gpu_callback")
 
 
+EFFECTS = ("stablehlo.custom_call", "stablehlo.rng")
+"""The ops that `is_effect` may be true of."""
+
+
 def is_python_callback(op: Operation) -> bool:
     """Whether the op calls one of the program's host callbacks."""
     target = op.properties.get("call_target_name")
@@ -28,10 +32,13 @@ def is_python_callback(op: Operation) -> bool:
 
 
 def is_effect(op: Operation) -> bool:
-    """Whether the op must run once: a custom_call with side effects or into Python.
+    """Whether the op must run once: a custom_call with side effects or into Python, or numbers of
+    the device's own random generator, of which each device would make others.
 
     DiagnosticError for a call that runs nowhere once the program is partitioned.
     """
+    if op.name == "stablehlo.rng":
+        return True
     if op.name != "stablehlo.custom_call":
         return False
     effect = op.properties.get("has_side_effect")

@@ -30,7 +30,7 @@ from autopar.dialects.stablehlo import CustomCallOp
 from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.walk import sharded_ops
 
-from .effects import is_effect
+from .effects import EFFECTS, is_effect
 from .localize import LocalOp, localizer_of
 from .regions import manual_specs
 from .reshard_plan import ReshardPlanner, Step
@@ -82,7 +82,7 @@ class GlobalProgram:
             "autopar.reshard": self._reshard,
             "sdy.manual_computation": self._manual,
             "stablehlo.case": self._regions,
-            "stablehlo.custom_call": self._call,
+            **dict.fromkeys(EFFECTS, self._call),
             "stablehlo.if": self._regions,
             "stablehlo.while": self._regions,
         }

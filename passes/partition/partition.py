@@ -36,7 +36,7 @@ from autopar.dialects.tensors import is_tensor, shape_of
 from autopar.passes.splice import move_body
 
 from .collectives import emit_steps
-from .effects import is_effect, run_once
+from .effects import EFFECTS, is_effect, run_once
 from .global_program import GlobalProgram
 from .grid_refinement import find_grid_op
 from .local_builder import LocalBuilder, resized
@@ -70,7 +70,7 @@ class _FunctionPartitioner:
             "sdy.manual_computation": self._manual,
             "stablehlo.case": self._control_flow,
             **dict.fromkeys(CONSTANTS, self._constant),
-            "stablehlo.custom_call": self._effect,
+            **dict.fromkeys(EFFECTS, self._effect),
             "stablehlo.if": self._control_flow,
             "stablehlo.while": self._control_flow,
         }

@@ -523,6 +523,18 @@ def test_callbacks_run_once_with_full_values() -> None:
     close(result, jax.jit(noisy)(PARAMS, X))
 
 
+def test_numbers_of_the_device_generator_are_the_same_everywhere() -> None:
+    def noisy(params: Any, x: Any) -> Any:
+        noise = jax.lax.rng_uniform(jnp.float32(0), jnp.float32(1), (5,))
+        return noise, jnp.mean(x @ params["a"])
+
+    noise, _ = autopar.parallelize(noisy, method="dp", batch_argnums=1)(PARAMS, X)
+    first, *others = [np.asarray(shard.data) for shard in noise.addressable_shards]
+    assert len(others) == len(DEVICES) - 1 and 0 < first.min() < first.max() < 1
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
 @pytest.mark.parametrize("kind", ["pure", "io", "debug"])
 def test_what_a_callback_raises_reaches_the_caller(kind: str) -> None:
     failing, later = [True], list[Any]()
