@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from xdsl.ir import Block, Operation
 
 from autopar.dialects.autopar import REDUCE_IN_LOOP
-from autopar.dialects.sdy import ManualComputationOp
+from autopar.dialects.sdy import ManualAxesAttr, ManualComputationOp
 from autopar.dialects.sharding import AxisRef
+from autopar.passes.sharding.propagation.manual import per_value
 
 from .partials import Partials
 from .resharder import Resharder
@@ -97,6 +98,21 @@ class RegionDecider:
         wanted = [self._specs.annotated(r) for r in op.results]
         self._specs.record(op, outs)
         self._reshards.bring_results(op, outs, wanted)
+        _respell(op, ins, outs, sorted(manual), self._specs.table)
+
+
+def _respell(
+    op: ManualComputationOp,
+    ins: Sequence[Spec],
+    outs: Sequence[Spec],
+    manual: Iterable[int],
+    table: AxisTable,
+) -> None:
+    """Writes what the op says of axes on the refined grid."""
+    for key, specs in (("in_shardings", ins), ("out_shardings", outs)):
+        op.properties[key] = per_value([table.sharding(s) for s in specs], op.properties[key])
+    names = tuple(axis.name for axis in table.axes(manual))
+    op.properties["manual_axes"] = ManualAxesAttr(names)
 
 
 def manual_specs(op: ManualComputationOp, table: AxisTable) -> tuple[list[Spec], list[Spec]]:

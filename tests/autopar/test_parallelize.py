@@ -484,6 +484,23 @@ def test_donation_without_a_result_frees() -> None:
     assert a.is_deleted() and b.is_deleted()
 
 
+def test_shard_map_beside_parts_of_its_axes() -> None:
+    """Two heads over an axis of four make a sub-axis of it; the shard_map names the whole one."""
+    mesh = MESH
+
+    def mixed(params: Any, x: Any) -> Any:
+        heads = jnp.tanh((x @ params["a"]).reshape(16, 2, 16).transpose(1, 0, 2)).sum(0)
+        spec = P("data", "model")
+        local = jax.shard_map(lambda v: 2 * v, mesh=mesh, in_specs=spec, out_specs=spec)
+        return heads, local(x @ params["a"])
+
+    params = {"a": jax.device_put(PARAMS["a"], NamedSharding(mesh, P(None, "model")))}
+    x = jax.device_put(X, NamedSharding(mesh, P("data")))
+    function = autopar.parallelize(mixed, method="shard")
+    assert '"model:(1)2"' in function.lower(params, x).as_text("spmd")
+    close(function(params, x), jax.jit(mixed)(params, x))
+
+
 # ---- effects -------------------------------------------------------------------------------------
 
 

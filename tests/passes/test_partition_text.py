@@ -137,3 +137,21 @@ def test_random_numbers() -> None:
         GRID,
         [spec("x y")],
     )
+
+
+@pytest.mark.parametrize("size", [GRID.num_devices, GRID.num_devices - 1])
+@pytest.mark.parametrize("combiner", ["add", "maximum", "multiply"])
+def test_reduction_that_begins_with_a_value(combiner: str, size: int) -> None:
+    """Each device has one element of the dimension, or none; the initial value counts once."""
+    a, init = normal(4, size), np.float32(2.5)
+    check_text(
+        f"""
+        func.func @main(%a: tensor<4x{size}xf32>, %init: tensor<f32>) -> tensor<4xf32> {{
+          %0 = stablehlo.reduce(%a init: %init) applies stablehlo.{combiner}
+              across dimensions = [1] : (tensor<4x{size}xf32>, tensor<f32>) -> tensor<4xf32>
+          return %0 : tensor<4xf32>
+        }}""",
+        [a, init],
+        GRID,
+        [spec("- xy"), spec("")],
+    )

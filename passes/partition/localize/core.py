@@ -14,12 +14,14 @@ from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
-from autopar.dialects.rules.access import op_name, string
+from autopar.dialects.reductions import COMBINERS
+from autopar.dialects.rules.access import ints, op_name, operands_of, string
 from autopar.dialects.rules.core import ShardingRule
-from autopar.dialects.tensors import is_tensor
+from autopar.dialects.tensors import is_tensor, shape_of
 
 from ..local_builder import LocalBuilder, resized
 from ..specs import AxisTable, Spec
+from ..splats import is_neutral
 from ..windows import block_starts
 
 
@@ -175,6 +177,29 @@ def localize(local: LocalOp) -> None:
     if routine is not None:
         routine(local)
         return
-    if any(r is not None and a for r, a in zip(local.reducers, local.factors, strict=True)):
+    kinds = {r for r, axes in zip(local.reducers, local.factors, strict=True) if r and axes}
+    if kinds:
         local.mask_reduced()
-    local.set_local_types()
+    if local.op.name == "stablehlo.reduce" and len(kinds) == 1 and _reduces_single_elements(local):
+        _combine_with_init(local, *kinds)
+    else:
+        local.set_local_types()
+
+
+def _reduces_single_elements(local: LocalOp) -> bool:
+    """Whether a reduction of one tensor has one element to reduce on each device."""
+    operands = operands_of(local.op)
+    dims = ints(local.op, "dimensions")
+    return len(operands) == 2 and all(shape_of(operands[0].type)[dim] == 1 for dim in dims)
+
+
+def _combine_with_init(local: LocalOp, kind: str) -> None:
+    """The reduction of single elements, without the op: XLA forgets its initial value where it
+    drops dimensions of size 1 (jaxlib 0.10.2, on CPU)."""
+    value, init = operands_of(local.op)
+    builder, type = local.builder(), local.local_result_type()
+    value = builder.op("reshape", [value], type)
+    if not is_neutral(init, [kind]):
+        start = builder.broadcast(init, type.get_shape(), [])
+        value = builder.op(COMBINERS[kind].removeprefix("stablehlo."), [value, start], type)
+    local.replace([value])
