@@ -22,6 +22,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.stablehlo.collectives import COLLECTIVES
 from autopar.dialects.tensors import shape_of
 
 
@@ -80,6 +81,10 @@ class BatchFlow:
         if op.name == MANUAL:
             self._manual(op)
             return
+        if op.name in COLLECTIVES:  # those of a manual computation, which changes sizes as they do
+            for operand, result in zip(op.operands, op.results, strict=True):
+                self._see(result, operand)
+            return
         rule = get_rule(op)
         for index, result in enumerate(op.results):
             self.places[result] = (
@@ -125,18 +130,19 @@ class BatchFlow:
         """A body on the shapes of one device."""
         block = op.regions[0].block
         for operand, arg in zip(op.operands, block.args, strict=True):
-            if operand in self.places:
-                self.places[arg] = self._seen_from(arg, operand)
+            self._see(arg, operand)
         self.follow(block)
         last = block.last_op
         assert last is not None
         for result, value in zip(op.results, last.operands, strict=True):
-            self.places[result] = self._seen_from(result, value) | self._guess(op, result)
+            self._see(result, value)
 
-    def _seen_from(self, target: SSAValue, source: SSAValue) -> BatchPlaces:
-        new, old = shape_of(target.type), shape_of(source.type)
-        places = (across_border(p, old, new) for p in self.places.get(source, ()))
-        return frozenset(p for p in places if p is not None)
+    def _see(self, target: SSAValue, source: SSAValue) -> None:
+        """Lets `target` be `source` in another size."""
+        if source in self.places:
+            new, old = shape_of(target.type), shape_of(source.type)
+            places = (across_border(place, old, new) for place in self.places[source])
+            self.places[target] = frozenset(p for p in places if p is not None)
 
     def _control_flow(self, op: Operation) -> None:
         if op.name == "stablehlo.while":

@@ -282,6 +282,36 @@ def test_result_of_a_shard_map() -> None:
     assert_equal(run(model, parallel(model, count=2, mesh=mesh)), run(model, jax.jit(model.step)))
 
 
+@pytest.mark.parametrize("hidden", [4, 8, 7, 16])
+def test_gradients_through_a_shard_map(hidden: int) -> None:
+    """Also where a weight is as long as the batch, of a microbatch or of a device's part of it."""
+    axes = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=axes)
+    rows, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    rng = np.random.default_rng(0)
+    params = {"a": rng.normal(size=(12, hidden)), "b": rng.normal(size=(hidden, 5))}
+    params = jax.tree.map(np.float32, params)
+    x = rng.normal(size=(16, 12)).astype(np.float32)
+
+    def loss(params: Any, x: Any) -> Any:
+        local = jax.shard_map(
+            lambda a, b, v: jnp.tanh(v @ a) @ b,
+            mesh=mesh,
+            in_specs=(whole, whole, rows),
+            out_specs=rows,
+        )
+        return jnp.mean(local(params["a"], params["b"], x) ** 2)
+
+    def step(params: Any, x: Any) -> Any:
+        value, gradient = jax.value_and_grad(loss)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), value
+
+    options: dict[str, Any] = {"method": "dp", "mesh": mesh, "batch_argnums": 1}
+    parallel = autopar.parallelize(step, num_micro_batches=2, **options)
+    ours, plain = parallel(params, x), jax.jit(step)(params, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), ours, plain)
+
+
 def test_shard_map_that_sends_examples_on_is_refused() -> None:
     ring = [(i, (i + 1) % 8) for i in range(8)]
     mesh, body = _in_shard_map(lambda h: jax.lax.ppermute(h, "d", ring))
