@@ -123,6 +123,8 @@ def resolve_method(method: Method | str | None) -> Method:
     """A method object from what the user gave; ValueError names the known strings."""
     if isinstance(method, Method):
         return method
+    if isinstance(method, type) and issubclass(method, Method):
+        raise ValueError(f"method={method.__name__} is a class: give a method, {method.__name__}()")
     name = method or "auto"
     if name in _BEST:
         name = DEFAULT_METHOD

@@ -126,6 +126,10 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         "batch_argnums=(1,): s is a scalar, it has no batch dimension: leave it out",
     ),
     "method": (lambda: run(method="ddp"), "known methods: auto, alpa, dp"),
+    "method_class": (
+        lambda: run(method=autopar.Zero2Parallel),
+        "give a method, Zero2Parallel()",
+    ),
     "batch axis": (
         lambda: run(method=autopar.DataParallel(batch_axis="q"), mesh=(2, 4)),
         "batch_axis='q': the mesh's axes are data, model",
