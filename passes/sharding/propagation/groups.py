@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
 
 from autopar.dialects.autopar import ConstraintOp
-from autopar.dialects.rules.access import operands_of
 from autopar.dialects.sharding import Sharding
 from autopar.passes.walk import inner_ops
 
@@ -33,22 +33,27 @@ def part_members(module: ModuleOp, engine: Engine) -> bool:
     it. Constants stay members. Says whether ops were inserted: the graph is out of date then.
     """
     graph = engine.graph
-    torn = {slot for slots in graph.groups.values() if _differ(engine, slots) for slot in slots}
+    torn = {
+        slot: slots for slots in graph.groups.values() if _differ(engine, slots) for slot in slots
+    }
     if not torn:
         return False
-    grid = next(iter(engine.grids))
-    members = {
-        op.operands[0]: None
-        for op in inner_ops(module)
-        if op.name == GROUP_OP and graph.slot_of.get(id(operands_of(op)[0])) in torn
-    }
-    for value in members:
+    members: dict[SSAValue, str] = {}
+    for op in inner_ops(module):
+        slot = graph.slot_of.get(id(op.operands[0])) if op.name == GROUP_OP else None
+        if slot in torn:
+            members[op.operands[0]] = _demanded_grid(engine, torn[slot])
+    for value, grid in members.items():
         sharding = Sharding.fully_replicated(grid, rank_of(value), is_open=True)
         constraint = ConstraintOp(value, sharding)
         insert_after(constraint, value)
         result = constraint.results[0]
         value.replace_uses_with_if(result, lambda use, own=constraint: use.operation is not own)
     return bool(members)
+
+
+def _demanded_grid(engine: Engine, slots: Sequence[int]) -> str:
+    return next(grid for slot in slots if (grid := engine.state(slot).grid) is not None)
 
 
 def _differ(engine: Engine, slots: Sequence[int]) -> bool:
