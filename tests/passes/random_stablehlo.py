@@ -42,6 +42,8 @@ class ProgramWriter:
         self.group_id = 0
         self.constrained: set[str] = set()
         """Values that a sharding was demanded of: no members of groups, which might disagree."""
+        self.grouped: set[str] = set()
+        """Members of groups: of these no sharding is demanded any more."""
 
     def shape(self, rank: int | None = None) -> Shape:
         rank = self.random.choice([1, 2, 2, 2, 3, 3]) if rank is None else rank
@@ -120,7 +122,7 @@ class ProgramWriter:
         ]  # fmt: skip
         if self.regions:
             steps += [self.barrier, self.loop, self.case, self.manual, self.propagation_barrier]
-            steps += [self.group]
+            steps += [self.group, self.shared]
         random.choice(steps)()
 
     def unary(self) -> None:
@@ -262,6 +264,8 @@ class ProgramWriter:
 
     def constraint(self) -> None:
         name, shape = self.pick()
+        if name in self.grouped:
+            return
         self.constrained.add(name)
         self.constrained.add(f"%v{self.count}")
         self.emit(
@@ -290,10 +294,24 @@ class ProgramWriter:
         if name not in free or len(free) < 2:
             return
         self.group_id += 1
-        for member in {name, self.random.choice(free)}:
+        for member in sorted({name, self.random.choice(free)}):
+            self.grouped.add(member)
             self.lines.append(
                 f"sdy.sharding_group {member} group_id = {self.group_id} : {tensor(shape)}"
             )
+
+    def shared(self) -> None:
+        """Constants that are read more than once, and are often in a group."""
+        name, shape = self.pick()
+        type_ = tensor(shape)
+        constant = self.constant(shape)
+        follower = self.emit(f"stablehlo.negate {constant} : {type_}", shape)
+        both = self.emit(f"stablehlo.add {follower}, {constant} : {type_}", shape)
+        self.emit(
+            f"stablehlo.multiply {name}, {self.random.choice([constant, both])} : {type_}", shape
+        )
+        if self.random.random() < 0.7:
+            self.group()
 
     def case(self) -> None:
         name, shape = self.pick()
@@ -309,6 +327,8 @@ class ProgramWriter:
     def manual(self) -> None:
         """A manual computation over one axis of one dimension (or replicated)."""
         name, shape = self.pick()
+        if name in self.grouped:
+            return
         axis, size = self.random.choice(self.mesh)
         dims = [d for d, s in enumerate(shape) if s % size == 0]
         split = self.random.choice(dims) if dims and self.random.random() < 0.7 else None

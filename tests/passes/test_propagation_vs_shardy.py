@@ -130,6 +130,69 @@ CASES = {
           %3 = stablehlo.sqrt %1 : {T}
           return %3 : {T}
         }}""",
+    "sharding_group_of_a_constant_read_twice": f"""
+        func.func @main(%x: {T} {sharded('{"b"}', "{?}")}, %n: tensor<i32>) -> ({T} {sharded('{"b":(2)2}', "{?}")}) {{
+          %0 = "stablehlo.case"(%n) ({{
+            %6 = stablehlo.tanh %x : {T}
+            stablehlo.return %6 : {T}
+          }}, {{
+            %6 = stablehlo.negate %x : {T}
+            stablehlo.return %6 : {T}
+          }}) : (tensor<i32>) -> {T}
+          %i = stablehlo.iota dim = 0 : {T}
+          %j = stablehlo.iota dim = 1 : {T}
+          %1 = stablehlo.multiply %0, %i : {T}
+          sdy.sharding_group %1 group_id = 1 : {T}
+          sdy.sharding_group %j group_id = 1 : {T}
+          %2 = stablehlo.compare LT, %i, %j : ({T}, {T}) -> tensor<8x16xi1>
+          %3 = stablehlo.select %2, %i, %j : tensor<8x16xi1>, {T}
+          return %3 : {T}
+        }}""",
+    "sharding_group_of_a_constant_in_case_and_while": f"""
+        func.func @main(%x: {T} {sharded('{"a"}', '{"c"}')}, %n: tensor<i32>) -> ({T} {sharded("{}", '{"a", ?}')}, {T}, {T}) {{
+          %c = stablehlo.constant dense<2.0> : {T}
+          %0:2 = "stablehlo.case"(%n) ({{
+            stablehlo.return %c, %x : {T}, {T}
+          }}, {{
+            stablehlo.return %x, %c : {T}, {T}
+          }}) : (tensor<i32>) -> ({T}, {T})
+          %i = stablehlo.iota dim = 0 : {T}
+          sdy.sharding_group %c group_id = 1 : {T}
+          %1 = stablehlo.multiply %c, %i : {T}
+          %2:2 = stablehlo.while(%it = %n, %y = %i) : tensor<i32>, {T} cond {{
+            %p = stablehlo.compare LT, %it, %n : (tensor<i32>, tensor<i32>) -> tensor<i1>
+            stablehlo.return %p : tensor<i1>
+          }} do {{
+            %3 = stablehlo.add %y, %1 : {T}
+            stablehlo.return %it, %3 : tensor<i32>, {T}
+          }}
+          return %2#1, %i, %0#1 : {T}, {T}, {T}
+        }}""",
+    "sharding_group_that_disagrees": f"""
+        func.func @main(%x: {T} {sharded('{"a"}', "{?}p1")}, %y: {T} {sharded('{"b", ?}', "{}")}, %n: tensor<i32>) -> ({T}, {T}, {T}) {{
+          sdy.sharding_group %x group_id = 1 : {T}
+          sdy.sharding_group %y group_id = 1 : {T}
+          %0:2 = stablehlo.while(%it = %n, %q = %x) : tensor<i32>, {T} cond {{
+            %p = stablehlo.compare LT, %it, %n : (tensor<i32>, tensor<i32>) -> tensor<i1>
+            stablehlo.return %p : tensor<i1>
+          }} do {{
+            sdy.sharding_group %q group_id = 1 : {T}
+            %1 = stablehlo.add %q, %y : {T}
+            stablehlo.return %it, %1 : tensor<i32>, {T}
+          }}
+          %2 = stablehlo.tanh %x : {T}
+          %3 = stablehlo.negate %2 : {T}
+          sdy.sharding_group %2 group_id = 1 : {T}
+          return %3, %2, %0#1 : {T}, {T}, {T}
+        }}""",
+    "sharding_group_with_an_open_member": f"""
+        func.func @main(%x: {T} {sharded("{?}", "{?}p3")}, %y: {T}) -> ({T}, {T}) {{
+          %0 = sdy.sharding_constraint %y <@mesh, [{{"a", ?}}, {{}}]> : {T}
+          sdy.sharding_group %x group_id = 1 : {T}
+          sdy.sharding_group %0 group_id = 1 : {T}
+          %1 = stablehlo.tanh %x : {T}
+          return %0, %1 : {T}, {T}
+        }}""",
     "sharding_group_with_sharding": f"""
         func.func @main(%x: {T}, %y: {T}) -> ({T}, {T}) {{
           %0 = stablehlo.tanh %x : {T}

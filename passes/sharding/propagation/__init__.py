@@ -35,6 +35,7 @@ from .check import ShardingChecker
 from .classes import CONSTRAINTS
 from .constraints import ConstraintApplier
 from .engine import Engine
+from .groups import join_groups, part_members
 from .manual import Border, border_sharding
 from .write_back import Writer
 
@@ -70,7 +71,10 @@ def _propagate(module: ModuleOp, grids: dict[str, Grid]) -> None:
     applier.run()
     engine = Engine(GraphBuilder(module).build(), grids)
     _set_initial(engine, applier)
-    _join_groups(engine)
+    if part_members(module, engine):
+        engine = Engine(GraphBuilder(module).build(), grids)
+        _set_initial(engine, applier)
+    join_groups(engine)
     engine.run()
     _clean_boundary(engine)
     Writer(engine, next(iter(grids))).write()
@@ -127,16 +131,6 @@ def _set_instances(engine: Engine, op: Operation, check: ShardingChecker) -> Non
             if sharding is not None:
                 check(sharding, engine.graph.ranks[slot], op, f"'{op.name}' op")
                 engine.set_initial(slot, sharding)
-
-
-def _join_groups(engine: Engine) -> None:
-    """All members of a sharding group start with the sharding that one of them has."""
-    for slots in engine.graph.groups.values():
-        given = [slot for slot in slots if engine.is_set(slot)]
-        if given:
-            for slot in slots:
-                if not engine.is_set(slot):
-                    engine.copy_initial(given[0], slot)
 
 
 def _clean_boundary(engine: Engine) -> None:

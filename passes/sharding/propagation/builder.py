@@ -16,7 +16,7 @@ from autopar.dialects.rules.regions import BARRIER, MANUAL, DataFlowEdge, data_f
 from autopar.dialects.rules.registry import get_rule, rule_key
 from autopar.passes.walk import ops_in
 
-from .classes import GROUP_OP, OpKind, OpKinds, Treatment, is_copied
+from .classes import OpKind, OpKinds, Treatment, is_copied
 from .copies import ConstantCopies
 from .graph import Graph
 from .manual import Manual
@@ -44,8 +44,6 @@ class GraphBuilder:
         self._call_slots: dict[tuple[int, int], int] = {}
         """Slots of the operands of calls and of what functions return, by id() of the op."""
         self._group_ids: dict[int, list[int]] = {}
-        self._grouped: dict[int, bool] = {}
-        """Whether a sharding group names a constant expression, by id() of the value."""
         self._constant_groups: list[tuple[OpResult, list[int]]] = []
         """Constant expressions in groups: each copy is a member."""
 
@@ -176,16 +174,9 @@ class GraphBuilder:
             if use is not None and use._next_use is None:  # pyright: ignore[reportPrivateUsage]
                 continue
             slot = slot_of.get(id(value))
-            if ranks[slot] if slot is not None else self._is_grouped(value):
+            if ranks[slot] if slot is not None else self._copies.is_grouped(value):
                 return False
         return True
-
-    def _is_grouped(self, constant: SSAValue) -> bool:
-        found = self._grouped.get(id(constant))
-        if found is None:
-            found = any(use.operation.name == GROUP_OP for use in constant.uses)
-            self._grouped[id(constant)] = found
-        return found
 
     def _visit_group(self, op: Operation) -> None:
         (value,) = operands_of(op)

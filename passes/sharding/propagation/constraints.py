@@ -99,7 +99,7 @@ class ConstraintApplier:
             else:
                 constraint = ConstraintOp(value, sharding)
                 constraint.location = op.location
-            _insert_after(constraint, value)
+            insert_after(constraint, value)
             self._orders.clear()
             result = constraint.results[0]
             value.replace_uses_with_if(result, lambda use: use.operation is not constraint)
@@ -193,7 +193,7 @@ def _is_edge_target(value: SSAValue) -> bool:
     return op is not None and (op.name in REGION_OPS or op.name in (MANUAL, NAMED, BARRIER))
 
 
-def _insert_after(op: Operation, value: SSAValue) -> None:
+def insert_after(op: Operation, value: SSAValue) -> None:
     """Inserts `op` where `value` is first known."""
     owner = value.owner
     if isinstance(owner, Operation):

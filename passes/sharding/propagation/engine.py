@@ -89,6 +89,19 @@ class Engine:
             state = self._initial[sharding] = self._intern(self._initial_state(sharding))
         self._states[slot] = state
 
+    def initial(self, slot: int) -> tuple[int, Sharding | None]:
+        """What a slot starts with, before propagation: equal for equal shardings."""
+        return self._states[slot], self._originals.get(slot)
+
+    def demands(self, slot: int) -> bool:
+        """Whether a slot starts with more than a sharding that leaves everything open."""
+        original = self._originals.get(slot)
+        if original is None:
+            state = self.state(slot)
+            return any((*state.dims, *state.closed, state.replicated, state.partial))
+        dims = any(dim.axes or not dim.is_open for dim in original.dims)
+        return bool(dims or original.replicated or original.partial)
+
     def copy_initial(self, source: int, target: int) -> None:
         """Lets a slot start with what another one starts with, priorities included."""
         self._states[target] = self._states[source]
