@@ -245,7 +245,7 @@ def compile_road(layers: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--programs", default=",".join(PROGRAMS))
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--compile-road", action="store_true", help="the compile road alone")
     args = parser.parse_args()
     if not args.compile_road:
