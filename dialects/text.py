@@ -38,6 +38,7 @@ from xdsl.utils.mlir_lexer import MLIRTokenKind
 
 from .constants import LiteralError, dense_text, parse_dense
 from .diagnostics import DiagnosticError
+from .strings import unescaped
 
 
 class _Verbatim(Data[str]):
@@ -166,6 +167,9 @@ class IRPrinter(Printer):
         finally:
             self.print_generic_format = is_generic
 
+    def print_string_literal(self, string: str) -> None:
+        self.print_bytes_literal(string.encode(errors="surrogateescape"))  # see `strings`
+
     def print_attribute(self, attribute: Attribute) -> None:
         if isinstance(attribute, DenseIntOrFPElementsAttr):
             dense = cast(DenseIntOrFPElementsAttr, attribute)
@@ -262,7 +266,7 @@ def mlir_attributes(context: Context, text: str) -> dict[str, Attribute]:
         name = next(_parts(entry, "="))
         value = entry[len(name) :].strip().removeprefix("=") or "unit"
         if name.startswith('"'):
-            name = IRParser(context, name).parse_str_literal()
+            name = unescaped(name[1:-1])
         found[name] = mlir_attribute(context, value)
     return found
 

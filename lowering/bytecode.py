@@ -19,7 +19,7 @@ import numpy as np
 
 _MAGIC = b"ML\xefR"
 _VERSION = 2
-_STRINGS, _DIALECTS, _ENTRIES, _ENTRY_SIZES, OPERATIONS = range(5)
+STRINGS, _DIALECTS, _ENTRIES, _ENTRY_SIZES, OPERATIONS = range(5)
 """Numbers of the sections."""
 
 HAS_ATTRIBUTES, HAS_RESULTS, HAS_OPERANDS, HAS_SUCCESSORS, HAS_REGIONS = (1 << i for i in range(5))
@@ -166,13 +166,27 @@ class ModuleTables:
         names = [self._string(dialect) << 1 for dialect in dialects]  # 1 would mean: has a version
         return varints([len(names), *names, *groups])
 
-    def _string_section(self) -> bytes:
-        strings = [text.encode() if isinstance(text, str) else text for text in self._strings]
+    def is_utf8(self) -> bool:
+        """Whether all strings are UTF-8 (names of which a part is not: see `dialects.strings`)."""
+        for text in self._strings:
+            if isinstance(text, bytes):
+                return False
+            if not text.isascii() and any("\udc80" <= char <= "\udcff" for char in text):
+                return False
+        return True
+
+    def _string_section(self, *, readable: bool) -> bytes:
+        strings = [
+            text.encode(errors="surrogateescape") if isinstance(text, str) else text
+            for text in self._strings
+        ]
+        if readable:
+            strings = [text.decode(errors="replace").encode() for text in strings]
         lengths = [len(text) + 1 for text in reversed(strings)]
         return varints([len(strings), *lengths]) + b"".join(text + b"\0" for text in strings)
 
-    def module(self, operation: list[int]) -> bytes:
-        """The bytecode of a module, given its op."""
+    def module(self, operation: list[int], *, readable: bool = False) -> bytes:
+        """The bytecode of a module, given its op; `readable`: all strings made UTF-8."""
         dialects = self._dialect_section()  # which adds strings
         attributes, attribute_sizes = self.attributes.encode()
         types, type_sizes = self.types.encode()
@@ -181,7 +195,7 @@ class ModuleTables:
         groups = [varints([0, count] if count else []) for count in counts]
         sizes = groups[0] + attribute_sizes + groups[1] + type_sizes
         sections = {
-            _STRINGS: self._string_section(),
+            STRINGS: self._string_section(readable=readable),
             _DIALECTS: dialects,
             _ENTRIES: attributes + types,
             _ENTRY_SIZES: varints(counts) + sizes,

@@ -5,7 +5,7 @@ To make an op through jaxlib's bindings takes longer than to write one, read it 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, UnregisteredOp
 from xdsl.ir import Block, Operation, Region
@@ -25,7 +25,7 @@ from .bytecode import (
 )
 from .bytecode_entries import Entries
 from .importer import PROPERTIES
-from .mlir_context import diagnostic_of, make_mlir_context
+from .mlir_context import diagnostic_of, make_mlir_context, parse_in
 from .native_attributes import Native
 
 
@@ -224,8 +224,10 @@ def export_module(
     with collector_off():
         tables = ModuleTables()
         writer = _Writer(tables, disguise_properties=disguise_properties)
-        code = tables.module(writer.module(module))
+        numbers = writer.module(module)
+        code = tables.module(numbers)
+        readable = None if tables.is_utf8() else lambda: tables.module(numbers, readable=True)
         try:
-            return cast(Any, ir.Module).parse(code, context)
+            return parse_in(context, code, readable)
         except ir.MLIRError as error:
             raise _refused_entry(tables, context) or diagnostic_of(error) from None

@@ -28,11 +28,16 @@ from .bytecode import (
     HAS_RESULTS,
     HAS_SUCCESSORS,
 )
-from .bytecode_reader import module_bytecode, numbers_everywhere, operations_section
-from .native_attributes import Attributes, Native
+from .bytecode_reader import (
+    module_bytecode,
+    numbers_everywhere,
+    operations_section,
+    strings_are_utf8,
+)
+from .native_attributes import Attributes, Native, generic_text, string_in
 
-_OpClass = tuple[type[Operation], frozenset[str] | None]
-"""Class, and property names (None: unregistered)."""
+_OpClass = tuple[type[Operation], frozenset[str] | None, str]
+"""Class, property names (None: unregistered), and the op's name."""
 
 PROPERTIES = "!properties"
 """The attribute that holds the properties of an op that jaxlib does not know, while jaxlib looks;
@@ -43,8 +48,10 @@ class _Importer:
     def __init__(self, context: Context, module: Native, filename: str) -> None:
         self.context = context
         self.module_operation = module
-        self._found = Attributes(context, module, filename)
-        self._code = operations_section(module_bytecode(module))
+        bytecode = module_bytecode(module)
+        self._utf8 = strings_are_utf8(bytecode)
+        self._found = Attributes(context, module, filename, utf8=self._utf8)
+        self._code = operations_section(bytecode)
         self._numbers, self._after = numbers_everywhere(self._code)
         self._natives = _operations(module)
         # by the number in the bytecode
@@ -57,23 +64,25 @@ class _Importer:
         self._locations: dict[int, Attribute] = {}
         self._blocks: dict[Native, Block] = {}
 
-    def _class_of(self, name: str) -> _OpClass:
+    def _class_of(self, native: Native) -> _OpClass:
+        name = native.name if self._utf8 else string_in(generic_text(native))
         cls = self.context.get_op(name)
         names = None
         if issubclass(cls, IRDLOperation):
             names = frozenset(cls.get_irdl_definition().properties)
-        return cls, names
+        return cls, names, name
 
     def _attributes_of(
-        self, native: Native, property_names: frozenset[str] | None
+        self, native: Native, op_class: _OpClass
     ) -> tuple[dict[str, Attribute], dict[str, Attribute]]:
         """The properties and the other attributes of an operation."""
         found = self._found.named(native)
         properties: dict[str, Attribute] = {}
+        _, property_names, name = op_class
         if property_names is not None:
             properties = {key: found.pop(key) for key in [*found] if key in property_names}
             return properties, found
-        found["op_name__"] = StringAttr(native.name)
+        found["op_name__"] = StringAttr(name)
         disguised = found.get(PROPERTIES)
         if isinstance(disguised, DictionaryAttr):
             del found[PROPERTIES]
@@ -104,7 +113,7 @@ class _Importer:
             position += 1
             found = classes.get(name)
             if found is None:
-                found = classes[name] = self._class_of(native.name)
+                found = classes[name] = self._class_of(native)
             op: Any = new(found[0])
             op.parent = block
             op._prev_op = previous
@@ -126,7 +135,7 @@ class _Importer:
                 position = after[position]
             attributes = dictionaries.get((name, number))
             if attributes is None:
-                attributes = dictionaries[name, number] = self._attributes_of(native, found[1])
+                attributes = dictionaries[name, number] = self._attributes_of(native, found)
             op.properties, op.attributes = attributes[0].copy(), attributes[1].copy()
             results: list[OpResult] = []
             if mask & HAS_RESULTS:

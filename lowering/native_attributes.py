@@ -37,6 +37,7 @@ from xdsl.ir import Attribute
 from autopar.dialects.constants import LiteralError
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.locations import FileLineColRange
+from autopar.dialects.strings import unescaped
 from autopar.dialects.text import (
     bracketed,
     mlir_attribute,
@@ -59,11 +60,25 @@ def _build(cls: type[Attribute], **fields: Any) -> Any:
     return attribute
 
 
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+def string_in(native: Native) -> str:
+    """The first string in an object's text.
+
+    Slow (25 us), but where a string is not UTF-8, jaxlib's bindings end the process when they are
+    asked for the name of a location, file, op or attribute.
+    """
+    match = _STRING.search(str(native))
+    return "" if match is None else unescaped(match[1])
+
+
 class _Locations:
     """jaxlib locations -> xDSL locations, interned."""
 
-    def __init__(self, filename: str = "-") -> None:
+    def __init__(self, filename: str = "-", *, utf8: bool) -> None:
         self.filename = filename
+        self._utf8 = utf8
         self.cache: dict[Native, Attribute] = {}
         self._strings: dict[str, StringAttr] = {}
         self._ints: dict[int, IntAttr] = {}
@@ -93,7 +108,7 @@ class _Locations:
             child = self(location.child_loc)
             return _build(
                 NameLoc,
-                desc=self._string(location.name_str),
+                desc=self._string(location.name_str if self._utf8 else string_in(location.attr)),
                 location=NoneAttr() if child is UNKNOWN else child,
             )
         if kind == "CallSiteLoc":
@@ -101,7 +116,7 @@ class _Locations:
         if kind == "FileLineColLoc":
             start, end = location.start_line, location.end_line
             column, end_column = location.start_col, location.end_col
-            name = location.filename
+            name = location.filename if self._utf8 else string_in(location.attr)
             fields: dict[str, Attribute] = {
                 "filename": self._string(self.filename if name == "-" else name),
                 "line": self._int(start),
@@ -127,7 +142,7 @@ def import_location(location: Native, filename: str = "-") -> Attribute:
     """One jaxlib location; `filename` names the text that was parsed (jaxlib calls it `-`)."""
     kind = cast(Any, type(location))
     with location.context:  # diagnostics hold locations of the base class: get the exact one
-        return _Locations(filename)(kind.from_attr(location.attr))
+        return _Locations(filename, utf8=False)(kind.from_attr(location.attr))
 
 
 def _dynamic_shape(native: Native) -> list[int]:
@@ -153,11 +168,12 @@ def _storage(attribute: Native, element_type: Attribute) -> bytes | None:
 
 
 class Attributes:
-    """The types, attributes and locations of a module."""
+    """The types, attributes and locations of a module; `utf8`: all its strings are."""
 
-    def __init__(self, context: Context, module: Native, filename: str) -> None:
+    def __init__(self, context: Context, module: Native, filename: str, *, utf8: bool) -> None:
         self.context = context
-        self.location = _Locations(filename)
+        self.location = _Locations(filename, utf8=utf8)
+        self._utf8 = utf8
         self._types: dict[Native, Attribute] = {}
         self._attributes: dict[Native, Attribute] = {}
         self._module = module
@@ -167,7 +183,7 @@ class Attributes:
         """All attributes of an operation."""
         try:
             return {name: self.attribute(item) for name, item in op.attributes.items()}
-        except TypeError:
+        except (TypeError, RuntimeError):  # RuntimeError: a name is not UTF-8
             return self._named_by_text(op)
 
     def type(self, native: Native) -> Attribute:
@@ -208,10 +224,11 @@ class Attributes:
         elif kind == "DenseI64ArrayAttr":
             return DenseArrayBase.from_list(i64, list(native))
         elif kind == "FlatSymbolRefAttr":
-            return SymbolRefAttr(native.value)
+            if self._utf8:
+                return SymbolRefAttr(native.value)
         elif kind == "TypeAttr":
             return self.type(native.value)
-        elif kind in ("ArrayAttr", "DictAttr"):
+        elif kind == "ArrayAttr" or (kind == "DictAttr" and self._utf8):
             try:
                 if kind == "ArrayAttr":
                     return ArrayAttr([self.attribute(item) for item in native])
@@ -239,8 +256,12 @@ class Attributes:
 
         (Complex constants raise TypeError as soon as they are touched.)
         """
-        text = op.get_asm(print_generic_op_form=True, skip_regions=True, use_local_scope=True)
-        return _attributes_from_text(self.context, text)
+        return _attributes_from_text(self.context, generic_text(op))
+
+
+def generic_text(op: Native) -> str:
+    """One operation in generic form, without its regions."""
+    return op.get_asm(print_generic_op_form=True, skip_regions=True, use_local_scope=True)
 
 
 _REGIONS = re.compile(r"\(\{\.\.\.\}(, \{\.\.\.\})*\) ?")
