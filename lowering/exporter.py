@@ -16,26 +16,26 @@ from autopar.passes.collector import collector_off
 from .bytecode import (
     HAS_ATTRIBUTES,
     HAS_OPERANDS,
+    HAS_PROPERTIES,
     HAS_REGIONS,
     HAS_RESULTS,
     HAS_SUCCESSORS,
+    ZERO_BYTE,
     ModuleTables,
     block_header,
     counted,
 )
 from .bytecode_entries import Entries
-from .importer import PROPERTIES
 from .mlir_context import diagnostic_of, make_mlir_context, parse_in
-from .native_attributes import Native
+from .native_text import Native
 
 
 class _Writer:
     """Writes ops, as the numbers of what they refer to."""
 
-    def __init__(self, tables: ModuleTables, *, disguise_properties: bool) -> None:
+    def __init__(self, tables: ModuleTables) -> None:
         self.tables = tables
         self.entries = Entries(tables)
-        self.disguise_properties = disguise_properties
         self._names: dict[type[Operation], int] = {}
         self._dictionaries: dict[tuple[str | int, ...], int] = {}
         self._values: dict[int, int] = {}  # by identity, those in scope
@@ -58,13 +58,22 @@ class _Writer:
             key = (*key, *attributes, *map(id, attributes.values()))
         found = self._dictionaries.get(key)
         if found is None:
-            items = {**properties, **attributes}
-            if isinstance(op, UnregisteredOp):
-                if self.disguise_properties and properties:
-                    items = {**attributes, PROPERTIES: DictionaryAttr(properties)}
+            if isinstance(op, UnregisteredOp):  # of which properties go for themselves
+                items = dict(attributes)
                 del items["op_name__"]
+            else:
+                items = {**properties, **attributes}
+                if len(items) < len(properties) + len(attributes):
+                    name = next(name for name in properties if name in attributes)
+                    raise DiagnosticError(op, f"'{op.name}' op has '{name}' twice: as property too")
             found = self._dictionaries[key] = self.entries.dictionary(items)
         return found
+
+    def _properties(self, op: Operation) -> int | None:
+        """The number of the properties of an op that nobody knows."""
+        if not isinstance(op, UnregisteredOp) or not op.properties:
+            return None
+        return self.tables.properties(self.entries.attribute(DictionaryAttr(op.properties)))
 
     def module(self, module: ModuleOp) -> list[int]:
         """The numbers of a module."""
@@ -90,9 +99,12 @@ class _Writer:
             if arguments:
                 out.append(len(arguments))
             for value in arguments:
-                out += (self.entries.type(value.type), self.entries.location(value.location))
+                type_ = self.entries.type(value.type) << 1 | 1  # 0 would mean: unknown location
+                out += (type_, self.entries.location(value.location))
                 self._values[id(value)] = number
                 number += 1
+            if arguments:
+                out.append(ZERO_BYTE)  # no order of their uses
             length, number = self._operations(block.first_op, None, out, number, holders)
             out[header] = block_header(length, bool(arguments))
         out[1] = number - first
@@ -147,9 +159,8 @@ class _Writer:
         while op is not end:
             assert op is not None
             length += 1
-            name = names.get(type(op))
-            if name is None:
-                name = self._name(op)
+            known = names.get(type(op))
+            name = self._name(op) if known is None else known
             place = attributes.get(id(op.location))
             if place is None:
                 place = entries.location(op.location)
@@ -158,6 +169,9 @@ class _Writer:
             mask = len(out) + 1
             out += (name, 0, place, dictionary)
             parts = HAS_ATTRIBUTES  # always, if only empty ones: see below
+            if known is None and (properties := self._properties(op)) is not None:
+                parts += HAS_PROPERTIES
+                out.append(properties)
             if results := op.results:
                 parts += HAS_RESULTS
                 out.append(len(results))
@@ -210,20 +224,18 @@ def _refused_entry(tables: ModuleTables, context: Native) -> DiagnosticError | N
     return None
 
 
-def export_module(
-    module: ModuleOp, context: Any = None, *, disguise_properties: bool = False
-) -> Native:
+def export_module(module: ModuleOp, context: Any = None) -> Native:
     """The jaxlib module of an xDSL module, verified by jaxlib.
 
     What jaxlib refuses becomes a DiagnosticError at the operation's place. Properties of ops that
-    it does not know become attributes, with `disguise_properties` one attribute (`PROPERTIES`).
+    we know and it does not become attributes.
     """
     from jaxlib.mlir import ir
 
     context = make_mlir_context() if context is None else context
     with collector_off():
         tables = ModuleTables()
-        writer = _Writer(tables, disguise_properties=disguise_properties)
+        writer = _Writer(tables)
         numbers = writer.module(module)
         code = tables.module(numbers)
         readable = None if tables.is_utf8() else lambda: tables.module(numbers, readable=True)

@@ -10,10 +10,10 @@ with the garbage collector off (a module is one large cyclic graph that only gro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue, SSAValues, Use
 from xdsl.irdl import IRDLOperation
 
@@ -34,14 +34,19 @@ from .bytecode_reader import (
     operations_section,
     strings_are_utf8,
 )
-from .native_attributes import Attributes, Native, generic_text, string_in
+from .native_attributes import Attributes
+from .native_text import Native, is_known, op_name, properties_in_text, unknown_ops
 
-_OpClass = tuple[type[Operation], frozenset[str] | None, str]
-"""Class, property names (None: unregistered), and the op's name."""
 
-PROPERTIES = "!properties"
-"""The attribute that holds the properties of an op that jaxlib does not know, while jaxlib looks;
-no dictionary has one before it."""
+class _OpClass(NamedTuple):
+    """What is the same for all ops of a name."""
+
+    name: str
+    type: type[Operation]
+    property_names: frozenset[str] | None
+    """None: we do not know the op."""
+    unknown: bool
+    """Whether jaxlib does not."""
 
 
 class _Importer:
@@ -63,31 +68,58 @@ class _Importer:
         self._types: dict[int, Attribute] = {}
         self._locations: dict[int, Attribute] = {}
         self._blocks: dict[Native, Block] = {}
+        self._unknown_texts: list[str] | None = None
 
     def _class_of(self, native: Native) -> _OpClass:
-        name = native.name if self._utf8 else string_in(generic_text(native))
+        name = native.name if self._utf8 else op_name(native)
         cls = self.context.get_op(name)
         names = None
         if issubclass(cls, IRDLOperation):
             names = frozenset(cls.get_irdl_definition().properties)
-        return cls, names, name
+        unknown = not is_known(self.module_operation.context, name)
+        return _OpClass(name, cls, names, unknown)
 
     def _attributes_of(
-        self, native: Native, op_class: _OpClass
+        self, native: Native, op_class: _OpClass, key: tuple[int, int]
     ) -> tuple[dict[str, Attribute], dict[str, Attribute]]:
-        """The properties and the other attributes of an operation."""
-        found = self._found.named(native)
+        """The properties and the other attributes of an operation.
+
+        `key`: its name and dictionary in the bytecode; ops that share them share the result, but
+        for those with properties that jaxlib does not know: only the op's text tells these.
+        """
+        attributes = self._found.named(native, known=not op_class.unknown)
         properties: dict[str, Attribute] = {}
-        _, property_names, name = op_class
-        if property_names is not None:
-            properties = {key: found.pop(key) for key in [*found] if key in property_names}
-            return properties, found
-        found["op_name__"] = StringAttr(name)
-        disguised = found.get(PROPERTIES)
-        if isinstance(disguised, DictionaryAttr):
-            del found[PROPERTIES]
-            properties = dict(disguised.data)
-        return properties, found
+        shared = True
+        if op_class.unknown and (texts := self._unknown_ops()):
+            properties = properties_in_text(self.context, texts.pop())
+            shared = False
+        if op_class.property_names is None:
+            if "op_name__" in attributes:
+                raise self._refused(native, "the attribute 'op_name__' is xDSL's own, its name")
+            attributes["op_name__"] = StringAttr(op_class.name)
+        else:
+            for name in properties:
+                if name in attributes:
+                    raise self._refused(native, f"a property and an attribute named '{name}'")
+            both = {**properties, **attributes}
+            properties = {
+                name: both.pop(name) for name in [*both] if name in op_class.property_names
+            }
+            attributes = both
+        if shared:
+            self._dictionaries[key] = properties, attributes
+        return properties, attributes
+
+    def _unknown_ops(self) -> list[str]:
+        """The texts of the ops that jaxlib does not know and that are yet to be built, the next
+        one last; none if none of them has properties."""
+        if self._unknown_texts is None:
+            self._unknown_texts = unknown_ops(self.module_operation)[::-1]
+        return self._unknown_texts
+
+    def _refused(self, native: Native, problem: str) -> DiagnosticError:
+        location = self._found.location(native.location)
+        return DiagnosticError(location, f"reading: {problem} cannot be kept")
 
     def _fill(
         self, block: Block, length: int, position: int, value_number: int, inner: int
@@ -114,7 +146,7 @@ class _Importer:
             found = classes.get(name)
             if found is None:
                 found = classes[name] = self._class_of(native)
-            op: Any = new(found[0])
+            op: Any = new(found.type)
             op.parent = block
             op._prev_op = previous
             op._next_op = None
@@ -135,7 +167,7 @@ class _Importer:
                 position = after[position]
             attributes = dictionaries.get((name, number))
             if attributes is None:
-                attributes = dictionaries[name, number] = self._attributes_of(native, found)
+                attributes = self._attributes_of(native, found, (name, number))
             op.properties, op.attributes = attributes[0].copy(), attributes[1].copy()
             results: list[OpResult] = []
             if mask & HAS_RESULTS:

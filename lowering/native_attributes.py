@@ -6,7 +6,6 @@ bytes, never through float text.
 
 from __future__ import annotations
 
-import re
 from typing import Any, cast
 
 import numpy as np
@@ -37,18 +36,14 @@ from xdsl.ir import Attribute
 from autopar.dialects.constants import LiteralError
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.locations import FileLineColRange
-from autopar.dialects.strings import unescaped
 from autopar.dialects.text import (
-    bracketed,
     mlir_attribute,
-    mlir_attributes,
     mlir_type,
     resource_constant,
     split_resources,
 )
 
-Native = Any
-"""An object of jaxlib's MLIR bindings (they have no usable types across versions)."""
+from .native_text import Native, attributes_in_text, generic_text, string_in
 
 UNKNOWN = UnknownLoc()
 
@@ -58,19 +53,6 @@ def _build(cls: type[Attribute], **fields: Any) -> Any:
     attribute: Any = object.__new__(cls)
     attribute.__dict__.update(fields)
     return attribute
-
-
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
-
-
-def string_in(native: Native) -> str:
-    """The first string in an object's text.
-
-    Slow (25 us), but where a string is not UTF-8, jaxlib's bindings end the process when they are
-    asked for the name of a location, file, op or attribute.
-    """
-    match = _STRING.search(str(native))
-    return "" if match is None else unescaped(match[1])
 
 
 class _Locations:
@@ -92,7 +74,9 @@ class _Locations:
     def _int(self, value: int) -> IntAttr:
         found = self._ints.get(value)
         if found is None:
-            found = self._ints[value] = _build(IntAttr, data=value)
+            found = self._ints[value] = _build(
+                IntAttr, data=value & 0xFFFFFFFF
+            )  # jaxlib gives -1 for the last
         return found
 
     def __call__(self, location: Native) -> Any:
@@ -179,12 +163,15 @@ class Attributes:
         self._module = module
         self._blobs: dict[str, str] | None = None
 
-    def named(self, op: Native) -> dict[str, Attribute]:
-        """All attributes of an operation."""
+    def named(self, op: Native, *, known: bool = True) -> dict[str, Attribute]:
+        """All attributes of an operation, the properties that jaxlib knows among them."""
         try:
             return {name: self.attribute(item) for name, item in op.attributes.items()}
-        except (TypeError, RuntimeError):  # RuntimeError: a name is not UTF-8
-            return self._named_by_text(op)
+        except (TypeError, RuntimeError):
+            # jaxlib has no Python class for one of them (complex constants raise TypeError as soon
+            # as they are touched), or a name is not UTF-8
+            properties, attributes = attributes_in_text(self.context, generic_text(op))
+            return {**properties, **attributes} if known else attributes
 
     def type(self, native: Native) -> Attribute:
         found = self._types.get(native)
@@ -250,28 +237,3 @@ class Attributes:
             return resource_constant(resource, self._blobs)
         except LiteralError as error:
             raise DiagnosticError(self.location(self._module.location), str(error)) from None
-
-    def _named_by_text(self, op: Native) -> dict[str, Attribute]:
-        """All attributes of an operation, where jaxlib has no Python class for one of them.
-
-        (Complex constants raise TypeError as soon as they are touched.)
-        """
-        return _attributes_from_text(self.context, generic_text(op))
-
-
-def generic_text(op: Native) -> str:
-    """One operation in generic form, without its regions."""
-    return op.get_asm(print_generic_op_form=True, skip_regions=True, use_local_scope=True)
-
-
-_REGIONS = re.compile(r"\(\{\.\.\.\}(, \{\.\.\.\})*\) ?")
-
-
-def _attributes_from_text(context: Context, text: str) -> dict[str, Attribute]:
-    """The attributes in the generic form of one operation, printed without its regions."""
-    after_operands = text[text.index(")", text.index('"(')) + 1 :]
-    found: dict[str, Attribute] = {}
-    for part in bracketed(_REGIONS.sub("", after_operands, count=1)):
-        if part.startswith(("<{", "{")):  # else successors
-            found |= mlir_attributes(context, part.strip("<>")[1:-1])
-    return found

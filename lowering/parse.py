@@ -20,7 +20,7 @@ from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.text import parse_text
 
-from .foreign import FOREIGN_DIALECTS, blank, disguise_properties, has_foreign_syntax, to_generic
+from .foreign import FOREIGN_DIALECTS, blank, has_foreign_syntax, to_generic
 from .grid_disguise import text_needs_disguise, undisguise
 from .importer import import_module
 from .mlir_context import diagnostic_of, jaxlib_available, make_mlir_context, parse_in
@@ -37,7 +37,7 @@ def parse_module(
         return module
     if has_foreign_syntax(text) or text_needs_disguise(text):
         text = to_generic(context, text, filename)
-    native = parse_native(disguise_properties(context, text), filename)
+    native = parse_native(text, filename)
     module = import_module(native, context, filename=filename)
     undisguise(module)
     for op in module.walk():

@@ -23,16 +23,20 @@ def decode(data: bytes) -> list[int]:
     numbers: list[int] = []
     while data:
         width = (data[0] & -data[0]).bit_length()
+        if not width:
+            numbers.append(int.from_bytes(data[1:9], "little"))
+            data = data[9:]
+            continue
         numbers.append(int.from_bytes(data[:width], "little") >> width)
         data = data[width:]
     return numbers
 
 
-@pytest.mark.parametrize("bits", [7, 14, 21, 28, 35, 42, 49, 55])
+@pytest.mark.parametrize("bits", [7, 14, 21, 28, 35, 42, 49, 55, 56, 62, 63])
 def test_numbers_of_every_width(bits: int) -> None:
     numbers = [0, 1, (1 << bits) - 1, 1 << bits, 5, (1 << bits) + 1]
     assert decode(varints(numbers)) == numbers
-    assert len(varints([(1 << bits) - 1])) == (bits + 6) // 7
+    assert len(varints([(1 << bits) - 1])) == ((bits + 6) // 7 if bits <= 56 else 9)
     assert varints([]) == b""
 
 
@@ -67,8 +71,14 @@ def test_attributes_of_every_kind(attribute: str) -> None:
     check(parse_native(f'module {{ "foo.op"() {{y, x = [{attribute}]}} : () -> () }}'))
 
 
+@pytest.mark.parametrize("size", [1 << 55, (1 << 55) - 1, 1 << 62, (1 << 63) - 1])
+def test_dimensions_of_every_size(size: int) -> None:
+    check(parse_native(f"func.func private @f(tensor<{size}xi8>) -> tensor<2x{size}xi1>"))
+
+
 LOCATIONS = [
-    "unknown", '"f.py":1:2', '"f.py":0:0', '"f.py":70000:300', '"f.py":1:2 to :7',
+    "unknown", '"f.py":1:2', '"f.py":0:0', '"f.py":70000:300', '"f.py":4294967295:4294967295',
+    '"f.py":1:2 to :7',
     '"f.py":1:2 to 3:4', '"name"', '"name"("f.py":1:2)', '"a"("b"("c"))',
     'callsite("f"("f.py":1:2) at "g.py":3:4)', 'callsite("f" at callsite("g" at "h"))',
     'fused["a", "b"("f.py":1:2 to :3)]', 'callsite(fused["a", "b"] at unknown)',

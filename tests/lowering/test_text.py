@@ -6,7 +6,7 @@ import pytest
 
 from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
-from autopar.lowering.parse import parse_module
+from autopar.lowering.parse import parse_module, parse_native
 from autopar.lowering.print import print_module
 from autopar.opt import transform
 from autopar.passes.manager import build_pipeline, parse_pipeline
@@ -202,6 +202,41 @@ def test_properties_of_unknown_ops() -> None:
             assert line.strip().replace("%a", "%arg0").replace("%b", "%arg1") in printed
     assert '}) {p = "other"} : (i1) -> ()' in printed
     both_ways(UNKNOWN_OPS, generic=True)
+
+
+def test_properties_of_unknown_ops_in_memory() -> None:
+    from tests.lowering.test_roundtrip import check
+
+    check(parse_native(UNKNOWN_OPS))
+    check(
+        parse_native(
+            '"foo.a"() <{a = 1 : i32}> {a = 2 : i32} : () -> ()\n'
+            '"foo.a"() <{a = 2 : i32}> {a = 2 : i32} : () -> ()\n'
+            '"foo.a"() {"!properties" = {a = 2 : i32}} : () -> ()\n'
+            '"foo.a"() <{s = "\\FF({", "\\FE" = "\\"foo.a\\"()"}> : () -> ()\n'
+            '"foo.a"() <{op_name__, p}> {c = dense<(1.0,2.0)> : tensor<complex<f32>>} : () -> ()\n'
+        )
+    )
+
+
+TWICE = [
+    ('"foo.a"() {op_name__ = "b"} : () -> ()', "the attribute 'op_name__' .* cannot be kept"),
+    ('"shard.grid"() <{shape = 1 : i8}> {shape = 2 : i8} : () -> ()', "an attribute named 'shape'"),
+]
+
+
+@pytest.mark.parametrize(("op", "message"), TWICE)
+def test_attributes_that_cannot_be_kept(op: str, message: str) -> None:
+    with pytest.raises(DiagnosticError, match=f"m.mlir:1:10: error: .*{message}"):
+        parse_module(f"module {{ {op} }}", "m.mlir")
+
+
+def test_properties_that_are_attributes_too() -> None:
+    module = parse_module("func.func private @f()")
+    (func,) = module.ops
+    func.attributes["sym_name"] = func.properties["sym_name"]
+    with pytest.raises(DiagnosticError, match="'sym_name' twice"):
+        print_module(module)
 
 
 DECLARATIONS = """
