@@ -8,6 +8,7 @@ locations of the form that jaxlib prints are read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from io import StringIO
@@ -21,6 +22,9 @@ from xdsl.dialects.builtin import (
     DenseResourceAttr,
     DictionaryAttr,
     FileLineColLoc,
+    Float80Type,
+    Float128Type,
+    FloatAttr,
     IntAttr,
     ModuleOp,
     ShapedType,
@@ -132,6 +136,15 @@ class IRParser(Parser):
         except LiteralError as error:
             self.raise_error(str(error), at_position=start)
 
+    def parse_optional_builtin_int_or_float_attr(self) -> Any:
+        start = self._current_token.span.start
+        found = super().parse_optional_builtin_int_or_float_attr()
+        if isinstance(found, FloatAttr):
+            text = self.lexer.input.content[start : self._current_token.span.start].strip()
+            if not _keeps_bits(cast("FloatAttr[Any]", found), text):
+                return VerbatimAttr(text)
+        return found
+
     def _parse_builtin_dense_resource_attr(self) -> Any:
         start = self._current_token.span
         with self.in_angle_brackets():
@@ -153,6 +166,16 @@ class IRParser(Parser):
             self.raise_error(f"a dense constant needs a shaped type, not {type}")
         as_tensor = TensorType(type.element_type, type.get_shape())  # pyright: ignore
         return DenseIntOrFPElementsAttr(type, parse_dense(body, as_tensor).data)  # pyright: ignore
+
+
+def _keeps_bits(number: FloatAttr[Any], text: str) -> bool:
+    """Whether xDSL's number, a Python float, is that of the text: narrow NaNs may not be, nor
+    numbers wider than 64 bits, which xDSL cannot write either."""
+    if isinstance(number.type, (Float80Type, Float128Type)):
+        return False
+    if math.isfinite(number.value.data):
+        return True
+    return str(number).lower().replace(" ", "") == text.lower().replace(" ", "")
 
 
 class IRPrinter(Printer):

@@ -42,6 +42,7 @@ class AttributeCode(IntEnum):
     CALL_SITE = 10
     FILE_LINE_COLUMN = 11
     FUSED = 12
+    FUSED_WITH_METADATA = 13
     NAME = 14
     UNKNOWN = 15
     DENSE_ARRAY = 17

@@ -37,6 +37,7 @@ from autopar.dialects.constants import LiteralError
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.locations import FileLineColRange
 from autopar.dialects.text import (
+    VerbatimAttr,
     mlir_attribute,
     mlir_type,
     resource_constant,
@@ -117,8 +118,8 @@ class _Locations:
         if kind == "FusedLoc":
             parts = ArrayAttr([self(part) for part in location.locations])
             metadata = location.metadata
-            parsed = NoneAttr() if metadata is None else StringAttr(str(metadata))
-            return _build(FusedLoc, locations=parts, metadata=parsed)  # ranges included
+            kept = NoneAttr() if metadata is None else VerbatimAttr(str(metadata))
+            return _build(FusedLoc, locations=parts, metadata=kept)  # ranges included
         return UNKNOWN
 
 
@@ -203,7 +204,7 @@ class Attributes:
                 data = _storage(native, cast(TensorType[Attribute], dense).element_type)
                 if data is not None:
                     return cast(Any, DenseIntOrFPElementsAttr)(dense, BytesAttr(data))
-        elif kind == "StringAttr":
+        elif kind == "StringAttr" and type(native.type).__name__ == "NoneType":
             try:
                 return StringAttr(native.value)
             except (RuntimeError, UnicodeDecodeError):  # not UTF-8

@@ -44,6 +44,10 @@ ATTRIBUTES = [
     "unit", "true", "-1 : i1", "5 : i8", "-5 : i8", "0 : i32", "2147483647 : i32", "-1 : i32",
     "9223372036854775807 : i64", "-9223372036854775808 : i64", "7 : index", "-7 : index",
     "18446744073709551615 : ui64", "-3 : si16", "170141183460469231731687303715884105727 : i128",
+    '"abc" : i32', '["\\FF" : !foo.s]', "1.0 : f80", "0.1 : f128", "0x7FFF8000000000000001 : f80",
+    "0x7E01 : f16", "0xFE01 : f16", "0x7C01 : f16", "0xFFC1 : bf16", "0x7F81 : bf16",
+    "0xFF : f8E4M3FN", "0xFE : f8E5M2", "0x80 : f8E4M3FNUZ", "0x7F800001 : f32",
+    "[0x7E01 : f16, {a = 0x7E01 : f16}]", "0xFFF0000000000001 : f64", "0xFC00 : f16",
     "1.5 : f32", "0x7FC00001 : f32", "0.1 : f64", "2.0 : bf16", '"text"', '"\\00\\FF\\22\\n"', '""',
     '"ünïcödé"', "[]", "[1, [2 : i8, {}]]", "{}", "{b = 1, a = {c}}", "@f", "@f::@g::@h",
     "tensor<4xf32>", "tensor<?x3xi1>", "tensor<*xf32>", "tensor<2x!foo.t>", "tensor<0x2xbf16>",
@@ -82,7 +86,9 @@ LOCATIONS = [
     '"f.py":1:2 to 3:4', '"name"', '"name"("f.py":1:2)', '"a"("b"("c"))',
     'callsite("f"("f.py":1:2) at "g.py":3:4)', 'callsite("f" at callsite("g" at "h"))',
     'fused["a", "b"("f.py":1:2 to :3)]', 'callsite(fused["a", "b"] at unknown)',
-    '"ü\\22"("é.py":1:2)',
+    '"ü\\22"("é.py":1:2)', 'fused<"meta">["x", "y"]', 'fused<{x = 1 : i32}>["a"]',
+    'fused<"m\\FF">[unknown]', '"n"(fused<#foo.x<1>>["f.py":1:2 to :3])',
+    'fused<"m">["a", fused<"n">["b", "c"], fused["d", "e"]]',
 ]  # fmt: skip
 
 
@@ -205,3 +211,16 @@ def test_blocks_out_of_order_are_refused() -> None:
 def test_ops_of_no_dialect() -> None:
     module = import_module(parse_native('module { "foo.a"() : () -> () }'))
     assert asm(export_module(module)).count("foo.a") == 1
+
+
+def test_strings_like_regions_beside_complex_constants() -> None:
+    odd = '"({...}) }, {{"'
+    check(
+        parse_native(
+            'module {\n  %0 = "stablehlo.constant"() {value = dense<(1.0,2.0)> : '
+            f"tensor<complex<f32>>, foo.s = {odd}, foo.t = [{odd}, 0x7E01 : f16]}}"
+            ' : () -> tensor<complex<f32>>\n  "foo.a(){"(%0) ({}, {}) '
+            f"{{a = {odd}, c = dense<(1.0,2.0)> : tensor<complex<f32>>}}"
+            " : (tensor<complex<f32>>) -> ()\n}"
+        )
+    )
