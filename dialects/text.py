@@ -74,8 +74,8 @@ class IRParser(Parser):
     """xDSL's parser with exact constants and file positions."""
 
     _line_starts: list[int] | None = None
-    blobs: Mapping[str, str] = MappingProxyType({})
-    """The resources of the text, which constants may name."""
+    blobs: Mapping[str, str] | None = MappingProxyType({})
+    """The resources of the text, which constants may name; None: they stay names."""
 
     def position_of(self, offset: int) -> tuple[int, int]:
         """Line and column, from 1, of an offset in the text."""
@@ -155,8 +155,9 @@ class IRParser(Parser):
         type = self.parse_type()
         if not isinstance(type, ShapedType):
             self.raise_error(f"a resource needs a shaped type, not {type}", at_position=start)
+        resource = DenseResourceAttr.from_params(name, type)
         try:
-            return resource_constant(DenseResourceAttr.from_params(name, type), self.blobs)
+            return resource if self.blobs is None else resource_constant(resource, self.blobs)
         except LiteralError as error:
             self.raise_error(str(error), at_position=start)
 
@@ -218,12 +219,12 @@ def split_resources(text: str) -> tuple[str, dict[str, str]]:
 
 
 def resource_constant(resource: DenseResourceAttr, blobs: Mapping[str, str]) -> Attribute:
-    """The constant that a resource holds, as `dense<…>`; the resource itself where its bytes are
-    not in the text. LiteralError where they do not fit the type."""
+    """The constant that a resource holds, as `dense<…>`. LiteralError where its bytes are not in
+    the text or do not fit the type."""
     name, type = resource.resource_handle.data, resource.type
     blob = blobs.get(name)
     if blob is None:
-        return resource
+        raise LiteralError(f"resource '{name}' is not in the module: the constant has no value")
     as_tensor = TensorType(cast(Attribute, type.element_type), type.get_shape())  # pyright: ignore
     try:  # the first four bytes are the alignment
         return DenseIntOrFPElementsAttr(type, parse_dense(f'"0x{blob[8:]}"', as_tensor).data)  # pyright: ignore
@@ -295,10 +296,12 @@ def mlir_attributes(context: Context, text: str) -> dict[str, Attribute]:
 
 
 def mlir_attribute(context: Context, text: str) -> Attribute:
-    """The attribute of a text that MLIR has printed; what xDSL cannot read stays as it is."""
+    """The attribute of a text that MLIR has printed; what xDSL cannot read stays as it is, and so
+    do resources, which are not in the text."""
     text = text.strip()
     try:
         parser = IRParser(context, text)
+        parser.blobs = None
         attribute = parser.parse_attribute()
         if parser._current_token.kind is MLIRTokenKind.EOF:  # pyright: ignore[reportPrivateUsage]
             return attribute

@@ -91,7 +91,8 @@ class _Importer:
         properties: dict[str, Attribute] = {}
         shared = True
         if op_class.unknown and (texts := self._unknown_ops()):
-            properties = properties_in_text(self.context, texts.pop())
+            told = properties_in_text(self.context, texts.pop())
+            properties = self._found.resolved(native, told)
             shared = False
         if op_class.property_names is None:
             if "op_name__" in attributes:

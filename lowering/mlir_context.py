@@ -81,8 +81,12 @@ def parse_in(context: Any, source: Any, readable: Callable[[], Any] | None) -> A
 
     if readable is None:
         return cast(Any, ir.Module).parse(source, context)
+
+    def handled(_: object) -> bool:
+        return True
+
     context.emit_error_diagnostics = True  # to the handler, which leaves the messages alone
-    handler = context.attach_diagnostic_handler(lambda _: True)
+    handler = context.attach_diagnostic_handler(handled)
     try:
         return cast(Any, ir.Module).parse(source, context)
     except ir.MLIRError:

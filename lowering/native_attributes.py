@@ -172,7 +172,16 @@ class Attributes:
             # jaxlib has no Python class for one of them (complex constants raise TypeError as soon
             # as they are touched), or a name is not UTF-8
             properties, attributes = attributes_in_text(self.context, generic_text(op))
-            return {**properties, **attributes} if known else attributes
+            return self.resolved(op, {**properties, **attributes} if known else attributes)
+        except LiteralError as error:
+            raise DiagnosticError(self.location(op.location), str(error)) from None
+
+    def resolved(self, op: Native, found: dict[str, Attribute]) -> dict[str, Attribute]:
+        """Attributes of an op that were read from text, with constants in place of resources."""
+        try:
+            return {name: self._with_resources(item) for name, item in found.items()}
+        except LiteralError as error:
+            raise DiagnosticError(self.location(op.location), str(error)) from None
 
     def type(self, native: Native) -> Attribute:
         found = self._types.get(native)
@@ -226,15 +235,18 @@ class Attributes:
             except TypeError:  # an element without a Python class: see `named`
                 pass
         attribute = mlir_attribute(self.context, str(native))
-        if isinstance(attribute, DenseResourceAttr):
-            return self._resource_constant(attribute)
-        return attribute
+        return self._with_resources(attribute)
 
-    def _resource_constant(self, resource: DenseResourceAttr) -> Attribute:
+    def _with_resources(self, attribute: Attribute) -> Attribute:
+        if isinstance(attribute, ArrayAttr):
+            items = cast("ArrayAttr[Attribute]", attribute)
+            return ArrayAttr([self._with_resources(item) for item in items])
+        if isinstance(attribute, DictionaryAttr):
+            data = attribute.data
+            return DictionaryAttr({name: self._with_resources(data[name]) for name in data})
+        if not isinstance(attribute, DenseResourceAttr):
+            return attribute
         if self._blobs is None:  # only the text of the whole module tells them
             text = self._module.get_asm(assume_verified=True)
             _, self._blobs = split_resources(text)
-        try:
-            return resource_constant(resource, self._blobs)
-        except LiteralError as error:
-            raise DiagnosticError(self.location(self._module.location), str(error)) from None
+        return resource_constant(attribute, self._blobs)

@@ -130,7 +130,7 @@ RESOURCES = """
   "func.func"() <{function_type = () -> (), sym_name = "main"}> ({
     %0 = "stablehlo.constant"() <{value = dense_resource<w> : tensor<2xf32>}> : () -> tensor<2xf32>
     %1 = "stablehlo.constant"() <{value = dense_resource<w> : tensor<2xf32>}> {a.b = [
-      dense_resource<w> : tensor<1x2xf32>, dense_resource<gone> : tensor<2xf32>]
+      dense_resource<w> : tensor<1x2xf32>, dense_resource<w> : tensor<2xf32>]
     } : () -> tensor<2xf32>
     %2 = "stablehlo.constant"() <{value = dense_resource<"a b"> : tensor<3xi1>}>
        : () -> tensor<3xi1>
@@ -144,10 +144,8 @@ RESOURCES = """
 
 def test_resources_become_constants() -> None:
     printed = both_ways(RESOURCES)
-    assert printed.count("dense<[-1.000000e+00, 0x7FC00001]> : tensor<2xf32>") == 2
-    assert (
-        "[dense<[[-1.000000e+00, 0x7FC00001]]> : tensor<1x2xf32>, dense_resource<gone>" in printed
-    )
+    assert printed.count("dense<[-1.000000e+00, 0x7FC00001]> : tensor<2xf32>") == 3
+    assert "[dense<[[-1.000000e+00, 0x7FC00001]]> : tensor<1x2xf32>, dense<[-1.0" in printed
     assert "dense<[true, false, true]>" in printed
     assert print_module(parse_module(RESOURCES, use_jaxlib=False)) == printed
 
@@ -157,6 +155,22 @@ def test_resources_of_another_size(use_jaxlib: bool) -> None:
     text = RESOURCES.replace("0100C07F", "0100C07F00000000")
     with pytest.raises(DiagnosticError, match="resource 'w': the hex string has 12 bytes"):
         parse_module(text, "m.mlir", use_jaxlib=use_jaxlib)
+
+
+@pytest.mark.parametrize("use_jaxlib", [True, False])
+@pytest.mark.parametrize("attributes", ["", ", d = dense<(1.0,2.0)> : tensor<complex<f32>>"])
+def test_resources_that_are_missing(use_jaxlib: bool, attributes: str) -> None:
+    constant = "dense_resource<gone> : tensor<2xf32>"
+    text = f'module {{ "foo.a"() {{c = [{constant}]{attributes}}} : () -> () }}'
+    with pytest.raises(DiagnosticError, match=r"m.mlir:1:\d+: .*resource 'gone' is not in"):
+        parse_module(text, "m.mlir", use_jaxlib=use_jaxlib)
+
+
+def test_resources_beside_complex_constants() -> None:
+    text = RESOURCES.replace(
+        "{a.b = [", "{d = 1 : i8, c = dense<(1.0,2.0)> : tensor<complex<f32>>, a.b = ["
+    )
+    assert "dense_resource" not in print_module(parse_module(text))
 
 
 def test_recv_without_source() -> None:
