@@ -40,6 +40,7 @@ class _Writer:
         self._dictionaries: dict[tuple[str | int, ...], int] = {}
         self._values: dict[int, int] = {}  # by identity, those in scope
         self._blocks: dict[Block, int] = {}
+        self._forward: list[tuple[int, Operation, int]] = []  # place, and operand
 
     def _name(self, op: Operation) -> int:
         if isinstance(op, UnregisteredOp):
@@ -108,9 +109,20 @@ class _Writer:
             length, number = self._operations(block.first_op, None, out, number, holders)
             out[header] = block_header(length, bool(arguments))
         out[1] = number - first
+        self._number_forward_uses(out)
         out = self._with_regions(out, holders, number)
         self._leave(region, first)
         return out
+
+    def _number_forward_uses(self, out: list[int]) -> None:
+        """Put in the numbers of values that were used before those in a region were all counted."""
+        for place, op, index in self._forward:
+            number = self._values.get(id(op.operands[index]))
+            if number is None:
+                message = f"'{op.name}' op operand #{index} is not in scope"
+                raise DiagnosticError(op, message)
+            out[place] = number
+        self._forward.clear()
 
     def _leave(self, region: Region, first: int) -> None:
         """Take a region's values out of scope: the next region uses their numbers again."""
@@ -185,8 +197,10 @@ class _Writer:
                 out.append(len(operands))
                 try:
                     out += [values[id(value)] for value in operands]
-                except KeyError:
-                    raise _not_in_scope(op, values) from None
+                except KeyError:  # defined below, or nowhere
+                    for index in range(len(operands)):
+                        self._forward.append((len(out), op, index))
+                        out.append(0)
             if successors := op._successors:  # pyright: ignore[reportPrivateUsage]
                 parts += HAS_SUCCESSORS
                 out += counted([self._blocks[block] for block in successors])
@@ -197,11 +211,6 @@ class _Writer:
             out[mask] = parts >> 1  # the encoding of this number is the odd byte `parts`
             op = op._next_op  # pyright: ignore[reportPrivateUsage]
         return length, number
-
-
-def _not_in_scope(op: Operation, values: dict[int, int]) -> DiagnosticError:
-    index = next(i for i, value in enumerate(op.operands) if id(value) not in values)
-    return DiagnosticError(op, f"'{op.name}' op operand #{index} is not in scope")
 
 
 def _refused_entry(tables: ModuleTables, context: Native) -> DiagnosticError | None:

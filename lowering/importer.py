@@ -13,9 +13,19 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, StringAttr
-from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue, SSAValues, Use
+from xdsl.dialects.builtin import ModuleOp, NoneType, StringAttr
+from xdsl.ir import (
+    Attribute,
+    Block,
+    Operation,
+    OpResult,
+    Region,
+    SSAValue,
+    SSAValues,
+    Use,
+)
 from xdsl.irdl import IRDLOperation
+from xdsl.parser.core import ForwardDeclaredValue
 
 from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
@@ -61,6 +71,7 @@ class _Importer:
         self._natives = _operations(module)
         # by the number in the bytecode
         self._values: dict[int, SSAValue] = {}
+        self._forward: dict[int, ForwardDeclaredValue] = {}
         self._classes: dict[int, _OpClass] = {}
         self._dictionaries: dict[
             tuple[int, int], tuple[dict[str, Attribute], dict[str, Attribute]]
@@ -193,8 +204,7 @@ class _Importer:
                     try:
                         value = values[numbers[position]]
                     except KeyError:
-                        message = f"operand #{index} is used before it is defined"
-                        raise DiagnosticError(location, message) from None
+                        value = self._forward_value(numbers[position])
                     position = after[position]
                     first = value.first_use
                     value.first_use = use = Use(op, index, None, first)
@@ -215,17 +225,24 @@ class _Importer:
         block._last_op = previous  # pyright: ignore[reportPrivateUsage]
         return position, value_number
 
+    def _forward_value(self, number: int) -> SSAValue:
+        """What stands for a value that is used before it is built: in a block before its own, or
+        where order does not matter."""
+        value = ForwardDeclaredValue(NoneType())
+        self._values[number] = self._forward[number] = value
+        return value
+
     def _fill_regions(self, op: Operation, native: Native, position: int, first: int) -> int:
         """Build the regions of an operation, values numbered from `first`."""
         isolated = self._numbers[position] & 1
         position = self._after[position]
-        around = self._values
+        around = self._values, self._forward
         if isolated:
-            self._values, first = {}, 0
+            self._values, self._forward, first = {}, {}, 0
         for native_region in native.regions:
             region, position = self._region(native_region, position, first)
             op.add_region(region)
-        self._values = around
+        self._values, self._forward = around
         return position
 
     def _region(self, native: Native, position: int, first: int) -> tuple[Region, int]:
@@ -257,8 +274,11 @@ class _Importer:
                 self._values[first] = value
                 first += 1
             position, first = self._fill(block, length, position, first, inner)
+        values = self._values
+        for number in [number for number in self._forward if start <= number < first]:
+            self._forward.pop(number).replace_all_uses_with(values[number])
         for number in range(start, first):  # other regions use them again
-            del self._values[number]
+            del values[number]
         return region, position
 
     def module(self) -> ModuleOp:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from xdsl.dialects.builtin import ModuleOp, TensorType, UnitAttr
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, Block, Operation
 
 from autopar.dialects.constants import dense_attr
 from autopar.dialects.diagnostics import DiagnosticError
@@ -197,15 +197,25 @@ def test_refused_modules_can_be_printed() -> None:
     assert "tensor<5xf32>" in print_module(module, verify=False)
 
 
-def test_blocks_out_of_order_are_refused() -> None:
-    native = parse_native(
-        'func.func @main() {\n  "foo.br"() [^two] : () -> ()\n^one:\n'
-        '  "foo.use"(%0) : (i32) -> ()\n'
-        '  return\n^two:\n  %0 = "foo.make"() : () -> i32\n  "foo.br"() [^one] : () -> ()\n}',
-        "prog.mlir",
-    )
-    with pytest.raises(DiagnosticError, match="operand #0 is used before it is defined"):
-        import_module(native)
+FORWARD = [
+    'func.func @main(%a: i8) {\n  "foo.br"() [^two] : () -> ()\n^one:\n'
+    '  "foo.use"(%0, %a, %1, %0) ({\n    "foo.in"(%1, %0) : (i16, i32) -> ()\n  })'
+    " : (i32, i8, i16, i32) -> ()\n  return\n^two:\n"
+    '  %0, %1 = "foo.make"() : () -> (i32, i16)\n  "foo.br"() [^one] : () -> ()\n}',
+    '"foo.use"(%v) ({\n^bb0(%x: i8):\n  "foo.in"(%v, %w, %x) : (i32, i16, i8) -> ()\n'
+    '  %w = "foo.def"(%x) : (i8) -> i16\n  module { "foo.in"(%y) : (i64) -> ()\n'
+    '    %y = "foo.def"(%y) : (i64) -> i64\n  }\n}) : (i32) -> ()\n%v = "foo.def"() : () -> i32',
+]
+
+
+@pytest.mark.parametrize("text", FORWARD)
+def test_values_used_before_they_are_defined(text: str) -> None:
+    native = parse_native(text, "prog.mlir")
+    check(native)
+    for op in import_module(native).walk():
+        for operand in op.operands:
+            assert any(use.operation is op for use in operand.uses)
+            assert isinstance(operand.owner, (Block, Operation))
 
 
 def test_ops_of_no_dialect() -> None:
