@@ -8,6 +8,7 @@ locations of the form that jaxlib prints are read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from io import StringIO
@@ -21,6 +22,9 @@ from xdsl.dialects.builtin import (
     DenseResourceAttr,
     DictionaryAttr,
     FileLineColLoc,
+    Float80Type,
+    Float128Type,
+    FloatAttr,
     IntAttr,
     ModuleOp,
     ShapedType,
@@ -38,6 +42,7 @@ from xdsl.utils.mlir_lexer import MLIRTokenKind
 
 from .constants import LiteralError, dense_text, parse_dense
 from .diagnostics import DiagnosticError
+from .strings import unescaped
 
 
 class _Verbatim(Data[str]):
@@ -69,8 +74,8 @@ class IRParser(Parser):
     """xDSL's parser with exact constants and file positions."""
 
     _line_starts: list[int] | None = None
-    blobs: Mapping[str, str] = MappingProxyType({})
-    """The resources of the text, which constants may name."""
+    blobs: Mapping[str, str] | None = MappingProxyType({})
+    """The resources of the text, which constants may name; None: they stay names."""
 
     def position_of(self, offset: int) -> tuple[int, int]:
         """Line and column, from 1, of an offset in the text."""
@@ -131,6 +136,15 @@ class IRParser(Parser):
         except LiteralError as error:
             self.raise_error(str(error), at_position=start)
 
+    def parse_optional_builtin_int_or_float_attr(self) -> Any:
+        start = self._current_token.span.start
+        found = super().parse_optional_builtin_int_or_float_attr()
+        if isinstance(found, FloatAttr):
+            text = self.lexer.input.content[start : self._current_token.span.start].strip()
+            if not _keeps_bits(cast("FloatAttr[Any]", found), text):
+                return VerbatimAttr(text)
+        return found
+
     def _parse_builtin_dense_resource_attr(self) -> Any:
         start = self._current_token.span
         with self.in_angle_brackets():
@@ -141,8 +155,9 @@ class IRParser(Parser):
         type = self.parse_type()
         if not isinstance(type, ShapedType):
             self.raise_error(f"a resource needs a shaped type, not {type}", at_position=start)
+        resource = DenseResourceAttr.from_params(name, type)
         try:
-            return resource_constant(DenseResourceAttr.from_params(name, type), self.blobs)
+            return resource if self.blobs is None else resource_constant(resource, self.blobs)
         except LiteralError as error:
             self.raise_error(str(error), at_position=start)
 
@@ -152,6 +167,16 @@ class IRParser(Parser):
             self.raise_error(f"a dense constant needs a shaped type, not {type}")
         as_tensor = TensorType(type.element_type, type.get_shape())  # pyright: ignore
         return DenseIntOrFPElementsAttr(type, parse_dense(body, as_tensor).data)  # pyright: ignore
+
+
+def _keeps_bits(number: FloatAttr[Any], text: str) -> bool:
+    """Whether xDSL's number, a Python float, is that of the text: narrow NaNs may not be, nor
+    numbers wider than 64 bits, which xDSL cannot write either."""
+    if isinstance(number.type, (Float80Type, Float128Type)):
+        return False
+    if math.isfinite(number.value.data):
+        return True
+    return str(number).lower().replace(" ", "") == text.lower().replace(" ", "")
 
 
 class IRPrinter(Printer):
@@ -165,6 +190,9 @@ class IRPrinter(Printer):
             super().print_op(op)
         finally:
             self.print_generic_format = is_generic
+
+    def print_string_literal(self, string: str) -> None:
+        self.print_bytes_literal(string.encode(errors="surrogateescape"))  # see `strings`
 
     def print_attribute(self, attribute: Attribute) -> None:
         if isinstance(attribute, DenseIntOrFPElementsAttr):
@@ -191,12 +219,12 @@ def split_resources(text: str) -> tuple[str, dict[str, str]]:
 
 
 def resource_constant(resource: DenseResourceAttr, blobs: Mapping[str, str]) -> Attribute:
-    """The constant that a resource holds, as `dense<…>`; the resource itself where its bytes are
-    not in the text. LiteralError where they do not fit the type."""
+    """The constant that a resource holds, as `dense<…>`. LiteralError where its bytes are not in
+    the text or do not fit the type."""
     name, type = resource.resource_handle.data, resource.type
     blob = blobs.get(name)
     if blob is None:
-        return resource
+        raise LiteralError(f"resource '{name}' is not in the module: the constant has no value")
     as_tensor = TensorType(cast(Attribute, type.element_type), type.get_shape())  # pyright: ignore
     try:  # the first four bytes are the alignment
         return DenseIntOrFPElementsAttr(type, parse_dense(f'"0x{blob[8:]}"', as_tensor).data)  # pyright: ignore
@@ -262,16 +290,18 @@ def mlir_attributes(context: Context, text: str) -> dict[str, Attribute]:
         name = next(_parts(entry, "="))
         value = entry[len(name) :].strip().removeprefix("=") or "unit"
         if name.startswith('"'):
-            name = IRParser(context, name).parse_str_literal()
+            name = unescaped(name[1:-1])
         found[name] = mlir_attribute(context, value)
     return found
 
 
 def mlir_attribute(context: Context, text: str) -> Attribute:
-    """The attribute of a text that MLIR has printed; what xDSL cannot read stays as it is."""
+    """The attribute of a text that MLIR has printed; what xDSL cannot read stays as it is, and so
+    do resources, which are not in the text."""
     text = text.strip()
     try:
         parser = IRParser(context, text)
+        parser.blobs = None
         attribute = parser.parse_attribute()
         if parser._current_token.kind is MLIRTokenKind.EOF:  # pyright: ignore[reportPrivateUsage]
             return attribute

@@ -2,9 +2,10 @@
 
 After https://mlir.llvm.org/docs/BytecodeFormat/ and, for the codes of builtin attributes and types,
 mlir/include/mlir/IR/BuiltinDialectBytecode.td. Readers take every older version of the format. In
-version 2 an op's properties stand in its attribute dictionary (from 5 on they have an encoding of
-their own), and every attribute and type may be its text; so nothing here depends on how a dialect
-other than builtin encodes anything.
+all of them an op's properties may stand in its attribute dictionary, and every attribute and type
+may be its text; so nothing here depends on how a dialect other than builtin encodes anything.
+Version 5 is the first with properties for themselves: those of an op that jaxlib does not know are
+one attribute, and could not be told from its other attributes else.
 
 Nearly all of it are numbers of varying width: they are gathered in lists and encoded all at once.
 """
@@ -18,11 +19,14 @@ from typing import Any
 import numpy as np
 
 _MAGIC = b"ML\xefR"
-_VERSION = 2
-_STRINGS, _DIALECTS, _ENTRIES, _ENTRY_SIZES, OPERATIONS = range(5)
+_VERSION = 5
+STRINGS, _DIALECTS, _ENTRIES, _ENTRY_SIZES, OPERATIONS = range(5)
 """Numbers of the sections."""
+_PROPERTIES = 8
+"""That of the section with properties."""
 
 HAS_ATTRIBUTES, HAS_RESULTS, HAS_OPERANDS, HAS_SUCCESSORS, HAS_REGIONS = (1 << i for i in range(5))
+HAS_PROPERTIES = 1 << 6
 """What the byte after an op's name says about the rest of it."""
 
 
@@ -38,6 +42,7 @@ class AttributeCode(IntEnum):
     CALL_SITE = 10
     FILE_LINE_COLUMN = 11
     FUSED = 12
+    FUSED_WITH_METADATA = 13
     NAME = 14
     UNKNOWN = 15
     DENSE_ARRAY = 17
@@ -55,20 +60,41 @@ class TypeCode(IntEnum):
 Numbers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
+ZERO_BYTE = -1
+"""Among numbers: no number, but a byte that is 0."""
+
+
+def _encode_one(number: int) -> bytes:
+    if number == ZERO_BYTE:
+        return b"\0"
+    width = max(1, -(-number.bit_length() // 7))
+    if width > 8:
+        return b"\0" + number.to_bytes(8, "little")
+    return ((number << 1 | 1) << width - 1).to_bytes(width, "little")
+
+
 def _encode(numbers: list[int] | Numbers) -> tuple[bytes, Numbers]:
-    """The numbers (below 2^56), and how many bytes each takes.
+    """The numbers, and how many bytes each takes.
 
     There are 7 bits of a number to a byte. The zeros below the lowest 1 of the first byte tell
-    how many bytes follow.
+    how many bytes follow; 8 after one that is 0, for numbers of 57 to 64 bits.
     """
-    values = np.array(numbers, np.int64)
-    limit = int(values.max(initial=0))
+    try:
+        values = np.array(numbers, np.int64)
+        limit = int(values.max(initial=0))
+    except OverflowError:
+        values, limit = np.zeros(0, np.int64), 1 << 63
+    if limit >> 56:
+        encoded = [_encode_one(int(number)) for number in numbers]
+        return b"".join(encoded), np.array([len(code) for code in encoded])
+    zero = values < 0
     values = values.astype("<u4" if limit < 1 << 28 else "<u8")
     one = values.dtype.type(1)
     widths = np.ones_like(values)
     for bits in range(7, limit.bit_length(), 7):
         widths += values >= one << bits
     marked = values << widths | one << widths - one
+    marked[zero], widths[zero] = 0, 1
     taken = np.empty((values.size, values.itemsize), np.bool_)
     for byte in range(values.itemsize):
         taken[:, byte] = widths > byte
@@ -139,6 +165,7 @@ class ModuleTables:
         self._string_attributes: dict[str | bytes, int] = {}
         self._strings: list[str | bytes] = []
         self._op_names: dict[str, int] = {}
+        self._properties: dict[int, int] = {}
 
     def _string(self, text: str | bytes) -> int:
         self._strings.append(text)
@@ -156,23 +183,46 @@ class ModuleTables:
         """The number of an op's name."""
         return self._op_names.setdefault(name, len(self._op_names))
 
+    def properties(self, attribute: int) -> int:
+        """The number of an unknown op's properties, given that of the attribute which they are."""
+        return self._properties.setdefault(attribute, len(self._properties))
+
+    def _properties_section(self) -> bytes:
+        entries = [varints([attribute]) for attribute in self._properties]
+        sized = [varints([len(entry)]) + entry for entry in entries]
+        return varints([len(entries)]) + b"".join(sized)
+
     def _dialect_section(self) -> bytes:
         """The dialects, builtin first, and the names of ops, each as a group of one."""
         dialects = {"builtin": 0}
-        groups: list[int] = []
+        groups: list[int] = []  # in a name's lowest bit 1 would mean: jaxlib knows the op
         for op_name in self._op_names:
             dialect, _, name = op_name.partition(".")
-            groups += (dialects.setdefault(dialect, len(dialects)), 1, self._string(name))
+            groups += (dialects.setdefault(dialect, len(dialects)), 1, self._string(name) << 1)
         names = [self._string(dialect) << 1 for dialect in dialects]  # 1 would mean: has a version
-        return varints([len(names), *names, *groups])
+        return varints([len(names), *names, len(self._op_names), *groups])
 
-    def _string_section(self) -> bytes:
-        strings = [text.encode() if isinstance(text, str) else text for text in self._strings]
+    def is_utf8(self) -> bool:
+        """Whether all strings are UTF-8 (names of which a part is not: see `dialects.strings`)."""
+        for text in self._strings:
+            if isinstance(text, bytes):
+                return False
+            if not text.isascii() and any("\udc80" <= char <= "\udcff" for char in text):
+                return False
+        return True
+
+    def _string_section(self, *, readable: bool) -> bytes:
+        strings = [
+            text.encode(errors="surrogateescape") if isinstance(text, str) else text
+            for text in self._strings
+        ]
+        if readable:
+            strings = [text.decode(errors="replace").encode() for text in strings]
         lengths = [len(text) + 1 for text in reversed(strings)]
         return varints([len(strings), *lengths]) + b"".join(text + b"\0" for text in strings)
 
-    def module(self, operation: list[int]) -> bytes:
-        """The bytecode of a module, given its op."""
+    def module(self, operation: list[int], *, readable: bool = False) -> bytes:
+        """The bytecode of a module, given its op; `readable`: all strings made UTF-8."""
         dialects = self._dialect_section()  # which adds strings
         attributes, attribute_sizes = self.attributes.encode()
         types, type_sizes = self.types.encode()
@@ -181,11 +231,12 @@ class ModuleTables:
         groups = [varints([0, count] if count else []) for count in counts]
         sizes = groups[0] + attribute_sizes + groups[1] + type_sizes
         sections = {
-            _STRINGS: self._string_section(),
+            STRINGS: self._string_section(readable=readable),
             _DIALECTS: dialects,
             _ENTRIES: attributes + types,
             _ENTRY_SIZES: varints(counts) + sizes,
             OPERATIONS: varints([block_header(1), *operation]),
+            _PROPERTIES: self._properties_section(),
         }
         header = _MAGIC + varints([_VERSION]) + b"autopar\0"
         return header + b"".join(_section(number, data) for number, data in sections.items())

@@ -205,9 +205,14 @@ class Entries:
         return self._tables.attributes.add(AttributeCode.FILE_LINE_COLUMN_RANGE, name, *numbers)
 
     def _add_fused(self, location: FusedLoc) -> int:
-        """As MLIR makes it: each part once, none unknown, and no fusion of a single one."""
+        """As MLIR makes it: each part once; without metadata, none unknown, and no fusion of a
+        single one."""
         locations = cast("ArrayAttr[Attribute]", location.locations)
         parts = dict.fromkeys(self.location(part) for part in locations.data)
+        if not isinstance(location.metadata, NoneAttr):
+            metadata = self.attribute(location.metadata)
+            numbers = *counted(parts), metadata
+            return self._tables.attributes.add(AttributeCode.FUSED_WITH_METADATA, *numbers)
         parts.pop(self._unknown, None)
         if len(parts) < 2:
             return next(iter(parts), self._unknown)

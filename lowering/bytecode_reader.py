@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .bytecode import OPERATIONS
+from .bytecode import OPERATIONS, STRINGS
 
 _VERSION = 1
 _ALIGNED = 1 << 7
@@ -33,8 +33,7 @@ def _number(data: bytes, start: int) -> tuple[int, int]:
     return bits >> lowest, end
 
 
-def operations_section(data: bytes) -> bytes:
-    """The section of a module's bytecode that holds its operations."""
+def _section(data: bytes, number: int) -> bytes:
     _, position = _number(data, 4)  # the version
     position = data.index(b"\0", position) + 1  # the producer
     while True:
@@ -43,9 +42,27 @@ def operations_section(data: bytes) -> bytes:
         if kind & _ALIGNED:
             alignment, position = _number(data, position)
             position += -position % alignment
-        if kind & ~_ALIGNED == OPERATIONS:
+        if kind & ~_ALIGNED == number:
             return data[position : position + length]
         position += length
+
+
+def operations_section(data: bytes) -> bytes:
+    """The section of a module's bytecode that holds its operations."""
+    return _section(data, OPERATIONS)
+
+
+def strings_are_utf8(data: bytes) -> bool:
+    """Whether all strings in a module's bytecode are UTF-8: names, texts, files."""
+    section = _section(data, STRINGS)
+    count, position = _number(section, 0)
+    for _ in range(count):  # the lengths
+        position += (section[position] & -section[position]).bit_length() or 9
+    try:
+        section[position:].decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def numbers_everywhere(data: bytes) -> tuple[list[int], list[int]]:

@@ -5,7 +5,7 @@ To make an op through jaxlib's bindings takes longer than to write one, read it 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, UnregisteredOp
 from xdsl.ir import Block, Operation, Region
@@ -16,30 +16,31 @@ from autopar.passes.collector import collector_off
 from .bytecode import (
     HAS_ATTRIBUTES,
     HAS_OPERANDS,
+    HAS_PROPERTIES,
     HAS_REGIONS,
     HAS_RESULTS,
     HAS_SUCCESSORS,
+    ZERO_BYTE,
     ModuleTables,
     block_header,
     counted,
 )
 from .bytecode_entries import Entries
-from .importer import PROPERTIES
-from .mlir_context import diagnostic_of, make_mlir_context
-from .native_attributes import Native
+from .mlir_context import diagnostic_of, make_mlir_context, parse_in
+from .native_text import Native
 
 
 class _Writer:
     """Writes ops, as the numbers of what they refer to."""
 
-    def __init__(self, tables: ModuleTables, *, disguise_properties: bool) -> None:
+    def __init__(self, tables: ModuleTables) -> None:
         self.tables = tables
         self.entries = Entries(tables)
-        self.disguise_properties = disguise_properties
         self._names: dict[type[Operation], int] = {}
         self._dictionaries: dict[tuple[str | int, ...], int] = {}
         self._values: dict[int, int] = {}  # by identity, those in scope
         self._blocks: dict[Block, int] = {}
+        self._forward: list[tuple[int, Operation, int]] = []  # place, and operand
 
     def _name(self, op: Operation) -> int:
         if isinstance(op, UnregisteredOp):
@@ -58,13 +59,22 @@ class _Writer:
             key = (*key, *attributes, *map(id, attributes.values()))
         found = self._dictionaries.get(key)
         if found is None:
-            items = {**properties, **attributes}
-            if isinstance(op, UnregisteredOp):
-                if self.disguise_properties and properties:
-                    items = {**attributes, PROPERTIES: DictionaryAttr(properties)}
+            if isinstance(op, UnregisteredOp):  # of which properties go for themselves
+                items = dict(attributes)
                 del items["op_name__"]
+            else:
+                items = {**properties, **attributes}
+                if len(items) < len(properties) + len(attributes):
+                    name = next(name for name in properties if name in attributes)
+                    raise DiagnosticError(op, f"'{op.name}' op has '{name}' twice: as property too")
             found = self._dictionaries[key] = self.entries.dictionary(items)
         return found
+
+    def _properties(self, op: Operation) -> int | None:
+        """The number of the properties of an op that nobody knows."""
+        if not isinstance(op, UnregisteredOp) or not op.properties:
+            return None
+        return self.tables.properties(self.entries.attribute(DictionaryAttr(op.properties)))
 
     def module(self, module: ModuleOp) -> list[int]:
         """The numbers of a module."""
@@ -90,15 +100,29 @@ class _Writer:
             if arguments:
                 out.append(len(arguments))
             for value in arguments:
-                out += (self.entries.type(value.type), self.entries.location(value.location))
+                type_ = self.entries.type(value.type) << 1 | 1  # 0 would mean: unknown location
+                out += (type_, self.entries.location(value.location))
                 self._values[id(value)] = number
                 number += 1
+            if arguments:
+                out.append(ZERO_BYTE)  # no order of their uses
             length, number = self._operations(block.first_op, None, out, number, holders)
             out[header] = block_header(length, bool(arguments))
         out[1] = number - first
+        self._number_forward_uses(out)
         out = self._with_regions(out, holders, number)
         self._leave(region, first)
         return out
+
+    def _number_forward_uses(self, out: list[int]) -> None:
+        """Put in the numbers of values that were used before those in a region were all counted."""
+        for place, op, index in self._forward:
+            number = self._values.get(id(op.operands[index]))
+            if number is None:
+                message = f"'{op.name}' op operand #{index} is not in scope"
+                raise DiagnosticError(op, message)
+            out[place] = number
+        self._forward.clear()
 
     def _leave(self, region: Region, first: int) -> None:
         """Take a region's values out of scope: the next region uses their numbers again."""
@@ -147,9 +171,8 @@ class _Writer:
         while op is not end:
             assert op is not None
             length += 1
-            name = names.get(type(op))
-            if name is None:
-                name = self._name(op)
+            known = names.get(type(op))
+            name = self._name(op) if known is None else known
             place = attributes.get(id(op.location))
             if place is None:
                 place = entries.location(op.location)
@@ -158,6 +181,9 @@ class _Writer:
             mask = len(out) + 1
             out += (name, 0, place, dictionary)
             parts = HAS_ATTRIBUTES  # always, if only empty ones: see below
+            if known is None and (properties := self._properties(op)) is not None:
+                parts += HAS_PROPERTIES
+                out.append(properties)
             if results := op.results:
                 parts += HAS_RESULTS
                 out.append(len(results))
@@ -171,8 +197,10 @@ class _Writer:
                 out.append(len(operands))
                 try:
                     out += [values[id(value)] for value in operands]
-                except KeyError:
-                    raise _not_in_scope(op, values) from None
+                except KeyError:  # defined below, or nowhere
+                    for index in range(len(operands)):
+                        self._forward.append((len(out), op, index))
+                        out.append(0)
             if successors := op._successors:  # pyright: ignore[reportPrivateUsage]
                 parts += HAS_SUCCESSORS
                 out += counted([self._blocks[block] for block in successors])
@@ -183,11 +211,6 @@ class _Writer:
             out[mask] = parts >> 1  # the encoding of this number is the odd byte `parts`
             op = op._next_op  # pyright: ignore[reportPrivateUsage]
         return length, number
-
-
-def _not_in_scope(op: Operation, values: dict[int, int]) -> DiagnosticError:
-    index = next(i for i, value in enumerate(op.operands) if id(value) not in values)
-    return DiagnosticError(op, f"'{op.name}' op operand #{index} is not in scope")
 
 
 def _refused_entry(tables: ModuleTables, context: Native) -> DiagnosticError | None:
@@ -210,22 +233,22 @@ def _refused_entry(tables: ModuleTables, context: Native) -> DiagnosticError | N
     return None
 
 
-def export_module(
-    module: ModuleOp, context: Any = None, *, disguise_properties: bool = False
-) -> Native:
+def export_module(module: ModuleOp, context: Any = None) -> Native:
     """The jaxlib module of an xDSL module, verified by jaxlib.
 
     What jaxlib refuses becomes a DiagnosticError at the operation's place. Properties of ops that
-    it does not know become attributes, with `disguise_properties` one attribute (`PROPERTIES`).
+    we know and it does not become attributes.
     """
     from jaxlib.mlir import ir
 
     context = make_mlir_context() if context is None else context
     with collector_off():
         tables = ModuleTables()
-        writer = _Writer(tables, disguise_properties=disguise_properties)
-        code = tables.module(writer.module(module))
+        writer = _Writer(tables)
+        numbers = writer.module(module)
+        code = tables.module(numbers)
+        readable = None if tables.is_utf8() else lambda: tables.module(numbers, readable=True)
         try:
-            return cast(Any, ir.Module).parse(code, context)
+            return parse_in(context, code, readable)
         except ir.MLIRError as error:
             raise _refused_entry(tables, context) or diagnostic_of(error) from None

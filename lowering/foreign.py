@@ -22,8 +22,6 @@ from autopar.dialects.shard import GridOp
 from autopar.dialects.text import IRParser, IRPrinter
 
 from .grid_disguise import disguised_text, text_needs_disguise
-from .importer import PROPERTIES
-from .mlir_context import make_mlir_context
 
 FOREIGN_DIALECTS = ("shard", "mesh", "tosa", "linalg", "autopar")
 """Dialects that we read and print ourselves."""
@@ -147,107 +145,6 @@ def to_generic(context: Context, text: str, filename: str) -> str:
         parts += [text[position : start + results], statement, newlines]
         position = end
     return "".join([*parts, text[position:]])
-
-
-_NAMED = re.compile(r'"([a-zA-Z_][\w.$-]*)"[ \t]*\(')
-_NAME_AND_PAREN = re.compile(r'" *\(')
-_SUCCESSORS = re.compile(r"\s*(?:\[\s*\^[^\]]*\]\s*)?")
-_SPACE = re.compile(r"\s*")
-
-
-def disguise_properties(context: Context, text: str) -> str:
-    """The text with the properties (`<{…}>`) of ops that jaxlib does not know as attributes; of
-    those that nobody knows, as one.
-
-    jaxlib's parser takes them, but nothing of its Python interface gives them back.
-    """
-    if "<{" not in text:
-        return text
-    native_context = make_mlir_context()
-    names = {match[1] for match in _NAMED.finditer(text)}
-    unknown = {name for name in names if not native_context.is_registered_operation(name)}
-    if not unknown:
-        return text
-    classless = {name for name in unknown if issubclass(context.get_op(name), UnregisteredOp)}
-    blanked = blank(text)
-    edits: list[tuple[int, int, str]] = []
-    for match in _NAME_AND_PAREN.finditer(blanked):
-        name = text[match.start() : match.end() - 1].strip(' "')
-        if name not in unknown:
-            continue
-        start = _skip(_SUCCESSORS, blanked, _closed(blanked, match.end() - 1))
-        if not blanked.startswith("<{", start):
-            continue
-        end = _closed(blanked, start + 1) + 1
-        moved = text[start + 2 : end - 2]
-        edits.append((start, end, "\n" * moved.count("\n")))
-        moved = moved.replace("\n", " ").strip()
-        if not moved:
-            continue
-        if name in classless:
-            moved = f'"{PROPERTIES}" = {{{moved}}}'
-        after = _skip(_SPACE, blanked, end)
-        if blanked.startswith("(", after):  # regions
-            end = _closed(blanked, after)
-            after = _skip(_SPACE, blanked, end)
-        if blanked.startswith("{", after):
-            comma = ", " if text[after + 1 : _closed(blanked, after) - 1].strip() else ""
-            edits.append((after + 1, after + 1, moved + comma))
-        else:
-            edits.append((end, end, f" {{{moved}}}"))
-    return _edited(text, edits)
-
-
-def undisguise_properties(text: str) -> str:
-    """The text that jaxlib printed with the properties at their place."""
-    mark = f'{{"{PROPERTIES}" = '
-    if mark not in text:
-        return text
-    blanked = blank(text)
-    edits: list[tuple[int, int, str]] = []
-    for match in _NAME_AND_PAREN.finditer(blanked):
-        place = _skip(_SUCCESSORS, blanked, _closed(blanked, match.end() - 1))
-        start = place
-        if blanked.startswith("(", start):  # regions
-            start = _skip(_SPACE, blanked, _closed(blanked, start))
-        if not text.startswith(mark, start):
-            continue
-        value = start + len(mark)
-        end = _closed(blanked, value)
-        edits.append((place, place, f"<{text[value:end]}> "))
-        if text.startswith("}", end):
-            edits.append((start, end + 2, ""))  # and the space before the colon
-        else:
-            edits.append((start + 1, end + 2, ""))  # and the comma
-    return _edited(text, edits)
-
-
-def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
-    """The text with parts (from, to) replaced."""
-    parts: list[str] = []
-    position = 0
-    for start, end, new in sorted(edits):
-        parts += [text[position:start], new]
-        position = end
-    return "".join([*parts, text[position:]])
-
-
-def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
-    match = pattern.match(text, start)
-    return start if match is None else match.end()
-
-
-_BRACKET = re.compile(r"[()\[\]{}]")
-
-
-def _closed(text: str, start: int) -> int:
-    """The offset after the bracket that closes the one at `start`; the text's end without one."""
-    depth = 0
-    for match in _BRACKET.finditer(text, start):
-        depth += 1 if match[0] in "([{" else -1
-        if depth == 0:
-            return match.end()
-    return len(text)
 
 
 def to_custom(context: Context, text: str) -> str:

@@ -10,12 +10,22 @@ with the garbage collector off (a module is one large cyclic graph that only gro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
-from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue, SSAValues, Use
+from xdsl.dialects.builtin import ModuleOp, NoneType, StringAttr
+from xdsl.ir import (
+    Attribute,
+    Block,
+    Operation,
+    OpResult,
+    Region,
+    SSAValue,
+    SSAValues,
+    Use,
+)
 from xdsl.irdl import IRDLOperation
+from xdsl.parser.core import ForwardDeclaredValue
 
 from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
@@ -28,27 +38,40 @@ from .bytecode import (
     HAS_RESULTS,
     HAS_SUCCESSORS,
 )
-from .bytecode_reader import module_bytecode, numbers_everywhere, operations_section
-from .native_attributes import Attributes, Native
+from .bytecode_reader import (
+    module_bytecode,
+    numbers_everywhere,
+    operations_section,
+    strings_are_utf8,
+)
+from .native_attributes import Attributes
+from .native_text import Native, is_known, op_name, properties_in_text, unknown_ops
 
-_OpClass = tuple[type[Operation], frozenset[str] | None]
-"""Class, and property names (None: unregistered)."""
 
-PROPERTIES = "!properties"
-"""The attribute that holds the properties of an op that jaxlib does not know, while jaxlib looks;
-no dictionary has one before it."""
+class _OpClass(NamedTuple):
+    """What is the same for all ops of a name."""
+
+    name: str
+    type: type[Operation]
+    property_names: frozenset[str] | None
+    """None: we do not know the op."""
+    unknown: bool
+    """Whether jaxlib does not."""
 
 
 class _Importer:
     def __init__(self, context: Context, module: Native, filename: str) -> None:
         self.context = context
         self.module_operation = module
-        self._found = Attributes(context, module, filename)
-        self._code = operations_section(module_bytecode(module))
+        bytecode = module_bytecode(module)
+        self._utf8 = strings_are_utf8(bytecode)
+        self._found = Attributes(context, module, filename, utf8=self._utf8)
+        self._code = operations_section(bytecode)
         self._numbers, self._after = numbers_everywhere(self._code)
         self._natives = _operations(module)
         # by the number in the bytecode
         self._values: dict[int, SSAValue] = {}
+        self._forward: dict[int, ForwardDeclaredValue] = {}
         self._classes: dict[int, _OpClass] = {}
         self._dictionaries: dict[
             tuple[int, int], tuple[dict[str, Attribute], dict[str, Attribute]]
@@ -56,29 +79,59 @@ class _Importer:
         self._types: dict[int, Attribute] = {}
         self._locations: dict[int, Attribute] = {}
         self._blocks: dict[Native, Block] = {}
+        self._unknown_texts: list[str] | None = None
 
-    def _class_of(self, name: str) -> _OpClass:
+    def _class_of(self, native: Native) -> _OpClass:
+        name = native.name if self._utf8 else op_name(native)
         cls = self.context.get_op(name)
         names = None
         if issubclass(cls, IRDLOperation):
             names = frozenset(cls.get_irdl_definition().properties)
-        return cls, names
+        unknown = not is_known(self.module_operation.context, name)
+        return _OpClass(name, cls, names, unknown)
 
     def _attributes_of(
-        self, native: Native, property_names: frozenset[str] | None
+        self, native: Native, op_class: _OpClass, key: tuple[int, int]
     ) -> tuple[dict[str, Attribute], dict[str, Attribute]]:
-        """The properties and the other attributes of an operation."""
-        found = self._found.named(native)
+        """The properties and the other attributes of an operation.
+
+        `key`: its name and dictionary in the bytecode; ops that share them share the result, but
+        for those with properties that jaxlib does not know: only the op's text tells these.
+        """
+        attributes = self._found.named(native, known=not op_class.unknown)
         properties: dict[str, Attribute] = {}
-        if property_names is not None:
-            properties = {key: found.pop(key) for key in [*found] if key in property_names}
-            return properties, found
-        found["op_name__"] = StringAttr(native.name)
-        disguised = found.get(PROPERTIES)
-        if isinstance(disguised, DictionaryAttr):
-            del found[PROPERTIES]
-            properties = dict(disguised.data)
-        return properties, found
+        shared = True
+        if op_class.unknown and (texts := self._unknown_ops()):
+            told = properties_in_text(self.context, texts.pop())
+            properties = self._found.resolved(native, told)
+            shared = False
+        if op_class.property_names is None:
+            if "op_name__" in attributes:
+                raise self._refused(native, "the attribute 'op_name__' is xDSL's own, its name")
+            attributes["op_name__"] = StringAttr(op_class.name)
+        else:
+            for name in properties:
+                if name in attributes:
+                    raise self._refused(native, f"a property and an attribute named '{name}'")
+            both = {**properties, **attributes}
+            properties = {
+                name: both.pop(name) for name in [*both] if name in op_class.property_names
+            }
+            attributes = both
+        if shared:
+            self._dictionaries[key] = properties, attributes
+        return properties, attributes
+
+    def _unknown_ops(self) -> list[str]:
+        """The texts of the ops that jaxlib does not know and that are yet to be built, the next
+        one last; none if none of them has properties."""
+        if self._unknown_texts is None:
+            self._unknown_texts = unknown_ops(self.module_operation)[::-1]
+        return self._unknown_texts
+
+    def _refused(self, native: Native, problem: str) -> DiagnosticError:
+        location = self._found.location(native.location)
+        return DiagnosticError(location, f"reading: {problem} cannot be kept")
 
     def _fill(
         self, block: Block, length: int, position: int, value_number: int, inner: int
@@ -104,8 +157,8 @@ class _Importer:
             position += 1
             found = classes.get(name)
             if found is None:
-                found = classes[name] = self._class_of(native.name)
-            op: Any = new(found[0])
+                found = classes[name] = self._class_of(native)
+            op: Any = new(found.type)
             op.parent = block
             op._prev_op = previous
             op._next_op = None
@@ -126,7 +179,7 @@ class _Importer:
                 position = after[position]
             attributes = dictionaries.get((name, number))
             if attributes is None:
-                attributes = dictionaries[name, number] = self._attributes_of(native, found[1])
+                attributes = self._attributes_of(native, found, (name, number))
             op.properties, op.attributes = attributes[0].copy(), attributes[1].copy()
             results: list[OpResult] = []
             if mask & HAS_RESULTS:
@@ -151,8 +204,7 @@ class _Importer:
                     try:
                         value = values[numbers[position]]
                     except KeyError:
-                        message = f"operand #{index} is used before it is defined"
-                        raise DiagnosticError(location, message) from None
+                        value = self._forward_value(numbers[position])
                     position = after[position]
                     first = value.first_use
                     value.first_use = use = Use(op, index, None, first)
@@ -173,17 +225,24 @@ class _Importer:
         block._last_op = previous  # pyright: ignore[reportPrivateUsage]
         return position, value_number
 
+    def _forward_value(self, number: int) -> SSAValue:
+        """What stands for a value that is used before it is built: in a block before its own, or
+        where order does not matter."""
+        value = ForwardDeclaredValue(NoneType())
+        self._values[number] = self._forward[number] = value
+        return value
+
     def _fill_regions(self, op: Operation, native: Native, position: int, first: int) -> int:
         """Build the regions of an operation, values numbered from `first`."""
         isolated = self._numbers[position] & 1
         position = self._after[position]
-        around = self._values
+        around = self._values, self._forward
         if isolated:
-            self._values, first = {}, 0
+            self._values, self._forward, first = {}, {}, 0
         for native_region in native.regions:
             region, position = self._region(native_region, position, first)
             op.add_region(region)
-        self._values = around
+        self._values, self._forward = around
         return position
 
     def _region(self, native: Native, position: int, first: int) -> tuple[Region, int]:
@@ -215,8 +274,11 @@ class _Importer:
                 self._values[first] = value
                 first += 1
             position, first = self._fill(block, length, position, first, inner)
+        values = self._values
+        for number in [number for number in self._forward if start <= number < first]:
+            self._forward.pop(number).replace_all_uses_with(values[number])
         for number in range(start, first):  # other regions use them again
-            del self._values[number]
+            del values[number]
         return region, position
 
     def module(self) -> ModuleOp:

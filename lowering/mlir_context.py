@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from autopar.dialects.diagnostics import DiagnosticError
 
@@ -68,6 +69,33 @@ def diagnostic_of(error: Any, filename: str = "-") -> DiagnosticError:
         if not note.message.startswith(useless)
     ]
     return DiagnosticError(import_location(first.location, filename), first.message, notes)
+
+
+def parse_in(context: Any, source: Any, readable: Callable[[], Any] | None) -> Any:
+    """jaxlib's module of a text or of bytecode, verified; else MLIRError.
+
+    jaxlib ends the process where a message is to quote what is not UTF-8. For a source with such
+    strings `readable` gives the same without them, which is refused with the same message.
+    """
+    from jaxlib.mlir import ir
+
+    if readable is None:
+        return cast(Any, ir.Module).parse(source, context)
+
+    def handled(_: object) -> bool:
+        return True
+
+    context.emit_error_diagnostics = True  # to the handler, which leaves the messages alone
+    handler = context.attach_diagnostic_handler(handled)
+    try:
+        return cast(Any, ir.Module).parse(source, context)
+    except ir.MLIRError:
+        pass
+    finally:
+        handler.detach()
+        context.emit_error_diagnostics = False
+    cast(Any, ir.Module).parse(readable(), context)
+    raise DiagnosticError(None, "jaxlib refuses a module with names that are not UTF-8")
 
 
 def merge_equal_ops(module: Any) -> None:

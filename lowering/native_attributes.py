@@ -6,7 +6,6 @@ bytes, never through float text.
 
 from __future__ import annotations
 
-import re
 from typing import Any, cast
 
 import numpy as np
@@ -38,16 +37,14 @@ from autopar.dialects.constants import LiteralError
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.locations import FileLineColRange
 from autopar.dialects.text import (
-    bracketed,
+    VerbatimAttr,
     mlir_attribute,
-    mlir_attributes,
     mlir_type,
     resource_constant,
     split_resources,
 )
 
-Native = Any
-"""An object of jaxlib's MLIR bindings (they have no usable types across versions)."""
+from .native_text import Native, attributes_in_text, generic_text, string_in
 
 UNKNOWN = UnknownLoc()
 
@@ -62,8 +59,9 @@ def _build(cls: type[Attribute], **fields: Any) -> Any:
 class _Locations:
     """jaxlib locations -> xDSL locations, interned."""
 
-    def __init__(self, filename: str = "-") -> None:
+    def __init__(self, filename: str = "-", *, utf8: bool) -> None:
         self.filename = filename
+        self._utf8 = utf8
         self.cache: dict[Native, Attribute] = {}
         self._strings: dict[str, StringAttr] = {}
         self._ints: dict[int, IntAttr] = {}
@@ -77,7 +75,9 @@ class _Locations:
     def _int(self, value: int) -> IntAttr:
         found = self._ints.get(value)
         if found is None:
-            found = self._ints[value] = _build(IntAttr, data=value)
+            found = self._ints[value] = _build(
+                IntAttr, data=value & 0xFFFFFFFF
+            )  # jaxlib gives -1 for the last
         return found
 
     def __call__(self, location: Native) -> Any:
@@ -93,7 +93,7 @@ class _Locations:
             child = self(location.child_loc)
             return _build(
                 NameLoc,
-                desc=self._string(location.name_str),
+                desc=self._string(location.name_str if self._utf8 else string_in(location.attr)),
                 location=NoneAttr() if child is UNKNOWN else child,
             )
         if kind == "CallSiteLoc":
@@ -101,7 +101,7 @@ class _Locations:
         if kind == "FileLineColLoc":
             start, end = location.start_line, location.end_line
             column, end_column = location.start_col, location.end_col
-            name = location.filename
+            name = location.filename if self._utf8 else string_in(location.attr)
             fields: dict[str, Attribute] = {
                 "filename": self._string(self.filename if name == "-" else name),
                 "line": self._int(start),
@@ -118,8 +118,8 @@ class _Locations:
         if kind == "FusedLoc":
             parts = ArrayAttr([self(part) for part in location.locations])
             metadata = location.metadata
-            parsed = NoneAttr() if metadata is None else StringAttr(str(metadata))
-            return _build(FusedLoc, locations=parts, metadata=parsed)  # ranges included
+            kept = NoneAttr() if metadata is None else VerbatimAttr(str(metadata))
+            return _build(FusedLoc, locations=parts, metadata=kept)  # ranges included
         return UNKNOWN
 
 
@@ -127,7 +127,7 @@ def import_location(location: Native, filename: str = "-") -> Attribute:
     """One jaxlib location; `filename` names the text that was parsed (jaxlib calls it `-`)."""
     kind = cast(Any, type(location))
     with location.context:  # diagnostics hold locations of the base class: get the exact one
-        return _Locations(filename)(kind.from_attr(location.attr))
+        return _Locations(filename, utf8=False)(kind.from_attr(location.attr))
 
 
 def _dynamic_shape(native: Native) -> list[int]:
@@ -153,22 +153,35 @@ def _storage(attribute: Native, element_type: Attribute) -> bytes | None:
 
 
 class Attributes:
-    """The types, attributes and locations of a module."""
+    """The types, attributes and locations of a module; `utf8`: all its strings are."""
 
-    def __init__(self, context: Context, module: Native, filename: str) -> None:
+    def __init__(self, context: Context, module: Native, filename: str, *, utf8: bool) -> None:
         self.context = context
-        self.location = _Locations(filename)
+        self.location = _Locations(filename, utf8=utf8)
+        self._utf8 = utf8
         self._types: dict[Native, Attribute] = {}
         self._attributes: dict[Native, Attribute] = {}
         self._module = module
         self._blobs: dict[str, str] | None = None
 
-    def named(self, op: Native) -> dict[str, Attribute]:
-        """All attributes of an operation."""
+    def named(self, op: Native, *, known: bool = True) -> dict[str, Attribute]:
+        """All attributes of an operation, the properties that jaxlib knows among them."""
         try:
             return {name: self.attribute(item) for name, item in op.attributes.items()}
-        except TypeError:
-            return self._named_by_text(op)
+        except (TypeError, RuntimeError):
+            # jaxlib has no Python class for one of them (complex constants raise TypeError as soon
+            # as they are touched), or a name is not UTF-8
+            properties, attributes = attributes_in_text(self.context, generic_text(op))
+            return self.resolved(op, {**properties, **attributes} if known else attributes)
+        except LiteralError as error:
+            raise DiagnosticError(self.location(op.location), str(error)) from None
+
+    def resolved(self, op: Native, found: dict[str, Attribute]) -> dict[str, Attribute]:
+        """Attributes of an op that were read from text, with constants in place of resources."""
+        try:
+            return {name: self._with_resources(item) for name, item in found.items()}
+        except LiteralError as error:
+            raise DiagnosticError(self.location(op.location), str(error)) from None
 
     def type(self, native: Native) -> Attribute:
         found = self._types.get(native)
@@ -200,7 +213,7 @@ class Attributes:
                 data = _storage(native, cast(TensorType[Attribute], dense).element_type)
                 if data is not None:
                     return cast(Any, DenseIntOrFPElementsAttr)(dense, BytesAttr(data))
-        elif kind == "StringAttr":
+        elif kind == "StringAttr" and type(native.type).__name__ == "NoneType":
             try:
                 return StringAttr(native.value)
             except (RuntimeError, UnicodeDecodeError):  # not UTF-8
@@ -208,10 +221,11 @@ class Attributes:
         elif kind == "DenseI64ArrayAttr":
             return DenseArrayBase.from_list(i64, list(native))
         elif kind == "FlatSymbolRefAttr":
-            return SymbolRefAttr(native.value)
+            if self._utf8:
+                return SymbolRefAttr(native.value)
         elif kind == "TypeAttr":
             return self.type(native.value)
-        elif kind in ("ArrayAttr", "DictAttr"):
+        elif kind == "ArrayAttr" or (kind == "DictAttr" and self._utf8):
             try:
                 if kind == "ArrayAttr":
                     return ArrayAttr([self.attribute(item) for item in native])
@@ -221,36 +235,18 @@ class Attributes:
             except TypeError:  # an element without a Python class: see `named`
                 pass
         attribute = mlir_attribute(self.context, str(native))
-        if isinstance(attribute, DenseResourceAttr):
-            return self._resource_constant(attribute)
-        return attribute
+        return self._with_resources(attribute)
 
-    def _resource_constant(self, resource: DenseResourceAttr) -> Attribute:
+    def _with_resources(self, attribute: Attribute) -> Attribute:
+        if isinstance(attribute, ArrayAttr):
+            items = cast("ArrayAttr[Attribute]", attribute)
+            return ArrayAttr([self._with_resources(item) for item in items])
+        if isinstance(attribute, DictionaryAttr):
+            data = attribute.data
+            return DictionaryAttr({name: self._with_resources(data[name]) for name in data})
+        if not isinstance(attribute, DenseResourceAttr):
+            return attribute
         if self._blobs is None:  # only the text of the whole module tells them
             text = self._module.get_asm(assume_verified=True)
             _, self._blobs = split_resources(text)
-        try:
-            return resource_constant(resource, self._blobs)
-        except LiteralError as error:
-            raise DiagnosticError(self.location(self._module.location), str(error)) from None
-
-    def _named_by_text(self, op: Native) -> dict[str, Attribute]:
-        """All attributes of an operation, where jaxlib has no Python class for one of them.
-
-        (Complex constants raise TypeError as soon as they are touched.)
-        """
-        text = op.get_asm(print_generic_op_form=True, skip_regions=True, use_local_scope=True)
-        return _attributes_from_text(self.context, text)
-
-
-_REGIONS = re.compile(r"\(\{\.\.\.\}(, \{\.\.\.\})*\) ?")
-
-
-def _attributes_from_text(context: Context, text: str) -> dict[str, Attribute]:
-    """The attributes in the generic form of one operation, printed without its regions."""
-    after_operands = text[text.index(")", text.index('"(')) + 1 :]
-    found: dict[str, Attribute] = {}
-    for part in bracketed(_REGIONS.sub("", after_operands, count=1)):
-        if part.startswith(("<{", "{")):  # else successors
-            found |= mlir_attributes(context, part.strip("<>")[1:-1])
-    return found
+        return resource_constant(attribute, self._blobs)

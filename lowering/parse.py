@@ -7,7 +7,8 @@ xDSL reads every dialect but StableHLO's pretty forms.
 
 from __future__ import annotations
 
-from typing import Any, cast
+import re
+from typing import Any
 
 import numpy as np
 from xdsl.context import Context
@@ -19,10 +20,10 @@ from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.text import parse_text
 
-from .foreign import FOREIGN_DIALECTS, blank, disguise_properties, has_foreign_syntax, to_generic
+from .foreign import FOREIGN_DIALECTS, blank, has_foreign_syntax, to_generic
 from .grid_disguise import text_needs_disguise, undisguise
 from .importer import import_module
-from .mlir_context import diagnostic_of, jaxlib_available, make_mlir_context
+from .mlir_context import diagnostic_of, jaxlib_available, make_mlir_context, parse_in
 
 
 def parse_module(
@@ -36,7 +37,7 @@ def parse_module(
         return module
     if has_foreign_syntax(text) or text_needs_disguise(text):
         text = to_generic(context, text, filename)
-    native = parse_native(disguise_properties(context, text), filename)
+    native = parse_native(text, filename)
     module = import_module(native, context, filename=filename)
     undisguise(module)
     for op in module.walk():
@@ -55,10 +56,20 @@ def parse_native(text: str, filename: str = "-") -> Any:
             "reading: the module is nested too deeply",
         )
     native_context = make_mlir_context()
+    readable = (lambda: _HIGH_BYTE.sub(_questioned, text)) if _HIGH_BYTE.search(text) else None
     try:
-        return cast(Any, ir.Module).parse(text, native_context)
+        return parse_in(native_context, text, readable)
     except ir.MLIRError as error:
         raise diagnostic_of(error, filename) from None
+
+
+_HIGH_BYTE = re.compile(r"(?<!\\)((?:\\\\)*\\)([89A-Fa-f][0-9A-Fa-f])")
+"""The escape of a byte that is not ASCII."""
+
+
+def _questioned(match: re.Match[str]) -> str:
+    """An escape as long, of a question mark."""
+    return f"{match[1]}3F"
 
 
 DEEPEST = 1500

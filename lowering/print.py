@@ -10,7 +10,7 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.text import print_text
 
 from .exporter import export_module
-from .foreign import FOREIGN_DIALECTS, to_custom, undisguise_properties
+from .foreign import FOREIGN_DIALECTS, to_custom
 from .grid_disguise import disguise, undisguise_text
 from .mlir_context import jaxlib_available
 
@@ -34,7 +34,7 @@ def print_module(
     context = make_context() if context is None else context
     try:
         with disguise(module, context) as grids:
-            native = export_module(module, disguise_properties=True)
+            native = export_module(module)
     except DiagnosticError:
         if verify:
             raise
@@ -42,7 +42,7 @@ def print_module(
     text = native.operation.get_asm(
         enable_debug_info=locations, print_generic_op_form=generic, assume_verified=True
     )
-    text = undisguise_properties(undisguise_text(text, grids, generic=generic))
+    text = undisguise_text(text, grids, generic=generic)
     if not generic and any(f'"{name}.' in text for name in FOREIGN_DIALECTS):
         text = to_custom(context, text)
     return text if text.endswith("\n") else text + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from xdsl.dialects.builtin import ModuleOp, TensorType, UnitAttr
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, Block, Operation
 
 from autopar.dialects.constants import dense_attr
 from autopar.dialects.diagnostics import DiagnosticError
@@ -23,16 +23,20 @@ def decode(data: bytes) -> list[int]:
     numbers: list[int] = []
     while data:
         width = (data[0] & -data[0]).bit_length()
+        if not width:
+            numbers.append(int.from_bytes(data[1:9], "little"))
+            data = data[9:]
+            continue
         numbers.append(int.from_bytes(data[:width], "little") >> width)
         data = data[width:]
     return numbers
 
 
-@pytest.mark.parametrize("bits", [7, 14, 21, 28, 35, 42, 49, 55])
+@pytest.mark.parametrize("bits", [7, 14, 21, 28, 35, 42, 49, 55, 56, 62, 63])
 def test_numbers_of_every_width(bits: int) -> None:
     numbers = [0, 1, (1 << bits) - 1, 1 << bits, 5, (1 << bits) + 1]
     assert decode(varints(numbers)) == numbers
-    assert len(varints([(1 << bits) - 1])) == (bits + 6) // 7
+    assert len(varints([(1 << bits) - 1])) == ((bits + 6) // 7 if bits <= 56 else 9)
     assert varints([]) == b""
 
 
@@ -40,6 +44,10 @@ ATTRIBUTES = [
     "unit", "true", "-1 : i1", "5 : i8", "-5 : i8", "0 : i32", "2147483647 : i32", "-1 : i32",
     "9223372036854775807 : i64", "-9223372036854775808 : i64", "7 : index", "-7 : index",
     "18446744073709551615 : ui64", "-3 : si16", "170141183460469231731687303715884105727 : i128",
+    '"abc" : i32', '["\\FF" : !foo.s]', "1.0 : f80", "0.1 : f128", "0x7FFF8000000000000001 : f80",
+    "0x7E01 : f16", "0xFE01 : f16", "0x7C01 : f16", "0xFFC1 : bf16", "0x7F81 : bf16",
+    "0xFF : f8E4M3FN", "0xFE : f8E5M2", "0x80 : f8E4M3FNUZ", "0x7F800001 : f32",
+    "[0x7E01 : f16, {a = 0x7E01 : f16}]", "0xFFF0000000000001 : f64", "0xFC00 : f16",
     "1.5 : f32", "0x7FC00001 : f32", "0.1 : f64", "2.0 : bf16", '"text"', '"\\00\\FF\\22\\n"', '""',
     '"ünïcödé"', "[]", "[1, [2 : i8, {}]]", "{}", "{b = 1, a = {c}}", "@f", "@f::@g::@h",
     "tensor<4xf32>", "tensor<?x3xi1>", "tensor<*xf32>", "tensor<2x!foo.t>", "tensor<0x2xbf16>",
@@ -67,12 +75,20 @@ def test_attributes_of_every_kind(attribute: str) -> None:
     check(parse_native(f'module {{ "foo.op"() {{y, x = [{attribute}]}} : () -> () }}'))
 
 
+@pytest.mark.parametrize("size", [1 << 55, (1 << 55) - 1, 1 << 62, (1 << 63) - 1])
+def test_dimensions_of_every_size(size: int) -> None:
+    check(parse_native(f"func.func private @f(tensor<{size}xi8>) -> tensor<2x{size}xi1>"))
+
+
 LOCATIONS = [
-    "unknown", '"f.py":1:2', '"f.py":0:0', '"f.py":70000:300', '"f.py":1:2 to :7',
+    "unknown", '"f.py":1:2', '"f.py":0:0', '"f.py":70000:300', '"f.py":4294967295:4294967295',
+    '"f.py":1:2 to :7',
     '"f.py":1:2 to 3:4', '"name"', '"name"("f.py":1:2)', '"a"("b"("c"))',
     'callsite("f"("f.py":1:2) at "g.py":3:4)', 'callsite("f" at callsite("g" at "h"))',
     'fused["a", "b"("f.py":1:2 to :3)]', 'callsite(fused["a", "b"] at unknown)',
-    '"ü\\22"("é.py":1:2)',
+    '"ü\\22"("é.py":1:2)', 'fused<"meta">["x", "y"]', 'fused<{x = 1 : i32}>["a"]',
+    'fused<"m\\FF">[unknown]', '"n"(fused<#foo.x<1>>["f.py":1:2 to :3])',
+    'fused<"m">["a", fused<"n">["b", "c"], fused["d", "e"]]',
 ]  # fmt: skip
 
 
@@ -181,17 +197,40 @@ def test_refused_modules_can_be_printed() -> None:
     assert "tensor<5xf32>" in print_module(module, verify=False)
 
 
-def test_blocks_out_of_order_are_refused() -> None:
-    native = parse_native(
-        'func.func @main() {\n  "foo.br"() [^two] : () -> ()\n^one:\n'
-        '  "foo.use"(%0) : (i32) -> ()\n'
-        '  return\n^two:\n  %0 = "foo.make"() : () -> i32\n  "foo.br"() [^one] : () -> ()\n}',
-        "prog.mlir",
-    )
-    with pytest.raises(DiagnosticError, match="operand #0 is used before it is defined"):
-        import_module(native)
+FORWARD = [
+    'func.func @main(%a: i8) {\n  "foo.br"() [^two] : () -> ()\n^one:\n'
+    '  "foo.use"(%0, %a, %1, %0) ({\n    "foo.in"(%1, %0) : (i16, i32) -> ()\n  })'
+    " : (i32, i8, i16, i32) -> ()\n  return\n^two:\n"
+    '  %0, %1 = "foo.make"() : () -> (i32, i16)\n  "foo.br"() [^one] : () -> ()\n}',
+    '"foo.use"(%v) ({\n^bb0(%x: i8):\n  "foo.in"(%v, %w, %x) : (i32, i16, i8) -> ()\n'
+    '  %w = "foo.def"(%x) : (i8) -> i16\n  module { "foo.in"(%y) : (i64) -> ()\n'
+    '    %y = "foo.def"(%y) : (i64) -> i64\n  }\n}) : (i32) -> ()\n%v = "foo.def"() : () -> i32',
+]
+
+
+@pytest.mark.parametrize("text", FORWARD)
+def test_values_used_before_they_are_defined(text: str) -> None:
+    native = parse_native(text, "prog.mlir")
+    check(native)
+    for op in import_module(native).walk():
+        for operand in op.operands:
+            assert any(use.operation is op for use in operand.uses)
+            assert isinstance(operand.owner, (Block, Operation))
 
 
 def test_ops_of_no_dialect() -> None:
     module = import_module(parse_native('module { "foo.a"() : () -> () }'))
     assert asm(export_module(module)).count("foo.a") == 1
+
+
+def test_strings_like_regions_beside_complex_constants() -> None:
+    odd = '"({...}) }, {{"'
+    check(
+        parse_native(
+            'module {\n  %0 = "stablehlo.constant"() {value = dense<(1.0,2.0)> : '
+            f"tensor<complex<f32>>, foo.s = {odd}, foo.t = [{odd}, 0x7E01 : f16]}}"
+            ' : () -> tensor<complex<f32>>\n  "foo.a(){"(%0) ({}, {}) '
+            f"{{a = {odd}, c = dense<(1.0,2.0)> : tensor<complex<f32>>}}"
+            " : (tensor<complex<f32>>) -> ()\n}"
+        )
+    )

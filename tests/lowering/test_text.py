@@ -6,7 +6,7 @@ import pytest
 
 from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
-from autopar.lowering.parse import parse_module
+from autopar.lowering.parse import parse_module, parse_native
 from autopar.lowering.print import print_module
 from autopar.opt import transform
 from autopar.passes.manager import build_pipeline, parse_pipeline
@@ -130,7 +130,7 @@ RESOURCES = """
   "func.func"() <{function_type = () -> (), sym_name = "main"}> ({
     %0 = "stablehlo.constant"() <{value = dense_resource<w> : tensor<2xf32>}> : () -> tensor<2xf32>
     %1 = "stablehlo.constant"() <{value = dense_resource<w> : tensor<2xf32>}> {a.b = [
-      dense_resource<w> : tensor<1x2xf32>, dense_resource<gone> : tensor<2xf32>]
+      dense_resource<w> : tensor<1x2xf32>, dense_resource<w> : tensor<2xf32>]
     } : () -> tensor<2xf32>
     %2 = "stablehlo.constant"() <{value = dense_resource<"a b"> : tensor<3xi1>}>
        : () -> tensor<3xi1>
@@ -144,10 +144,8 @@ RESOURCES = """
 
 def test_resources_become_constants() -> None:
     printed = both_ways(RESOURCES)
-    assert printed.count("dense<[-1.000000e+00, 0x7FC00001]> : tensor<2xf32>") == 2
-    assert (
-        "[dense<[[-1.000000e+00, 0x7FC00001]]> : tensor<1x2xf32>, dense_resource<gone>" in printed
-    )
+    assert printed.count("dense<[-1.000000e+00, 0x7FC00001]> : tensor<2xf32>") == 3
+    assert "[dense<[[-1.000000e+00, 0x7FC00001]]> : tensor<1x2xf32>, dense<[-1.0" in printed
     assert "dense<[true, false, true]>" in printed
     assert print_module(parse_module(RESOURCES, use_jaxlib=False)) == printed
 
@@ -157,6 +155,22 @@ def test_resources_of_another_size(use_jaxlib: bool) -> None:
     text = RESOURCES.replace("0100C07F", "0100C07F00000000")
     with pytest.raises(DiagnosticError, match="resource 'w': the hex string has 12 bytes"):
         parse_module(text, "m.mlir", use_jaxlib=use_jaxlib)
+
+
+@pytest.mark.parametrize("use_jaxlib", [True, False])
+@pytest.mark.parametrize("attributes", ["", ", d = dense<(1.0,2.0)> : tensor<complex<f32>>"])
+def test_resources_that_are_missing(use_jaxlib: bool, attributes: str) -> None:
+    constant = "dense_resource<gone> : tensor<2xf32>"
+    text = f'module {{ "foo.a"() {{c = [{constant}]{attributes}}} : () -> () }}'
+    with pytest.raises(DiagnosticError, match=r"m.mlir:1:\d+: .*resource 'gone' is not in"):
+        parse_module(text, "m.mlir", use_jaxlib=use_jaxlib)
+
+
+def test_resources_beside_complex_constants() -> None:
+    text = RESOURCES.replace(
+        "{a.b = [", "{d = 1 : i8, c = dense<(1.0,2.0)> : tensor<complex<f32>>, a.b = ["
+    )
+    assert "dense_resource" not in print_module(parse_module(text))
 
 
 def test_recv_without_source() -> None:
@@ -202,6 +216,41 @@ def test_properties_of_unknown_ops() -> None:
             assert line.strip().replace("%a", "%arg0").replace("%b", "%arg1") in printed
     assert '}) {p = "other"} : (i1) -> ()' in printed
     both_ways(UNKNOWN_OPS, generic=True)
+
+
+def test_properties_of_unknown_ops_in_memory() -> None:
+    from tests.lowering.test_roundtrip import check
+
+    check(parse_native(UNKNOWN_OPS))
+    check(
+        parse_native(
+            '"foo.a"() <{a = 1 : i32}> {a = 2 : i32} : () -> ()\n'
+            '"foo.a"() <{a = 2 : i32}> {a = 2 : i32} : () -> ()\n'
+            '"foo.a"() {"!properties" = {a = 2 : i32}} : () -> ()\n'
+            '"foo.a"() <{s = "\\FF({", "\\FE" = "\\"foo.a\\"()"}> : () -> ()\n'
+            '"foo.a"() <{op_name__, p}> {c = dense<(1.0,2.0)> : tensor<complex<f32>>} : () -> ()\n'
+        )
+    )
+
+
+TWICE = [
+    ('"foo.a"() {op_name__ = "b"} : () -> ()', "the attribute 'op_name__' .* cannot be kept"),
+    ('"shard.grid"() <{shape = 1 : i8}> {shape = 2 : i8} : () -> ()', "an attribute named 'shape'"),
+]
+
+
+@pytest.mark.parametrize(("op", "message"), TWICE)
+def test_attributes_that_cannot_be_kept(op: str, message: str) -> None:
+    with pytest.raises(DiagnosticError, match=f"m.mlir:1:10: error: .*{message}"):
+        parse_module(f"module {{ {op} }}", "m.mlir")
+
+
+def test_properties_that_are_attributes_too() -> None:
+    module = parse_module("func.func private @f()")
+    (func,) = module.ops
+    func.attributes["sym_name"] = func.properties["sym_name"]
+    with pytest.raises(DiagnosticError, match="'sym_name' twice"):
+        print_module(module)
 
 
 DECLARATIONS = """
