@@ -23,7 +23,6 @@ from autopar.dialects.shard import (
     make_collective,
 )
 from autopar.dialects.tensors import shape_of
-from autopar.passes.cost.collectives import LATENCY_BOUND_BYTES
 from autopar.passes.walk import ops_of
 
 from .combining import combine_collectives
@@ -49,7 +48,7 @@ class OptimizeCollectivesPass(ModulePass):
 
     small_bytes: int = 256 * 2**10
     """The largest collective (bytes of its full buffer) that is combined with others."""
-    group_bytes: int = LATENCY_BOUND_BYTES
+    group_bytes: int = 4 * 2**20
     """The most bytes of collectives that run as one."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
