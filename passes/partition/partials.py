@@ -62,24 +62,17 @@ class Partials:
                 operands[i] for i, spec in enumerate(specs) if i in group and not spec.partial
             ]
             others = [v for v in others if not is_neutral(v, [k for k, _ in wanted])]
-            if (
-                not others
-                or self._accumulates(others, wanted)
-                or self._take_whole_ones_along(op, group, members[0][0], others)
+            if not others or self._accumulates(others, wanted):
+                return wanted
+            # Whole values come along where an accumulator takes the sum: on one device what they
+            # are, neutral on the others.
+            value = op.operands[members[0][0]]
+            spec = self._specs.of[value]
+            if all(self._can_become(other, spec) for other in others) and self._is_accumulated(
+                op, group, value, spec
             ):
                 return wanted
         return ()
-
-    def _take_whole_ones_along(
-        self, op: Operation, group: Sequence[int], index: int, others: Sequence[SSAValue]
-    ) -> bool:
-        """Whether whole values are to be made partial (on one device what they are, neutral on the
-        others), since an accumulator takes what `op` makes of them and of operand `index`."""
-        value = op.operands[index]
-        spec = self._specs.of[value]
-        return all(self._can_become(other, spec) for other in others) and self._is_accumulated(
-            op, group, value, spec
-        )
 
     def _can_become(self, value: SSAValue, spec: Spec) -> bool:
         """Whether a value whose place is known is as partial as `spec`, or free to be made so."""
@@ -144,8 +137,10 @@ class Partials:
             not rule.moves_data and any(kind != "sum" for kind, _ in spec.partial)
         ):
             return False
-        if grows and not self._is_accumulated(user, group, value, spec):
-            return False
+        if grows:
+            is_accumulated = self._is_accumulated(user, group, value, spec)
+            if not is_accumulated:
+                return False
         for position, other in enumerate(operands_of(user)):
             known = self._specs.of.get(other)
             if position == index or other is value or known is None:
@@ -156,8 +151,10 @@ class Partials:
             elif known.partial != spec.partial and not (
                 other in self._accumulators
                 or is_neutral(other, [k for k, _ in spec.partial])
-                or (is_accumulated and self._can_become(other, spec))
-                or (not is_accumulated and self._take_whole_ones_along(user, group, index, [other]))
+                or (
+                    self._can_become(other, spec)
+                    and (is_accumulated or self._is_accumulated(user, group, value, spec))
+                )
             ):
                 return False
         return True
