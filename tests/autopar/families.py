@@ -119,6 +119,23 @@ def linen() -> Family:
     return step, state, _batches()
 
 
+def nnx_step(graph: Any, optimizer: optax.GradientTransformation) -> Any:
+    """The training step of a network that `nnx.split` gave the graph of: mean squared error."""
+    from flax import nnx
+
+    def step(state: Any, batch: Any) -> Any:
+        params, opt_state = state
+
+        def loss(params: Any) -> Any:
+            return jnp.mean((nnx.merge(graph, params)(batch["x"]) - batch["y"]) ** 2)
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
+
+    return step
+
+
 def nnx() -> Family:
     """Flax nnx: the module is split outside and merged under the step."""
     from flax import nnx
@@ -135,17 +152,7 @@ def nnx() -> Family:
     graph, state = nnx.split(Net(nnx.Rngs(0)))
     optimizer = optax.adam(1e-2)
 
-    def step(state: Any, batch: Any) -> Any:
-        params, opt_state = state
-
-        def loss(params: Any) -> Any:
-            return jnp.mean((nnx.merge(graph, params)(batch["x"]) - batch["y"]) ** 2)
-
-        value, grads = jax.value_and_grad(loss)(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), value
-
-    return step, (state, optimizer.init(state)), _batches()
+    return nnx_step(graph, optimizer), (state, optimizer.init(state)), _batches()
 
 
 def equinox() -> Family:

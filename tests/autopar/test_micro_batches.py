@@ -21,6 +21,7 @@ from flax import nnx
 import autopar
 from autopar.dialects.diagnostics import DiagnosticError
 
+from .families import nnx_step
 from .test_models import assert_equal, run
 from .training_steps import Training, scanned_gpt
 
@@ -426,17 +427,7 @@ def test_nnx() -> None:
 
     graph, params = nnx.split(Network(nnx.Rngs(0)), nnx.Param)
     optimizer = optax.adam(0.01, eps=1e-3)
-
-    def step(state: Any, batch: Any) -> Any:
-        params, opt_state = state
-
-        def loss(params: Any) -> Any:
-            return jnp.mean((nnx.merge(graph, params)(batch["x"]) - batch["y"]) ** 2)
-
-        value, grads = jax.value_and_grad(loss)(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), value
-
+    step = nnx_step(graph, optimizer)
     check(Training(step, (params, optimizer.init(params)), batches()))
 
 
