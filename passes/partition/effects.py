@@ -2,7 +2,7 @@
 
 A callback (jax.debug.print, io_callback, pure_callback) is a custom_call: all devices run it.
 It is put into a branch that only device 0 takes; what it returns is summed over all devices, the
-others adding zeros, so that everybody has it.
+others adding zeros, so that everybody has it. So are the numbers of `stablehlo.rng`.
 """
 
 from __future__ import annotations
