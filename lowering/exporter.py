@@ -29,6 +29,9 @@ from .bytecode_entries import Entries
 from .mlir_context import diagnostic_of, make_mlir_context, parse_in
 from .native_text import Native
 
+_PLAIN = (HAS_ATTRIBUTES | HAS_RESULTS | HAS_OPERANDS) >> 1
+"""The number for what a plain op has: see `_Writer._operation`."""
+
 
 class _Writer:
     """Writes ops, as the numbers of what they refer to."""
@@ -54,9 +57,13 @@ class _Writer:
         Most ops have the same as another: the very objects, under the same names.
         """
         properties, attributes = op.properties, op.attributes
-        key = (*properties, *map(id, properties.values()))
-        if attributes:
-            key = (*key, *attributes, *map(id, attributes.values()))
+        if len(properties) == 1 and not attributes:
+            ((only, item),) = properties.items()
+            key = only, id(item)
+        else:
+            key = (*properties, *map(id, properties.values()))
+            if attributes:
+                key = (*key, *attributes, *map(id, attributes.values()))
         found = self._dictionaries.get(key)
         if found is None:
             if isinstance(op, UnregisteredOp):  # of which properties go for themselves
@@ -166,51 +173,77 @@ class _Writer:
         To `holders` go the ops with regions, and the places of these.
         """
         entries, names, values = self.entries, self._names, self._values
-        types, attributes = entries.types, entries.attributes
+        types, attributes, empty = entries.types, entries.attributes, entries.no_attributes
         length = 0
         while op is not end:
             assert op is not None
             length += 1
-            known = names.get(type(op))
-            name = self._name(op) if known is None else known
+            name = names.get(type(op))
             place = attributes.get(id(op.location))
             if place is None:
                 place = entries.location(op.location)
-            has_attributes = op.properties or op.attributes
-            dictionary = self._dictionary(op) if has_attributes else entries.no_attributes
-            mask = len(out) + 1
-            out += (name, 0, place, dictionary)
-            parts = HAS_ATTRIBUTES  # always, if only empty ones: see below
-            if known is None and (properties := self._properties(op)) is not None:
-                parts += HAS_PROPERTIES
-                out.append(properties)
-            if results := op.results:
-                parts += HAS_RESULTS
-                out.append(len(results))
-                for value in results:
-                    type_ = types.get(id(value._type))  # pyright: ignore[reportPrivateUsage]
-                    out.append(entries.type(value.type) if type_ is None else type_)
+            dictionary = self._dictionary(op) if op.properties or op.attributes else empty
+            results, regions = op.results, op.regions
+            successors = op._successors  # pyright: ignore[reportPrivateUsage]
+            if name is None or len(results) != 1 or regions or successors:
+                number = self._operation(op, place, dictionary, out, number)
+                if regions:
+                    holders.append((len(out), op))
+            else:
+                (value,) = results
+                type_ = types.get(id(value._type))  # pyright: ignore[reportPrivateUsage]
+                if type_ is None:
+                    type_ = entries.type(value.type)
+                operands = op._operands  # pyright: ignore[reportPrivateUsage]
+                try:
+                    if len(operands) == 2:
+                        left, right = operands
+                        used = 2, values[id(left)], values[id(right)]
+                    else:
+                        used = counted([values[id(operand)] for operand in operands])
+                except KeyError:
+                    number = self._operation(op, place, dictionary, out, number)
+                else:
+                    out += (name, _PLAIN, place, dictionary, 1, type_, *used)
                     values[id(value)] = number
                     number += 1
-            if operands := op._operands:  # pyright: ignore[reportPrivateUsage]
-                parts += HAS_OPERANDS
-                out.append(len(operands))
-                try:
-                    out += [values[id(value)] for value in operands]
-                except KeyError:  # defined below, or nowhere
-                    for index in range(len(operands)):
-                        self._forward.append((len(out), op, index))
-                        out.append(0)
-            if successors := op._successors:  # pyright: ignore[reportPrivateUsage]
-                parts += HAS_SUCCESSORS
-                out += counted([self._blocks[block] for block in successors])
-            if regions := op.regions:
-                parts += HAS_REGIONS
-                out.append(len(regions) << 1)  # 1 would mean: isolated, numbered from 0
-                holders.append((len(out), op))
-            out[mask] = parts >> 1  # the encoding of this number is the odd byte `parts`
             op = op._next_op  # pyright: ignore[reportPrivateUsage]
         return length, number
+
+    def _operation(
+        self, op: Operation, place: int, dictionary: int, out: list[int], number: int
+    ) -> int:
+        """Write one op of any form, all but its regions; gives the number of the next value."""
+        entries, values = self.entries, self._values
+        known = self._names.get(type(op))
+        mask = len(out) + 1
+        out += (self._name(op) if known is None else known, 0, place, dictionary)
+        parts = HAS_ATTRIBUTES  # always, if only empty ones: see below
+        if known is None and (properties := self._properties(op)) is not None:
+            parts += HAS_PROPERTIES
+            out.append(properties)
+        if results := op.results:
+            parts += HAS_RESULTS
+            out += counted([entries.type(value.type) for value in results])
+            for value in results:
+                values[id(value)] = number
+                number += 1
+        if operands := op.operands:
+            parts += HAS_OPERANDS
+            out.append(len(operands))
+            for index, value in enumerate(operands):
+                used = values.get(id(value))
+                if used is None:  # defined below, or nowhere
+                    self._forward.append((len(out), op, index))
+                out.append(used or 0)
+        if successors := op.successors:
+            parts += HAS_SUCCESSORS
+            out += counted([self._blocks[block] for block in successors])
+        if op.regions:
+            parts += HAS_REGIONS
+            out.append(len(op.regions) << 1)  # 1 would mean: isolated, numbered from 0
+        out[mask] = parts >> 1  # the encoding of this number is the odd byte `parts`
+        return number
 
 
 def _refused_entry(tables: ModuleTables, context: Native) -> DiagnosticError | None:

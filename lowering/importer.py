@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import ModuleOp, NoneType, StringAttr
 from xdsl.ir import (
     Attribute,
     Block,
+    BlockArgument,
     Operation,
     OpResult,
     Region,
@@ -59,6 +60,22 @@ class _OpClass(NamedTuple):
     """Whether jaxlib does not."""
 
 
+_RegionPlace = tuple[Native, int]
+"""An operation of jaxlib's and the index of one of its regions."""
+_BlockPlace = tuple[Native, int, int]
+"""And the index of a block in it."""
+
+
+def _native_blocks(place: _RegionPlace) -> Native:
+    operation, region = place
+    return operation.regions[region].blocks
+
+
+def _native_argument(place: _BlockPlace, index: int) -> Native:
+    operation, region, block = place
+    return _native_blocks((operation, region))[block].arguments[index]
+
+
 class _Importer:
     def __init__(self, context: Context, module: Native, filename: str) -> None:
         self.context = context
@@ -77,7 +94,7 @@ class _Importer:
             tuple[int, int], tuple[dict[str, Attribute], dict[str, Attribute]]
         ] = {}
         self._types: dict[int, Attribute] = {}
-        self._locations: dict[int, Attribute] = {}
+        self._locations: dict[int, Any] = {}
         self._blocks: dict[Native, Block] = {}
         self._unknown_texts: list[str] | None = None
 
@@ -147,7 +164,7 @@ class _Importer:
         numbers, after, natives = self._numbers, self._after, self._natives
         classes, dictionaries = self._classes, self._dictionaries
         types, locations = self._types, self._locations
-        values, new = self._values, object.__new__
+        values, new, none = self._values, object.__new__, SSAValues()
         previous: Operation | None = None
         for _ in range(length):
             native = next(natives)
@@ -181,39 +198,47 @@ class _Importer:
             if attributes is None:
                 attributes = self._attributes_of(native, found, (name, number))
             op.properties, op.attributes = attributes[0].copy(), attributes[1].copy()
-            results: list[OpResult] = []
             if mask & HAS_RESULTS:
-                count = numbers[position]
-                position = after[position]
-                for index in range(count):
+                results: list[OpResult] = []
+                for index in range(numbers[position]):
+                    position = after[position]
                     type_ = types.get(numbers[position])
                     if type_ is None:
                         type_ = self._found.type(native.results[index].type)
                         types[numbers[position]] = type_
-                    position = after[position]
                     values[value_number] = result = OpResult(type_, op, index)
                     value_number += 1
                     results.append(result)
-            op.results = SSAValues(results)
-            operands: list[SSAValue] = []
-            uses: list[Use] = []
-            if mask & HAS_OPERANDS:
-                count = numbers[position]
                 position = after[position]
-                for index in range(count):
+                op.results = SSAValues(results)
+            else:
+                op.results = none
+            if mask & HAS_OPERANDS:
+                operands: list[SSAValue] = []
+                uses: list[Use] = []
+                for index in range(numbers[position]):
+                    position = after[position]
                     try:
                         value = values[numbers[position]]
                     except KeyError:
                         value = self._forward_value(numbers[position])
-                    position = after[position]
                     first = value.first_use
-                    value.first_use = use = Use(op, index, None, first)
+                    use: Any = new(Use)
+                    use._operation = op
+                    use._index = index
+                    use._prev_use = None
+                    use._next_use = first
+                    value.first_use = use
                     if first is not None:
                         first._prev_use = use  # pyright: ignore[reportPrivateUsage]
                     operands.append(value)
                     uses.append(use)
-            op._operands = SSAValues(operands)
-            op._operand_uses = tuple(uses)
+                position = after[position]
+                op._operands = SSAValues(operands)
+                op._operand_uses = tuple(uses)
+            else:
+                op._operands = none
+                op._operand_uses = ()
             op._successors = op._successor_uses = op.regions = ()
             if mask & HAS_SUCCESSORS:
                 targets = native.successors
@@ -234,52 +259,66 @@ class _Importer:
 
     def _fill_regions(self, op: Operation, native: Native, position: int, first: int) -> int:
         """Build the regions of an operation, values numbered from `first`."""
-        isolated = self._numbers[position] & 1
+        count, isolated = divmod(self._numbers[position], 2)
         position = self._after[position]
         around = self._values, self._forward
         if isolated:
             self._values, self._forward, first = {}, {}, 0
-        for native_region in native.regions:
-            region, position = self._region(native_region, position, first)
+        for index in range(count):
+            region, position = self._region((native, index), position, first)
             op.add_region(region)
         self._values, self._forward = around
         return position
 
-    def _region(self, native: Native, position: int, first: int) -> tuple[Region, int]:
+    def _region(self, place: _RegionPlace, position: int, first: int) -> tuple[Region, int]:
         """Build a region, its values numbered from `first`; gives the position after it."""
-        numbers, after = self._numbers, self._after
-        region = Region()
-        pairs: list[tuple[Native, Block]] = []
-        for native_block in native.blocks:
-            arguments = list(native_block.arguments)
-            block = Block(arg_types=[self._found.type(value.type) for value in arguments])
-            for native_value, value in zip(arguments, block.args, strict=True):
-                value.location = self._found.location(native_value.location)
-            pairs.append((native_block, block))
-        region.add_block([block for _, block in pairs])
-        position = after[position]  # the number of blocks
-        if not pairs:
+        numbers, after, values = self._numbers, self._after, self._values
+        blocks = [Block() for _ in range(numbers[position])]
+        region = Region(blocks)
+        position = after[position]
+        if not blocks:
             return region, position
-        if len(pairs) > 1:
-            self._blocks.update(pairs)
+        if len(blocks) > 1:
+            self._blocks.update(zip(_native_blocks(place), blocks, strict=True))
         start, inner = first, first + numbers[position]
         position = after[position]
-        for _, block in pairs:
-            length = numbers[position] >> 1
+        for index, block in enumerate(blocks):
+            length, has_arguments = divmod(numbers[position], 2)
             position = after[position]
-            if block.args:
-                position = after[position]
-            for value in block.args:
-                position = after[after[position]]  # its type and location
-                self._values[first] = value
-                first += 1
+            if has_arguments:
+                position = self._fill_arguments(block, (*place, index), position)
+                for value in block.args:
+                    values[first] = value
+                    first += 1
             position, first = self._fill(block, length, position, first, inner)
-        values = self._values
         for number in [number for number in self._forward if start <= number < first]:
             self._forward.pop(number).replace_all_uses_with(values[number])
         for number in range(start, first):  # other regions use them again
             del values[number]
         return region, position
+
+    def _fill_arguments(self, block: Block, place: _BlockPlace, position: int) -> int:
+        """Build the arguments of a block; gives the position after them."""
+        numbers, after = self._numbers, self._after
+        arguments: list[BlockArgument] = []
+        count = numbers[position]
+        position = after[position]
+        for index in range(count):
+            number = numbers[position]
+            position = after[position]
+            type_ = self._types.get(number)
+            if type_ is None:
+                native = _native_argument(place, index)
+                type_ = self._types[number] = self._found.type(native.type)
+            number = numbers[position]
+            position = after[position]
+            location = self._locations.get(number)
+            if location is None:
+                native = _native_argument(place, index)
+                location = self._locations[number] = self._found.location(native.location)
+            arguments.append(BlockArgument(type_, block, index, location))
+        block._args = tuple(arguments)  # pyright: ignore[reportPrivateUsage]
+        return position
 
     def module(self) -> ModuleOp:
         """The module of the top-level operation."""
