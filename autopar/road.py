@@ -13,15 +13,12 @@ from typing import Any
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
-    DictionaryAttr,
-    IntegerAttr,
     ModuleOp,
     StringAttr,
     i32,
     i64,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute
 from xdsl.passes import ModulePass
 
 from autopar.dialects import make_context
@@ -39,6 +36,7 @@ from autopar.dialects.rules.registry import load_families
 from autopar.dialects.sdy import Mesh, MeshOp
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
+from autopar.dialects.unverified import dictionary, integer_attr
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
 from autopar.passes import load_pass
@@ -161,12 +159,13 @@ class Road:
         kinds = {kind: StringAttr(kind) for kind in KINDS}
         for index, (arg, info) in enumerate(zip(args, self.arguments, strict=True)):
             kind = state_kind(arg, phases) if info.kind == "state" else info.kind
-            data: dict[str, Attribute] = {**entries[index].data, KIND: kinds[kind]}
+            data = dict(entries[index].data.items())
+            data[KIND] = kinds[kind]
             if info.kind == "batch":
-                data[BATCH_DIM] = IntegerAttr(info.batch_dim, i64)
+                data[BATCH_DIM] = integer_attr(info.batch_dim, i64)
             if info.alias is not None:
-                data[ALIASING_OUTPUT] = IntegerAttr(info.alias, i32)
-            entries[index] = DictionaryAttr(data)
+                data[ALIASING_OUTPUT] = integer_attr(info.alias, i32)
+            entries[index] = dictionary(data)
         func.properties["arg_attrs"] = ArrayAttr(entries)
 
     def _place_boundary(self, func: FuncOp, grid: Grid) -> None:

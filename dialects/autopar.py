@@ -42,6 +42,7 @@ from xdsl.utils.exceptions import VerifyException
 from .diagnostics import DiagnosticError
 from .sharding import Axes, Grid, Sharding
 from .sharding_syntax import parse_axes_in_brackets, parse_list, parse_sharding
+from .unverified import dictionary
 
 # ---- attributes by name --------------------------------------------------------------------------
 
@@ -368,11 +369,11 @@ def set_result_shardings(func: FuncOp, shardings: Iterable[Sharding | None]) -> 
 
 def set_entry(entry: DictionaryAttr, key: str, attr: Attribute | None) -> DictionaryAttr:
     """`entry` with `key` set to `attr`, or without it where `attr` is None."""
-    data = dict(entry.data)
+    data = dict(entry.data.items())
     data.pop(key, None)
     if attr is not None:
         data[key] = attr
-    return DictionaryAttr(data)
+    return dictionary(data)
 
 
 def entries_of(attrs: ArrayAttr[DictionaryAttr] | None, count: int) -> list[DictionaryAttr]:

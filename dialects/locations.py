@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from xdsl.dialects.builtin import CallSiteLoc, FileLineColLoc, IntAttr, NameLoc, StringAttr
 from xdsl.ir import Attribute, BuiltinAttribute, ParametrizedAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
 from xdsl.printer import Printer
+
+from .unverified import unverified
 
 
 @irdl_attr_definition
@@ -33,18 +33,12 @@ class FileLineColRange(ParametrizedAttribute, BuiltinAttribute):
 
 def name_loc(name: str, location: Attribute) -> NameLoc:
     """`loc("name"(location))`. xDSL's own constructor refuses ranges."""
-    return _unverified(NameLoc, desc=StringAttr(name), location=location)
+    return unverified(NameLoc, desc=StringAttr(name), location=location)
 
 
 def call_site_loc(callee: Attribute, caller: Attribute) -> CallSiteLoc:
     """`loc(callsite(callee at caller))`. xDSL's own constructor refuses ranges."""
-    return _unverified(CallSiteLoc, callee=callee, caller=caller)
-
-
-def _unverified(cls: type[Attribute], **parameters: Attribute) -> Any:
-    attribute: Any = object.__new__(cls)
-    attribute.__dict__.update(parameters)
-    return attribute
+    return unverified(CallSiteLoc, callee=callee, caller=caller)
 
 
 FileLocation = FileLineColLoc | FileLineColRange

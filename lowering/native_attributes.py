@@ -43,17 +43,11 @@ from autopar.dialects.text import (
     resource_constant,
     split_resources,
 )
+from autopar.dialects.unverified import dictionary, unverified
 
 from .native_text import Native, attributes_in_text, generic_text, string_in
 
 UNKNOWN = UnknownLoc()
-
-
-def _build(cls: type[Attribute], **fields: Any) -> Any:
-    """An attribute without verification (its fields come from a verified module)."""
-    attribute: Any = object.__new__(cls)
-    attribute.__dict__.update(fields)
-    return attribute
 
 
 class _Locations:
@@ -69,13 +63,13 @@ class _Locations:
     def _string(self, text: str) -> StringAttr:
         found = self._strings.get(text)
         if found is None:
-            found = self._strings[text] = _build(StringAttr, data=text)
+            found = self._strings[text] = unverified(StringAttr, data=text)
         return found
 
     def _int(self, value: int) -> IntAttr:
         found = self._ints.get(value)
         if found is None:
-            found = self._ints[value] = _build(
+            found = self._ints[value] = unverified(
                 IntAttr, data=value & 0xFFFFFFFF
             )  # jaxlib gives -1 for the last
         return found
@@ -91,13 +85,15 @@ class _Locations:
         kind = type(location).__name__
         if kind == "NameLoc":
             child = self(location.child_loc)
-            return _build(
+            return unverified(
                 NameLoc,
                 desc=self._string(location.name_str if self._utf8 else string_in(location.attr)),
                 location=NoneAttr() if child is UNKNOWN else child,
             )
         if kind == "CallSiteLoc":
-            return _build(CallSiteLoc, callee=self(location.callee), caller=self(location.caller))
+            return unverified(
+                CallSiteLoc, callee=self(location.callee), caller=self(location.caller)
+            )
         if kind == "FileLineColLoc":
             start, end = location.start_line, location.end_line
             column, end_column = location.start_col, location.end_col
@@ -108,8 +104,8 @@ class _Locations:
                 "column": self._int(column),
             }
             if (start, column) == (end, end_column):
-                return _build(FileLineColLoc, **fields)
-            return _build(
+                return unverified(FileLineColLoc, **fields)
+            return unverified(
                 FileLineColRange,
                 **fields,
                 end_line=self._int(end),
@@ -119,7 +115,7 @@ class _Locations:
             parts = ArrayAttr([self(part) for part in location.locations])
             metadata = location.metadata
             kept = NoneAttr() if metadata is None else VerbatimAttr(str(metadata))
-            return _build(FusedLoc, locations=parts, metadata=kept)  # ranges included
+            return unverified(FusedLoc, locations=parts, metadata=kept)  # ranges included
         return UNKNOWN
 
 
@@ -231,7 +227,7 @@ class Attributes:
                     return ArrayAttr([self.attribute(item) for item in native])
                 # not `item.attr`, which ends the process where it has no Python class
                 names = [native[index].name for index in range(len(native))]
-                return DictionaryAttr({name: self.attribute(native[name]) for name in names})
+                return dictionary({name: self.attribute(native[name]) for name in names})
             except TypeError:  # an element without a Python class: see `named`
                 pass
         attribute = mlir_attribute(self.context, str(native))

@@ -23,6 +23,7 @@ from autopar.dialects.autopar import (
     entries_of,
 )
 from autopar.dialects.sharding import Axes
+from autopar.dialects.unverified import dictionary
 
 
 def write_layouts(func: FuncOp) -> None:
@@ -49,7 +50,7 @@ def write_layouts(func: FuncOp) -> None:
                 # XLA refuses an alias of buffers of different size; the donation itself stays.
                 del data[ALIASING_OUTPUT]
                 data[BUFFER_DONOR] = BoolAttr.from_bool(True)
-            entries.append(DictionaryAttr(data))
+            entries.append(dictionary(data))
         if types:
             func.properties[key] = ArrayAttr(entries)
 
