@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.dialects.builtin import IntegerType, StringAttr
@@ -11,13 +11,13 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases, entries_of
 from autopar.dialects.diagnostics import DiagnosticError
-from autopar.dialects.rules.access import body_reducer
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import element_type, is_tensor, num_bytes, shape_of
 from autopar.passes.importing.phases import phase_of
 
 from .batch_flow import BatchFlow, BatchPlace, inputs_of
 from .examples import Examples
+from .second_pass import refuse_second_pass
 
 
 @dataclass
@@ -37,10 +37,11 @@ class Cut:
 
 
 def find_cut(func: FuncOp, flow: BatchFlow) -> Cut:
-    """Cuts the step by data flow."""
+    """Cuts the step by data flow; DiagnosticError where a loop and an update cannot compute it."""
     block = func.body.block
     terminator = block.last_op
     assert terminator is not None
+    refuse_second_pass(block, flow)
     carried = _forward_state(func, flow)
     seeds = [op for op in block.ops if op is not terminator and _touches_examples(op, flow)]
     seeds += [v.owner for _, v in carried if isinstance(v.owner, Operation)]
@@ -219,8 +220,8 @@ class _Results:
                     "depends on the batch but has no batch dimension and is neither a scalar nor a "
                     "gradient nor an updated argument",
                 )
-        elif (kind := self._extreme(value)) is not None:
-            raise self._refusal(index, value, f"is the {kind} over the batch, which is no mean")
+        elif (kind := self._choice(value)) is not None:
+            raise self._refusal(index, value, f"is {kind}, which is no mean")
         return None
 
     def _refusal(self, index: int, value: SSAValue, why: str) -> DiagnosticError:
@@ -256,22 +257,56 @@ class _Results:
                     stack.append(other)
         return found
 
-    def _extreme(self, value: SSAValue) -> str | None:
-        """`maximum` or the like where a scalar is an extreme over the batch, in whatever unit."""
-        while isinstance(value.owner, Operation):
-            op = value.owner
-            varying = [v for v in op.operands if self._flow.depends(v)]
-            if op.name == "stablehlo.reduce":
-                kind = body_reducer(op.regions[0])
-                if kind != "sum" and any(self._flow.is_per_example(v) for v in varying):
-                    return _KINDS.get(kind or "", "choice")
-            if len(varying) != 1 or self._flow.is_per_example(varying[0]):
-                return None
-            value = varying[0]
+    def _choice(self, value: SSAValue) -> str | None:
+        """How a scalar that is made of the batch is no mean of it: as `the maximum over the batch`.
+
+        The examples come together in sums; gradients are means by what they are.
+        """
+        seen: set[SSAValue] = {value}
+        stack = [value]
+        while stack:
+            current = stack.pop()
+            if not isinstance(current.owner, Operation) or phase_of(current.owner) == "backward":
+                continue
+            op = current.owner
+            if any(map(self._flow.is_per_example, op.operands)):
+                kind = _lost_by(op, self._flow, self._examples.sizes)
+                if kind is not None:
+                    return kind
+                continue
+            for other in op.operands:
+                if self._flow.depends(other) and other not in seen:
+                    seen.add(other)
+                    stack.append(other)
         return None
 
 
-_KINDS = {"max": "maximum", "min": "minimum", "product": "product"}
+def _lost_by(op: Operation, flow: BatchFlow, sizes: Collection[int]) -> str | None:
+    """What an op makes of the examples that its results do not hold, where this is no sum.
+
+    `sizes`: how many examples there are.
+    """
+    rule = get_rule(op)
+    if rule is None:
+        return None
+    for operand, mapping in zip(op.operands, rule.operands, strict=True):
+        for place in flow.places.get(operand, ()):
+            if op.name == "stablehlo.reshape":  # drops a batch of one, or what was chosen before
+                return None if place.size in sizes else _CHOICE
+            for factor in mapping[place.dim]:
+                # split, a gather is a sum of what each device has; of examples it is a choice
+                reducer = None if op.name == "stablehlo.gather" else rule.reducers[factor]
+                if rule.factor_sizes[factor] > 1 and reducer != "sum":
+                    return _KINDS.get(reducer or "", _CHOICE)
+    return None
+
+
+_CHOICE = "a choice from the batch"
+_KINDS = {
+    "max": "the maximum over the batch",
+    "min": "the minimum over the batch",
+    "product": "the product over the batch",
+}
 
 
 def _is_gradient(value: SSAValue, flow: BatchFlow) -> bool:

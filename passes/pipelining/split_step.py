@@ -20,14 +20,16 @@ class SplitStepPass(ModulePass):
     `autopar.kind = "batch"` (`autopar.batch_dim`, 0 where absent). The cut is found by data flow:
     what has a batch dimension, or is needed by such, is the microbatch part; what only reads values
     reduced over the batch (gradients, losses) is the update part. Name stacks that JAX leaves in
-    locations are read for two questions: whether a state is written by the forward part, and
-    whether a result that is no scalar is a gradient.
+    locations are read for three questions: whether a state is written by the forward part, whether
+    a result that is no scalar is a gradient, and whether what is made of gradients meets the batch
+    again.
 
     Guarantees: @main takes the batch of `num-micro-batches` microbatches: gradients and float
     scalars are averaged over them (`reduction=sum`: summed), results that are computed example by
     example put together in the order of the examples, and state that the forward part writes handed
     from one microbatch to the next. Any other result that depends on the batch is an error that
-    names it.
+    names it, and a second pass over the batch, with what its gradients were turned into, one at the
+    op.
     """
 
     name = "split-step"

@@ -234,6 +234,9 @@ MIXED: dict[str, tuple[Any, str]] = {
     "mean": (lambda h, e, b: h.mean(0), "neither a scalar nor a gradient"),
     "max": (lambda h, e, b: e.max(), "is the maximum over the batch"),
     "min": (lambda h, e, b: -jnp.sqrt(e.min()), "is the minimum over the batch"),
+    "range": (lambda h, e, b: e.max() - e.min(), "is the m[a-z]*imum over the batch"),
+    "median": (lambda h, e, b: jnp.median(e), "is a choice from the batch"),
+    "one": (lambda h, e, b: e[0], "is a choice from the batch"),
     "count": (lambda h, e, b: (e > 1).sum(), "no float"),
 }
 
@@ -416,6 +419,45 @@ def test_linen_batch_statistics_go_from_one_to_the_next(method: str) -> None:
     assert_equal(run(training, step), run(training, jax.jit(reference)))
 
 
+@jax.custom_vjp
+def _whitened(x: Any) -> Any:
+    return _whitened_forward(x)[0]
+
+
+def _whitened_forward(x: Any) -> Any:
+    rate = jax.lax.rsqrt(x.var(0) + 1e-3)
+    out = (x - x.mean(0)) * rate
+    return out, (out, rate)
+
+
+def _whitened_backward(kept: Any, g: Any) -> Any:
+    out, rate = kept
+    return ((g - g.mean(0) - out * (g * out).mean(0)) * rate,)
+
+
+_whitened.defvjp(_whitened_forward, _whitened_backward)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_normalisation_with_a_gradient_of_its_own(remat: bool) -> None:
+    """Sums over the batch go back into the batch, in the forward and in the backward phase."""
+
+    def loss(params: Any, statistics: Any, batch: Any) -> Any:
+        layer = jax.checkpoint(_whitened) if remat else _whitened
+        h = layer(batch["x"] @ params["w"])
+        return jnp.mean((jnp.tanh(h) @ params["v"] - batch["y"]) ** 2), statistics
+
+    def step(params: Any, batch: Any) -> Any:
+        (value, _), grads = jax.value_and_grad(loss, has_aux=True)(params, None, batch)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+    def reference(params: Any, batch: Any) -> Any:
+        value, grads, _ = in_turn(loss)(params, None, batch)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+    check(Training(step, PARAMS, batches()), reference=reference)
+
+
 def test_nnx() -> None:
     class Network(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
@@ -451,6 +493,63 @@ def test_equinox() -> None:
 
 
 # ---- errors --------------------------------------------------------------------------------------
+
+
+def _descend(params: Any, batch: Any, loss: Any = squares) -> Any:
+    value, grads = jax.value_and_grad(loss)(params, batch)
+    return jax.tree.map(lambda p, g: p - 0.3 * g, params, grads), value
+
+
+def _loss_after_the_update(params: Any, batch: Any) -> Any:
+    params, value = _descend(params, batch)
+    return params, (value, squares(params, batch))
+
+
+def _two_updates(params: Any, batch: Any) -> Any:
+    params, value = _descend(params, batch)
+    params, second = _descend(params, batch)
+    return params, (value, second)
+
+
+def _updates_in_a_loop(params: Any, batch: Any) -> Any:
+    return jax.lax.scan(lambda p, _: _descend(p, batch), params, None, length=3)
+
+
+def _one_network_after_the_other(params: Any, batch: Any) -> Any:
+    def of_rest(rest: Any, batch: Any) -> Any:
+        return squares({**rest, "v": critic["v"]}, batch)
+
+    critic, value = _descend({"v": params["v"]}, batch, lambda p, b: squares({**params, **p}, b))
+    rest, second = _descend({n: params[n] for n in ("w", "b")}, batch, of_rest)
+    return {**critic, **rest}, (value, second)
+
+
+def _gradient_of_a_step(params: Any, batch: Any) -> Any:
+    return _descend(params, batch, lambda p, b: squares(_descend(p, b)[0], b))
+
+
+def _gradient_on_examples(params: Any, batch: Any) -> Any:
+    value, grads = jax.value_and_grad(squares)(params, batch)
+    return params, (value, jnp.mean(forward(grads, batch["x"])))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        _loss_after_the_update,
+        _two_updates,
+        _updates_in_a_loop,
+        _one_network_after_the_other,
+        _gradient_of_a_step,
+        _gradient_on_examples,
+    ],
+)
+def test_a_second_pass_over_the_batch_is_refused(step: Any) -> None:
+    """One loop over microbatches cannot compute with the gradients of the whole batch."""
+    model = Training(step, PARAMS, batches())
+    assert_equal(run(model, parallel(model, count=1)), run(model, jax.jit(step)))
+    with pytest.raises(DiagnosticError, match=rf"{re.escape(__file__)}:.* computes on the batch"):
+        run(model, parallel(model))
 
 
 def test_integer_result_is_refused() -> None:
