@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     ModuleOp,
     NameLoc,
+    NoneAttr,
     SymbolRefAttr,
     UnknownLoc,
 )
@@ -282,7 +283,8 @@ def nested_location(callee: Attribute, caller: Attribute) -> Attribute:
     """The location of an op of a called function, seen from the caller.
 
     JAX's names are relative inside a helper (`select_n`); the call's name
-    (`jit(step)/jit(_where)`) goes in front of them, and the file position stays the op's own.
+    (`jit(step)/jit(_where)`) goes in front of them. The file position stays the op's own; in
+    JAX's own helpers (`jnp.sort`) ops have none, and take the call's.
     Else: callsite(callee at caller).
     """
     if isinstance(caller, UnknownLoc):
@@ -290,7 +292,9 @@ def nested_location(callee: Attribute, caller: Attribute) -> Attribute:
     if isinstance(callee, UnknownLoc):
         return caller
     if isinstance(callee, NameLoc) and isinstance(caller, NameLoc):
-        return name_loc(f"{caller.desc.data}/{callee.desc.data}", callee.location)
+        own = callee.location
+        place = caller.location if isinstance(own, NoneAttr | UnknownLoc) else own
+        return name_loc(f"{caller.desc.data}/{callee.desc.data}", place)
     return call_site_loc(callee, caller)
 
 
