@@ -308,7 +308,18 @@ class Lowering:
         ]
         dynamic = jax.tree.unflatten(self.tree, flat)
         args, kwargs = self.request.signature.join(self.args, self.kwargs, dynamic)
-        return jitted.trace(*args, **kwargs)
+        try:
+            return jitted.trace(*args, **kwargs)
+        except ValueError as error:
+            mesh = None if self.request.follow else self.mesh
+            is_explicit = mesh is not None and automatic(mesh) is not mesh
+            if is_explicit and "of type Auto" in str(error):
+                raise ValueError(
+                    f"{str(error).rstrip()}; explicit axes of the mesh count as Auto under method "
+                    f"{self.request.method.name!r}, which decides itself where values lie: say it "
+                    "by with_sharding_constraint, or take method='shard', which follows the types"
+                ) from error
+            raise
 
     def _result_shardings(self, out_shardings: Any, out_info: Any) -> list[NamedSharding | None]:
         """The sharding demanded of each result, checked against its shape."""

@@ -192,6 +192,12 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "cluster": (lambda: autopar.init(cluster="ray"), "cluster='ray' is not available"),
     "plan before a run": (lambda: autopar.parallelize(step).plan, "nothing has run yet"),
+    "explicit sharding under a method that decides": (
+        lambda: run(
+            lambda x: jax.sharding.reshard(x, P("data")), X, mesh=jax.make_mesh((8,), ("data",))
+        ),
+        "explicit axes of the mesh count as Auto under method 'dp', which decides itself",
+    ),
     "level": (
         lambda: autopar.parallelize(step, method="dp").lower(PARAMS, X).as_text("hlo"),
         "level 'hlo' is unknown; levels: stablehlo, sharded",
