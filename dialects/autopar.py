@@ -311,15 +311,34 @@ def _shardings_in(attrs: ArrayAttr[DictionaryAttr] | None, count: int) -> list[S
 
 
 def aliases(func: FuncOp) -> list[tuple[int, int]]:
-    """(argument, result) pairs that share a buffer by `tf.aliasing_output`."""
+    """(argument, result) pairs that share a buffer by `tf.aliasing_output`.
+
+    DiagnosticError where there is no such result, it has another type, or two arguments share it.
+    """
     if func.arg_attrs is None:
         return []
-    pairs: list[tuple[int, int]] = []
+    inputs, outputs = func.function_type.inputs.data, func.function_type.outputs.data
+    argument_of: dict[int, int] = {}
     for index, entry in enumerate(func.arg_attrs.data):
         alias = entry.data.get(ALIASING_OUTPUT)
-        if isinstance(alias, IntegerAttr):
-            pairs.append((index, alias.value.data))
-    return pairs
+        if not isinstance(alias, IntegerAttr):
+            continue
+        result = alias.value.data
+        if not 0 <= result < len(outputs):
+            problem = f"and the last one is {len(outputs) - 1}"
+        elif inputs[index] is not outputs[result] and inputs[index] != outputs[result]:
+            problem = f"of type {outputs[result]}, and is itself {inputs[index]}"
+        elif result in argument_of:
+            problem = f"as argument {argument_of[result]} does"
+        else:
+            argument_of[result] = index
+            continue
+        raise DiagnosticError(
+            func,
+            f"argument {index} of @{func.sym_name.data} shares the buffer of result {result} by "
+            f"{ALIASING_OUTPUT}, {problem}: leave the attribute out, or write {BUFFER_DONOR}",
+        )
+    return [(argument, result) for result, argument in argument_of.items()]
 
 
 def refuse_partitioned(module: ModuleOp, pass_name: str) -> None:

@@ -34,7 +34,7 @@ def text_needs_disguise(text: str) -> bool:
 
 def mesh_attribute(grid: GridOp) -> str:
     """`<["x"=2, "y"=4]>`"""
-    axes = ", ".join(f'"{name}"={size}' for name, size in grid.to_grid().axes)
+    axes = ", ".join(f'"{name}"={size}' for name, size in grid.as_written().axes)
     return f"<[{axes}]>"
 
 

@@ -27,6 +27,7 @@ from .annotations import (
     ShardingOp,
     ShardOp,
     ShardShapeOp,
+    named_dims,
 )
 from .collectives import (
     AllGatherOp,
@@ -95,6 +96,7 @@ __all__ = [
     "grid_ops",
     "make_collective",
     "make_grid_op",
+    "named_dims",
 ]
 
 Shard = Dialect(

@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import (
     i16,
 )
 from xdsl.dialects.shard import (
+    ShardAxesArrayAttr,
     ShardAxesAttr,
     ShardingType,
 )
@@ -39,6 +40,17 @@ from .grids import axes_attr, extends_xdsl
 from .verify import check_axes, declared_grid
 
 NO_AXES = ShardAxesAttr(i16, BytesAttr(b""))
+
+
+def named_dims(split_axes: ShardAxesArrayAttr) -> list[tuple[int, ...]]:
+    """The grid axes of each dimension, up to the last one that has any.
+
+    Upstream writes `[[]]` for a tensor of rank 0 (it has no empty list), and takes more after it.
+    """
+    dims = [tuple(dim.get_values()) for dim in split_axes.axes.data]
+    while dims and not dims[-1]:
+        dims.pop()
+    return dims
 
 
 @extends_xdsl
@@ -64,7 +76,7 @@ class ShardOp(xdsl_shard.ShardOp):
         super().verify_()
         sharding, type = self.sharding.owner, self.src.type
         if isinstance(sharding, xdsl_shard.ShardingOp) and isinstance(type, ShapedType):
-            dims = len(sharding.split_axes.axes.data)
+            dims = len(named_dims(sharding.split_axes))
             if dims > type.get_num_dims():
                 raise VerifyException(
                     f"'{self.name}' op: split_axes names {dims} dimensions, the tensor {type} has "

@@ -84,7 +84,21 @@ class GridOp(xdsl_shard.GridOp):
         return tuple(str(i) for i in range(len(self.shape))) if names is None else names
 
     def to_grid(self) -> Grid:
-        """The grid as plain data."""
+        """The grid as plain data. DiagnosticError where the size of an axis is `?`."""
+        grid = self.as_written()
+        for name, size in grid.axes:
+            if size == DYNAMIC_INDEX:
+                from ..diagnostics import DiagnosticError
+
+                raise DiagnosticError(
+                    self,
+                    f"grid @{grid.name}: the size of axis {name!r} is not known (?); a program is "
+                    "partitioned for a fixed number of devices: write it",
+                )
+        return grid
+
+    def as_written(self) -> Grid:
+        """The grid as plain data; an unknown size (`?`) is DYNAMIC_INDEX."""
         ids = self.attributes.get(DEVICE_IDS)
         return Grid(
             self.sym_name.data,
@@ -147,18 +161,27 @@ def grid_ops(op: Operation) -> Iterator[xdsl_shard.GridOp]:
 
 
 def find_grid(op: Operation, name: str | None = None) -> Grid | None:
-    """The grid called `name` (any, where None) that `op` sees; None where there is none."""
+    """The grid called `name` (any, where None) that `op` sees; None where there is none.
+
+    The size of an axis may be unknown: DYNAMIC_INDEX.
+    """
+    found = _find_op(op, name)
+    return None if found is None else found.as_written()
+
+
+def _find_op(op: Operation, name: str | None) -> GridOp | None:
     for grid in grid_ops(op):
         if name is None or grid.sym_name.data == name:
-            if not isinstance(grid, GridOp):
-                grid = GridOp(properties=dict(grid.properties), attributes=dict(grid.attributes))
-            return grid.to_grid()
+            if isinstance(grid, GridOp):
+                return grid
+            return GridOp(properties=dict(grid.properties), attributes=dict(grid.attributes))
     return None
 
 
 def grid_of(op: Operation, name: str | None = None) -> Grid:
-    """The grid that `op` (a module, or an op in it) sees. An error where there is none."""
-    grid = find_grid(op, name)
+    """The grid that `op` (a module, or an op in it) sees, all of its sizes known. An error where
+    there is none."""
+    grid = _find_op(op, name)
     if grid is None:
         from ..diagnostics import DiagnosticError
 
@@ -166,7 +189,7 @@ def grid_of(op: Operation, name: str | None = None) -> Grid:
         raise DiagnosticError(
             op, f"'{op.name}' op needs a device grid, and the module declares no shard.grid{called}"
         )
-    return grid
+    return grid.to_grid()
 
 
 def axes_attr(axes: Sequence[int]) -> ShardAxesAttr:

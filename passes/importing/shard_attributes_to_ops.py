@@ -30,6 +30,7 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import ShardingOp, ShardOp, axes_attr, grid_of
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
+from autopar.dialects.tensors import is_tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def shard_attributes_to_ops(module: ModuleOp) -> None:
             set_op_shardings(op, None)
             after = op
             for result, sharding in zip(op.results, shardings, strict=True):
-                if sharding is not None:
+                if sharding is not None and is_tensor(result.type):  # upstream annotates no others
                     after = _annotate(result, sharding, op, op.parent, after)
     for op in ops:
         if isinstance(op, FuncOp):
@@ -92,7 +93,7 @@ def _arguments(func: FuncOp) -> None:
         set_arg_shardings(func, [None] * len(shardings))
     after: Operation | None = None
     for argument, sharding in zip(func.args, shardings, strict=True):
-        if sharding is not None:
+        if sharding is not None and is_tensor(argument.type):
             after = _annotate(argument, sharding, func, block, after)
 
 
@@ -110,9 +111,9 @@ def _annotate_returned(terminator: ReturnOp, results: Sequence[Sharding | None])
     block = terminator.parent
     assert block is not None
     for index, sharding in enumerate(results):
-        if sharding is None:
-            continue
         value = terminator.operands[index]
+        if sharding is None or not is_tensor(value.type):
+            continue
         definition, shard = _shard(value, sharding, terminator, None)
         if isinstance(value.owner, ShardOp) and _says_the_same(value.owner, definition):
             continue
@@ -150,7 +151,10 @@ def _shard(
     properties: dict[str, Attribute] = {
         "grid": SymbolRefAttr(sharding.grid),
         "split_axes": ShardAxesArrayAttr(
-            ArrayAttr([axes_attr(_numbers(place, grid, dim.axes)) for dim in sharding.dims])
+            ArrayAttr(
+                [axes_attr(_numbers(place, grid, dim.axes)) for dim in sharding.dims]
+                or [axes_attr([])]  # upstream has no empty list
+            )
         ),
     }
     definition = ShardingOp.build(operands=[[], []], properties=properties, result_types=[_TYPE])

@@ -36,7 +36,7 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.reductions import REDUCTION_KINDS
-from autopar.dialects.shard import ShardingOp, ShardOp, adopt_xdsl_ops, grid_of
+from autopar.dialects.shard import ShardingOp, ShardOp, adopt_xdsl_ops, grid_of, named_dims
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Partial, Sharding
 from autopar.dialects.sharding_syntax import parse_sharding
 from autopar.passes.walk import ops_of
@@ -134,7 +134,7 @@ def _spec_of(op: ShardOp) -> Sharding:
         )
     type = op.src.type
     rank = type.get_num_dims() if isinstance(type, ShapedType) else 0
-    axes = [dim.get_values() for dim in definition.split_axes.axes.data]
+    axes = named_dims(definition.split_axes)
     if len(axes) > rank:
         raise DiagnosticError(
             op,

@@ -21,3 +21,35 @@ shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
 func.func @rank(%x: tensor<8x8xf32>) -> (tensor<8x8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"a"}]>}) {
   func.return %x : tensor<8x8xf32>
 }
+
+// -----
+
+shard.grid @mesh(shape = 8) {axis_names = ["x"]}
+// expected-error@+1 {{argument 0 of @main shares the buffer of result 5 by tf.aliasing_output, and the last one is 0: leave the attribute out, or write jax.buffer_donor}}
+func.func @main(%a: tensor<8xf32> {tf.aliasing_output = 5 : i32}) -> tensor<8xf32> {
+  return %a : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 8) {axis_names = ["x"]}
+// expected-error@+1 {{argument 1 of @main shares the buffer of result 0 by tf.aliasing_output, as argument 0 does}}
+func.func @main(%a: tensor<8xf32> {tf.aliasing_output = 0 : i32}, %b: tensor<8xf32> {tf.aliasing_output = 0 : i32}) -> tensor<8xf32> {
+  return %a : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 8) {axis_names = ["x"]}
+// expected-error@+1 {{argument 0 of @main shares the buffer of result 0 by tf.aliasing_output, of type tensor<8xf32>, and is itself tensor<4xf32>}}
+func.func @main(%a: tensor<4xf32> {tf.aliasing_output = 0 : i32}, %b: tensor<8xf32>) -> tensor<8xf32> {
+  return %b : tensor<8xf32>
+}
+
+// -----
+
+// expected-error@+1 {{grid @mesh: the size of axis '1' is not known (?); a program is partitioned for a fixed number of devices: write it}}
+shard.grid @mesh(shape = 2x?)
+func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+  return %a : tensor<8xf32>
+}
