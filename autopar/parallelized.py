@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -102,12 +103,20 @@ def plan(
 ) -> Plan:
     """The plan for a function and its arguments (arrays or ShapeDtypeStructs), nothing run.
 
-    `options` are those of `parallelize`; a parallelized function brings its own.
+    `options` are those of `parallelize`; a parallelized function brings its own. A function with
+    keyword arguments is planned by `parallelize(fn, …).lower(*args, **kwargs).plan`.
     """
     if isinstance(fn, Parallelized):
         if mesh is not None or method is not None or options:
             raise ValueError("the function is parallelized already: its own options hold")
         return fn.lower(*args).plan
+    known = inspect.signature(parallelize).parameters
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"plan: {name!r} is no option of parallelize; keyword arguments of the function go "
+                f"by autopar.parallelize(fn, …).lower(…, {name}=…).plan"
+            )
     return parallelize(fn, method=method, mesh=mesh, **options).lower(*args).plan
 
 

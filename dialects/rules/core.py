@@ -183,16 +183,17 @@ class RuleBuilder:
         """Adds a factor to the given dimension of each operand and result (None: not there).
 
         Factors are appended: on a dimension with several the first added is the most major.
-        RuleError where there is no such tensor, dimension, size or reducer.
+        `reducer`: of a reduction factor; without one it is never split, since nothing is known to
+        put the parts together. RuleError where there is no such tensor, dimension, size or
+        reducer.
         """
         index = len(self._sizes)
         if size < 0:
             raise RuleError(f"has a factor of size {size}")
-        if kind is FactorKind.REDUCTION:
-            _check_reducer(kind, reducer)
+        _check_reducer(kind, reducer)
         self._sizes.append(size)
         self._kinds.append(kind)
-        self._reducers.append(reducer if kind is FactorKind.REDUCTION else None)
+        self._reducers.append(reducer)
         if blocked:
             self._blocked.add(index)
         for what, dims, mapping in (

@@ -102,10 +102,10 @@ SOLVERS = [
         "getrf_ffi geqrf_ffi orgqr_ffi syevd_ffi syrk_ffi gesvd_ffi gesvdj_ffi potrf_ffi "
         "sytrd_ffi csrlsvqr_ffi getrf_batched_ffi geqrf_batched_ffi trsm_batched_ffi"
     ).split()
-]
+] + [f"{gpu}hybrid_eig_{kind}" for gpu in ("cu", "hip") for kind in ("real", "comp")]
 
 
-@custom_call_rule(*LAPACK, *SOLVERS, "Cholesky", "Qr", "QrDecompositionBlock", "Eigh",
+@custom_call_rule(*LAPACK, *SOLVERS, "Cholesky", "LuDecomposition", "Qr", "QrDecompositionBlock", "Eigh",
                   "ProductOfElementaryHouseholderReflectors", "CompactWyHelper",
                   "InvertDiagBlocksLowerTriangular", "InvertDiagBlocksUpperTriangular")  # fmt: skip
 def decomposition(op: Operation) -> ShardingRule | None:
@@ -114,7 +114,7 @@ def decomposition(op: Operation) -> ShardingRule | None:
     return batched_rule(op)
 
 
-@custom_call_rule("lu_pivots_to_permutation")
+@custom_call_rule("cu_lu_pivots_to_permutation", "hip_lu_pivots_to_permutation")
 def lu_pivots(op: Operation) -> ShardingRule:
     """Pivots [..., k] to permutations [..., n]: all but the last dimension are batch."""
     shapes, results = operand_shapes(op), result_shapes(op)

@@ -86,7 +86,10 @@ def gather(op: Operation) -> ShardingRule:
         kind: FactorKind,
         blocked: bool,
     ) -> None:
-        builder.factor([source_dim, indices_dim], [dim], size, kind, reducer="sum", blocked=blocked)
+        reducer = "sum" if kind is FactorKind.REDUCTION else None
+        builder.factor(
+            [source_dim, indices_dim], [dim], size, kind, reducer=reducer, blocked=blocked
+        )
 
     _gather_scatter_factors(
         add,
@@ -127,7 +130,7 @@ def scatter(op: Operation) -> ShardingRule:
             [input_dim] * count,
             size,
             kind,
-            reducer=reducer,
+            reducer=reducer if kind is FactorKind.REDUCTION else None,
             blocked=blocked,
         )
 

@@ -61,8 +61,8 @@ def without_axes(spec: Spec, axes: frozenset[int]) -> Spec:
 class AxisTable:
     """Translates between `Sharding`s on a user's grid and specs on its refinement.
 
-    `cuts` are the sub-axes that the program names; each user axis is split at every cut into
-    pieces, so that whole axes and sub-axes alike are tuples of refined axes.
+    `used` are the axes that the program names, sub-axes among them; each user axis is split at all
+    their borders, so that whole axes and sub-axes alike are tuples of refined axes.
     """
 
     def __init__(self, grid: Grid, used: Iterable[AxisRef]) -> None:

@@ -198,6 +198,11 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "explicit axes of the mesh count as Auto under method 'dp', which decides itself",
     ),
+    "plan with an argument by keyword": (
+        lambda: autopar.plan(step, PARAMS, x=X),
+        "plan: 'x' is no option of parallelize; keyword arguments of the function go by "
+        "autopar.parallelize(fn, …).lower(…, x=…).plan",
+    ),
     "level": (
         lambda: autopar.parallelize(step, method="dp").lower(PARAMS, X).as_text("hlo"),
         "level 'hlo' is unknown; levels: stablehlo, sharded",
