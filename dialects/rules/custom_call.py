@@ -105,8 +105,8 @@ SOLVERS = [
 ] + [f"{gpu}hybrid_eig_{kind}" for gpu in ("cu", "hip") for kind in ("real", "comp")]
 
 
-@custom_call_rule(*LAPACK, *SOLVERS, "Cholesky", "LuDecomposition", "Qr", "QrDecompositionBlock", "Eigh",
-                  "ProductOfElementaryHouseholderReflectors", "CompactWyHelper",
+@custom_call_rule(*LAPACK, *SOLVERS, "Cholesky", "LuDecomposition", "Qr", "QrDecompositionBlock",
+                  "Eigh", "ProductOfElementaryHouseholderReflectors", "CompactWyHelper",
                   "InvertDiagBlocksLowerTriangular", "InvertDiagBlocksUpperTriangular")  # fmt: skip
 def decomposition(op: Operation) -> ShardingRule | None:
     if not op.operands or not op.results or len(operand_shapes(op)[0]) < 2:
