@@ -1,7 +1,8 @@
 """The one module that touches JAX's private interfaces.
 
 Everything here was checked on jax 0.10.2 and 0.11.2; tests/lowering/test_jax_compat.py tells what
-moved when a new release breaks it. No other module of autopar may import `jax._src` or `jaxlib._jax`.
+moved when a new release breaks it. No other module of autopar may import `jax._src` or
+`jaxlib._jax`.
 """
 
 # jax's functions are typed in part only:

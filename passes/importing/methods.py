@@ -37,15 +37,28 @@ from .state import next_values
 MethodName = Literal["dp", "zero2", "zero3", "fsdp", "shard"]
 """The names in `METHODS`, as the pass's option has them."""
 
-METHODS: dict[str, int | None] = {
-    "dp": 0,
-    "zero2": 2,
-    "zero3": 3,
-    "fsdp": 3,
+
+@dataclass(frozen=True)
+class Placement:
+    """What a method splits over the batch's axes, beside the batch; the rest stays whole."""
+
+    sharded: frozenset[str] = frozenset()
+    """Kinds of arguments (`KINDS` in arguments.py), along their `state_dim`."""
+    gathers_by_phase: bool = False
+    """Parameters are gathered for the forward and once more for the backward phase."""
+
+
+_ZERO3 = Placement(frozenset({"optimizer_state", "parameter"}), gathers_by_phase=True)
+
+METHODS: dict[str, Placement | None] = {
+    "dp": Placement(),
+    "zero2": Placement(frozenset({"optimizer_state"})),
+    "zero3": _ZERO3,
+    "fsdp": _ZERO3,
     "shard": None,
 }
-"""Every name that `annotate-method` takes, with the ZeRO stage that it means; None: the user's
-shardings alone. autopar/methods.py has the strings of `parallelize`, which are a few more."""
+"""Every name that `annotate-method` takes, with what it means; None: the user's shardings alone.
+autopar/methods.py has the strings of `parallelize`, which are a few more."""
 
 PARAMETER_PRIORITY = 1
 """Priority of state shardings: the batch's (0) propagates first and wins conflicts."""
@@ -74,22 +87,22 @@ class MethodOptions:
 
 def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
     """Annotates @main (the only function with a body, if it has another name) in place."""
-    stage = METHODS[options.method]
+    placement = METHODS[options.method]
     func = main_function(module)
     grid = grid_of(module)
-    if stage is None:
+    if placement is None:
         return
     axes = _method_axes(module, grid, options)
     kinds = argument_kinds(func)
     made: dict[Sharding | None, Sharding | None] = {}
     shardings: list[Sharding | None] = []
     for arg, kind, stated in zip(func.body.block.args, kinds, arg_shardings(func), strict=True):
-        sharding = stated or _argument_sharding(arg, kind, grid, axes, stage, options)
+        sharding = stated or _argument_sharding(arg, kind, grid, axes, placement, options)
         # Equal ones are one object: their attribute is made once.
         shardings.append(made.setdefault(sharding, sharding))
     set_arg_shardings(func, shardings)
     place_like_arguments(func, next_values(func).items())
-    if stage == 3:
+    if placement.gathers_by_phase:
         parameters = [
             arg
             for arg, kind in zip(func.body.block.args, kinds, strict=True)
@@ -115,7 +128,7 @@ def _argument_sharding(
     kind: str,
     grid: Grid,
     axes: tuple[AxisRef, ...],
-    stage: int,
+    placement: Placement,
     options: MethodOptions,
 ) -> Sharding | None:
     if not is_tensor(arg.type):
@@ -125,8 +138,7 @@ def _argument_sharding(
         func = arg.block.parent_op()
         assert isinstance(func, FuncOp)
         return _on_dim(grid, len(shape), batch_dim(func, arg.index), axes)
-    sharded = (kind == "optimizer_state" and stage >= 2) or (kind == "parameter" and stage >= 3)
-    if sharded:
+    if kind in placement.sharded:
         dim = state_dim(shape, grid.parts(axes), options.small_tensor_elements)
         if dim is not None:
             return _on_dim(grid, len(shape), dim, axes, PARAMETER_PRIORITY)
