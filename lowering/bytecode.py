@@ -235,7 +235,7 @@ class ModuleTables:
             _DIALECTS: dialects,
             _ENTRIES: attributes + types,
             _ENTRY_SIZES: varints(counts) + sizes,
-            OPERATIONS: varints([block_header(1), *operation]),
+            OPERATIONS: varints([block_header(1)]) + _encode(operation)[0],
             _PROPERTIES: self._properties_section(),
         }
         header = _MAGIC + varints([_VERSION]) + b"autopar\0"
