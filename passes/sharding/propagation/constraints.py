@@ -17,12 +17,12 @@ from xdsl.ir import Block, Operation, OpResult, SSAValue
 from autopar.dialects.autopar import ConstraintOp, sharding_of
 from autopar.dialects.rules.regions import BARRIER, MANUAL, NAMED, REGION_OPS
 from autopar.dialects.sharding import Grid, Sharding
-from autopar.passes.walk import ops_in
 
 from .classes import CONSTRAINTS, ConstantFinder
 from .manual import border_sharding, specify_manual_axes
 
 _DEMANDING = CONSTRAINTS | {MANUAL}
+_BODIES = REGION_OPS | {MANUAL, NAMED}
 
 Demands = dict[tuple[int, int], Sharding]
 """Shardings for operands that are constant expressions, by id() of the user and operand index."""
@@ -149,14 +149,15 @@ def constraint_sharding(op: Operation) -> Sharding:
 def _constraint_users(block: Block) -> list[Operation]:
     """Constraints and manual computations, inner ones first."""
     found: list[Operation] = []
-    for op in ops_in(block):
-        name = op.name
-        if op.regions and (name in REGION_OPS or name in (MANUAL, NAMED)):
+    op = block.first_op
+    while op is not None:
+        if op.regions and op.name in _BODIES:
             for region in op.regions:
                 for inner in region.blocks:
                     found += _constraint_users(inner)
-        if name in _DEMANDING:
+        if op.name in _DEMANDING:
             found.append(op)
+        op = op._next_op  # pyright: ignore[reportPrivateUsage]
     return found
 
 
@@ -183,14 +184,12 @@ def _is_shardable(value: SSAValue) -> bool:
     if isinstance(value.owner, Operation):
         return True
     op = _owner_of_block(value)
-    return op is not None and (
-        isinstance(op, FuncOp) or op.name in REGION_OPS or op.name in (MANUAL, NAMED)
-    )
+    return op is not None and (isinstance(op, FuncOp) or op.name in _BODIES)
 
 
 def _is_edge_target(value: SSAValue) -> bool:
     op = _owner_of_block(value)
-    return op is not None and (op.name in REGION_OPS or op.name in (MANUAL, NAMED, BARRIER))
+    return op is not None and (op.name in _BODIES or op.name == BARRIER)
 
 
 def insert_after(op: Operation, value: SSAValue) -> None:
