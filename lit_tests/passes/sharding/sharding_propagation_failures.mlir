@@ -21,3 +21,21 @@ shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
 func.func @rank(%x: tensor<8x8xf32>) -> (tensor<8x8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"a"}]>}) {
   func.return %x : tensor<8x8xf32>
 }
+
+// -----
+
+shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
+func.func @none(%x: tensor<8xf32>) -> tensor<8xf32> {
+  // expected-error@+1 {{'stablehlo.sine' op has 0 shardings for 1 results}}
+  %0 = stablehlo.sine %x {autopar.sharding = []} : tensor<8xf32>
+  func.return %0 : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
+func.func @number(%x: tensor<8xf32>) -> tensor<8xf32> {
+  // expected-error@+1 {{'stablehlo.sine' op: autopar.sharding is no list of shardings: 1 : i64}}
+  %0 = stablehlo.sine %x {autopar.sharding = 1} : tensor<8xf32>
+  func.return %0 : tensor<8xf32>
+}
