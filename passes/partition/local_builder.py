@@ -48,6 +48,19 @@ def resized(type: Attribute, shape: Sequence[int]) -> TensorType[Attribute]:
     return ranked_tensor(tensor.element_type, tuple(shape), tensor.encoding)
 
 
+def splat_neutral(kind: str, type: Attribute) -> Operation:
+    """A constant of the neutral element of a reduction."""
+    return splat_constant(neutral_value(kind, numpy_dtype(element_type(type))).item(), type)
+
+
+LARGEST_I32 = 2**31 - 1
+
+
+def index_type(reach: int) -> IntegerType:
+    """The type of indices and sizes up to `reach`: i32, or i64 where that is too narrow."""
+    return i32 if reach <= LARGEST_I32 else i64
+
+
 class LocalBuilder:
     """Inserts ops before `anchor`; knows the grid, to look up each device's own numbers."""
 
@@ -99,13 +112,16 @@ class LocalBuilder:
         return self.constant(np.array(value, np.int32), i32)
 
     def neutral(self, kind: str, type: Attribute) -> SSAValue:
-        """The neutral element of a reduction, broadcast to `type`."""
-        value = neutral_value(kind, numpy_dtype(element_type(type)))
-        return self.insert(splat_constant(value.item(), type))
+        """The neutral element of a reduction, broadcast to `type` (of a sum -0.0)."""
+        return self.insert(splat_neutral(kind, type))
+
+    def zeros(self, type: Attribute) -> SSAValue:
+        """Zeros of a tensor type."""
+        return self.insert(splat_constant(0, type))
 
     def empty(self, type: Attribute, shape: Sequence[int]) -> SSAValue:
         """A tensor without elements."""
-        return self.neutral("sum", resized(type, shape))
+        return self.zeros(resized(type, shape))
 
     def device_index(self) -> SSAValue:
         """This device's row-major index in the grid, tensor<i32>."""
@@ -183,7 +199,7 @@ class LocalBuilder:
         type = tensor_type(value.type)
         shape = list(type.get_shape())
         if fill is None:
-            fill = self.neutral("sum", TensorType(type.element_type, []))
+            fill = self.zeros(TensorType(type.element_type, []))
         lows, highs, interiors = [0] * len(shape), [0] * len(shape), [0] * len(shape)
         lows[dim], highs[dim], interiors[dim] = low, high, interior
         shape[dim] += low + high + max(0, shape[dim] - 1) * interior

@@ -53,5 +53,7 @@ def is_neutral(value: SSAValue, kinds: Iterable[str]) -> bool:
     dense = splat_of(value)
     element = None if dense is None else constant_array(dense).reshape(-1)[:1].reshape(())
     return element is not None and all(
-        element.tobytes() == neutral_value(kind, element.dtype).tobytes() for kind in kinds
+        element.tobytes() == neutral_value(kind, element.dtype).tobytes()
+        or (kind == "sum" and element == 0)  # of either sign: as many zeros add up to this one
+        for kind in kinds
     )

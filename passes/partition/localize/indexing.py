@@ -1,8 +1,8 @@
 """Local forms of ops that read and write at computed positions.
 
 On a split dimension every device knows the global positions of its block: indices are shifted by
-the block's first position, reads outside the block give zeros (so that the result is a partial
-sum), writes outside it are dropped, as StableHLO drops them out of bounds.
+the block's first position, reads outside the block give what a sum ignores (so that the result is
+a partial sum), writes outside it are dropped, as StableHLO drops them out of bounds.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _gather(local: LocalOp) -> None:
     after = LocalBuilder(local.table, _next(op))
     batch_dims = [d for d in range(len(shape)) if d not in numbers.offset_dims]
     flags = after.broadcast(inside, shape, batch_dims)
-    zeros = after.neutral("sum", result.type)
-    local.replace_uses(result, after.select(flags, result, zeros))
+    nothing = after.neutral("sum", result.type)
+    local.replace_uses(result, after.select(flags, result, nothing))
 
 
 def _next(op: Any) -> Any:
