@@ -5,11 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 from autopar.dialects.sharding import Grid
+from autopar.passes.partition import local_builder
+from tests.oracle import spmd_module
 
-from .cases import CUBE, Case, Cases
+from .cases import CUBE, GRID, Case, Cases, spec
 
 # fmt: off
 table = Cases()
@@ -143,6 +146,11 @@ add("eye_tri", lambda a: (a + jnp.eye(10, 6), jnp.tril(a), jnp.triu(a, 1)), [A(1
 add("constants", lambda a: a + np.arange(60, dtype=np.float32).reshape(10, 6), [A(10, 6)], ["y x"])
 add("transpose", lambda a: (a.T @ a, a.T), [A(8, 12)], ["x y"], [None, "x y"])
 add("transpose_3d", lambda a: (a.transpose(2, 0, 1), a.swapaxes(0, 2)), [A(5, 6, 7)], ["x - y"])
+for dtype, length in (("bfloat16", 1000), ("float16", 9000), ("float8_e5m2", 90), ("int8", 300),
+                      ("float8_e4m3fn", 90), ("complex64", 20), ("uint8", 300)):
+    # Past the integers that the type holds, the sum of two numbers is not the number.
+    add(f"iota_{dtype}", lambda a, d=dtype: lax.iota(d, a.size), [A(length)], ["xy"], ["xy"],
+        tolerance=0)
 add("reshape", lambda a: (a.reshape(4, 2, 12), a.reshape(96), a.reshape(8, 3, 4)), [A(8, 12)],
     ["xy -"])
 add("reshape_minor", lambda a: (a.reshape(24, 4).sum(1), a.reshape(-1)), [A(8, 12)], ["x y"])
@@ -199,3 +207,27 @@ add("two_axes_one_dim", lambda a, b: (a @ b, a.T, a[1:], jnp.cumsum(a, 0)), [A(1
 @table.parametrize
 def test_equals_unpartitioned(case: Case) -> None:
     case.run()
+LARGE = [
+    "concatenate", "cube_orders", "dot_scattered_uneven", "iota", "pad", "reduce", "reverse",
+    "slice", "softmax",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_positions_of_64_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on dimensions of more than 2**31 elements, which no test can hold."""
+    monkeypatch.setattr(local_builder, "LARGEST_I32", 1)
+    module = table[name].run()
+    assert any("i64>" in str(value.type) for op in module.walk() for value in op.results)
+
+
+def test_a_sum_is_scaled_before_it_is_reduced() -> None:
+    """By ordinary constants and by arguments: one all-reduce, after the scaling."""
+    for fn in (lambda a, b, s: (a @ b) / 3 * 2, lambda a, b, s: (a @ b) / s):
+        args = [np.ones((8, 16), np.float32), np.ones((16, 4), np.float32), np.float32(3)]
+        module = spmd_module(fn, args, GRID, [spec("- y"), spec("y -"), spec("")])
+        names = [op.name for op in module.walk()]
+        assert names.index("stablehlo.divide") < names.index("stablehlo.all_reduce")
+        assert names.count("stablehlo.all_reduce") == 1
+
+
