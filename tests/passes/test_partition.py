@@ -84,6 +84,10 @@ add("sum_of_dots", lambda a, b, c: a @ b + a @ c - (a @ b) / 3, [A(8, 16), A(16,
 add("partial_square", lambda a, b: (a @ b) ** 2 + (a @ b), [A(8, 16), A(16, 12)], ["- y", "y -"])
 add("partial_select", lambda a, b: jnp.where(a[:, :1] > 0, a @ b, 0.0), [A(8, 16), A(16, 12)],
     ["- y", "y -"])
+for name, scale in (("zero", lambda a: a / 0), ("inf", lambda a: a * jnp.inf), ("infs", lambda a: (
+        a * np.array([2, 1, -np.inf], np.float32))), ("half", lambda a: a / 2 * 3)):
+    add(f"partial_scaled_by_{name}", lambda a, b, f=scale: f(a @ b), [A(8, 16), A(16, 3)],
+        ["- y", "y -"])
 add("partial_concat", lambda a, b: jnp.concatenate([a @ b, a @ b * 2])[3:9], [A(8, 16), A(16, 12)],
     ["- y", "y -"])
 add("partial_convert", lambda a, b: (a.astype(jnp.bfloat16) @ b.astype(jnp.bfloat16)).astype(
@@ -142,15 +146,15 @@ add("reverse", lambda a: (a[::-1], jnp.flip(a), jnp.rot90(a)), [A(10, 6)], ["y x
 add("roll", lambda a: (jnp.roll(a, 3, 0), jnp.roll(a, -1, 1)), [A(10, 6)], ["y x"])
 add("iota", lambda a: a + jnp.arange(10.0)[:, None] + lax.broadcasted_iota(jnp.float32, (10, 6), 1),
     [A(10, 6)], ["y x"])
-add("eye_tri", lambda a: (a + jnp.eye(10, 6), jnp.tril(a), jnp.triu(a, 1)), [A(10, 6)], ["y x"])
-add("constants", lambda a: a + np.arange(60, dtype=np.float32).reshape(10, 6), [A(10, 6)], ["y x"])
-add("transpose", lambda a: (a.T @ a, a.T), [A(8, 12)], ["x y"], [None, "x y"])
-add("transpose_3d", lambda a: (a.transpose(2, 0, 1), a.swapaxes(0, 2)), [A(5, 6, 7)], ["x - y"])
 for dtype, length in (("bfloat16", 1000), ("float16", 9000), ("float8_e5m2", 90), ("int8", 300),
                       ("float8_e4m3fn", 90), ("complex64", 20), ("uint8", 300)):
     # Past the integers that the type holds, the sum of two numbers is not the number.
     add(f"iota_{dtype}", lambda a, d=dtype: lax.iota(d, a.size), [A(length)], ["xy"], ["xy"],
         tolerance=0)
+add("eye_tri", lambda a: (a + jnp.eye(10, 6), jnp.tril(a), jnp.triu(a, 1)), [A(10, 6)], ["y x"])
+add("constants", lambda a: a + np.arange(60, dtype=np.float32).reshape(10, 6), [A(10, 6)], ["y x"])
+add("transpose", lambda a: (a.T @ a, a.T), [A(8, 12)], ["x y"], [None, "x y"])
+add("transpose_3d", lambda a: (a.transpose(2, 0, 1), a.swapaxes(0, 2)), [A(5, 6, 7)], ["x - y"])
 add("reshape", lambda a: (a.reshape(4, 2, 12), a.reshape(96), a.reshape(8, 3, 4)), [A(8, 12)],
     ["xy -"])
 add("reshape_minor", lambda a: (a.reshape(24, 4).sum(1), a.reshape(-1)), [A(8, 12)], ["x y"])
@@ -204,9 +208,6 @@ add("two_axes_one_dim", lambda a, b: (a @ b, a.T, a[1:], jnp.cumsum(a, 0)), [A(1
 # fmt: on
 
 
-@table.parametrize
-def test_equals_unpartitioned(case: Case) -> None:
-    case.run()
 LARGE = [
     "concatenate", "cube_orders", "dot_scattered_uneven", "iota", "pad", "reduce", "reverse",
     "slice", "softmax",
@@ -231,3 +232,6 @@ def test_a_sum_is_scaled_before_it_is_reduced() -> None:
         assert names.count("stablehlo.all_reduce") == 1
 
 
+@table.parametrize
+def test_equals_unpartitioned(case: Case) -> None:
+    case.run()
