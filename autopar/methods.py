@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from .runtime.devices import is_count
+
 
 @dataclass(frozen=True)
 class Method:
@@ -60,9 +62,7 @@ class Method:
 
 def check_num_micro_batches(count: Any) -> None:
     """ValueError where `count` is neither a whole number of at least 1 nor None."""
-    if count is None:
-        return
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    if count is not None and not is_count(count):
         raise ValueError(f"num_micro_batches={count!r}: expected a whole number of at least 1")
 
 

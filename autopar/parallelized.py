@@ -83,7 +83,7 @@ def parallelize(
     chosen = resolve_method(method)
     count = chosen.num_micro_batches if num_micro_batches is None else num_micro_batches
     check_num_micro_batches(count)
-    count = 1 if count is None else count
+    count = 1 if count is None else int(count)
     given = mesh if mesh is not None else chosen.mesh
     mesh_shape(given)
     return Parallelized(Request(fn, chosen, given, count, in_shardings, out_shardings, signature))

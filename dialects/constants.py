@@ -203,11 +203,23 @@ def is_splat(attr: DenseIntOrFPElementsAttr) -> bool:
 
 
 def splat_attr(value: float | int | bool | complex, type: TensorType[Any]):
-    """`dense<value>` of a tensor type."""
-    element_type = type.element_type
+    """`dense<value>` of a tensor type; ValueError for an integer that the type does not hold."""
+    element_type = cast(Attribute, type.element_type)
+    if isinstance(value, int):
+        _check_range(value, element_type)
     scalar = np.asarray(value).astype(numpy_dtype(element_type))
     stored = _to_storage(scalar.reshape(1), element_type)
     return DenseIntOrFPElementsAttr(type, BytesAttr(stored.tobytes()))
+
+
+def _check_range(value: int, element_type: Attribute) -> None:
+    if not isinstance(element_type, IntegerType):
+        return
+    integer = cast(IntegerType, element_type)
+    width, is_signed = integer.width.data, integer.signedness.data is not Signedness.UNSIGNED
+    least = -(1 << width - 1) if is_signed else 0
+    if width > 1 and not 0 <= value - least < 1 << width:
+        raise ValueError(f"{value} does not fit into {integer}")
 
 
 # ---- text ----------------------------------------------------------------------------------------

@@ -25,9 +25,15 @@ KIND_OF_COMBINER = {op: kind for kind, op in COMBINERS.items()}
 
 
 def neutral_value(kind: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The element that a reduction of `kind` ignores, as a scalar array of `dtype`."""
+    """The element that a reduction of `kind` ignores, as a scalar array of `dtype`.
+
+    Of a sum of floats that is -0.0, bit for bit: +0.0 would make +0.0 of -0.0.
+    """
     match kind:
-        case "sum" | "bitwise_or" | "bitwise_xor":
+        case "sum":
+            zero = np.zeros((), dtype)
+            return -zero if dtype.kind not in "biu" and zero == 0 else zero  # f8E8M0FNU has none
+        case "bitwise_or" | "bitwise_xor":
             return np.zeros((), dtype)
         case "product":
             return np.ones((), dtype)

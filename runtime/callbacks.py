@@ -1,9 +1,9 @@
 """Host callbacks whose exceptions reach the caller.
 
-A callback (pure_callback, io_callback, jax.debug.callback) runs on one device, and the others wait
-in a collective for what it returns: were it to raise there, they would wait until XLA gives up and
-ends the process. So a callback here always returns; what it raised is kept, and raised again where
-the run is awaited.
+A callback (pure_callback, io_callback, jax.debug.callback) runs on one device (in a shard_map on
+each), and others wait in a collective for what it returns: were it to raise there, they would wait
+until XLA gives up and ends the process. So a callback here always returns; what it raised is kept,
+and raised again where the run is awaited.
 """
 
 from __future__ import annotations

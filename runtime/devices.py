@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 logger = logging.getLogger("autopar")
@@ -26,6 +27,11 @@ class DeviceError(RuntimeError):
     """The devices that were asked for cannot be had."""
 
 
+def is_count(value: Any) -> bool:
+    """Whether the value is a whole number of at least 1 (and not True)."""
+    return isinstance(value, Integral) and value is not True and int(value) >= 1
+
+
 def init_devices(count: int | None) -> list[Any]:
     """The first `count` devices (None: all), making virtual CPU devices if JAX has not started.
 
@@ -34,8 +40,8 @@ def init_devices(count: int | None) -> list[Any]:
     """
     from autopar.lowering.jax_compat import backend_is_initialized
 
-    if count is not None and count < 1:
-        raise DeviceError(f"devices={count}: at least one device is needed")
+    if count is not None and not is_count(count):
+        raise DeviceError(f"devices={count!r}: expected a whole number of at least 1")
     if count is not None and not backend_is_initialized():
         _request_virtual_devices(count)
     import jax

@@ -25,14 +25,13 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
-from autopar.dialects.sharding import AxisRef
 from autopar.dialects.stablehlo import CustomCallOp
 from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.walk import sharded_ops
 
 from .effects import EFFECTS, is_effect
 from .localize import LocalOp, localizer_of
-from .regions import manual_specs
+from .regions import manual_axes, manual_specs
 from .reshard_plan import ReshardPlanner, Step
 from .special import given_factors, splittable_factors
 from .specs import AxisTable, Spec, without_axes
@@ -164,13 +163,13 @@ class GlobalProgram:
 
     def _manual(self, op: ManualComputationOp) -> None:
         ins, _ = manual_specs(op, self._table)
-        manual = frozenset(self._table.indices(AxisRef(name) for name in op.manual_axes.data))
+        manual = manual_axes(op, self._table)
         for arg, spec in zip(op.body.block.args, ins, strict=True):
             self.args[arg] = without_axes(spec, manual)
 
     def _call(self, op: Operation) -> None:
         if is_effect(op):
-            op.attributes.pop(SHARDING, None)  # run once, what it gives is everywhere
+            op.attributes.pop(SHARDING, None)  # what it gives is whole along all free axes
 
     # ---- where values lie ----
 

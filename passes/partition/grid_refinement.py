@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from xdsl.dialects.builtin import (
-    ArrayAttr,
     ModuleOp,
 )
 from xdsl.dialects.func import FuncOp
@@ -31,7 +30,7 @@ from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.importing.meshes import axis_problem
-from autopar.passes.sharding.propagation.check import ShardingChecker
+from autopar.passes.sharding.propagation.check import ShardingChecker, stated_shardings
 from autopar.passes.walk import sharded_ops
 
 from .specs import AxisTable
@@ -178,7 +177,8 @@ _Stated = tuple[Sharding | None, Attribute, str]
 
 
 def _checked(stating: Iterable[Operation], grid: Grid) -> Iterator[_Use]:
-    """The shardings of the module; DiagnosticError where one is wrong."""
+    """The shardings of the module; DiagnosticError where one is wrong. (Of ops that share an
+    attribute the first; the rank of each value is looked at where deciding reaches it.)"""
     check = ShardingChecker({grid.name: grid})
     seen: set[int] = set()
     for op in stating:
@@ -196,10 +196,8 @@ def _checked(stating: Iterable[Operation], grid: Grid) -> Iterator[_Use]:
 
 
 def _of_results(op: Operation, attr: Attribute) -> Iterator[_Stated]:
-    items = cast("ArrayAttr[Attribute]", attr).data if isinstance(attr, ArrayAttr) else ()
-    for result, item in zip(op.results, items, strict=False):
-        if isinstance(item, ShardingAttr):
-            yield item.data, result.type, f"'{op.name}' op"
+    for result, item in zip(op.results, stated_shardings(op, attr), strict=True):
+        yield item.data, result.type, f"'{op.name}' op"
 
 
 def _of_copy(op: ConstraintOp | ReshardOp) -> Iterator[_Stated]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.dialects.builtin import (
@@ -20,7 +20,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
-from autopar.dialects.constants import numpy_dtype
+from autopar.dialects.constants import extremes, numpy_dtype
 from autopar.dialects.reductions import neutral_value
 from autopar.dialects.stablehlo import StableHLO
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
@@ -46,6 +46,19 @@ def resized(type: Attribute, shape: Sequence[int]) -> TensorType[Attribute]:
     """The tensor type with another shape (its encoding kept)."""
     tensor = tensor_type(type)
     return ranked_tensor(tensor.element_type, tuple(shape), tensor.encoding)
+
+
+def splat_neutral(kind: str, type: Attribute) -> Operation:
+    """A constant of the neutral element of a reduction."""
+    return splat_constant(neutral_value(kind, numpy_dtype(element_type(type))).item(), type)
+
+
+LARGEST_I32 = 2**31 - 1
+
+
+def index_type(reach: int) -> IntegerType:
+    """The type of indices and sizes up to `reach`: i32, or i64 where that is too narrow."""
+    return i32 if reach <= LARGEST_I32 else i64
 
 
 class LocalBuilder:
@@ -94,18 +107,21 @@ class LocalBuilder:
         """A constant tensor of `array`'s shape."""
         return self.insert(make_constant(array, TensorType(element, array.shape)))
 
-    def index(self, value: int) -> SSAValue:
-        """A scalar tensor<i32>."""
-        return self.constant(np.array(value, np.int32), i32)
+    def index(self, value: int, type: IntegerType = i32) -> SSAValue:
+        """A scalar tensor of an integer type."""
+        return self.insert(splat_constant(value, ranked_tensor(type, ())))
 
     def neutral(self, kind: str, type: Attribute) -> SSAValue:
-        """The neutral element of a reduction, broadcast to `type`."""
-        value = neutral_value(kind, numpy_dtype(element_type(type)))
-        return self.insert(splat_constant(value.item(), type))
+        """The neutral element of a reduction, broadcast to `type` (of a sum -0.0)."""
+        return self.insert(splat_neutral(kind, type))
+
+    def zeros(self, type: Attribute) -> SSAValue:
+        """Zeros of a tensor type."""
+        return self.insert(splat_constant(0, type))
 
     def empty(self, type: Attribute, shape: Sequence[int]) -> SSAValue:
         """A tensor without elements."""
-        return self.neutral("sum", resized(type, shape))
+        return self.zeros(resized(type, shape))
 
     def device_index(self) -> SSAValue:
         """This device's row-major index in the grid, tensor<i32>."""
@@ -115,18 +131,20 @@ class LocalBuilder:
             self._index = self.op("convert", [replica], TensorType(i32, []))
         return self._index
 
-    def per_device(self, values: Sequence[int]) -> SSAValue:
-        """A scalar tensor<i32> that has its own value on every device of the grid."""
+    def per_device(self, values: Sequence[int], reach: int = 0) -> SSAValue:
+        """A scalar that has its own value on every device of the grid: tensor<i32>, or tensor<i64>
+        where a value, or `reach`, needs it (`index_type`)."""
+        type = index_type(max(reach, *map(abs, values)))
         if len(set(values)) == 1:
-            return self.index(values[0])
-        table = self.constant(np.array(values, np.int32), i32)
+            return self.index(values[0], type)
+        table = self.constant(np.array(values, numpy_dtype(type)), type)
         one = self.op(
             "dynamic_slice",
             [table, self.device_index()],
-            TensorType(i32, [1]),
+            TensorType(type, [1]),
             slice_sizes=i64_array([1]),
         )
-        return self.op("reshape", [one], TensorType(i32, []))
+        return self.op("reshape", [one], TensorType(type, []))
 
     def part_index(self, axes: Sequence[int]) -> list[int]:
         """For each device the index of the part that it holds of a dimension split over `axes`."""
@@ -155,10 +173,10 @@ class LocalBuilder:
         )
 
     def dynamic_slice(self, value: SSAValue, dim: int, start: SSAValue, size: int) -> SSAValue:
-        """`value[..., start:start+size, ...]`; `start` is a tensor<i32>, clamped by the op."""
+        """`value[..., start:start+size, ...]`; `start` is an integer scalar, clamped by the op."""
         type = tensor_type(value.type)
         shape = list(type.get_shape())
-        zero = self.index(0)
+        zero = self.index(0, integer_type(start))
         starts = [start if d == dim else zero for d in range(len(shape))]
         shape[dim] = size
         return self.op(
@@ -183,7 +201,7 @@ class LocalBuilder:
         type = tensor_type(value.type)
         shape = list(type.get_shape())
         if fill is None:
-            fill = self.neutral("sum", TensorType(type.element_type, []))
+            fill = self.zeros(TensorType(type.element_type, []))
         lows, highs, interiors = [0] * len(shape), [0] * len(shape), [0] * len(shape)
         lows[dim], highs[dim], interiors[dim] = low, high, interior
         shape[dim] += low + high + max(0, shape[dim] - 1) * interior
@@ -214,9 +232,9 @@ class LocalBuilder:
             broadcast_dimensions=i64_array(dims),
         )
 
-    def iota(self, shape: Sequence[int], dim: int) -> SSAValue:
-        """tensor<…xi32> of the index along `dim`."""
-        return self.op("iota", [], TensorType(i32, shape), iota_dimension=IntegerAttr(dim, i64))
+    def iota(self, shape: Sequence[int], dim: int, type: IntegerType = i32) -> SSAValue:
+        """A tensor of the index along `dim`."""
+        return self.op("iota", [], TensorType(type, shape), iota_dimension=IntegerAttr(dim, i64))
 
     # ---- arithmetic on tensors of equal type ----
 
@@ -227,6 +245,24 @@ class LocalBuilder:
     def subtract(self, a: SSAValue, b: SSAValue) -> SSAValue:
         """a - b."""
         return self.op("subtract", [a, b], a.type)
+
+    def convert(self, value: SSAValue, element: Attribute) -> SSAValue:
+        """The value with another element type."""
+        if element_type(value.type) == element:
+            return value
+        type = TensorType(element, shape_of(value.type))
+        return self.op("convert", [value], type)
+
+    def bounded_index(self, value: SSAValue, low: int, high: int, type: IntegerType) -> SSAValue:
+        """Integers of any type, at least `low` <= 0 and at most `high` >= 0, as `type`.
+
+        They are bounded first: what the narrower type does not hold would come out somewhere else.
+        """
+        own = integer_type(value)
+        least, most = extremes(numpy_dtype(own))
+        lows, highs = max(low, int(least)), min(high, int(most))
+        bounded = self.clamp(self.index(lows, own), value, self.index(highs, own))
+        return self.convert(bounded, type)
 
     def clamp(self, low: SSAValue, value: SSAValue, high: SSAValue) -> SSAValue:
         """`value`, at least `low` and at most `high`."""
@@ -255,15 +291,21 @@ class LocalBuilder:
         )
 
     def in_range(self, value: SSAValue, low: int, high: int) -> SSAValue:
-        """Where `low <= value < high`, elementwise on tensor<…xi32>."""
+        """Where `low <= value < high`, elementwise on integers whose type holds both."""
         type = value.type
         lows = self.insert(splat_constant(low, type))
         highs = self.insert(splat_constant(high, type))
         return self.both(self.compare(value, "GE", lows), self.compare(value, "LT", highs))
 
-    def positions(self, shape: Sequence[int], dim: int, offset: SSAValue) -> SSAValue:
-        """tensor<shape x i32> of `offset` (a scalar) plus the index along `dim`."""
-        return self.add(self.iota(shape, dim), self.broadcast(offset, shape, []))
+    def positions(
+        self, shape: Sequence[int], dim: int, offset: SSAValue, reach: int = 0
+    ) -> SSAValue:
+        """`offset` (a scalar) plus the index along `dim`, as tensor<shape x i32>; i64 where the
+        offset is, or to compare with `reach` takes it."""
+        if index_type(reach) == i64:
+            offset = self.convert(offset, i64)
+        indices = self.iota(shape, dim, integer_type(offset))
+        return self.add(indices, self.broadcast(offset, shape, []))
 
     def mask(
         self, value: SSAValue, dim: int, offset: SSAValue, low: int, high: int, fill: SSAValue
@@ -272,10 +314,17 @@ class LocalBuilder:
         tensor of the same type)."""
         type = tensor_type(value.type)
         shape = type.get_shape()
-        inside = self.in_range(self.positions(shape, dim, offset), low, high)
+        inside = self.in_range(self.positions(shape, dim, offset, high), low, high)
         if fill.type != type:
             fill = self.broadcast(fill, shape, [])
         return self.select(inside, value, fill)
+
+
+def integer_type(value: SSAValue) -> IntegerType:
+    """The element type of a tensor of integers."""
+    element = element_type(value.type)
+    assert isinstance(element, IntegerType)
+    return cast(IntegerType, element)
 
 
 def is_dynamic_slice(value: SSAValue) -> bool:

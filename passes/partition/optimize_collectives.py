@@ -97,8 +97,9 @@ def _is_same(op: Operation, other: Operation) -> bool:
 
 
 def scatter_sliced(block: Block, ops: Sequence[Operation]) -> list[Operation]:
-    """all_reduce with one user, an all_slice along the same axes: reduce_scatter."""
-    gone: set[Operation] = set()
+    """all_reduce with one user, an all_slice along the same axes: reduce_scatter, in the slice's
+    place. Gives the collectives that are there then."""
+    became: dict[Operation, list[Operation]] = {}
     for op in ops:
         if type(op) is not AllReduceOp or not op.result.has_one_use():
             continue
@@ -121,7 +122,7 @@ def scatter_sliced(block: Block, ops: Sequence[Operation]) -> list[Operation]:
             scatter_axis=user.slice_axis.value.data,
         )
         scatter.location = op.location
-        gone.update((op, user))
+        became[op], became[user] = [], [scatter]
         Rewriter.replace_op(user, scatter)
         Rewriter.erase_op(op)
-    return [op for op in ops if op not in gone]
+    return [new for op in ops for new in became.get(op, [op])]

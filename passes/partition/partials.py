@@ -23,7 +23,7 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import num_bytes, shape_of
 
 from .specs import PartialAxes, Spec, merge_partial, without_axes
-from .splats import is_neutral
+from .splats import is_neutral, makes_infinite
 from .value_specs import ValueSpecs
 
 
@@ -57,6 +57,8 @@ class Partials:
                 continue
             axes = {axis for _, partial_axes in wanted for axis in partial_axes}
             if any(axes & spec.dim_axes for i, spec in enumerate(specs) if i not in group):
+                continue
+            if makes_infinite(op, group):
                 continue
             others = [
                 operands[i] for i, spec in enumerate(specs) if i in group and not spec.partial
@@ -157,7 +159,7 @@ class Partials:
                 )
             ):
                 return False
-        return True
+        return not makes_infinite(user, group)
 
     def _is_accumulated(
         self, user: Operation, group: Sequence[int], value: SSAValue, spec: Spec

@@ -36,11 +36,12 @@ from autopar.dialects.tensors import is_tensor, shape_of
 from autopar.passes.splice import move_body
 
 from .collectives import emit_steps
-from .effects import EFFECTS, is_effect, run_once
+from .effects import EFFECTS, is_effect, refuse_ordered, run_once
 from .global_program import GlobalProgram
 from .grid_refinement import find_grid_op
 from .local_builder import LocalBuilder, resized
 from .localize import localize
+from .regions import manual_axes
 from .specs import AxisTable, Spec
 from .splats import CONSTANTS
 
@@ -63,6 +64,8 @@ class _FunctionPartitioner:
         self._func = func
         self._table = table
         self._global = GlobalProgram(func, table)
+        self._manual_axes: frozenset[int] = frozenset()
+        """The axes that are manual where the walk is."""
         self._types: dict[tuple[int, int], Attribute] = {}
         self._keep: list[object] = []  # objects whose id is a key
         self._handlers: dict[str, Callable[[Any], bool]] = {
@@ -135,13 +138,19 @@ class _FunctionPartitioner:
     def _effect(self, op: Operation) -> bool:
         if not is_effect(op):
             return False
-        Rewriter.replace_op(op, [], run_once(op, self._table))
+        refuse_ordered(op)
+        axes = [a for a in range(len(self._table.sizes)) if a not in self._manual_axes]
+        if self._table.parts(axes) == 1:
+            return False  # every device has its own
+        Rewriter.replace_op(op, [], run_once(op, self._table, axes))
         return True
 
     def _manual(self, op: ManualComputationOp) -> bool:
         """The body takes the op's place: it is local already but for the other axes."""
-        block = op.body.block
+        block, outer = op.body.block, self._manual_axes
+        self._manual_axes = outer | manual_axes(op, self._table)
         self._block(block)
+        self._manual_axes = outer
         for inner in block.walk():
             _use_replica_form(inner)
         Rewriter.replace_op(op, [], move_body(block, op.operands, op))

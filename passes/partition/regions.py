@@ -84,7 +84,7 @@ class RegionDecider:
     def _manual(self, op: ManualComputationOp) -> None:
         """A body on shapes local to its manual axes: the other axes are decided inside."""
         ins, outs = manual_specs(op, self._specs.table)
-        manual = frozenset(self._specs.table.indices(AxisRef(name) for name in op.manual_axes.data))
+        manual = manual_axes(op, self._specs.table)
         for index, spec in enumerate(ins):
             self._reshards.bring(op, index, spec)
         block = op.body.block
@@ -121,3 +121,8 @@ def manual_specs(op: ManualComputationOp, table: AxisTable) -> tuple[list[Spec],
         [table.spec(s.sharding) for s in op.in_shardings.data],
         [table.spec(s.sharding) for s in op.out_shardings.data],
     )
+
+
+def manual_axes(op: ManualComputationOp, table: AxisTable) -> frozenset[int]:
+    """The axes that are manual in the body."""
+    return frozenset(table.indices(AxisRef(name) for name in op.manual_axes.data))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, cast
 
+import numpy as np
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import Operation, OpResult, SSAValue
 
-from autopar.dialects.constants import constant_array, is_splat
+from autopar.dialects.constants import Array, constant_array, is_splat
 from autopar.dialects.reductions import neutral_value
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.tensors import shape_of
@@ -37,6 +38,34 @@ def splat_of(value: SSAValue) -> DenseIntOrFPElementsAttr[Any] | None:
     return None if op is None else cast("Any", op.properties["value"])
 
 
+def makes_infinite(op: Operation, group: Collection[int]) -> bool:
+    """Whether an op that is linear in the operands of `group` makes infinities of finite values:
+    it divides by a constant that is zero, or multiplies by one that is infinite, somewhere."""
+    if op.name not in ("stablehlo.divide", "stablehlo.multiply"):
+        return False
+    for index, value in enumerate(operands_of(op)):
+        elements = None if index in group else _constant_elements(value)
+        if elements is not None:
+            bad = elements == 0 if op.name == "stablehlo.divide" else np.isinf(elements)
+            if bad.any():
+                return True
+    return False
+
+
+def _constant_elements(value: SSAValue) -> Array | None:
+    """The elements of a constant, or of one that is broadcast (one, where all are the same)."""
+    while type(value) is OpResult and value.op.name == "stablehlo.broadcast_in_dim":
+        (value,) = operands_of(value.op)
+    if type(value) is not OpResult or value.op.name not in CONSTANTS:
+        return None
+    dense = value.op.properties["value"]
+    if not isinstance(dense, DenseIntOrFPElementsAttr):
+        return None
+    dense = cast("DenseIntOrFPElementsAttr[Any]", dense)
+    elements = constant_array(dense).reshape(-1)
+    return elements[:1] if is_splat(dense) else elements
+
+
 def copy_splat(value: SSAValue) -> Operation:
     """A constant of its own, of the same kind, that is what the value is."""
     op, dense = splat_source(value), splat_of(value)
@@ -53,5 +82,7 @@ def is_neutral(value: SSAValue, kinds: Iterable[str]) -> bool:
     dense = splat_of(value)
     element = None if dense is None else constant_array(dense).reshape(-1)[:1].reshape(())
     return element is not None and all(
-        element.tobytes() == neutral_value(kind, element.dtype).tobytes() for kind in kinds
+        element.tobytes() == neutral_value(kind, element.dtype).tobytes()
+        or (kind == "sum" and element == 0)  # of either sign: as many zeros add up to this one
+        for kind in kinds
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr
 from xdsl.ir import Attribute, BlockArgument, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import SHARDING, ShardingAttr, entries_of, sharding_of
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.tensors import is_splittable, item_bytes, shape_of
+from autopar.passes.sharding.propagation.check import rank_problem, stated_shardings
 
 from .specs import AxisTable, PartialAxes, Spec
 from .strategy import TensorUse
@@ -24,9 +25,11 @@ class ValueSpecs:
     def __init__(self, table: AxisTable) -> None:
         self.table = table
         self.of: dict[SSAValue, Spec] = {}
-        self._annotations: dict[int, tuple[Spec, ...]] = {}
-        """By the identity of a sharding attribute: the specs that it states; without partials, if
-        it is of an op."""
+        self._annotations: dict[tuple[int, int, int], Spec] = {}
+        """By the identity of the sharding attribute of an op, that of a result's type, and the
+        result's number: the spec that it states, without partials."""
+        self._at_boundary: dict[int, Spec] = {}
+        """By the identity of a sharding attribute of a function's argument or result."""
         self._keep: list[Attribute] = []  # attributes whose identity is a key
         self._attrs: dict[Spec, ShardingAttr] = {}
         self._result_attrs: dict[tuple[Spec, ...], ArrayAttr[ShardingAttr]] = {}
@@ -39,15 +42,12 @@ class ValueSpecs:
         if type(value) is OpResult:
             attr = value.op.attributes.get(SHARDING)
             if attr is not None and is_splittable(value.type):
-                specs = self._annotations.get(id(attr))
-                if specs is None:
-                    specs = tuple(
-                        self.table.spec(item.data).with_partial(())
-                        for item in cast("ArrayAttr[ShardingAttr]", attr).data
-                    )
-                    self._annotations[id(attr)] = specs
-                    self._keep.append(attr)
-                return specs[value.index]
+                key = (id(attr), id(value.type), value.index)
+                spec = self._annotations.get(key)
+                if spec is None:
+                    spec = self._annotations[key] = self._of_result(value, attr)
+                    self._keep += (attr, value.type)
+                return spec
         sharding = sharding_of(value)
         if sharding is None or not is_splittable(value.type):
             return self.replicated(value)
@@ -64,11 +64,20 @@ class ValueSpecs:
         return specs
 
     def _stated(self, attr: ShardingAttr) -> Spec:
-        specs = self._annotations.get(id(attr))
-        if specs is None:
-            specs = self._annotations[id(attr)] = (self.table.spec(attr.data),)
+        spec = self._at_boundary.get(id(attr))
+        if spec is None:
+            spec = self._at_boundary[id(attr)] = self.table.spec(attr.data)
             self._keep.append(attr)
-        return specs[0]
+        return spec
+
+    def _of_result(self, value: OpResult, attr: Attribute) -> Spec:
+        """What an op's attribute says of a result; DiagnosticError where it does not fit."""
+        op, rank = value.op, len(shape_of(value.type))
+        sharding = stated_shardings(op, attr)[value.index].data
+        problem = rank_problem(sharding, rank)
+        if problem is not None:
+            raise DiagnosticError(op, f"'{op.name}' op: sharding <{sharding}> {problem}")
+        return self.table.spec(sharding).with_partial(())
 
     def demanded_partial(self, value: SSAValue) -> PartialAxes:
         """What the annotation of a value wants to stay partial."""

@@ -150,7 +150,7 @@ def _by_permutes(builder: LocalBuilder, value: SSAValue, dim: int, rounds: _Roun
         if piece is None:
             shape = list(shape_of(value.type))
             shape[dim] = rounds.block
-            piece = builder.neutral("sum", TensorType(element_type(value.type), shape))
+            piece = builder.zeros(TensorType(element_type(value.type), shape))
             rounds.spans[turn] = (0, rounds.block)
         else:
             piece = builder.pad(piece, dim, missing_low, missing_high)

@@ -552,6 +552,65 @@ def test_numbers_of_the_device_generator_are_the_same_everywhere() -> None:
         np.testing.assert_array_equal(first, other)
 
 
+def over_all(body: Callable[[Any], Any], mesh: Mesh = FLAT, axes: frozenset[str] = frozenset()):
+    """`body` on the parts of a vector along the first axis; `axes`: those that are manual."""
+    spec = P(mesh.axis_names[0])
+    return jax.shard_map(
+        body, mesh=mesh, in_specs=spec, out_specs=spec, axis_names=axes, check_vma=False
+    )
+
+
+def test_callbacks_in_shard_map_run_on_every_device() -> None:
+    """Each has its own values, and runs as often as its own loop says."""
+    x, seen = np.arange(16, dtype=np.float32), list[Any]()
+
+    def body(x: Any) -> Any:
+        jax.debug.callback(lambda v: seen.append(np.asarray(v).tolist()), x)
+        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        tens = jax.pure_callback(lambda v: 10 * np.asarray(v), like, x)
+        count = jax.lax.axis_index("x") + 1
+        return tens + jax.lax.fori_loop(
+            0, count, lambda i, c: jax.pure_callback(lambda v: np.asarray(v) + 1, like, c), x
+        )
+
+    result = autopar.parallelize(over_all(body), method="shard")(x)
+    jax.effects_barrier()
+    assert sorted(seen) == x.reshape(8, 2).tolist()
+    seen.clear()
+    np.testing.assert_array_equal(result, jax.jit(over_all(body))(x))
+
+
+def test_numbers_in_shard_map_are_each_devices_own() -> None:
+    """Those along axes that are not manual are the same."""
+
+    def body(x: Any) -> Any:
+        return x + jax.lax.rng_uniform(jnp.float32(0), jnp.float32(1), x.shape)
+
+    zeros = np.zeros(16, np.float32)
+    numbers = autopar.parallelize(over_all(body), method="shard")(zeros)
+    assert len(set(np.asarray(numbers).tolist())) == 16
+    some = over_all(body, MESH, frozenset({"data"}))
+    numbers = autopar.parallelize(some, method="shard", mesh=MESH)(zeros)
+    assert len(set(np.asarray(numbers).tolist())) == 16
+    parts = {tuple(np.asarray(shard.data).tolist()) for shard in numbers.addressable_shards}
+    assert len(parts) == 2
+
+
+def test_bits_of_what_a_callback_returns() -> None:
+    bits = np.array([-0.0, 0.0, np.nan, -np.inf, 1e-40], np.float32)
+    bits[2:3].view(np.int32)[:] |= 5
+    for dtype in (np.float32, np.float16, jnp.bfloat16, jnp.float8_e4m3fn):
+        given = bits.astype(dtype)
+
+        def returned(x: Any, given: Any = given) -> Any:
+            return jax.pure_callback(
+                lambda _: given, jax.ShapeDtypeStruct(given.shape, given.dtype), x
+            )
+
+        result = autopar.parallelize(returned, method="dp", batch_argnums=())(X)
+        assert np.asarray(result).tobytes() == given.tobytes(), dtype
+
+
 @pytest.mark.parametrize("kind", ["pure", "io", "debug"])
 def test_what_a_callback_raises_reaches_the_caller(kind: str) -> None:
     failing, later = [True], list[Any]()

@@ -71,6 +71,10 @@ class Cases:
         assert all(case.name != name for case in self._cases), name
         self._cases.append(Case(name, fn, args, shardings, results, grid, tolerance))
 
+    def __getitem__(self, name: str) -> Case:
+        (case,) = [case for case in self._cases if case.name == name]
+        return case
+
     def normal(self, *shape: int) -> np.ndarray[Any, Any]:
         return self._random.normal(size=shape).astype(np.float32)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 from autopar.dialects.sharding import Grid
+from autopar.passes.partition import local_builder
+from tests.oracle import spmd_module
 
-from .cases import CUBE, Case, Cases
+from .cases import CUBE, GRID, Case, Cases, spec
 
 # fmt: off
 table = Cases()
@@ -81,6 +84,10 @@ add("sum_of_dots", lambda a, b, c: a @ b + a @ c - (a @ b) / 3, [A(8, 16), A(16,
 add("partial_square", lambda a, b: (a @ b) ** 2 + (a @ b), [A(8, 16), A(16, 12)], ["- y", "y -"])
 add("partial_select", lambda a, b: jnp.where(a[:, :1] > 0, a @ b, 0.0), [A(8, 16), A(16, 12)],
     ["- y", "y -"])
+for name, scale in (("zero", lambda a: a / 0), ("inf", lambda a: a * jnp.inf), ("infs", lambda a: (
+        a * np.array([2, 1, -np.inf], np.float32))), ("half", lambda a: a / 2 * 3)):
+    add(f"partial_scaled_by_{name}", lambda a, b, f=scale: f(a @ b), [A(8, 16), A(16, 3)],
+        ["- y", "y -"])
 add("partial_concat", lambda a, b: jnp.concatenate([a @ b, a @ b * 2])[3:9], [A(8, 16), A(16, 12)],
     ["- y", "y -"])
 add("partial_convert", lambda a, b: (a.astype(jnp.bfloat16) @ b.astype(jnp.bfloat16)).astype(
@@ -139,6 +146,11 @@ add("reverse", lambda a: (a[::-1], jnp.flip(a), jnp.rot90(a)), [A(10, 6)], ["y x
 add("roll", lambda a: (jnp.roll(a, 3, 0), jnp.roll(a, -1, 1)), [A(10, 6)], ["y x"])
 add("iota", lambda a: a + jnp.arange(10.0)[:, None] + lax.broadcasted_iota(jnp.float32, (10, 6), 1),
     [A(10, 6)], ["y x"])
+for dtype, length in (("bfloat16", 1000), ("float16", 9000), ("float8_e5m2", 90), ("int8", 300),
+                      ("float8_e4m3fn", 90), ("complex64", 20), ("uint8", 300)):
+    # Past the integers that the type holds, the sum of two numbers is not the number.
+    add(f"iota_{dtype}", lambda a, d=dtype: lax.iota(d, a.size), [A(length)], ["xy"], ["xy"],
+        tolerance=0)
 add("eye_tri", lambda a: (a + jnp.eye(10, 6), jnp.tril(a), jnp.triu(a, 1)), [A(10, 6)], ["y x"])
 add("constants", lambda a: a + np.arange(60, dtype=np.float32).reshape(10, 6), [A(10, 6)], ["y x"])
 add("transpose", lambda a: (a.T @ a, a.T), [A(8, 12)], ["x y"], [None, "x y"])
@@ -194,6 +206,30 @@ add("one_device", lambda a, b: (a @ b, a.sum(0)), [A(7, 6), A(6, 5)], ["x -", "-
 add("two_axes_one_dim", lambda a, b: (a @ b, a.T, a[1:], jnp.cumsum(a, 0)), [A(16, 8), A(8, 24)],
     ["yx -", "- xy"], ["xy -", "- xy", None, None])
 # fmt: on
+
+
+LARGE = [
+    "concatenate", "cube_orders", "dot_scattered_uneven", "iota", "pad", "reduce", "reverse",
+    "slice", "softmax",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_positions_of_64_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on dimensions of more than 2**31 elements, which no test can hold."""
+    monkeypatch.setattr(local_builder, "LARGEST_I32", 1)
+    module = table[name].run()
+    assert any("i64>" in str(value.type) for op in module.walk() for value in op.results)
+
+
+def test_a_sum_is_scaled_before_it_is_reduced() -> None:
+    """By ordinary constants and by arguments: one all-reduce, after the scaling."""
+    for fn in (lambda a, b, s: (a @ b) / 3 * 2, lambda a, b, s: (a @ b) / s):
+        args = [np.ones((8, 16), np.float32), np.ones((16, 4), np.float32), np.float32(3)]
+        module = spmd_module(fn, args, GRID, [spec("- y"), spec("y -"), spec("")])
+        names = [op.name for op in module.walk()]
+        assert names.index("stablehlo.divide") < names.index("stablehlo.all_reduce")
+        assert names.count("stablehlo.all_reduce") == 1
 
 
 @table.parametrize

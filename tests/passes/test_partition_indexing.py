@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
-from .cases import CUBE, Case, Cases
+from autopar.dialects.constants import constant_array
+from autopar.passes.partition import local_builder
+from tests.oracle import spmd_module
+
+from .cases import CUBE, GRID, Case, Cases, spec
 
 # fmt: off
 table = Cases()
@@ -190,7 +196,91 @@ add("vmapped_starts", lambda a, i: jax.vmap(lambda a, i: lax.dynamic_slice(a, (i
     a, i), [A(8, 12, 4), I(12, 8)], ["x y -", "x"])
 add("vmapped_updates", lambda a, b, i: jax.vmap(lambda a, b, i: lax.dynamic_update_slice(
     a, b, (i, 0)))(a, b, i), [A(8, 12, 4), A(8, 3, 4), I(12, 8)], ["x y -", "x - -", "x"])
+# Indices of other types than i32: what is out of bounds as their own type stays so.
+U = np.array([0xFFFFFFF0, 3, 2**31, 15, 63, 64], np.uint32)
+for name, sharded in (("", "xy -"), ("_uneven", "y x")):
+    rows = 63 if name else 64
+    add(f"unsigned_look_up{name}", lambda t, i: (jnp.take(t, i, axis=0, mode="clip"), t[i], t.at[
+        i].get(mode="fill", fill_value=-1)), [A(rows, 4), U], [sharded, "-"])
+    add(f"unsigned_scatter{name}", lambda t, i: (t.at[i].set(2.0, mode="drop"), t.at[i].add(
+        2.0, mode="drop")), [A(rows, 4), U], [sharded, "-"])
+    add(f"unsigned_slices{name}", lambda a, b, i: (lax.dynamic_update_slice(a, b, (i, i)),
+        lax.dynamic_slice(a, (i, i), (3, 2))), [A(rows, 4), A(3, 2), U[0]], [sharded, None, None])
+add("unsigned_batching", gather((1, 1, 3), offset=(2,), collapsed=(1,), index_map=(1,), batching=(
+    (0,), (0,))), [A(6, 9, 3), U[:, None, None]], ["y x -", "y - -"])
+add("unsigned_pairs", gather((1, 1), collapsed=(0, 1), index_map=(1, 0)), [A(10, 9), np.stack([
+    U, U[::-1]], 1)], ["y x", "- -"])
+B = np.array([-128, -1, 0, 127, 100], np.int8)
+add("narrow_index", lambda t, i: (gather((1,), collapsed=(0,), index_map=(0,))(t, i[:, None]),
+    scatter(lax.scatter, "drop", inserted=(0,), index_map=(0,))(t, i[:, None], t[:5])),
+    [A(200), B], ["xy", "-"])
 # fmt: on
+
+WIDE = np.array([2**32 + 1, 3, -(2**32) + 2, -1, 2**33], np.int64)
+wide = Cases()
+wide.add(
+    "gather", gather((1,), collapsed=(0,), index_map=(0,)), [A(16), WIDE[:, None]], ["xy", None]
+)
+wide.add(
+    "gather_pairs",
+    gather((1, 1), collapsed=(0, 1), index_map=(0, 1)),
+    [A(16, 9), np.stack([WIDE, WIDE[::-1]], 1)],
+    ["xy -", None],
+)
+wide.add("take", lambda a, i: jnp.take(a, i, mode="clip"), [A(15), WIDE], ["xy", "-"])
+wide.add(
+    "scatter",
+    scatter(lax.scatter, "drop", inserted=(0,), index_map=(0,)),
+    [A(16), WIDE[:, None], A(5)],
+    ["xy", None, None],
+)
+wide.add(
+    "scatter_pairs",
+    scatter(lax.scatter_add, "drop", inserted=(0, 1), index_map=(0, 1)),
+    [A(16, 9), np.stack([WIDE, WIDE[::-1]], 1), A(5)],
+    ["x y", None, None],
+)
+for start in (2**33, -(2**33)):
+    wide.add(
+        f"slices_{start}",
+        lambda a, b, i: (
+            lax.dynamic_update_slice(a, b, (i, i)),
+            lax.dynamic_slice(a, (i, i), (3, 2)),
+        ),
+        [A(16, 9), A(3, 9), np.int64(start)],
+        ["xy -", None, None],
+    )
+
+
+@wide.parametrize
+def test_indices_of_64_bits(case: Case) -> None:
+    with jax.enable_x64(True):
+        case.run()
+
+
+LARGE = [
+    "look_up_minor", "two_indices_negative", "gather_permuted_map", "gather_unindexed_collapsed",
+    "scatter_apply", "update_block", "update_clamped", "unsigned_slices_uneven", "narrow_index",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_positions_of_64_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on dimensions of more than 2**31 elements, which no test can hold."""
+    monkeypatch.setattr(local_builder, "LARGEST_I32", 2)
+    module = table[name].run()
+    assert any("xi64>" in str(v.type) for op in module.walk() for v in op.results)
+
+
+def test_what_a_look_up_masks_keeps_the_sign_of_zero() -> None:
+    """The parts are summed up, and x + -0.0 is x. (XLA:CPU's all-reduce starts from +0.0.)"""
+    module = spmd_module(lambda t, i: t[i], [A(16, 8), I(16, 4)], GRID, [spec("y -"), spec("-")])
+    fills = {
+        float(constant_array(op.properties["value"]).reshape(-1)[0])
+        for op in module.walk()
+        if op.name == "stablehlo.constant" and str(op.results[0].type) == "tensor<4x8xf32>"
+    }
+    assert [math.copysign(1, fill) for fill in fills if fill == 0] == [-1.0]
 
 
 @table.parametrize

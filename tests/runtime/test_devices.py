@@ -49,14 +49,16 @@ def test_virtual_devices_stand_in(
 @pytest.mark.parametrize(
     ("count", "present", "message"),
     [
-        (0, (0, 8), "devices=0: at least one device is needed"),
+        (0, (0, 8), "devices=0: expected a whole number of at least 1"),
+        (2.5, (0, 8), "devices=2.5: expected a whole number"),
+        (True, (0, 8), "devices=True: expected a whole number"),
         (9, (0, 8), r"JAX already runs with 8 cpu devices: call autopar.init\(devices=9\) before"),
         (9, (2, 8), "JAX already runs with 2 gpu devices"),
         (4, (2, None), "ask for 2, or export JAX_PLATFORMS=cpu for virtual devices"),
     ],
 )
 def test_errors(
-    count: int, present: tuple[int, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    count: Any, present: tuple[int, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "devices", machine(*present))
     with pytest.raises(DeviceError, match=message):

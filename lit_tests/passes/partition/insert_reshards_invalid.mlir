@@ -86,3 +86,23 @@ func.func @main(%a: tensor<8xf32> {autopar.sharding = #autopar.sharding<@mesh, [
                 %b: tensor<9xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x":(1)3}]>}) {
   return
 }
+
+// -----
+
+// Of ops that share an attribute each is looked at.
+shard.grid @mesh(shape = 2) {axis_names = ["x"]}
+func.func @rank(%a: tensor<4xf32>, %b: tensor<4x4xf32>) -> (tensor<4xf32>, tensor<4x4xf32>) {
+  %0 = stablehlo.sine %a {autopar.sharding = [#autopar.sharding<@mesh, [{"x"}]>]} : tensor<4xf32>
+  // expected-error@+1 {{'stablehlo.sine' op: sharding <@mesh, [{"x"}]> has 1 dimensions, the tensor has 2}}
+  %1 = stablehlo.sine %b {autopar.sharding = [#autopar.sharding<@mesh, [{"x"}]>]} : tensor<4x4xf32>
+  return %0, %1 : tensor<4xf32>, tensor<4x4xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2) {axis_names = ["x"]}
+func.func @none(%a: tensor<4xf32>) -> tensor<4xf32> {
+  // expected-error@+1 {{'stablehlo.sine' op has 0 shardings for 1 results}}
+  %0 = stablehlo.sine %a {autopar.sharding = []} : tensor<4xf32>
+  return %0 : tensor<4xf32>
+}

@@ -18,7 +18,7 @@ func.func @zero(%a: tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh
 
 // ... and any other start is kept on the first device of each group.
 // CHECK:      func.func @argument(
-// CHECK-NEXT: %[[N:.*]] = arith.constant dense<0.000000e+00> : tensor<8x6xf32>
+// CHECK-NEXT: %[[N:.*]] = arith.constant dense<-0.000000e+00> : tensor<8x6xf32>
 // CHECK-NEXT: %[[I:.*]]:2 = shard.process_multi_index on @mesh axes = [0, 1] : index, index
 // CHECK-NEXT: %[[C:.*]] = arith.constant 0 : index
 // CHECK-NEXT: %[[X:.*]] = arith.cmpi eq, %[[I]]#0, %[[C]] : index

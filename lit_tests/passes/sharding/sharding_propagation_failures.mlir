@@ -32,6 +32,15 @@ func.func @main(%a: tensor<8xf32> {tf.aliasing_output = 5 : i32}) -> tensor<8xf3
 
 // -----
 
+shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
+func.func @none(%x: tensor<8xf32>) -> tensor<8xf32> {
+  // expected-error@+1 {{'stablehlo.sine' op has 0 shardings for 1 results}}
+  %0 = stablehlo.sine %x {autopar.sharding = []} : tensor<8xf32>
+  func.return %0 : tensor<8xf32>
+}
+
+// -----
+
 shard.grid @mesh(shape = 8) {axis_names = ["x"]}
 // expected-error@+1 {{argument 1 of @main shares the buffer of result 0 by tf.aliasing_output, as argument 0 does}}
 func.func @main(%a: tensor<8xf32> {tf.aliasing_output = 0 : i32}, %b: tensor<8xf32> {tf.aliasing_output = 0 : i32}) -> tensor<8xf32> {
@@ -52,4 +61,13 @@ func.func @main(%a: tensor<4xf32> {tf.aliasing_output = 0 : i32}, %b: tensor<8xf
 shard.grid @mesh(shape = 2x?)
 func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
   return %a : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
+func.func @number(%x: tensor<8xf32>) -> tensor<8xf32> {
+  // expected-error@+1 {{'stablehlo.sine' op: autopar.sharding is no list of shardings: 1 : i64}}
+  %0 = stablehlo.sine %x {autopar.sharding = 1} : tensor<8xf32>
+  func.return %0 : tensor<8xf32>
 }

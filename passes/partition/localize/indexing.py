@@ -1,8 +1,8 @@
 """Local forms of ops that read and write at computed positions.
 
 On a split dimension every device knows the global positions of its block: indices are shifted by
-the block's first position, reads outside the block give zeros (so that the result is a partial
-sum), writes outside it are dropped, as StableHLO drops them out of bounds.
+the block's first position, reads outside the block give what a sum ignores (so that the result is
+a partial sum), writes outside it are dropped, as StableHLO drops them out of bounds.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import TensorType, i1, i32
+from xdsl.dialects.builtin import TensorType, i1
 from xdsl.ir import SSAValue
 
 from autopar.dialects.rules.access import ints
 from autopar.dialects.tensors import element_type, shape_of
 
-from ..local_builder import LocalBuilder, i64_array, is_dynamic_slice
+from ..local_builder import LocalBuilder, i64_array, index_type, integer_type, is_dynamic_slice
 from ..windows import block_starts
 from .core import LocalOp, localizer
 
@@ -54,8 +54,8 @@ def _gather(local: LocalOp) -> None:
     after = LocalBuilder(local.table, _next(op))
     batch_dims = [d for d in range(len(shape)) if d not in numbers.offset_dims]
     flags = after.broadcast(inside, shape, batch_dims)
-    zeros = after.neutral("sum", result.type)
-    local.replace_uses(result, after.select(flags, result, zeros))
+    nothing = after.neutral("sum", result.type)
+    local.replace_uses(result, after.select(flags, result, nothing))
 
 
 def _next(op: Any) -> Any:
@@ -75,31 +75,31 @@ def _local_indices(
 ) -> tuple[SSAValue, SSAValue]:
     """Indices shifted to the block of each of the split `dims`, and where they fall inside it.
 
-    With `clamp` the global index is clamped first, as gather does. The second result is a tensor
-    of bool of the indices' batch shape.
+    With `clamp` the global index is clamped first, as gather does; without it what is out of
+    bounds stays so. The second result is a tensor of bool of the indices' batch shape.
     """
     shape = shape_of(indices.type)
-    if element_type(indices.type) != i32:
-        indices = builder.op("convert", [indices], TensorType(i32, shape))
     vector: int = numbers.index_vector_dim
     has_vector = vector < len(shape)
     length = shape[vector] if has_vector else 1
     batch_shape = [s for d, s in enumerate(shape) if d != vector]
     whole = local.operand_shapes[0]
     blocks = local.table.local_shape(whole, local.operand_specs[0])
+    reach = max([whole[dim] + blocks[dim] for dim in index_map], default=0)
+    type = index_type(reach)
+    is_type = element_type(indices.type) == type
     inside = builder.constant(np.broadcast_to(np.array(True), batch_shape), i1)
     columns: list[SSAValue] = []
     for component in range(length):
         dim = index_map[component]
         column = builder.slice(indices, vector, component, component + 1) if has_vector else indices
+        if clamp and (dim in dims or not is_type):
+            column = builder.bounded_index(column, 0, whole[dim] - 1, type)
+        elif not is_type:
+            column = builder.bounded_index(column, -1, whole[dim], type)
         if dim in dims:
-            if clamp:
-                high = whole[dim] - 1
-                column = builder.clamp(builder.index(0), column, builder.index(high))
             starts = block_starts(builder, local.operand_specs[0].dims[dim], whole[dim])
-            column_type = column.type
-            assert isinstance(column_type, TensorType)
-            start = builder.broadcast(builder.per_device(starts), column_type.get_shape(), [])
+            start = builder.broadcast(builder.per_device(starts, reach), shape_of(column.type), [])
             column = builder.subtract(column, start)
             flags = builder.in_range(column, 0, blocks[dim])
             if has_vector:
@@ -111,7 +111,8 @@ def _local_indices(
             continue
         # Not indexed: position 0, which only the first block has.
         starts = block_starts(builder, local.operand_specs[0].dims[dim], whole[dim])
-        first = builder.compare(builder.per_device(starts), "EQ", builder.index(0))
+        is_first = builder.per_device([int(start == 0) for start in starts])
+        first = builder.compare(is_first, "NE", builder.index(0))
         inside = builder.both(inside, builder.broadcast(first, batch_shape, []))
     result = builder.concatenate(columns, vector) if has_vector else columns[0]
     return result, inside
@@ -182,23 +183,21 @@ def _dynamic_update_slice(local: LocalOp) -> None:
     for dim in split:
         whole, length = local.operand_shapes[0][dim], local.operand_shapes[1][dim]
         block = shape[dim]
-        start = op.operands[2 + dim]
-        start = builder.op("convert", [start], TensorType(i32, []))
-        start = builder.clamp(builder.index(0), start, builder.index(whole - length))
-        first = builder.per_device(block_starts(builder, local.result_specs[0].dims[dim], whole))
+        reach = whole + 2 * block
+        type = index_type(reach)
+        start = builder.bounded_index(op.operands[2 + dim], 0, whole - length, type)
+        starts = block_starts(builder, local.result_specs[0].dims[dim], whole)
+        first = builder.per_device(starts, reach)
         shift = builder.subtract(first, start)  # of the block's first element in the update
         padded = builder.pad(update, dim, block, block)
-        begin = builder.clamp(builder.index(-block), shift, builder.index(length))
-        begin = builder.add(begin, builder.index(block))
+        begin = builder.bounded_index(shift, -block, length, type)
+        begin = builder.add(begin, builder.index(block, type))
         update = builder.dynamic_slice(padded, dim, begin, block)
         flags = builder.in_range(builder.positions(shape, dim, shift), 0, length)
         inside = flags if inside is None else builder.both(inside, flags)
     assert inside is not None
     # The other dimensions are updated in place, then the split ones chosen by position.
-    zero = builder.index(0)
-    starts = [
-        zero if dim in split else builder.op("convert", [start], TensorType(i32, []))
-        for dim, start in enumerate(op.operands[2:])
-    ]
+    zero = builder.index(0, integer_type(op.operands[2]))
+    starts = [zero if dim in split else start for dim, start in enumerate(op.operands[2:])]
     updated = builder.op("dynamic_update_slice", [operand, update, *starts], operand.type)
     local.replace([builder.select(inside, updated, operand)])

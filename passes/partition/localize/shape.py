@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import IntegerAttr, TensorType, i64
+from xdsl.dialects.builtin import IntegerAttr, IntegerType, i64
 
 from autopar.dialects.rules.access import ints
 from autopar.dialects.tensors import shape_of
@@ -23,11 +23,17 @@ def _iota(local: LocalOp) -> None:
         local.set_local_types()
         return
     builder = local.builder()
-    type = local.local_result_type()
-    start = builder.per_device(block_starts(builder, axes, local.result_shapes[0][dim]))
-    offset = builder.op("convert", [start], TensorType(type.element_type, []))
-    numbers = builder.op("iota", [], type, iota_dimension=IntegerAttr(dim, i64))
-    local.replace([builder.add(numbers, builder.broadcast(offset, type.get_shape(), []))])
+    type, size = local.local_result_type(), local.result_shapes[0][dim]
+    element = type.element_type
+    start = builder.per_device(block_starts(builder, axes, size))
+    if isinstance(type.element_type, IntegerType):  # sums wrap as the whole iota does
+        offset = builder.convert(start, element)
+        numbers = builder.op("iota", [], type, iota_dimension=IntegerAttr(dim, i64))
+        numbers = builder.add(numbers, builder.broadcast(offset, type.get_shape(), []))
+    else:  # rounded once
+        positions = builder.positions(type.get_shape(), dim, start, size)
+        numbers = builder.convert(positions, element)
+    local.replace([numbers])
 
 
 @localizer("stablehlo.slice")
@@ -129,7 +135,7 @@ def _concatenate(local: LocalOp) -> None:
         if result is None:
             result = window
         else:
-            position = builder.positions(shape, dim, builder.per_device(starts))
+            position = builder.positions(shape, dim, builder.per_device(starts), size)
             result = builder.select(builder.in_range(position, 0, size), window, result)
         offset += size
     assert result is not None

@@ -95,7 +95,7 @@ def _convolution(local: LocalOp) -> None:
         first = block_starts(builder, axes, local.result_shapes[0][out_dim])
         width = (out_shape[out_dim] - 1) * stride + span
         value = op.operands[0]
-        zero = builder.neutral("sum", TensorType(element_type(value.type), []))
+        zero = builder.zeros(TensorType(element_type(value.type), []))
         op.operands[0] = _spread_window(
             builder,
             local,

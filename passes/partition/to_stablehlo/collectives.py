@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     TensorType,
     i1,
+    i32,
 )
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
@@ -17,10 +18,11 @@ from autopar.dialects import shard, stablehlo
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.reductions import COMBINERS, neutral_value
+from autopar.dialects.stablehlo.elementwise import convert
 from autopar.dialects.stablehlo.shape import tensor_type
 from autopar.dialects.tensors import element_type, is_tensor, ranked_tensor
 
-from ..local_builder import i64_array
+from ..local_builder import i64_array, index_type
 from .lowering import DeviceLowering
 
 _OPS = {op.name: op for op in stablehlo.StableHLO.operations}
@@ -164,12 +166,15 @@ def _own_part(lowering: DeviceLowering, op: Operation, value: SSAValue, dim: int
             f"'{op.name}' op: dimension {dim} of size {shape[dim]} is not divisible by the "
             f"{group} devices of grid axes {list(axes)}; pad it first",
         )
+    type = index_type(shape[dim])
     shape[dim] //= group
     index = lowering.coordinate(lowering.refs(axes), op)
+    if type != i32:
+        index = lowering.insert(convert(index, type), op)
     if shape[dim] > 1:
-        size = lowering.constant(shape[dim], op)
+        size = lowering.constant(shape[dim], op, type)
         index = lowering.make(stablehlo.MulOp, [index, size], size.type, op)
-    zero = lowering.constant(0, op) if len(shape) > 1 else index
+    zero = lowering.constant(0, op, type) if len(shape) > 1 else index
     start = [index if i == dim else zero for i in range(len(shape))]
     return lowering.make(
         stablehlo.DynamicSliceOp,

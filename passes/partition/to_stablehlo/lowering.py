@@ -10,6 +10,7 @@ from typing import Any, Literal
 from xdsl.dialects.builtin import (
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
+    IntegerType,
     i32,
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
@@ -27,8 +28,8 @@ Form = Literal["replica", "partition"]
 
 
 @lru_cache(maxsize=1000)
-def _scalar(value: int) -> DenseIntOrFPElementsAttr[Any]:
-    return splat_attr(value, ranked_tensor(i32, ()))
+def _scalar(value: int, type: IntegerType) -> DenseIntOrFPElementsAttr[Any]:
+    return splat_attr(value, ranked_tensor(type, ()))
 
 
 @dataclass
@@ -129,9 +130,9 @@ class DeviceLowering:
         op.detach()
         op.erase()
 
-    def constant(self, value: int, before: Operation) -> SSAValue:
-        """A scalar tensor<i32>."""
-        content = _scalar(value)
+    def constant(self, value: int, before: Operation, type: IntegerType = i32) -> SSAValue:
+        """A scalar tensor of an integer type."""
+        content = _scalar(value, type)
         return self.make(stablehlo.ConstantOp, [], content.type, before, value=content)
 
     def device_index(self, before: Operation) -> SSAValue:

@@ -18,6 +18,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, OpResult
 
 from autopar.dialects.autopar import (
+    SHARDING,
     aliases,
     arg_shardings,
     place_like_arguments,
@@ -31,7 +32,7 @@ from autopar.passes.collector import collector_off
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
 from .builder import GraphBuilder
-from .check import ShardingChecker
+from .check import ShardingChecker, stated_shardings
 from .classes import CONSTRAINTS
 from .constraints import ConstraintApplier
 from .engine import Engine
@@ -92,6 +93,9 @@ def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
                 check(sharding, rank, func, f"result {index} of @{func.sym_name.data}")
                 engine.set_initial(slot, sharding)
     for op in graph.annotated:
+        attr = op.attributes.get(SHARDING)
+        if attr is not None:
+            stated_shardings(op, attr)
         if id(op) in graph.copied:
             _set_instances(engine, op, check)
             continue

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
-from xdsl.ir import Operation
+from xdsl.dialects.builtin import ArrayAttr
+from xdsl.ir import Attribute, Operation
 
+from autopar.dialects.autopar import SHARDING, ShardingAttr
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
 from autopar.passes.importing.meshes import axis_problem
 
 from .axes import AxisAlgebra
+
+
+def stated_shardings(op: Operation, attr: Attribute) -> Sequence[ShardingAttr]:
+    """What an op's `autopar.sharding` says of its results; DiagnosticError where it does not."""
+    items = cast("ArrayAttr[Attribute]", attr).data if isinstance(attr, ArrayAttr) else None
+    if items is None or not all(isinstance(item, ShardingAttr) for item in items):
+        raise DiagnosticError(op, f"'{op.name}' op: {SHARDING} is no list of shardings: {attr}")
+    if len(items) != len(op.results):
+        raise DiagnosticError(
+            op, f"'{op.name}' op has {len(items)} shardings for {len(op.results)} results"
+        )
+    return cast("Sequence[ShardingAttr]", items)
+
+
+def rank_problem(sharding: Sharding, rank: int) -> str | None:
+    """What is wrong with a sharding for a tensor of this rank; None: it fits."""
+    if sharding.rank == rank:
+        return None
+    return f"has {sharding.rank} dimensions, the tensor has {rank}"
 
 
 class ShardingChecker:
@@ -34,7 +56,7 @@ class ShardingChecker:
             known = ", ".join(f"@{name}" for name in self._grids)
             return f"names grid @{sharding.grid}, which is not declared (declared: {known})"
         if sharding.rank != rank:
-            return f"has {sharding.rank} dimensions, the tensor has {rank}"
+            return rank_problem(sharding, rank)
         algebra = AxisAlgebra(grid)
         seen: list[AxisRef] = []
         for axis in sharding.used_axes():
