@@ -1,6 +1,7 @@
-"""`autopar`: run a module, tell what is installed, test the installation.
+"""`autopar`: run a module, solve a problem, tell what is installed, test the installation.
 
     autopar run MODULE.mlir --devices 8 --inputs in.npz --outputs out.npz
+    autopar solve PROBLEM.json.gz --time-limit 60 -o SOLUTION.json
     autopar env [--json]
     autopar selftest [--devices 8]
 
@@ -70,6 +71,32 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--remarks", action="store_true", help="print what the passes have to say")
     _common(run)
 
+    solve = commands.add_parser(
+        "solve",
+        help="choose a strategy for each node of an IOPDDL problem",
+        description="Finds a strategy for each node of PROBLEM.json (the IOPDDL benchmark's "
+        "format, gzipped or not) such that memory suffices and the cost is the least, or as low as "
+        "the time allows, with a lower bound. SOLUTION.json is a JSON list of strategy indices, "
+        "written whole at the end: where anything fails, an older one stays as it is. The same "
+        "problem, limit and seed give the same solution, unless the clock ends the search; then "
+        "the report says so.",
+    )
+    solve.add_argument("problem", metavar="PROBLEM.json", help="the problem, also as .json.gz")
+    solve.add_argument(
+        "--time-limit",
+        type=_seconds,
+        required=True,
+        metavar="SECONDS",
+        help="for the whole command, reading included",
+    )
+    solve.add_argument(
+        "-o", dest="output", required=True, metavar="SOLUTION.json", help="where the solution goes"
+    )
+    solve.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="of the search's random numbers (0)"
+    )
+    _common(solve)
+
     env = commands.add_parser(
         "env",
         help="versions, devices, and what is installed",
@@ -107,6 +134,26 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, found '{text}'")
+    return value
+
+
+def _seed(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, found '{text}'")
+    return value
+
+
 def _run(options: argparse.Namespace) -> int:
     from .plugins import load_installed_plugins, load_plugin
     from .run import Request, run
@@ -140,6 +187,20 @@ def _print_json(value: object) -> None:
     sys.stdout.write("\n")
 
 
+def _solve(options: argparse.Namespace) -> int:
+    from .solve import Request, report, report_text, solve_file
+
+    request = Request(options.problem, options.output, options.time_limit, options.seed)
+    with Progress("autopar solve", quiet=options.quiet) as progress:
+        solution = solve_file(request, progress)
+        progress.done()
+    if options.json:
+        _print_json(report(solution))
+    elif not options.quiet:
+        sys.stdout.write(report_text(solution))
+    return 0
+
+
 def _env(options: argparse.Namespace) -> int:
     from .environment import environment, environment_text
 
@@ -157,7 +218,7 @@ def _selftest(options: argparse.Namespace) -> int:
     return run_selftest(options.devices, quiet=options.quiet, as_json=options.json)
 
 
-COMMANDS = {"run": _run, "env": _env, "selftest": _selftest}
+COMMANDS = {"run": _run, "solve": _solve, "env": _env, "selftest": _selftest}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

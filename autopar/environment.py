@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-REQUIRED = ("jax", "jaxlib", "xdsl", "numpy", "ml_dtypes")
+REQUIRED = ("jax", "jaxlib", "xdsl", "numpy", "ml_dtypes", "ortools")
 OPTIONAL = {
     "flax": "models and examples",
     "optax": "models and examples",

@@ -6,14 +6,12 @@ file cannot hold is read and written wider: bf16, f8 and the like as float32, i4
 
 from __future__ import annotations
 
-import os
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +24,7 @@ from .dialects import make_context
 from .dialects.constants import UnsupportedElementType, numpy_dtype
 from .dialects.diagnostics import Diagnostic, DiagnosticError, collect_remarks
 from .dump import Dump
+from .files import output_path, write_whole
 from .lowering.parse import parse_module
 from .lowering.program import DeviceProgram, Layout, device_program
 from .opt import parse_arguments, read_input, transform
@@ -92,7 +91,7 @@ def run(request: Request, progress: Progress) -> Report:
     report = Report(request.devices)
     clock = _Clock(report.seconds)
     passes = build_pipeline(parse_passes(request.passes))
-    target = _writable(request.outputs)
+    target = output_path(request.outputs)
     progress.step(f"reading {request.module}")
     context = make_context()
     module = parse_module(read_input(request.module), request.module, context)
@@ -317,36 +316,10 @@ def _read_array(
     return converted
 
 
-def _writable(name: str) -> Path:
-    """The output path, checked before any work is done."""
-    path = Path(name)
-    if path.is_dir():
-        raise UsageError(f"cannot write {name}: it is a folder")
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {name}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"cannot write {name}: the folder {path.parent} is not writable")
-    return path
-
-
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """An npz file, whole or not at all."""
-    temporary: str | None = None
-    try:
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            np.savez(file, allow_pickle=False, **arrays)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
+    def write(file: IO[bytes]) -> None:
+        np.savez(file, allow_pickle=False, **arrays)
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_whole(path, write)

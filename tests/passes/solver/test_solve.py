@@ -1,0 +1,157 @@
+"""`solve` against trying everything, and what it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autopar.passes.solver.evaluate import evaluate
+from autopar.passes.solver.problem import FORBIDDEN, Problem, ProblemError, make_problem
+from autopar.passes.solver.solve import InfeasibleError, SolveOptions, check_memory, solve
+
+from .problems import DEAR, brute_force, chain, cost_and_fit, problems
+
+QUICK = SolveOptions(time_limit_s=5)
+
+
+def check(problem: Problem) -> None:
+    best = brute_force(problem)
+    if best is None:
+        with pytest.raises(InfeasibleError):
+            solve(problem, QUICK)
+        return
+    solution = solve(problem, QUICK)
+    assert cost_and_fit(problem, tuple(solution.strategies)) == (solution.cost, True)
+    assert solution.cost == best
+    assert solution.lower_bound <= best
+    assert solution.optimal and solution.gap == 0.0
+    assert solution.reproducible
+
+
+@given(problems())
+@settings(max_examples=150, deadline=None)
+def test_optimal_on_small_problems(problem: Problem) -> None:
+    check(problem)
+
+
+@given(problems(costs=DEAR))
+@settings(max_examples=80, deadline=None)
+def test_optimal_where_forbidden_entries_cannot_be_avoided(problem: Problem) -> None:
+    check(problem)
+
+
+@given(problems(costs=st.integers(-(2**63), 2**63 - 1), nodes=4))
+@settings(max_examples=60, deadline=None)
+def test_legal_answers_and_bounds_at_any_cost(problem: Problem) -> None:
+    """Costs whose sums float64 cannot hold: exact costs and true bounds all the same."""
+    best = brute_force(problem)
+    if best is not None:
+        solution = solve(problem, QUICK)
+        assert cost_and_fit(problem, tuple(solution.strategies)) == (solution.cost, True)
+        assert solution.lower_bound <= best <= solution.cost
+
+
+@pytest.mark.parametrize("limit", [None, 120, 100])
+def test_chains_are_proved_optimal(limit: int | None) -> None:
+    solution = solve(chain(80, 6, 0, limit), SolveOptions(time_limit_s=30))
+    assert solution.optimal and solution.reproducible
+
+
+def test_the_same_seed_gives_the_same_solution() -> None:
+    problem = chain(120, 8, 1, 120)
+    options = SolveOptions(time_limit_s=60, seed=3, work=2e7)
+    first, second = solve(problem, options), solve(problem, options)
+    assert first.reproducible and second.reproducible
+    assert first.strategies == second.strategies
+    assert first.lower_bound == second.lower_bound
+
+
+def test_the_clock_ends_the_search_and_says_so() -> None:
+    solution = solve(chain(3000, 12, 1, 150), SolveOptions(time_limit_s=0.5, work=1e15))
+    assert not solution.reproducible
+    assert evaluate(chain(3000, 12, 1, 150), solution.strategies).feasible
+
+
+def test_infeasible_says_what_is_missing() -> None:
+    problem = make_problem([[0, 4], [2, 6]], [[1, 2], [3]], [[9, 5], [4]], usage_limit=8)
+    with pytest.raises(InfeasibleError) as caught:
+        solve(problem)
+    assert str(caught.value) == (
+        "infeasible: at time 2 the values alive take 9 even where each takes its least, "
+        "1 above usage_limit 8; the least limit that can be met is 9"
+    )
+    assert solve(make_problem([[0, 4]], [[1, 2]], [[9, 5]], usage_limit=5)).strategies == [1]
+
+
+def test_check_memory_takes_the_least() -> None:
+    problem = make_problem([[0, 4], [2, 6]], [[1, 2], [3, 3]], [[9, 5], [4, 4]], usage_limit=9)
+    assert check_memory(problem).tolist() == [1, 0]
+
+
+def test_a_thrifty_choice_may_be_the_best() -> None:
+    """Nothing cheaper than the first solution is left: that proves it."""
+    problem = make_problem(
+        [[0, 3], [1, 4]], [[1, 5], [2, 2]], [[8, 4], [6, 3]], [[0, 1]], [[0, 9, 9, 0]], 11
+    )
+    solution = solve(problem, QUICK)
+    assert (solution.strategies, solution.lower_bound) == ([1, 1], 7)
+
+
+def test_progress_is_told() -> None:
+    said: list[str] = []
+    solve(chain(60, 6, 0, 90), QUICK, progress=said.append)
+    assert said[0] == "reducing the problem"
+
+
+# ---- plug-ins and options ------------------------------------------------------------------------
+
+
+def test_a_plugin_is_asked_and_checked() -> None:
+    problem = make_problem([[0, 4], [2, 6]], [[1, 2], [3, 9]], [[9, 5], [4, 1]], usage_limit=10)
+    solution = solve(problem, plugin=lambda _: [1, 0])
+    assert (solution.strategies, solution.cost, solution.lower_bound) == ([1, 0], 5, 4)
+    assert not solution.optimal and solution.gap == 0.2
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([1], "the solution has 1 entries for 2 nodes"),
+        ([1, 2], "node 1: strategy 2 is not in 0..1"),
+        ([1, True], "node 1: strategy True is not an integer"),
+        ([1, 0.5], "node 1: strategy 0.5 is not an integer"),
+        ([0, 0], "the plug-in's solution does not fit: 13 in use at time 2, 3 above the limit 10"),
+    ],
+)
+def test_wrong_plugins(answer: Sequence[Any], message: str) -> None:
+    problem = make_problem([[0, 4], [2, 6]], [[1, 2], [3, 9]], [[9, 5], [4, 1]], usage_limit=10)
+    with pytest.raises(ProblemError) as caught:
+        solve(problem, plugin=lambda _: answer)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time_limit_s": 0.0}, "time_limit_s is 0.0; it must be above 0"),
+        ({"time_limit_s": float("nan")}, "time_limit_s is nan; it must be above 0"),
+        ({"work": -1.0}, "work is -1.0; it must be above 0, or None"),
+    ],
+)
+def test_wrong_options(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        SolveOptions(**options)
+    assert str(caught.value) == message
+
+
+def test_forbidden_is_legal_but_dear() -> None:
+    costs = [[FORBIDDEN] * 4, [FORBIDDEN, 0, 0, FORBIDDEN], [0] * 4]
+    problem = make_problem(
+        [[0, 0]] * 3, [[0, 1]] * 3, [[0, 0]] * 3, [[0, 1], [1, 2], [0, 2]], costs
+    )
+    solution = solve(problem)
+    assert solution.cost == FORBIDDEN + 1 and solution.optimal
