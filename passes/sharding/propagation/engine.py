@@ -37,6 +37,8 @@ class Engine:
         self._open = {rank: self._intern(_open_state(rank)) for rank in set(graph.ranks)}
         self._states = [self._open[rank] for rank in graph.ranks]
         self._steps: dict[tuple[int, ...], tuple[tuple[int, int], ...]] = {}
+        self._settling: set[tuple[int, ...]] = set()
+        """Steps after which the same step has nothing more to do."""
         self._initial: dict[Sharding, int] = {}
         """The states that shardings start as."""
         self._without_sub_axes: dict[int, int] = {}
@@ -238,6 +240,7 @@ class Engine:
     def _visit_all(self, level: int) -> None:
         graph, states, dirty, steps = self.graph, self._states, self._dirty, self._steps
         notify, groups, touched = graph.notify, graph.groups, self._touched
+        settling = self._settling
         slots_of, profile_of = graph.node_slots, graph.node_profiles
         variant_of = [variants[level] for variants in graph.profiles.levels]
         for _ in range(_MAX_ROUNDS):
@@ -277,8 +280,9 @@ class Engine:
                             if node <= cursor and node not in waiting:
                                 waiting.add(node)
                                 stack.append(node)
-                # In the next round, since what it did may allow it more.
-                dirty[index] = 1
+                if key not in settling or len(set(slots)) < len(slots):
+                    # In the next round, since what it did may allow it more.
+                    dirty[index] = 1
             if not changed:
                 break
 
@@ -286,6 +290,12 @@ class Engine:
         known = self._steps.get(key)
         if known is None:
             known = self._steps[key] = self._compute(self.graph.profiles.variants[variant], key[1:])
+            if known and not self.graph.groups:
+                after = list(key)
+                for position, new in known:
+                    after[position + 1] = new
+                if not self._step(variant, tuple(after)):
+                    self._settling.add(key)
         return known
 
     def _compute(self, variant: Variant, ids: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

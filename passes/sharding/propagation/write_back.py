@@ -89,10 +89,11 @@ class Writer:
         """One copy of a constant expression for each sharding that its uses want."""
         made: dict[tuple[int, ...], Operation] = {}
         last: dict[int, Operation] = {}
+        at = tuple.__getitem__  # xDSL's own asks first whether the index is a slice
         for user, index, instance, result in self._graph.constant_uses:
             op = instance.written or self._write_instance(instance, made, last)
-            value = op.results[result]
-            if operands_of(user)[index] is not value:
+            value = at(op.results, result)
+            if at(operands_of(user), index) is not value:
                 user.operands[index] = value
         for copied in self._graph.copied.values():
             if not copied.instances:
