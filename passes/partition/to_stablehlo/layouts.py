@@ -37,9 +37,10 @@ def write_layouts(func: FuncOp) -> None:
     ):
         entries: list[DictionaryAttr] = []
         for entry, type in zip(entries_of(attrs, len(types)), types, strict=True):
-            data = {k: v for k, v in entry.data.items() if k not in (SHARDING, GLOBAL, LAYOUT)}
+            data = dict(entry.data.items())
+            sharding, whole = data.pop(SHARDING, None), data.pop(GLOBAL, type)
+            data.pop(LAYOUT, None)
             if is_public:
-                sharding, whole = entry.data.get(SHARDING), entry.data.get(GLOBAL, type)
                 place = (id(sharding), id(whole))
                 layout = layouts.get(place)
                 if layout is None:
