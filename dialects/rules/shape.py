@@ -121,6 +121,17 @@ def made(op: Operation) -> ShardingRule:
     return builder.build()
 
 
+@sharding_rule("tensor.empty", "linalg.fill")
+def filled(op: Operation) -> ShardingRule:
+    """Each device makes its own part; what linalg.fill writes to lies like the result."""
+    (shape,) = result_shapes(op)
+    shapes = operand_shapes(op)
+    builder = RuleBuilder(shapes, [shape])
+    for dim, size in enumerate(shape):
+        builder.factor([dim if operand else None for operand in shapes], [dim], size)
+    return builder.build()
+
+
 @sharding_rule("stablehlo.slice", "stablehlo.pad")
 def resize(op: Operation) -> ShardingRule:
     """Slice and pad: one factor a dimension; where the size changes, data moves between parts."""

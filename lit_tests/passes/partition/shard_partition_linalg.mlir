@@ -32,3 +32,20 @@ func.func @argument(%a: tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@
   %r = linalg.matmul ins(%a, %b : tensor<8x16xf32>, tensor<16x6xf32>) outs(%z : tensor<8x6xf32>) -> tensor<8x6xf32>
   return %r : tensor<8x6xf32>
 }
+
+// -----
+
+// Each device makes its own part of what it fills.
+// CHECK:      func.func @filled
+// CHECK:      %[[E:.*]] = tensor.empty() : tensor<4x6xf32>
+// CHECK-NEXT: %[[F:.*]] = linalg.fill ins(%{{.*}} : f32) outs(%[[E]] : tensor<4x6xf32>) -> tensor<4x6xf32>
+// CHECK-NEXT: linalg.matmul {{.*}} outs(%[[F]] : tensor<4x6xf32>)
+// CHECK-NOT:  shard.
+shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
+func.func @filled(%a: tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {}]>}, %b: tensor<16x6xf32>) -> tensor<8x6xf32> {
+  %zero = arith.constant 0.0 : f32
+  %e = tensor.empty() : tensor<8x6xf32>
+  %f = linalg.fill ins(%zero : f32) outs(%e : tensor<8x6xf32>) -> tensor<8x6xf32>
+  %r = linalg.matmul ins(%a, %b : tensor<8x16xf32>, tensor<16x6xf32>) outs(%f : tensor<8x6xf32>) -> tensor<8x6xf32>
+  return %r : tensor<8x6xf32>
+}
