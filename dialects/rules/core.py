@@ -61,6 +61,9 @@ class ShardingRule:
     factor that they lack is split, only one device may count them."""
     is_custom: bool = False
     """Written in the program (`sdy.sharding_rule`)."""
+    partitioned: ShardingRule | None = None
+    """The rule that partitioning reads instead, where its routine splits more than propagation
+    spreads along: the same factors, on other dimensions or of another kind."""
 
     @property
     def num_factors(self) -> int:

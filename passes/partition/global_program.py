@@ -114,6 +114,8 @@ class GlobalProgram:
     ) -> _Split | None:
         """What localizing the op takes; None where local types are all that it takes."""
         rule = get_rule(op)
+        if rule is not None and rule.partitioned is not None:
+            rule = rule.partitioned
         alike = (op.name, id(strategy), id(rule))
         if alike in self._splits:
             return self._splits[alike]

@@ -155,3 +155,24 @@ def test_reduction_that_begins_with_a_value(combiner: str, size: int) -> None:
         GRID,
         [spec("- xy"), spec("")],
     )
+
+
+@pytest.mark.parametrize(("size", "taps"), [(16, 16), (13, 11), (5, 7)])
+@pytest.mark.parametrize("sharded", ["- xy -", "- y x"])
+def test_convolution_with_a_reversed_kernel(size: int, taps: int, sharded: str) -> None:
+    """The kernel's parts stand in the other order."""
+    a, kernel = normal(2, size, 4), normal(4, taps, 3)
+    windows = size + 4 - taps + 1
+    check_text(
+        f"""
+        func.func @main(%a: {type_of(a)}, %k: {type_of(kernel)}) -> tensor<2x{windows}x3xf32> {{
+          %0 = stablehlo.convolution(%a, %k) dim_numbers = [b, 0, f]x[i, 0, o]->[b, 0, f],
+              window = {{pad = [[2, 2]], reverse = [true]}}
+              {{batch_group_count = 1 : i64, feature_group_count = 1 : i64}}
+              : ({type_of(a)}, {type_of(kernel)}) -> tensor<2x{windows}x3xf32>
+          return %0 : tensor<2x{windows}x3xf32>
+        }}""",
+        [a, kernel],
+        GRID,
+        [spec(sharded), spec(sharded.replace("x", "-") if sharded == "- y x" else sharded)],
+    )

@@ -96,6 +96,49 @@ conv_case("conv_3d", conv((1, 1, 1), layout=("NDHWC", "DHWIO", "NDHWC")), (2, 4,
     (3, 3, 3, 2, 3), ["x y - z -", None], grid=CUBE)
 conv_case("conv_kernel_split", conv(), (4, 8, 8, 4), (3, 3, 4, 8), ["- - - -", "x - - y"])
 
+# The gradient of the weights alone, of an input and an output's gradient that lie in parts.
+
+
+def weights_case(
+    name: str,
+    function: Callable[[Any, Any], Any],
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    shardings: list[str | None],
+    **kwargs: Any,
+) -> None:
+    shape = jax.eval_shape(function, A(*x), A(*w)).shape
+
+    def gradient(x: Any, g: Any) -> Any:
+        return jax.grad(lambda w: jnp.sum(function(x, w) * g))(jnp.zeros(w))
+
+    add(name, gradient, [A(*x), A(*shape)], shardings, tolerance=1e-4, **kwargs)
+
+
+weights_case("weights", conv(), IMAGE, KERNEL, ["- x y -", "- x y -"])
+weights_case("weights_pointwise_uneven", conv(), (2, 7, 9, 3), (1, 1, 3, 4), ["- y x -"] * 2)
+weights_case("weights_uneven", conv(), (2, 13, 9, 3), (3, 5, 3, 4), ["- y x -"] * 2)
+weights_case("weights_two_axes", conv(), (2, 13, 5, 3), (3, 3, 3, 4), ["- xy - -"] * 2)
+weights_case("weights_small", conv(), (2, 3, 5, 3), (2, 2, 3, 4), ["- xy - -"] * 2)
+weights_case("weights_differ", conv(), (2, 16, 8, 3), (3, 3, 3, 4), ["- xy - -", "- x - y"])
+weights_case("weights_valid", conv(padding="VALID"), (2, 13, 9, 3), (4, 3, 3, 4), ["- y x -"] * 2)
+weights_case("weights_stride_uneven", conv((2, 3)), (2, 14, 11, 3), (3, 2, 3, 4), ["- y x -"] * 2)
+weights_case("weights_patches_uneven", conv((2, 2), "VALID"), (2, 14, 9, 3), (2, 2, 3, 4),
+    ["- y x -"] * 2)
+weights_case("weights_dilated", conv(rhs_dilation=(3, 2)), (2, 14, 11, 3), (3, 2, 3, 4),
+    ["- y x -"] * 2)
+weights_case("weights_transposed", conv(padding=((1, 2), (1, 2)), lhs_dilation=(2, 3)),
+    (2, 7, 5, 3), (3, 3, 3, 4), ["- y x -"] * 2)
+weights_case("weights_depthwise", conv(feature_group_count=6), (2, 9, 8, 6), (3, 3, 1, 6),
+    ["- y x -"] * 2)
+weights_case("weights_batch_groups", conv(batch_group_count=2), (4, 9, 8, 3), (3, 3, 3, 4),
+    ["- y x -"] * 2)
+weights_case("weights_split", conv(), (4, 16, 8, 3), (3, 3, 3, 8), ["- y - -"] * 2,
+    results=["- - - y"])
+weights_case("weights_batch_too", conv(), (5, 11, 8, 3), (3, 3, 3, 8), ["x y - -"] * 2)
+add("windows_and_offsets", conv(padding=((6, 6), (0, 0))), [A(2, 13, 8, 3), A(11, 3, 3, 4)],
+    ["- - - -", "x - - -"], ["- y - -"])
+
 # ---- pooling -------------------------------------------------------------------------------------
 
 

@@ -78,24 +78,26 @@ def _convolution(local: LocalOp) -> None:
     padding = [padding_values[2 * i : 2 * i + 2] for i in range(rank)]
     lhs_dilation = _ints(op.properties.get("lhs_dilation"), [1] * rank)
     rhs_dilation = _ints(op.properties.get("rhs_dilation"), [1] * rank)
+    is_reversed = _ints(op.properties.get("window_reversal"), [0] * rank)
     local.mask_reduced()
     out_shape = local.local_result_shape()
     for index in range(rank):
         out_dim: int = numbers.output_spatial_dimensions[index]
-        axes = local.result_specs[0].dims[out_dim]
-        if not axes:
-            continue
-        builder = local.builder()
         in_dim: int = numbers.input_spatial_dimensions[index]
         kernel_dim: int = numbers.kernel_spatial_dimensions[index]
-        taps = local.operand_shapes[1][kernel_dim]
+        window_axes = local.result_specs[0].dims[out_dim]
+        tap_axes = local.operand_specs[1].dims[kernel_dim]
+        if not (window_axes or tap_axes):
+            continue
+        builder = local.builder()
+        total, taps = local.operand_shapes[1][kernel_dim], shape_of(op.operands[1].type)[kernel_dim]
         span = (taps - 1) * rhs_dilation[index] + 1
-        low = padding[index][0]
-        stride = strides[index]
-        first = block_starts(builder, axes, local.result_shapes[0][out_dim])
-        width = (out_shape[out_dim] - 1) * stride + span
+        low, stride = padding[index][0], strides[index]
+        windows = block_starts(builder, window_axes, local.result_shapes[0][out_dim])
+        offsets = block_starts(builder, tap_axes, total)
+        if is_reversed[index]:
+            offsets = [total - taps - offset for offset in offsets]
         value = op.operands[0]
-        zero = builder.neutral("sum", TensorType(element_type(value.type), []))
         op.operands[0] = _spread_window(
             builder,
             local,
@@ -103,9 +105,12 @@ def _convolution(local: LocalOp) -> None:
             0,
             in_dim,
             lhs_dilation[index],
-            [r * stride - low for r in first],
-            width,
-            zero,
+            [
+                window * stride + offset * rhs_dilation[index] - low
+                for window, offset in zip(windows, offsets, strict=True)
+            ],
+            (out_shape[out_dim] - 1) * stride + span,
+            builder.neutral("sum", TensorType(element_type(value.type), [])),
         )
         padding[index] = [0, 0]
         lhs_dilation[index] = 1

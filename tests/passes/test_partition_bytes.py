@@ -1,0 +1,91 @@
+"""Partitioned programs move no more bytes than they have to, and give what unpartitioned ones give.
+
+The bytes are those of XLA's partitioner for the same program, or fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
+from xdsl.ir import Operation
+
+from autopar.dialects.sharding import Grid
+from autopar.dialects.tensors import num_bytes
+from autopar.passes.cost.report import RING_BYTES
+
+from .cases import Case
+
+LINE = Grid("mesh", (("x", 8),))
+RANDOM = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> Any:
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+def moved(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    shardings: Sequence[str | None],
+    results: Sequence[str | None] | None = None,
+    grid: Grid = LINE,
+) -> list[tuple[str, float]]:
+    """Runs a case, and gives the bytes that each of its collectives moves."""
+    module = Case("", fn, args, shardings, results, grid, 1e-4).run()
+    return [
+        (op.name.removeprefix("stablehlo."), RING_BYTES[op.name](*_size(op)))
+        for op in module.walk()
+        if op.name in RING_BYTES
+    ]
+
+
+def _size(op: Operation) -> tuple[float, int]:
+    """The bytes that a device puts in, and the devices of a group."""
+    groups = op.properties.get("replica_groups")
+    shape = groups.get_shape() if isinstance(groups, DenseIntOrFPElementsAttr) else ()
+    return sum(num_bytes(v.type) for v in op.operands), shape[-1] if shape else 1
+
+
+def weight_gradient(
+    kernel: tuple[int, ...], strides: tuple[int, int], padding: Any
+) -> Callable[[Any, Any], Any]:
+    """Of a convolution's input and the gradient of its output."""
+
+    def gradient(x: Any, g: Any) -> Any:
+        def product(w: Any) -> Any:
+            numbers = ("NHWC", "HWIO", "NHWC")
+            y = lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers)
+            return jnp.sum(y * g)
+
+        return jax.grad(product)(jnp.zeros(kernel))
+
+    return gradient
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "halo"),
+    [
+        ((1, 1, 4, 8), (1, 1), []),
+        ((2, 2, 4, 8), (2, 2), []),
+        ((3, 3, 4, 8), (1, 1), [512, 512]),
+        ((3, 3, 4, 8), (2, 2), [512]),
+    ],
+)
+def test_weight_gradient_of_a_split_image(
+    kernel: tuple[int, ...], strides: tuple[int, int], halo: list[float]
+) -> None:
+    """Each device meets its part of the output's gradient with its part of the input: the rows
+    that windows reach over the border are all that moves before the sum."""
+    x, g = normal(2, 32, 16, 4), normal(2, 32 // strides[0], 16 // strides[1], 8)
+    total = 2 * 7 / 8 * 4 * np.prod(kernel)
+    uses = moved(
+        weight_gradient(kernel, strides, "SAME"), [x, g], ["- x - -", "- x - -"], ["- - - -"]
+    )
+    assert uses == [*(("collective_permute", size) for size in halo), ("all_reduce", total)]
