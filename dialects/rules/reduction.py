@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from xdsl.ir import Operation
 
 from .access import (
@@ -62,7 +64,9 @@ def reduce_window(op: Operation) -> ShardingRule:
 def select_and_scatter(op: Operation) -> ShardingRule:
     """Operand and result share a factor a dimension, the source too where no windows are formed.
 
-    Elsewhere the parts of the operand need windows of their neighbours and the whole source.
+    Elsewhere the parts of the operand need windows of their neighbours, and a source of their own:
+    partitioning splits it as the operand, unless windows reach into padding (what they select there
+    no element of an operand can stand for).
     """
     operand, source, init = operand_shapes(op)
     builder = RuleBuilder([operand, source, init], result_shapes(op))
@@ -75,8 +79,17 @@ def select_and_scatter(op: Operation) -> ShardingRule:
             builder.factor([dim, None, None], [dim], size, FactorKind.PERMUTATION)
             builder.factor([None, dim, None], [None], own, FactorKind.NEED_REPLICATION)
     # Linear in what is scattered: the operand only selects.
-    is_sum = len(op.regions) > 1 and body_reducer(op.regions[1]) == "sum"
-    return builder.build(linear=((1, 2),) if is_sum else ())
+    reducer = body_reducer(op.regions[1]) if len(op.regions) > 1 else None
+    rule = builder.build(linear=((1, 2),) if reducer == "sum" else ())
+    kinds, mapping = list(rule.kinds), rule.operands[0]
+    padding = ints(op, "padding", (0, 0) * len(operand))
+    for dim, (factor,) in enumerate(mapping):
+        moves = kinds[factor] is FactorKind.PERMUTATION
+        if moves and (reducer is None or any(padding[2 * dim : 2 * dim + 2])):
+            kinds[factor] = FactorKind.NEED_REPLICATION
+    return replace(
+        rule, partitioned=replace(rule, operands=(mapping, mapping, ()), kinds=tuple(kinds))
+    )
 
 
 @sharding_rule("stablehlo.sort")

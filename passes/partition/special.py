@@ -2,7 +2,8 @@
 
 Pass-through factors and reductions with a known reducer can always be split. For the ops below
 `localize/` knows a routine for more: windows of other devices' data (slice, pad, concatenate,
-reverse, convolution, reduce_window), or masked access with offset indices (gather, scatter).
+reverse, convolution, reduce_window, select_and_scatter), or masked access with offset indices
+(gather, scatter).
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _whole(
 
 _EXTENSIONS: dict[str, _SplittableFunction] = {
     **dict.fromkeys(WINDOWED, _windows),
-    "stablehlo.reduce_window": _windows,
+    **dict.fromkeys(("stablehlo.reduce_window", "stablehlo.select_and_scatter"), _windows),
     "stablehlo.convolution": _windows,
     "stablehlo.gather": _gather,
     "stablehlo.scatter": _scatter,

@@ -161,7 +161,7 @@ def _by_permutes(builder: LocalBuilder, value: SSAValue, dim: int, rounds: _Roun
         start - first * rounds.block - origin
         for start, first in zip(rounds.starts, rounds.first, strict=True)
     ]
-    return _cut(builder, buffer, dim, offsets, rounds.width)
+    return cut(builder, buffer, dim, offsets, rounds.width)
 
 
 def _merge(builder: LocalBuilder, got: Sequence[bool], new: SSAValue, old: SSAValue) -> SSAValue:
@@ -187,10 +187,10 @@ def _by_gather(
             AllGatherOp, value, builder.table.refined.name, axes, shape, gather_axis=dim
         )
     )
-    return _cut(builder, whole, dim, starts, width)
+    return cut(builder, whole, dim, starts, width)
 
 
-def _cut(
+def cut(
     builder: LocalBuilder, buffer: SSAValue, dim: int, offsets: Sequence[int], width: int
 ) -> SSAValue:
     """`buffer[offset_d : offset_d + width]`, the buffer padded where it is too short."""

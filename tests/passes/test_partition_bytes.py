@@ -89,3 +89,13 @@ def test_weight_gradient_of_a_split_image(
         weight_gradient(kernel, strides, "SAME"), [x, g], ["- x - -", "- x - -"], ["- - - -"]
     )
     assert uses == [*(("collective_permute", size) for size in halo), ("all_reduce", total)]
+
+
+def test_gradient_of_max_pooling_without_overlap() -> None:
+    def gradient(x: Any) -> Any:
+        window = (1, 2, 2, 1)
+        return jax.grad(
+            lambda x: jnp.sum(lax.reduce_window(x, -np.inf, lax.max, window, window, "VALID") ** 2)
+        )(x)
+
+    assert moved(gradient, [normal(2, 32, 16, 4)], ["- x - -"], ["- x - -"]) == []

@@ -176,3 +176,56 @@ def test_convolution_with_a_reversed_kernel(size: int, taps: int, sharded: str) 
         GRID,
         [spec(sharded), spec(sharded.replace("x", "-") if sharded == "- y x" else sharded)],
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding"),
+    [
+        (16, 2, 2, (0, 0)),
+        (17, 3, 2, (0, 0)),
+        (19, 5, 1, (0, 0)),
+        (14, 2, 3, (0, 0)),
+        (22, 1, 4, (0, 0)),
+        (13, 3, 2, (1, 1)),
+        (5, 2, 1, (0, 0)),
+    ],
+)
+@pytest.mark.parametrize("sharded", ["xy -", "x y"])
+@pytest.mark.parametrize(("select", "scatter"), [("GE", "add"), ("LT", "maximum")])
+def test_select_and_scatter(
+    size: int,
+    window: int,
+    stride: int,
+    padding: tuple[int, int],
+    sharded: str,
+    select: str,
+    scatter: str,
+) -> None:
+    """Of equal elements, the one that is selected is that of one device."""
+    a = RANDOM.integers(0, 3, size=(size, 8)).astype(np.float32)
+    a[: size // 2, ::2] = -np.inf
+    source = normal((size + sum(padding) - window) // stride + 1, 7)
+    low, high = padding
+    check_text(
+        f"""
+        func.func @main(%a: {type_of(a)}, %s: {type_of(source)}) -> {type_of(a)} {{
+          %init = stablehlo.constant dense<0.25> : tensor<f32>
+          %0 = "stablehlo.select_and_scatter"(%a, %s, %init) <{{
+              padding = dense<[[{low}, {high}], [0, 0]]> : tensor<2x2xi64>,
+              window_dimensions = array<i64: {window}, 2>,
+              window_strides = array<i64: {stride}, 1>}}>
+          ({{
+          ^bb0(%x: tensor<f32>, %y: tensor<f32>):
+            %1 = stablehlo.compare {select}, %x, %y : (tensor<f32>, tensor<f32>) -> tensor<i1>
+            stablehlo.return %1 : tensor<i1>
+          }}, {{
+          ^bb0(%x: tensor<f32>, %y: tensor<f32>):
+            %1 = stablehlo.{scatter} %x, %y : tensor<f32>
+            stablehlo.return %1 : tensor<f32>
+          }}) : ({type_of(a)}, {type_of(source)}, tensor<f32>) -> {type_of(a)}
+          return %0 : {type_of(a)}
+        }}""",
+        [a, source],
+        GRID,
+        [spec(sharded), spec(sharded)],
+    )

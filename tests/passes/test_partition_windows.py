@@ -161,6 +161,10 @@ pool_case("max_pool", pool((1, 2, 2, 1), (1, 2, 2, 1), "VALID"), (4, 8, 8, 4), "
 pool_case("max_pool_batch", pool((1, 3, 3, 1), (1, 2, 2, 1), "SAME"), (10, 8, 8, 4), "xy - - -")
 pool_case("max_pool_overlap", pool((1, 3, 3, 1), (1, 2, 2, 1), "SAME"), (4, 8, 8, 4), "x y - -")
 pool_case("max_pool_uneven", pool((1, 3, 2, 1), (1, 1, 2, 1), "SAME"), (3, 7, 9, 3), "x y - -")
+pool_case("max_pool_space", pool((1, 3, 3, 1), (1, 2, 2, 1), "SAME"), (2, 19, 7, 3), "- xy - -")
+pool_case("max_pool_border", pool((1, 5, 3, 1), (1, 1, 2, 1), ((0, 0), (3, 2), (0, 2), (0, 0))),
+    (2, 9, 7, 3), "- y x -")
+pool_case("max_pool_ones", pool((1, 1, 2, 1), (1, 3, 2, 1), "VALID"), (2, 16, 8, 3), "- y x -")
 pool_case("max_pool_features", pool((1, 2, 2, 1), (1, 2, 2, 1), "VALID"), (4, 8, 8, 6), "x - - y")
 pool_case("mean_pool", mean_pool, (4, 8, 7, 4), "x y - -")
 pool_case("mean_pool_batch", mean_pool, (10, 8, 7, 4), "xy - - -")

@@ -9,6 +9,17 @@
 // CHECK:       stablehlo.convolution{{.*}} : (tensor<2x6x4xf32>, tensor<2x4x8xf32>) -> tensor<3x4x8xf32>
 // CHECK-NEXT:  shard.all_reduce %{{.*}} on @mesh grid_axes = [0] : tensor<3x4x8xf32>
 // CHECK-NEXT:  return
+// The gradient of a maximum over windows of 3, 2 apart: a window over the border also selects here;
+// what it scatters to the neighbour is dropped.
+// CHECK-LABEL: @pooled
+// CHECK:       shard.permute %{{.*}} : tensor<1xf32> -> tensor<1xf32>
+// CHECK:       shard.permute %{{.*}} : tensor<2xf32> -> tensor<2xf32>
+// CHECK:       shard.permute %{{.*}} : tensor<1xf32> -> tensor<1xf32>
+// CHECK-NOT:   shard
+// CHECK:       "stablehlo.select_and_scatter"
+// CHECK:       (tensor<7xf32>, tensor<3xf32>, tensor<f32>) -> tensor<7xf32>
+// CHECK-NOT:   shard
+// CHECK:       return %{{.*}} : tensor<4xf32>
 shard.grid @mesh(shape = 4) {axis_names = ["x"]}
 func.func @weights(
     %x: tensor<2x16x4xf32> {autopar.sharding = #autopar.sharding<@mesh, [{}, {"x"}, {}]>},
@@ -18,4 +29,21 @@ func.func @weights(
       {batch_group_count = 1 : i64, feature_group_count = 1 : i64}
       : (tensor<2x16x4xf32>, tensor<2x16x8xf32>) -> tensor<3x4x8xf32>
   return %0 : tensor<3x4x8xf32>
+}
+func.func @pooled(
+    %x: tensor<16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}]>},
+    %g: tensor<7xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}]>})
+    -> (tensor<16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}]>}) {
+  %zero = stablehlo.constant dense<0.0> : tensor<f32>
+  %0 = "stablehlo.select_and_scatter"(%x, %g, %zero)
+      <{window_dimensions = array<i64: 3>, window_strides = array<i64: 2>}> ({
+  ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+    %1 = stablehlo.compare GE, %a, %b : (tensor<f32>, tensor<f32>) -> tensor<i1>
+    stablehlo.return %1 : tensor<i1>
+  }, {
+  ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+    %1 = stablehlo.add %a, %b : tensor<f32>
+    stablehlo.return %1 : tensor<f32>
+  }) : (tensor<16xf32>, tensor<7xf32>, tensor<f32>) -> tensor<16xf32>
+  return %0 : tensor<16xf32>
 }

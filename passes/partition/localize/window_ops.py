@@ -24,7 +24,7 @@ from autopar.dialects.tensors import element_type, shape_of
 
 from ..local_builder import LocalBuilder, i64_array, resized
 from ..splats import is_neutral
-from ..windows import block_starts, fetch_window
+from ..windows import block_starts, cut, fetch_window
 from .core import LocalOp, localizer
 
 
@@ -245,6 +245,47 @@ def _fetch_halo(local: LocalOp, windows: _Windows, dim: int) -> None:
         )
     windows.padding[dim] = [0, 0]
     windows.base_dilations[dim] = 1
+
+
+@localizer("stablehlo.select_and_scatter")
+def _select_and_scatter(local: LocalOp) -> None:
+    """A device takes all windows that reach its block, and drops what they scatter elsewhere."""
+    op, builder = local.op, local.builder()
+    rank = len(local.operand_shapes[0])
+    sizes = _ints(op.properties.get("window_dimensions"), [1] * rank)
+    strides = _ints(op.properties.get("window_strides"), [1] * rank)
+    kind = body_reducer(op.regions[1])
+    blocks = local.local_result_shape()
+    (operand, source, init), crops = op.operands, list[tuple[int, list[int]]]()
+    for dim, axes in enumerate(local.result_specs[0].dims):
+        size, stride, block = sizes[dim], strides[dim], blocks[dim]
+        if not axes or size == stride == 1:
+            continue
+        assert kind is not None
+        begins = block_starts(builder, axes, local.result_shapes[0][dim])
+        first = [min(-((size - 1 - begin) // stride), begin // stride) for begin in begins]
+        skipped = [begin - window * stride for begin, window in zip(begins, first, strict=True)]
+        count = max(-(-(skip + block - min(size, stride)) // stride) for skip in skipped) + 1
+        zero = builder.neutral(kind, TensorType(element_type(source.type), []))
+        whole = local.operand_shapes[1][dim]
+        source_axes = local.operand_specs[1].dims[dim]
+        source = fetch_window(builder, source, dim, source_axes, whole, first, count, zero)
+        starts = [window * stride for window in first]
+        width = (count - 1) * stride + size
+        whole = local.operand_shapes[0][dim]
+        operand = fetch_window(builder, operand, dim, axes, whole, starts, width)
+        crops.append((dim, skipped))
+    result = builder.insert(
+        stablehlo.SelectAndScatterOp.create(
+            operands=[operand, source, init],
+            result_types=[operand.type],
+            properties=op.properties,
+            regions=[region.clone() for region in op.regions],
+        )
+    )
+    for dim, skipped in crops:
+        result = cut(builder, result, dim, skipped, blocks[dim])
+    local.replace([result])
 
 
 _CUMULATIVE = ("sum", "product", "max", "min")
