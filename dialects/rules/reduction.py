@@ -7,6 +7,8 @@ from dataclasses import replace
 from xdsl.ir import Operation
 
 from .access import (
+    CHOICE,
+    body_kind,
     body_reducer,
     integer,
     ints,
@@ -21,7 +23,9 @@ from .registry import sharding_rule
 def reduce(op: Operation) -> ShardingRule:
     """Reduced dimensions give partial results by the body's reducer.
 
-    A body that is no known reducer (argmax) needs its dimension whole.
+    A body that is no known reducer (argmax) needs its dimension whole. Where it chooses among the
+    elements, partitioning lets each device choose among its own first, in their order: the blocks
+    of the major reduced dimension.
     """
     shapes, results = operand_shapes(op), result_shapes(op)
     count = len(results)
@@ -40,7 +44,14 @@ def reduce(op: Operation) -> ShardingRule:
         else:
             builder.reduction(operands, size, reducer)
     linear = (tuple(range(2 * count)),) if reducer == "sum" else ()
-    return builder.build(linear=linear, accumulated=tuple(range(count, 2 * count)))
+    rule = builder.build(linear=linear, accumulated=tuple(range(count, 2 * count)))
+    if reducer is not None or body_kind(op.regions[0]) != CHOICE:
+        return rule
+    major = next((dim for dim in sorted(reduced) if shapes[0][dim] > 1), None)
+    kinds = list(rule.kinds)
+    if major is not None:
+        kinds[major] = FactorKind.PERMUTATION
+    return replace(rule, partitioned=replace(rule, kinds=tuple(kinds)))
 
 
 @sharding_rule("stablehlo.reduce_window")

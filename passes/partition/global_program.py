@@ -31,7 +31,7 @@ from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.walk import sharded_ops
 
 from .effects import EFFECTS, is_effect
-from .localize import LocalOp, localizer_of
+from .localize import LocalOp, localizer_of, moves_elements
 from .regions import manual_specs
 from .reshard_plan import ReshardPlanner, Step
 from .special import given_factors, splittable_factors
@@ -126,7 +126,7 @@ class GlobalProgram:
             self._plain.add(key)  # nothing is split
             return None
         tells_more = op.name in _NAMED_ELSEWHERE
-        needs_routine = localizer_of(op) is not None
+        needs_routine = localizer_of(op) is not None or moves_elements(rule, factors)
         splittable = splittable_factors(op, rule)
         reduces = any(a and r for a, r in zip(factors, splittable.reducers, strict=True))
         split = _Split(rule, factors, splittable) if needs_routine or reduces else None

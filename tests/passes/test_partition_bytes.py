@@ -99,3 +99,14 @@ def test_gradient_of_max_pooling_without_overlap() -> None:
         )(x)
 
     assert moved(gradient, [normal(2, 32, 16, 4)], ["- x - -"], ["- x - -"]) == []
+
+
+def test_argmax_of_a_split_dimension() -> None:
+    """Every device chooses, and all hear of it; the numbers of the elements never move."""
+    moves = moved(lambda a: jnp.argmax(a, 1), [normal(16, 64)], ["- x"], ["-"])
+    assert moves == [("all_gather", 7 * 16 * 4)] * 2
+
+
+def test_numbers_of_elements_are_made_anew() -> None:
+    moves = moved(lambda a: jnp.argsort(a, 1), [normal(16, 64)], ["- x"], ["- x"])
+    assert moves == [("all_gather", 7 * 16 * 8 * 4)]

@@ -229,3 +229,55 @@ def test_select_and_scatter(
         GRID,
         [spec(sharded), spec(sharded)],
     )
+
+
+@pytest.mark.parametrize("compare", ["GE", "GT"])
+@pytest.mark.parametrize("dims", [[0, 1], [1], [0]])
+@pytest.mark.parametrize("sharded", ["xy -", "- yx", "x y", "- y"])
+def test_choice_by_order(compare: str, dims: list[int], sharded: str) -> None:
+    """Nothing but the order of the elements says which of equal ones is chosen."""
+    a = RANDOM.integers(0, 3, size=(7, 13)).astype(np.float32)
+    marks = np.arange(a.size, dtype=np.int32).reshape(a.shape)
+    rest = "".join(f"{size}x" for dim, size in enumerate(a.shape) if dim not in dims)
+    results = f"tensor<{rest}f32>, tensor<{rest}i32>"
+    check_text(
+        f"""
+        func.func @main(%a: {type_of(a)}, %m: {type_of(marks)}) -> ({results}) {{
+          %low = stablehlo.constant dense<0xFF800000> : tensor<f32>
+          %none = stablehlo.constant dense<-1> : tensor<i32>
+          %0:2 = "stablehlo.reduce"(%a, %m, %low, %none) <{{dimensions = array<i64: {dims[0]}
+              {"".join(f", {dim}" for dim in dims[1:])}>}}> ({{
+          ^bb0(%x: tensor<f32>, %i: tensor<i32>, %y: tensor<f32>, %j: tensor<i32>):
+            %1 = stablehlo.compare {compare}, %x, %y : (tensor<f32>, tensor<f32>) -> tensor<i1>
+            %2 = stablehlo.select %1, %x, %y : tensor<i1>, tensor<f32>
+            %3 = stablehlo.select %1, %i, %j : tensor<i1>, tensor<i32>
+            stablehlo.return %2, %3 : tensor<f32>, tensor<i32>
+          }}) : ({type_of(a)}, {type_of(marks)}, tensor<f32>, tensor<i32>) -> ({results})
+          return %0#0, %0#1 : {results}
+        }}""",
+        [a, marks],
+        GRID,
+        [spec(sharded), spec(sharded)],
+    )
+
+
+def test_reduction_of_two_sums_that_begin_with_values() -> None:
+    """Not a choice: what the devices begin with would count more than once."""
+    a = normal(6, 8)
+    check_text(
+        f"""
+        func.func @main(%a: {type_of(a)}) -> (tensor<6xf32>, tensor<6xf32>) {{
+          %one = stablehlo.constant dense<1.0> : tensor<f32>
+          %0:2 = "stablehlo.reduce"(%a, %a, %one, %one) <{{dimensions = array<i64: 1>}}> ({{
+          ^bb0(%x: tensor<f32>, %i: tensor<f32>, %y: tensor<f32>, %j: tensor<f32>):
+            %1 = stablehlo.add %x, %y : tensor<f32>
+            %2 = stablehlo.multiply %i, %j : tensor<f32>
+            stablehlo.return %1, %2 : tensor<f32>, tensor<f32>
+          }}) : ({type_of(a)}, {type_of(a)}, tensor<f32>, tensor<f32>)
+              -> (tensor<6xf32>, tensor<6xf32>)
+          return %0#0, %0#1 : tensor<6xf32>, tensor<6xf32>
+        }}""",
+        [a],
+        GRID,
+        [spec("- xy")],
+    )

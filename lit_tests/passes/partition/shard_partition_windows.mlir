@@ -20,6 +20,19 @@
 // CHECK:       (tensor<7xf32>, tensor<3xf32>, tensor<f32>) -> tensor<7xf32>
 // CHECK-NOT:   shard
 // CHECK:       return %{{.*}} : tensor<4xf32>
+// The largest element and its number: a device chooses among its own, then among what all chose. The
+// numbers are made where they are needed.
+// CHECK-LABEL: @argmax
+// CHECK-NOT:   shard.all
+// CHECK:       stablehlo.reduce({{.*}} across dimensions = [1] : (tensor<3x4xf32>, tensor<3x4xi32>
+// CHECK:       shard.all_gather %{{.*}} : tensor<1x3xf32> -> tensor<4x3xf32>
+// CHECK:       shard.all_gather %{{.*}} : tensor<1x3xi32> -> tensor<4x3xi32>
+// CHECK:       stablehlo.reduce({{.*}} across dimensions = [0] : (tensor<4x3xf32>, tensor<4x3xi32>
+// CHECK:       return %{{.*}} : tensor<3xi32>
+// CHECK-LABEL: @numbers
+// CHECK-NEXT:  %[[I:.*]] = stablehlo.iota dim = 0 : tensor<8xi32>
+// CHECK-NEXT:  %[[W:.*]] = shard.all_gather
+// CHECK-NEXT:  "stablehlo.sort"(%[[W]], %[[I]])
 shard.grid @mesh(shape = 4) {axis_names = ["x"]}
 func.func @weights(
     %x: tensor<2x16x4xf32> {autopar.sharding = #autopar.sharding<@mesh, [{}, {"x"}, {}]>},
@@ -46,4 +59,28 @@ func.func @pooled(
     stablehlo.return %1 : tensor<f32>
   }) : (tensor<16xf32>, tensor<7xf32>, tensor<f32>) -> tensor<16xf32>
   return %0 : tensor<16xf32>
+}
+func.func @argmax(%x: tensor<3x16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{}, {"x"}]>})
+    -> tensor<3xi32> {
+  %low = stablehlo.constant dense<0xFF800000> : tensor<f32>
+  %zero = stablehlo.constant dense<0> : tensor<i32>
+  %0 = stablehlo.iota dim = 1 : tensor<3x16xi32>
+  %1:2 = "stablehlo.reduce"(%x, %0, %low, %zero) <{dimensions = array<i64: 1>}> ({
+  ^bb0(%a: tensor<f32>, %i: tensor<i32>, %b: tensor<f32>, %j: tensor<i32>):
+    %2 = stablehlo.compare GE, %a, %b : (tensor<f32>, tensor<f32>) -> tensor<i1>
+    %3 = stablehlo.select %2, %a, %b : tensor<i1>, tensor<f32>
+    %4 = stablehlo.select %2, %i, %j : tensor<i1>, tensor<i32>
+    stablehlo.return %3, %4 : tensor<f32>, tensor<i32>
+  }) : (tensor<3x16xf32>, tensor<3x16xi32>, tensor<f32>, tensor<i32>) -> (tensor<3xf32>, tensor<3xi32>)
+  return %1#1 : tensor<3xi32>
+}
+func.func @numbers(%x: tensor<8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}]>})
+    -> tensor<8xi32> {
+  %0 = stablehlo.iota dim = 0 : tensor<8xi32>
+  %1:2 = "stablehlo.sort"(%x, %0) <{dimension = 0 : i64, is_stable = true}> ({
+  ^bb0(%a: tensor<f32>, %b: tensor<f32>, %i: tensor<i32>, %j: tensor<i32>):
+    %2 = stablehlo.compare LT, %a, %b : (tensor<f32>, tensor<f32>) -> tensor<i1>
+    stablehlo.return %2 : tensor<i1>
+  }) : (tensor<8xf32>, tensor<8xi32>) -> (tensor<8xf32>, tensor<8xi32>)
+  return %1#1 : tensor<8xi32>
 }
