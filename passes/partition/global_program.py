@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, UnregisteredOp
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, Operation, OpResult, SSAValue
+from xdsl.ir import Attribute, Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import (
     SHARDING,
@@ -21,7 +21,7 @@ from autopar.dialects.autopar import (
     StrategyAttr,
     entries_of,
 )
-from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.access import integer, ints, operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
@@ -107,7 +107,9 @@ class GlobalProgram:
                 continue
             split = self._split_of(op, cast(StrategyAttr, strategy), key)
             if split is not None:
-                self.local[op] = self._global_form(op, split)
+                local = self.local[op] = self._global_form(op, split)
+                if op.name == "stablehlo.concatenate":
+                    self._take_slices(op, local)
 
     def _split_of(
         self, op: Operation, strategy: StrategyAttr, key: tuple[str, int, int]
@@ -151,6 +153,63 @@ class GlobalProgram:
             self.result_specs(op),
             tuple([shape_of(result.type) for result in op.results]),
         )
+
+    # ---- concatenations of slices ----
+
+    def _take_slices(self, op: Operation, local: LocalOp) -> None:
+        """Lets a concatenation take what it can of a slice from what that is a slice of, so that
+        parts move once (a roll is the concatenation of two slices of one value)."""
+        dim = integer(op, "dimension")
+        if not local.result_specs[0].dims[dim]:
+            return
+        found = [
+            self._sliced(value, dim, spec, op.parent)
+            for value, spec in zip(operands_of(op), local.operand_specs, strict=True)
+        ]
+        if not any(views for _, _, views in found):
+            return
+        local.cuts = tuple(
+            (start, shape[dim])
+            for (_, start, _), shape in zip(found, local.operand_shapes, strict=True)
+        )
+        for index, (source, _, _) in enumerate(found):
+            op.operands[index] = source
+        for _, _, views in found:
+            for view in views:
+                self.local.pop(view, None)
+                self.moves.pop(view, None)
+                view.detach()
+                view.erase()
+        local.operand_specs = tuple(map(self._spec_of, operands_of(op)))
+        local.operand_shapes = tuple([shape_of(value.type) for value in operands_of(op)])
+
+    def _sliced(
+        self, value: SSAValue, dim: int, spec: Spec, block: Block | None
+    ) -> tuple[SSAValue, int, list[Operation]]:
+        """What a value is a slice of along `dim`, which lies as `spec` says otherwise, where the
+        slice begins, and the ops of this block that only make the value of it."""
+        source, start, views = value, 0, list[Operation]()
+        passed, at = list[Operation](), 0
+        while type(value) is OpResult and value.has_one_use():
+            op = value.op
+            if op.parent is not block:
+                break
+            if op.name == "stablehlo.slice" and _cuts_only(op, dim):
+                at += ints(op, "start_indices")[dim]
+            elif type(op) is not ReshardOp:
+                break
+            passed.append(op)
+            (value,) = operands_of(op)
+            where = self._spec_of(value)
+            if where.partial or any(
+                axes != other
+                for d, (axes, other) in enumerate(zip(where.dims, spec.dims, strict=True))
+                if d != dim
+            ):
+                continue
+            if any(type(view) is not ReshardOp for view in passed):
+                source, start, views = value, at, list(passed)
+        return source, start, views
 
     def _reshard(self, op: ReshardOp) -> None:
         (value,) = operands_of(op)
@@ -218,3 +277,15 @@ class GlobalProgram:
                 spec = specs[id(attr)] = self._table.spec(attr.data)
             found.append(spec)
         return found
+
+
+def _cuts_only(op: Operation, dim: int) -> bool:
+    """Whether a slice takes all of every other dimension, and leaves out none in between."""
+    (value,), (result,) = operands_of(op), op.results
+    return all(stride == 1 for stride in ints(op, "strides")) and all(
+        old == new
+        for d, (old, new) in enumerate(
+            zip(shape_of(value.type), shape_of(result.type), strict=True)
+        )
+        if d != dim
+    )

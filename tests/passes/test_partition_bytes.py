@@ -110,3 +110,27 @@ def test_argmax_of_a_split_dimension() -> None:
 def test_numbers_of_elements_are_made_anew() -> None:
     moves = moved(lambda a: jnp.argsort(a, 1), [normal(16, 64)], ["- x"], ["- x"])
     assert moves == [("all_gather", 7 * 16 * 8 * 4)]
+
+
+@pytest.mark.parametrize(("shift", "rows"), [(1, [1]), (3, [3]), (9, [7, 1]), (-8, [8]), (64, [])])
+def test_roll_is_one_shift(shift: int, rows: list[int]) -> None:
+    moves = moved(lambda a: jnp.roll(a, shift, 0), [normal(64, 16)], ["x -"], ["x -"])
+    assert moves == [("collective_permute", count * 16 * 4) for count in rows]
+
+
+@pytest.mark.parametrize(("parts", "size", "permutes"), [(2, 64, 4), (3, 96, 8)])
+def test_chunks_of_a_split_dimension(parts: int, size: int, permutes: int) -> None:
+    """A permute carries what a device keeps of a chunk, and no more."""
+
+    def chunks(a: Any) -> Any:
+        return sum(jnp.tanh(part) for part in jnp.split(a, parts, 1))
+
+    moves = moved(chunks, [normal(8, size)], ["- x"], ["- x"])
+    assert moves == [("collective_permute", 8 * size // parts // 8 * 4)] * permutes
+
+
+def test_pieces_of_two_operands_travel_together() -> None:
+    args = [normal(8, 64), normal(8, 64)]
+    grid = Grid("mesh", (("x", 4),))
+    moves = moved(lambda a, b: jnp.concatenate([a, b], 1), args, ["- x"] * 2, ["- x"], grid)
+    assert moves == [("collective_permute", 8 * 16 * 4)] * 2

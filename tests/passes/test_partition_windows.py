@@ -139,6 +139,48 @@ weights_case("weights_batch_too", conv(), (5, 11, 8, 3), (3, 3, 3, 8), ["x y - -
 add("windows_and_offsets", conv(padding=((6, 6), (0, 0))), [A(2, 13, 8, 3), A(11, 3, 3, 4)],
     ["- - - -", "x - - -"], ["- y - -"])
 
+# ---- pieces of split dimensions ------------------------------------------------------------------
+
+for size in (16, 13, 5):
+    add(f"roll_{size}", lambda a: tuple(jnp.roll(a, shift, 0) for shift in (1, 3, -4, 9, 16)),
+        [A(size, 3)], ["xy -"])
+add("roll_both", lambda a: jnp.roll(a, (1, -2), (1, 2)), [A(3, 11, 7)], ["- y x"])
+add("roll_elsewhere", lambda a: jnp.roll(a, 3, 0), [A(13, 8)], ["y x"], ["x y"])
+add("roll_used_twice", lambda a: (lambda b: jnp.concatenate([b, a[:-3]]) @ b.T)(a[-3:]),
+    [A(13, 8)], ["y -"])
+add("roll_in_loop", lambda a: lax.fori_loop(0, 3, lambda i, b: jnp.roll(b, 2, 0) + a[i], a),
+    [A(14, 3)], ["y -"])
+add("wrap", lambda a: jnp.pad(a, ((2, 3), (1, 1)), "wrap"), [A(13, 8)], ["y x"])
+add("wrap_reduced", lambda a: jnp.sum(jnp.pad(a, ((5, 2), (0, 0)), "wrap") ** 2, 0), [A(10, 3)],
+    ["yx -"])
+add("reflect", lambda a: jnp.pad(a, ((2, 3), (0, 0)), "reflect"), [A(13, 8)], ["y x"])
+add("shift_tokens", lambda a: jnp.concatenate([jnp.zeros((2, 1, 3)), a[:, :-1]], 1) + a,
+    [A(2, 14, 3)], ["- xy -"])
+
+
+def split_case(parts: int, size: int) -> None:
+    """Equal chunks of a product, as of fused layers, and their gradient."""
+
+    def chunks(a: Any, b: Any) -> Any:
+        return sum((i + 1) * jnp.tanh(part) for i, part in enumerate(jnp.split(a @ b, parts, 1)))
+
+    args = [A(6, size), A(4, 6)]
+    add(f"split_{parts}_{size}", lambda b, a: (chunks(a, b), jax.grad(lambda b: jnp.sum(
+        chunks(a, b) ** 2))(b)), args, ["- y", "x -"], [None, "- y"], tolerance=1e-4)
+
+
+split_case(2, 32)
+split_case(2, 26)
+split_case(3, 24)
+split_case(3, 39)
+split_case(5, 40)
+split_case(4, 4)
+add("slices_unaligned", lambda a: (a[3:12] * a[4:13], a[1:9:2], a[11:2:-3]), [A(13, 3)], ["xy -"])
+add("concatenate_four", lambda a, b: jnp.concatenate([a[2:9], b, a[:5], b[1:2]]),
+    [A(13, 3), A(6, 3)], ["y -", "x -"], ["yx -"])
+add("concatenate_three_ways", lambda a, b: jnp.concatenate([a[2:9], b, a[9:]]),
+    [A(13, 8), A(6, 8)], ["xy -", "- y"], ["y x"])
+
 # ---- pooling -------------------------------------------------------------------------------------
 
 

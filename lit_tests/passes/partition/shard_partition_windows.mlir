@@ -33,6 +33,18 @@
 // CHECK-NEXT:  %[[I:.*]] = stablehlo.iota dim = 0 : tensor<8xi32>
 // CHECK-NEXT:  %[[W:.*]] = shard.all_gather
 // CHECK-NEXT:  "stablehlo.sort"(%[[W]], %[[I]])
+// A roll, as JAX writes it, is one shift: three rows go round, the last of the others stay.
+// CHECK-LABEL: @rolled
+// CHECK:       %[[S:.*]] = stablehlo.slice %{{.*}} [1:4] : (tensor<4xf32>) -> tensor<3xf32>
+// CHECK-NEXT:  shard.permute %[[S]] on @mesh grid_axes = [0] pairs = {{.*}} : tensor<3xf32> -> tensor<3xf32>
+// CHECK-NOT:   shard.permute
+// CHECK:       return
+// The first half of a dimension in parts of half the size: whole blocks are cut before they move.
+// CHECK-LABEL: @chunk
+// CHECK:       shard.permute %{{.*}} : tensor<2xf32> -> tensor<2xf32>
+// CHECK:       shard.permute %{{.*}} : tensor<2xf32> -> tensor<2xf32>
+// CHECK-NOT:   shard.permute
+// CHECK:       return
 shard.grid @mesh(shape = 4) {axis_names = ["x"]}
 func.func @weights(
     %x: tensor<2x16x4xf32> {autopar.sharding = #autopar.sharding<@mesh, [{}, {"x"}, {}]>},
@@ -83,4 +95,16 @@ func.func @numbers(%x: tensor<8xf32> {autopar.sharding = #autopar.sharding<@mesh
     stablehlo.return %2 : tensor<i1>
   }) : (tensor<8xf32>, tensor<8xi32>) -> (tensor<8xf32>, tensor<8xi32>)
   return %1#1 : tensor<8xi32>
+}
+func.func @rolled(%x: tensor<16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}]>})
+    -> (tensor<16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}]>}) {
+  %0 = stablehlo.slice %x [13:16] : (tensor<16xf32>) -> tensor<3xf32>
+  %1 = stablehlo.slice %x [0:13] : (tensor<16xf32>) -> tensor<13xf32>
+  %2 = stablehlo.concatenate %0, %1, dim = 0 : (tensor<3xf32>, tensor<13xf32>) -> tensor<16xf32>
+  return %2 : tensor<16xf32>
+}
+func.func @chunk(%x: tensor<16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}]>})
+    -> (tensor<8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}]>}) {
+  %0 = stablehlo.slice %x [0:8] : (tensor<16xf32>) -> tensor<8xf32>
+  return %0 : tensor<8xf32>
 }

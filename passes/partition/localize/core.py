@@ -40,6 +40,9 @@ class LocalOp:
     """Global shapes."""
     result_specs: tuple[Spec, ...]
     result_shapes: tuple[tuple[int, ...], ...]
+    cuts: tuple[tuple[int, int], ...] = ()
+    """Of a concatenation the first element and the number of those that it takes of each operand,
+    in its dimension; () where it takes all of each."""
 
     def builder(self) -> LocalBuilder:
         """Makes ops before this one."""

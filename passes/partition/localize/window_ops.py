@@ -22,9 +22,10 @@ from autopar.dialects.rules.access import body_reducer
 from autopar.dialects.shard import AllGatherOp, make_collective
 from autopar.dialects.tensors import element_type, shape_of
 
+from ..exchange import cut
 from ..local_builder import LocalBuilder, i64_array, resized
 from ..splats import is_neutral
-from ..windows import block_starts, cut, fetch_window
+from ..windows import block_starts, fetch_window
 from .core import LocalOp, localizer
 
 
