@@ -21,7 +21,7 @@ from autopar.dialects.autopar import (
     StrategyAttr,
     entries_of,
 )
-from autopar.dialects.rules.access import integer, ints, operands_of
+from autopar.dialects.rules.access import body_reducer, integer, ints, operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
@@ -94,6 +94,7 @@ class GlobalProgram:
         specs = self.boundary(self._func.arg_attrs, types)
         self.args.update(zip(self._func.body.block.args, specs, strict=True))
         readers, plain = self._readers, self._plain
+        scattered: list[Operation] = []
         for op in sharded_ops(self._func):
             reader = readers.get(op.name)
             if reader is not None:
@@ -110,6 +111,10 @@ class GlobalProgram:
                 local = self.local[op] = self._global_form(op, split)
                 if op.name == "stablehlo.concatenate":
                     self._take_slices(op, local)
+                elif op.name == "stablehlo.select_and_scatter":
+                    scattered.append(op)
+        for op in scattered:
+            self._take_padding(op)
 
     def _split_of(
         self, op: Operation, strategy: StrategyAttr, key: tuple[str, int, int]
@@ -210,6 +215,47 @@ class GlobalProgram:
             if any(type(view) is not ReshardOp for view in passed):
                 source, start, views = value, at, list(passed)
         return source, start, views
+
+    # ---- pads around a select_and_scatter ----
+
+    def _take_padding(self, op: Operation) -> None:
+        """Lets a select_and_scatter pad its operand itself where the padding is cut off again, as
+        JAX writes it: the blocks of the padded dimension would lie otherwise than the operand's."""
+        padded, (result,) = op.operands[0], op.results
+        use = result.first_use
+        if type(padded) is not OpResult or use is None:
+            return
+        pad, cut = padded.op, use.operation
+        if pad.name != "stablehlo.pad" or cut.name != "stablehlo.slice":
+            return
+        if not (padded.has_one_use() and result.has_one_use()) or not (
+            pad.parent is op.parent is cut.parent
+        ):
+            return
+        value, fill = pad.operands
+        (whole,), low = cut.results, ints(pad, "edge_padding_low")
+        spec = self._spec_of(value)
+        if (
+            whole.type != value.type
+            or ints(cut, "start_indices") != low
+            or any(ints(pad, "interior_padding"))
+            or any(stride != 1 for stride in ints(cut, "strides"))
+            or body_reducer(op.regions[1]) is None
+            or not all(spec == self._spec_of(other) for other in (padded, result, whole))
+        ):
+            return
+        local, shape = self.local[op], shape_of(value.type)
+        local.operand_specs = (*local.operand_specs, Spec(()))
+        local.operand_shapes = (shape, *local.operand_shapes[1:], ())
+        local.result_shapes = (shape,)
+        local.padding = tuple(zip(low, ints(pad, "edge_padding_high"), strict=True))
+        op.operands = [value, *op.operands[1:], fill]
+        result._type = value.type  # pyright: ignore[reportPrivateUsage]
+        whole.replace_all_uses_with(result)
+        for gone in (cut, pad):
+            self.local.pop(gone, None)
+            gone.detach()
+            gone.erase()
 
     def _reshard(self, op: ReshardOp) -> None:
         (value,) = operands_of(op)

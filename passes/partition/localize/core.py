@@ -43,6 +43,9 @@ class LocalOp:
     cuts: tuple[tuple[int, int], ...] = ()
     """Of a concatenation the first element and the number of those that it takes of each operand,
     in its dimension; () where it takes all of each."""
+    padding: tuple[tuple[int, int], ...] = ()
+    """Of a select_and_scatter how many elements of its last operand, a scalar, it puts before and
+    after each dimension of the first; they are cut off its result. () where there are none."""
 
     def builder(self) -> LocalBuilder:
         """Makes ops before this one."""

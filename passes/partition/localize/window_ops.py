@@ -257,13 +257,19 @@ def _select_and_scatter(local: LocalOp) -> None:
     strides = _ints(op.properties.get("window_strides"), [1] * rank)
     kind = body_reducer(op.regions[1])
     blocks = local.local_result_shape()
-    (operand, source, init), crops = op.operands, list[tuple[int, list[int]]]()
+    operand, source, init = op.operands[:3]
+    fill = op.operands[3] if local.padding else None
+    crops: list[tuple[int, list[int]]] = []
     for dim, axes in enumerate(local.result_specs[0].dims):
         size, stride, block = sizes[dim], strides[dim], blocks[dim]
-        if not axes or size == stride == 1:
+        low, high = local.padding[dim] if local.padding else (0, 0)
+        if not axes or (size == stride == 1 and low == high == 0):
+            if low or high:
+                operand = builder.pad(operand, dim, low, high, fill=fill)
+                crops.append((dim, [low]))
             continue
         assert kind is not None
-        begins = block_starts(builder, axes, local.result_shapes[0][dim])
+        begins = [low + start for start in block_starts(builder, axes, local.result_shapes[0][dim])]
         first = [min(-((size - 1 - begin) // stride), begin // stride) for begin in begins]
         skipped = [begin - window * stride for begin, window in zip(begins, first, strict=True)]
         count = max(-(-(skip + block - min(size, stride)) // stride) for skip in skipped) + 1
@@ -271,10 +277,10 @@ def _select_and_scatter(local: LocalOp) -> None:
         whole = local.operand_shapes[1][dim]
         source_axes = local.operand_specs[1].dims[dim]
         source = fetch_window(builder, source, dim, source_axes, whole, first, count, zero)
-        starts = [window * stride for window in first]
+        starts = [window * stride - low for window in first]
         width = (count - 1) * stride + size
         whole = local.operand_shapes[0][dim]
-        operand = fetch_window(builder, operand, dim, axes, whole, starts, width)
+        operand = fetch_window(builder, operand, dim, axes, whole, starts, width, fill)
         crops.append((dim, skipped))
     result = builder.insert(
         stablehlo.SelectAndScatterOp.create(
