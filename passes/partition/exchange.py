@@ -21,6 +21,10 @@ from autopar.dialects.tensors import shape_of, tensor_type
 from .local_builder import LocalBuilder, resized
 
 
+_MOST_PERMUTES = 16
+"""Beyond, one all_gather is sooner done than so many messages are started."""
+
+
 class Source(NamedTuple):
     """A local value, one dimension of which is split."""
 
@@ -178,9 +182,9 @@ def plan_exchange(
     sources: Sequence[Source],
     dim: int,
     wanted: Sequence[Sequence[Piece]],
-) -> Exchange:
+) -> Exchange | None:
     """The exchange that brings each device the pieces that it wants; what lies outside of a source
-    is left out."""
+    is left out. None where it takes too many permutes."""
     holders = [_Holders(builder, source.axes) for source in sources]
     own: list[_Transfer] = []
     moved: list[_Transfer] = []
@@ -203,7 +207,12 @@ def plan_exchange(
                 )
                 (own if transfer.sender == device else moved).append(transfer)
                 begin = upto
-    return Exchange(builder, sources, dim, _batches(own), _batches(moved))
+        if len(moved) > _MOST_PERMUTES * len(wanted):
+            return None
+    permutes = _batches(moved, _MOST_PERMUTES)
+    if permutes is None:
+        return None
+    return Exchange(builder, sources, dim, _batches(own, len(own)) or [], permutes)
 
 
 class _Holders:
@@ -225,9 +234,9 @@ class _Holders:
         return result
 
 
-def _batches(transfers: Iterable[_Transfer]) -> list[list[_Transfer]]:
+def _batches(transfers: Iterable[_Transfer], limit: int) -> list[list[_Transfer]] | None:
     """Permutations: each device sends and receives once in each. The longest come first, and those
-    to neighbours at one distance together."""
+    to neighbours at one distance together. None where there are more than `limit`."""
     batches: list[tuple[set[int], set[int], list[_Transfer]]] = []
     order = sorted(
         transfers, key=lambda t: (-t.length, t.receiver - t.sender, t.receiver, t.offset)
@@ -237,6 +246,8 @@ def _batches(transfers: Iterable[_Transfer]) -> list[list[_Transfer]]:
         free = (b for b in batches if sender not in b[0] and receiver not in b[1])
         batch = next(free, None)
         if batch is None:
+            if len(batches) == limit:
+                return None
             batch = (set[int](), set[int](), list[_Transfer]())
             batches.append(batch)
         batch[0].add(sender)

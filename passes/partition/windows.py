@@ -52,9 +52,10 @@ def fetch_window(
     else:
         wanted = [[Piece(0, start, width, 0, 0)] for start in starts]
         exchange = plan_exchange(builder, [Source(value, tuple(axes), size)], dim, wanted)
-        if min(rows, exchange.rows) >= all_gather_bytes(block, rounds.parts):
+        least = rows if exchange is None else min(rows, exchange.rows)
+        if least >= all_gather_bytes(block, rounds.parts):
             result = _by_gather(builder, value, dim, axes, block * rounds.parts, starts, width)
-        elif exchange.rows < rows:
+        elif exchange is not None and least < rows:
             (result,) = exchange.run([width])
         else:  # as few rows, put together without masks
             result = _by_permutes(builder, value, dim, rounds)

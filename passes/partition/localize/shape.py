@@ -165,6 +165,8 @@ def _exchanged(
                 pieces.append(Piece(source, start, high - low, 0, low - begin))
         wanted.append(pieces)
     exchange = plan_exchange(builder, sources, dim, wanted)
+    if exchange is None:
+        return None
     rows = sum(
         window_rows(builder, *_window(take, dim), take.starts(first), width) for take in takes
     )
