@@ -135,6 +135,10 @@ def check_rule(
             f"names operands {sorted(named)} in linear or accumulated, the op has "
             f"{len(rule.operands)}"
         )
+    if rule.partitioned is not None:
+        if rule.partitioned.factor_sizes != rule.factor_sizes:
+            raise RuleError("is partitioned by other factors")
+        check_rule(rule.partitioned, operand_shapes, result_shapes)
 
 
 def _check_dimension(rule: ShardingRule, factors: Sequence[int], size: int, where: str) -> None:

@@ -20,7 +20,6 @@ from autopar.dialects.tensors import shape_of, tensor_type
 
 from .local_builder import LocalBuilder, resized
 
-
 _MOST_PERMUTES = 16
 """Beyond, one all_gather is sooner done than so many messages are started."""
 
