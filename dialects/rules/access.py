@@ -183,3 +183,41 @@ def body_reducer(region: Region) -> str | None:
             this = _COMPLEMENT_FREE[this]
         kind = this
     return kind
+
+
+CHOICE = "choice"
+
+
+def body_kind(region: Region) -> str | None:
+    """All that a rule may ask of a reducer body: its reduction kind; CHOICE where each accumulator
+    becomes itself or the element beside it (argmax); None for every other body.
+
+    Starting such a reduction anew, from the same initial values, changes nothing.
+    """
+    kind = body_reducer(region)
+    if kind is not None:
+        return kind
+    block = region.first_block
+    last = None if block is None else block.last_op
+    if block is None or last is None:
+        return None
+    returned, arguments = operands_of(last), block.args
+    count = len(returned)
+    if len(arguments) != 2 * count or count == 0:
+        return None
+    for value, first, second in zip(returned, arguments, arguments[count:], strict=False):
+        if type(value) is not OpResult or op_name(value.op) not in _CHOOSING:
+            return None
+        read = operands_of(value.op)[-2:]
+        if read != (first, second) and read != (second, first):
+            return None
+    return CHOICE
+
+
+_CHOOSING = (
+    "stablehlo.select",
+    "stablehlo.maximum",
+    "stablehlo.minimum",
+    "stablehlo.and",
+    "stablehlo.or",
+)

@@ -5,10 +5,16 @@ a window (the kernel dimension). The larger of the two is the major factor, as i
 decides where a sharding of the input spreads. Sharded windows need their neighbours' rows
 (PERMUTATION); sharded offsets are no plain reduction, since every part of the kernel meets rows of
 every part of the input (NEED_REPLICATION).
+
+Partitioning takes them for one all the same where the kernel is larger than the result, as in the
+gradient of the weights, whose kernel is the gradient of the output: each device fetches the rows
+that its part of the kernel meets, which for few windows are few beyond its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from xdsl.ir import Operation
@@ -67,4 +73,17 @@ def convolution(op: Operation) -> ShardingRule:
         [out_feature],
         out[out_feature] // (batch_groups * feature_groups),
     )
-    return builder.build(linear=((0,), (1,)))
+    rule = builder.build(linear=((0,), (1,)))
+    return replace(rule, partitioned=_partitioned(rule, numbers.input_spatial_dimensions))
+
+
+def _partitioned(rule: ShardingRule, spatial: Iterable[int]) -> ShardingRule:
+    """The major factor alone splits a spatial dimension, evenly or not; of offsets it is a sum."""
+    kinds, reducers, left = list(rule.kinds), list(rule.reducers), list(rule.operands[0])
+    for dim in spatial:
+        major = left[dim][0]
+        left[dim] = (major,)
+        if any(major in held for held in rule.operands[1]):
+            kinds[major], reducers[major] = FactorKind.REDUCTION, "sum"
+    operands = (tuple(left), rule.operands[1])
+    return replace(rule, operands=operands, kinds=tuple(kinds), reducers=tuple(reducers))

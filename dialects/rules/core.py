@@ -61,6 +61,9 @@ class ShardingRule:
     factor that they lack is split, only one device may count them."""
     is_custom: bool = False
     """Written in the program (`sdy.sharding_rule`)."""
+    partitioned: ShardingRule | None = None
+    """The rule that partitioning reads instead, where its routine splits more than propagation
+    spreads along: the same factors, on other dimensions or of another kind."""
 
     @property
     def num_factors(self) -> int:
@@ -132,6 +135,10 @@ def check_rule(
             f"names operands {sorted(named)} in linear or accumulated, the op has "
             f"{len(rule.operands)}"
         )
+    if rule.partitioned is not None:
+        if rule.partitioned.factor_sizes != rule.factor_sizes:
+            raise RuleError("is partitioned by other factors")
+        check_rule(rule.partitioned, operand_shapes, result_shapes)
 
 
 def _check_dimension(rule: ShardingRule, factors: Sequence[int], size: int, where: str) -> None:

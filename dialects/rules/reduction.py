@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from xdsl.ir import Operation
 
 from .access import (
+    CHOICE,
+    body_kind,
     body_reducer,
     integer,
     ints,
@@ -19,7 +23,9 @@ from .registry import sharding_rule
 def reduce(op: Operation) -> ShardingRule:
     """Reduced dimensions give partial results by the body's reducer.
 
-    A body that is no known reducer (argmax) needs its dimension whole.
+    A body that is no known reducer (argmax) needs its dimension whole. Where it chooses among the
+    elements, partitioning lets each device choose among its own first, in their order: the blocks
+    of the major reduced dimension.
     """
     shapes, results = operand_shapes(op), result_shapes(op)
     count = len(results)
@@ -38,7 +44,14 @@ def reduce(op: Operation) -> ShardingRule:
         else:
             builder.reduction(operands, size, reducer)
     linear = (tuple(range(2 * count)),) if reducer == "sum" else ()
-    return builder.build(linear=linear, accumulated=tuple(range(count, 2 * count)))
+    rule = builder.build(linear=linear, accumulated=tuple(range(count, 2 * count)))
+    if reducer is not None or body_kind(op.regions[0]) != CHOICE:
+        return rule
+    major = next((dim for dim in sorted(reduced) if shapes[0][dim] > 1), None)
+    kinds = list(rule.kinds)
+    if major is not None:
+        kinds[major] = FactorKind.PERMUTATION
+    return replace(rule, partitioned=replace(rule, kinds=tuple(kinds)))
 
 
 @sharding_rule("stablehlo.reduce_window")
@@ -62,7 +75,9 @@ def reduce_window(op: Operation) -> ShardingRule:
 def select_and_scatter(op: Operation) -> ShardingRule:
     """Operand and result share a factor a dimension, the source too where no windows are formed.
 
-    Elsewhere the parts of the operand need windows of their neighbours and the whole source.
+    Elsewhere the parts of the operand need windows of their neighbours, and a source of their own:
+    partitioning splits it as the operand, unless windows reach into padding (what they select there
+    no element of an operand can stand for).
     """
     operand, source, init = operand_shapes(op)
     builder = RuleBuilder([operand, source, init], result_shapes(op))
@@ -75,8 +90,17 @@ def select_and_scatter(op: Operation) -> ShardingRule:
             builder.factor([dim, None, None], [dim], size, FactorKind.PERMUTATION)
             builder.factor([None, dim, None], [None], own, FactorKind.NEED_REPLICATION)
     # Linear in what is scattered: the operand only selects.
-    is_sum = len(op.regions) > 1 and body_reducer(op.regions[1]) == "sum"
-    return builder.build(linear=((1, 2),) if is_sum else ())
+    reducer = body_reducer(op.regions[1]) if len(op.regions) > 1 else None
+    rule = builder.build(linear=((1, 2),) if reducer == "sum" else ())
+    kinds, mapping = list(rule.kinds), rule.operands[0]
+    padding = ints(op, "padding", (0, 0) * len(operand))
+    for dim, (factor,) in enumerate(mapping):
+        moves = kinds[factor] is FactorKind.PERMUTATION
+        if moves and (reducer is None or any(padding[2 * dim : 2 * dim + 2])):
+            kinds[factor] = FactorKind.NEED_REPLICATION
+    return replace(
+        rule, partitioned=replace(rule, operands=(mapping, mapping, ()), kinds=tuple(kinds))
+    )
 
 
 @sharding_rule("stablehlo.sort")

@@ -17,7 +17,7 @@ from xdsl.ir import Attribute, Operation
 
 from ..diagnostics import DiagnosticError
 from .access import (
-    body_reducer,
+    body_kind,
     op_label,
     op_name,
     operand_shapes,
@@ -146,7 +146,7 @@ def rule_key(op: Operation) -> RuleKey:
         *map(id, properties.values()),
     )
     if op.regions:
-        key += tuple(map(body_reducer, op.regions))
+        key += tuple(map(body_kind, op.regions))
     if op.attributes:
         told = _telling_attributes(op, name)
         if told:
@@ -193,8 +193,8 @@ def _find_rule(op: Operation, key: RuleKey) -> ShardingRule | None:
     if written is not None:
         rule = _written_rule(op, written)
     else:
-        reducers = tuple(map(body_reducer, op.regions))
-        by_value = (name, len(operands_of(op)), reducers, *op.properties, *told, *parts)
+        bodies = tuple(map(body_kind, op.regions))
+        by_value = (name, len(operands_of(op)), bodies, *op.properties, *told, *parts)
         if by_value not in _BY_VALUE:
             _BY_VALUE[by_value] = _registered_rule(op, name)
         rule = _BY_VALUE[by_value]

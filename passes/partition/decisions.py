@@ -109,6 +109,7 @@ class Decisions:
         rule = get_rule(op)
         if rule is None:
             return None
+        rule = rule.partitioned or rule
         around = self._surroundings(op, rule)
         if around is not _NOTHING:
             key = (*self._key(op), around)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, UnregisteredOp
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, Operation, OpResult, SSAValue
+from xdsl.ir import Attribute, Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import (
     SHARDING,
@@ -21,7 +21,7 @@ from autopar.dialects.autopar import (
     StrategyAttr,
     entries_of,
 )
-from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.access import body_reducer, integer, ints, operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
@@ -30,7 +30,7 @@ from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.walk import sharded_ops
 
 from .effects import EFFECTS, is_effect
-from .localize import LocalOp, localizer_of
+from .localize import LocalOp, localizer_of, moves_elements
 from .regions import manual_axes, manual_specs
 from .reshard_plan import ReshardPlanner, Step
 from .special import given_factors, splittable_factors
@@ -93,6 +93,7 @@ class GlobalProgram:
         specs = self.boundary(self._func.arg_attrs, types)
         self.args.update(zip(self._func.body.block.args, specs, strict=True))
         readers, plain = self._readers, self._plain
+        scattered: list[Operation] = []
         for op in sharded_ops(self._func):
             reader = readers.get(op.name)
             if reader is not None:
@@ -106,13 +107,21 @@ class GlobalProgram:
                 continue
             split = self._split_of(op, cast(StrategyAttr, strategy), key)
             if split is not None:
-                self.local[op] = self._global_form(op, split)
+                local = self.local[op] = self._global_form(op, split)
+                if op.name == "stablehlo.concatenate":
+                    self._take_slices(op, local)
+                elif op.name == "stablehlo.select_and_scatter":
+                    scattered.append(op)
+        for op in scattered:
+            self._take_padding(op)
 
     def _split_of(
         self, op: Operation, strategy: StrategyAttr, key: tuple[str, int, int]
     ) -> _Split | None:
         """What localizing the op takes; None where local types are all that it takes."""
         rule = get_rule(op)
+        if rule is not None and rule.partitioned is not None:
+            rule = rule.partitioned
         alike = (op.name, id(strategy), id(rule))
         if alike in self._splits:
             return self._splits[alike]
@@ -123,7 +132,7 @@ class GlobalProgram:
             self._plain.add(key)  # nothing is split
             return None
         tells_more = op.name in _NAMED_ELSEWHERE
-        needs_routine = localizer_of(op) is not None
+        needs_routine = localizer_of(op) is not None or moves_elements(rule, factors)
         splittable = splittable_factors(op, rule)
         reduces = any(a and r for a, r in zip(factors, splittable.reducers, strict=True))
         split = _Split(rule, factors, splittable) if needs_routine or reduces else None
@@ -148,6 +157,104 @@ class GlobalProgram:
             self.result_specs(op),
             tuple([shape_of(result.type) for result in op.results]),
         )
+
+    # ---- concatenations of slices ----
+
+    def _take_slices(self, op: Operation, local: LocalOp) -> None:
+        """Lets a concatenation take what it can of a slice from what that is a slice of, so that
+        parts move once (a roll is the concatenation of two slices of one value)."""
+        dim = integer(op, "dimension")
+        if not local.result_specs[0].dims[dim]:
+            return
+        found = [
+            self._sliced(value, dim, spec, op.parent)
+            for value, spec in zip(operands_of(op), local.operand_specs, strict=True)
+        ]
+        if not any(views for _, _, views in found):
+            return
+        local.cuts = tuple(
+            (start, shape[dim])
+            for (_, start, _), shape in zip(found, local.operand_shapes, strict=True)
+        )
+        for index, (source, _, _) in enumerate(found):
+            op.operands[index] = source
+        for _, _, views in found:
+            for view in views:
+                self.local.pop(view, None)
+                self.moves.pop(view, None)
+                view.detach()
+                view.erase()
+        local.operand_specs = tuple(map(self._spec_of, operands_of(op)))
+        local.operand_shapes = tuple([shape_of(value.type) for value in operands_of(op)])
+
+    def _sliced(
+        self, value: SSAValue, dim: int, spec: Spec, block: Block | None
+    ) -> tuple[SSAValue, int, list[Operation]]:
+        """What a value is a slice of along `dim`, which lies as `spec` says otherwise, where the
+        slice begins, and the ops of this block that only make the value of it."""
+        source, start, views = value, 0, list[Operation]()
+        passed, at = list[Operation](), 0
+        while type(value) is OpResult and value.has_one_use():
+            op = value.op
+            if op.parent is not block:
+                break
+            if op.name == "stablehlo.slice" and _cuts_only(op, dim):
+                at += ints(op, "start_indices")[dim]
+            elif type(op) is not ReshardOp:
+                break
+            passed.append(op)
+            (value,) = operands_of(op)
+            where = self._spec_of(value)
+            if where.partial or any(
+                axes != other
+                for d, (axes, other) in enumerate(zip(where.dims, spec.dims, strict=True))
+                if d != dim
+            ):
+                continue
+            if any(type(view) is not ReshardOp for view in passed):
+                source, start, views = value, at, list(passed)
+        return source, start, views
+
+    # ---- pads around a select_and_scatter ----
+
+    def _take_padding(self, op: Operation) -> None:
+        """Lets a select_and_scatter pad its operand itself where the padding is cut off again, as
+        JAX writes it: the blocks of the padded dimension would lie otherwise than the operand's."""
+        padded, (result,) = op.operands[0], op.results
+        use = result.first_use
+        if type(padded) is not OpResult or use is None:
+            return
+        pad, cut = padded.op, use.operation
+        if pad.name != "stablehlo.pad" or cut.name != "stablehlo.slice":
+            return
+        if not (padded.has_one_use() and result.has_one_use()) or not (
+            pad.parent is op.parent is cut.parent
+        ):
+            return
+        value, fill = pad.operands
+        (whole,), low = cut.results, ints(pad, "edge_padding_low")
+        spec = self._spec_of(value)
+        if (
+            whole.type != value.type
+            or ints(cut, "start_indices") != low
+            or any(ints(pad, "interior_padding"))
+            or any(stride != 1 for stride in ints(cut, "strides"))
+            or body_reducer(op.regions[1]) is None
+            or not all(spec == self._spec_of(other) for other in (padded, result, whole))
+        ):
+            return
+        local, shape = self.local[op], shape_of(value.type)
+        local.operand_specs = (*local.operand_specs, Spec(()))
+        local.operand_shapes = (shape, *local.operand_shapes[1:], ())
+        local.result_shapes = (shape,)
+        local.padding = tuple(zip(low, ints(pad, "edge_padding_high"), strict=True))
+        op.operands = [value, *op.operands[1:], fill]
+        result._type = value.type  # pyright: ignore[reportPrivateUsage]
+        whole.replace_all_uses_with(result)
+        for gone in (cut, pad):
+            self.local.pop(gone, None)
+            gone.detach()
+            gone.erase()
 
     def _reshard(self, op: ReshardOp) -> None:
         (value,) = operands_of(op)
@@ -215,3 +322,15 @@ class GlobalProgram:
                 spec = specs[id(attr)] = self._table.spec(attr.data)
             found.append(spec)
         return found
+
+
+def _cuts_only(op: Operation, dim: int) -> bool:
+    """Whether a slice takes all of every other dimension, and leaves out none in between."""
+    (value,), (result,) = operands_of(op), op.results
+    return all(stride == 1 for stride in ints(op, "strides")) and all(
+        old == new
+        for d, (old, new) in enumerate(
+            zip(shape_of(value.type), shape_of(result.type), strict=True)
+        )
+        if d != dim
+    )

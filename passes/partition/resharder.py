@@ -10,6 +10,7 @@ from xdsl.rewriter import Rewriter
 from autopar.dialects.autopar import SHARDING, ConstraintOp, ReshardOp
 from autopar.dialects.tensors import item_bytes, shape_of
 
+from .computed import computed_anew
 from .partials import Partials, common_partial
 from .reshard_plan import ReshardPlanner
 from .specs import Spec
@@ -48,11 +49,24 @@ class Resharder:
             cost = self._reshard_cost(version, value, spec)
             if cost < best_cost:
                 best, best_cost = version, cost
-        op = self._reshard(best, spec, before)
-        _insert(op, before)
-        (result,) = op.results
+        if not spec.partial and self._moves(best, spec):
+            made = computed_anew(value, spec, self._specs)
+        else:
+            made = []
+        made = made or [self._reshard(best, spec, before)]
+        for op in made:
+            op.location = before.location
+            _insert(op, before)
+        (result,) = made[-1].results
         versions.append(result)
         return result
+
+    def _moves(self, value: SSAValue, spec: Spec) -> bool:
+        """Whether a reshard of the value sends anything."""
+        steps = self._planner.plan(
+            self._specs.of[value], spec, shape_of(value.type), item_bytes(value.type)
+        )
+        return any(step.num_bytes for step in steps)
 
     def _reshard(self, value: SSAValue, spec: Spec, place: Operation) -> ReshardOp:
         """A reshard with the location of `place`, in no block yet."""

@@ -2,7 +2,8 @@
 
 Pass-through factors and reductions with a known reducer can always be split. For the ops below
 `localize/` knows a routine for more: windows of other devices' data (slice, pad, concatenate,
-reverse, convolution, reduce_window), or masked access with offset indices (gather, scatter).
+reverse, convolution, reduce_window, select_and_scatter), masked access with offset indices
+(gather, scatter), or a choice among what the devices chose (reduce).
 """
 
 from __future__ import annotations
@@ -151,8 +152,15 @@ def _whole(
 
 _EXTENSIONS: dict[str, _SplittableFunction] = {
     **dict.fromkeys(WINDOWED, _windows),
-    "stablehlo.reduce_window": _windows,
-    "stablehlo.convolution": _windows,
+    **dict.fromkeys(
+        (
+            "stablehlo.reduce",
+            "stablehlo.reduce_window",
+            "stablehlo.select_and_scatter",
+            "stablehlo.convolution",
+        ),
+        _windows,
+    ),
     "stablehlo.gather": _gather,
     "stablehlo.scatter": _scatter,
     "stablehlo.reshape": _reshape,

@@ -133,7 +133,7 @@ class StrategyChooser:
             if axes and reducer is not None
         ]
         partial = merge_partial(carried, ((kind, axes) for _, kind, axes in reduced))
-        operands = [Spec(_dims(mapping, factors)) for mapping in rule.operands]
+        operands = [Spec(dims_of(mapping, factors)) for mapping in rule.operands]
         for index in rule.accumulated:
             own = {f for dim in rule.operands[index] for f in dim}
             added = [(kind, axes) for factor, kind, axes in reduced if factor not in own]
@@ -141,7 +141,7 @@ class StrategyChooser:
         return Strategy(
             factors,
             tuple(operands),
-            tuple(Spec(_dims(mapping, factors), partial) for mapping in rule.results),
+            tuple(Spec(dims_of(mapping, factors), partial) for mapping in rule.results),
         )
 
     def _project(
@@ -277,7 +277,8 @@ class StrategyChooser:
         return cost + WORK_COST * work
 
 
-def _dims(mapping: TensorMapping, factors: Sequence[tuple[int, ...]]) -> Dims:
+def dims_of(mapping: TensorMapping, factors: Sequence[tuple[int, ...]]) -> Dims:
+    """The axes of each dimension, given those of each factor."""
     return tuple(
         factors[dim[0]] if len(dim) == 1 else tuple(a for f in dim for a in factors[f])
         for dim in mapping

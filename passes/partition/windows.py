@@ -4,7 +4,8 @@ One primitive serves slice, pad, concatenate, reverse, halos of windows and conv
 reshardings of padded dimensions: device d wants the elements [start_d, start_d + width) of the
 global dimension. Device d's window touches at most ceil((width - 1) / L) + 1 consecutive blocks of
 length L; in round r every device receives what it needs of its r-th block by a permute, so that
-only the rows that some device wants travel (one row for a halo of one).
+only the rows that some device wants travel (one row for a halo of one). Where devices want
+different rows of their blocks, pieces of exact length are exchanged instead (exchange.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from autopar.dialects.sharding import local_dim
 from autopar.dialects.tensors import element_type, shape_of, tensor_type
 from autopar.passes.cost.collectives import all_gather_bytes
 
+from .exchange import Piece, Source, cut, plan_exchange
 from .local_builder import LocalBuilder
 
 
@@ -44,11 +46,19 @@ def fetch_window(
         shape[dim] = 0
         return builder.pad(builder.empty(type, shape), dim, 0, width, fill=fill)
     rounds = _Rounds(builder, axes, size, block, starts, width)
-    gather_rows = all_gather_bytes(block, rounds.parts)
-    if rounds.parts > 1 and rounds.rows_moved() >= gather_rows:
-        result = _by_gather(builder, value, dim, axes, block * rounds.parts, starts, width)
-    else:
+    rows = rounds.rows_moved()
+    if not rows:
         result = _by_permutes(builder, value, dim, rounds)
+    else:
+        wanted = [[Piece(0, start, width, 0, 0)] for start in starts]
+        exchange = plan_exchange(builder, [Source(value, tuple(axes), size)], dim, wanted)
+        least = rows if exchange is None else min(rows, exchange.rows)
+        if least >= all_gather_bytes(block, rounds.parts):
+            result = _by_gather(builder, value, dim, axes, block * rounds.parts, starts, width)
+        elif exchange is not None and least < rows:
+            (result,) = exchange.run([width])
+        else:  # as few rows, put together without masks
+            result = _by_permutes(builder, value, dim, rounds)
     if fill is not None and any(s < 0 or s + width > size for s in starts):
         offset = builder.per_device(starts)
         result = builder.mask(result, dim, offset, 0, size, fill)
@@ -161,7 +171,7 @@ def _by_permutes(builder: LocalBuilder, value: SSAValue, dim: int, rounds: _Roun
         start - first * rounds.block - origin
         for start, first in zip(rounds.starts, rounds.first, strict=True)
     ]
-    return _cut(builder, buffer, dim, offsets, rounds.width)
+    return cut(builder, buffer, dim, offsets, rounds.width)
 
 
 def _merge(builder: LocalBuilder, got: Sequence[bool], new: SSAValue, old: SSAValue) -> SSAValue:
@@ -187,21 +197,24 @@ def _by_gather(
             AllGatherOp, value, builder.table.refined.name, axes, shape, gather_axis=dim
         )
     )
-    return _cut(builder, whole, dim, starts, width)
+    return cut(builder, whole, dim, starts, width)
 
 
-def _cut(
-    builder: LocalBuilder, buffer: SSAValue, dim: int, offsets: Sequence[int], width: int
-) -> SSAValue:
-    """`buffer[offset_d : offset_d + width]`, the buffer padded where it is too short."""
-    length = shape_of(buffer.type)[dim]
-    low = max(0, -min(offsets))
-    high = max(0, max(offsets) + width - length)
-    buffer = builder.pad(buffer, dim, low, high)
-    if len(set(offsets)) == 1:
-        return builder.slice(buffer, dim, offsets[0] + low, offsets[0] + low + width)
-    start = builder.per_device([offset + low for offset in offsets])
-    return builder.dynamic_slice(buffer, dim, start, width)
+def window_rows(
+    builder: LocalBuilder,
+    value: SSAValue,
+    dim: int,
+    axes: Sequence[int],
+    size: int,
+    starts: Sequence[int],
+    width: int,
+) -> float:
+    """The rows that a device sends for `fetch_window`, at most."""
+    block = shape_of(value.type)[dim]
+    if not axes or width == 0 or 0 in shape_of(value.type):
+        return 0
+    rounds = _Rounds(builder, axes, size, block, starts, width)
+    return min(rounds.rows_moved(), all_gather_bytes(block, rounds.parts))
 
 
 def block_starts(builder: LocalBuilder, axes: Sequence[int], size: int) -> list[int]:

@@ -98,6 +98,16 @@ add("partial_convert", lambda a, b: (a.astype(jnp.bfloat16) @ b.astype(jnp.bfloa
 add("reduce", lambda a: (a.sum(0), a.max(1), a.mean(), jnp.argmax(a, 0), jnp.prod(a, 1),
     jnp.argmin(a)), [A(10, 6)], ["xy -"])
 add("reduce_2d", lambda a: (a.sum(0), a.max(1), a.mean(), jnp.min(a, 0)), [A(10, 6)], ["y x"])
+add("argmax", lambda a, i: (jnp.argmax(a, 0), jnp.argmin(a, 1), jnp.argmax(i, 1), jnp.argmax(i),
+    jnp.argmin(a)), [np.where(A(10, 7) > 1.2, np.nan, A(10, 7)).astype(np.float32), I(3, 10, 7)],
+    ["y x", "x y"])
+add("argmax_ties", lambda a: (jnp.argmax(a, 1), jnp.argmin(-a, 0)), [I(2, 5, 13)], ["- xy"])
+add("argmax_nothing", lambda a: (jnp.argmax(a, 1), jnp.argmin(-a, 1)),
+    [np.full((3, 11), -np.inf, np.float32)], ["- yx"])
+add("argmax_result_split", lambda a: jnp.argmax(a, 1), [A(16, 11)], ["- y"], ["y"])
+add("argmax_small", lambda a: jnp.argmax(a, 1), [A(6, 2)], ["x y"])
+add("iota_whole", lambda a: (jnp.argsort(a, 1), lax.sort((a, jnp.cos(lax.iota(np.float32, 13)[None]
+    + jnp.zeros((5, 13)))), dimension=1)), [A(5, 13)], ["x y"])
 # No max or min of a split dimension here: XLA's all-reduce drops NaN, under jax.jit as well.
 add("reduce_nan", lambda a: (a.max(), jnp.nanmax(a, 0), jnp.argmax(a, 1), jnp.nansum(a, 0))[1:],
     [np.where(A(10, 6) > 1.2, np.nan, A(10, 6)).astype(np.float32)], ["y x"])

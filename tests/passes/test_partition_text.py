@@ -155,3 +155,129 @@ def test_reduction_that_begins_with_a_value(combiner: str, size: int) -> None:
         GRID,
         [spec("- xy"), spec("")],
     )
+
+
+@pytest.mark.parametrize(("size", "taps"), [(16, 16), (13, 11), (5, 7)])
+@pytest.mark.parametrize("sharded", ["- xy -", "- y x"])
+def test_convolution_with_a_reversed_kernel(size: int, taps: int, sharded: str) -> None:
+    """The kernel's parts stand in the other order."""
+    a, kernel = normal(2, size, 4), normal(4, taps, 3)
+    windows = size + 4 - taps + 1
+    check_text(
+        f"""
+        func.func @main(%a: {type_of(a)}, %k: {type_of(kernel)}) -> tensor<2x{windows}x3xf32> {{
+          %0 = stablehlo.convolution(%a, %k) dim_numbers = [b, 0, f]x[i, 0, o]->[b, 0, f],
+              window = {{pad = [[2, 2]], reverse = [true]}}
+              {{batch_group_count = 1 : i64, feature_group_count = 1 : i64}}
+              : ({type_of(a)}, {type_of(kernel)}) -> tensor<2x{windows}x3xf32>
+          return %0 : tensor<2x{windows}x3xf32>
+        }}""",
+        [a, kernel],
+        GRID,
+        [spec(sharded), spec(sharded.replace("x", "-") if sharded == "- y x" else sharded)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding"),
+    [
+        (16, 2, 2, (0, 0)),
+        (17, 3, 2, (0, 0)),
+        (19, 5, 1, (0, 0)),
+        (14, 2, 3, (0, 0)),
+        (22, 1, 4, (0, 0)),
+        (13, 3, 2, (1, 1)),
+        (5, 2, 1, (0, 0)),
+    ],
+)
+@pytest.mark.parametrize("sharded", ["xy -", "x y"])
+@pytest.mark.parametrize(("select", "scatter"), [("GE", "add"), ("LT", "maximum")])
+def test_select_and_scatter(
+    size: int,
+    window: int,
+    stride: int,
+    padding: tuple[int, int],
+    sharded: str,
+    select: str,
+    scatter: str,
+) -> None:
+    """Of equal elements, the one that is selected is that of one device."""
+    a = RANDOM.integers(0, 3, size=(size, 8)).astype(np.float32)
+    a[: size // 2, ::2] = -np.inf
+    source = normal((size + sum(padding) - window) // stride + 1, 7)
+    low, high = padding
+    check_text(
+        f"""
+        func.func @main(%a: {type_of(a)}, %s: {type_of(source)}) -> {type_of(a)} {{
+          %init = stablehlo.constant dense<0.25> : tensor<f32>
+          %0 = "stablehlo.select_and_scatter"(%a, %s, %init) <{{
+              padding = dense<[[{low}, {high}], [0, 0]]> : tensor<2x2xi64>,
+              window_dimensions = array<i64: {window}, 2>,
+              window_strides = array<i64: {stride}, 1>}}>
+          ({{
+          ^bb0(%x: tensor<f32>, %y: tensor<f32>):
+            %1 = stablehlo.compare {select}, %x, %y : (tensor<f32>, tensor<f32>) -> tensor<i1>
+            stablehlo.return %1 : tensor<i1>
+          }}, {{
+          ^bb0(%x: tensor<f32>, %y: tensor<f32>):
+            %1 = stablehlo.{scatter} %x, %y : tensor<f32>
+            stablehlo.return %1 : tensor<f32>
+          }}) : ({type_of(a)}, {type_of(source)}, tensor<f32>) -> {type_of(a)}
+          return %0 : {type_of(a)}
+        }}""",
+        [a, source],
+        GRID,
+        [spec(sharded), spec(sharded)],
+    )
+
+
+@pytest.mark.parametrize("compare", ["GE", "GT"])
+@pytest.mark.parametrize("dims", [[0, 1], [1], [0]])
+@pytest.mark.parametrize("sharded", ["xy -", "- yx", "x y", "- y"])
+def test_choice_by_order(compare: str, dims: list[int], sharded: str) -> None:
+    """Nothing but the order of the elements says which of equal ones is chosen."""
+    a = RANDOM.integers(0, 3, size=(7, 13)).astype(np.float32)
+    marks = np.arange(a.size, dtype=np.int32).reshape(a.shape)
+    rest = "".join(f"{size}x" for dim, size in enumerate(a.shape) if dim not in dims)
+    results = f"tensor<{rest}f32>, tensor<{rest}i32>"
+    check_text(
+        f"""
+        func.func @main(%a: {type_of(a)}, %m: {type_of(marks)}) -> ({results}) {{
+          %low = stablehlo.constant dense<0xFF800000> : tensor<f32>
+          %none = stablehlo.constant dense<-1> : tensor<i32>
+          %0:2 = "stablehlo.reduce"(%a, %m, %low, %none) <{{dimensions = array<i64: {dims[0]}
+              {"".join(f", {dim}" for dim in dims[1:])}>}}> ({{
+          ^bb0(%x: tensor<f32>, %i: tensor<i32>, %y: tensor<f32>, %j: tensor<i32>):
+            %1 = stablehlo.compare {compare}, %x, %y : (tensor<f32>, tensor<f32>) -> tensor<i1>
+            %2 = stablehlo.select %1, %x, %y : tensor<i1>, tensor<f32>
+            %3 = stablehlo.select %1, %i, %j : tensor<i1>, tensor<i32>
+            stablehlo.return %2, %3 : tensor<f32>, tensor<i32>
+          }}) : ({type_of(a)}, {type_of(marks)}, tensor<f32>, tensor<i32>) -> ({results})
+          return %0#0, %0#1 : {results}
+        }}""",
+        [a, marks],
+        GRID,
+        [spec(sharded), spec(sharded)],
+    )
+
+
+def test_reduction_of_two_sums_that_begin_with_values() -> None:
+    """Not a choice: what the devices begin with would count more than once."""
+    a = normal(6, 8)
+    check_text(
+        f"""
+        func.func @main(%a: {type_of(a)}) -> (tensor<6xf32>, tensor<6xf32>) {{
+          %one = stablehlo.constant dense<1.0> : tensor<f32>
+          %0:2 = "stablehlo.reduce"(%a, %a, %one, %one) <{{dimensions = array<i64: 1>}}> ({{
+          ^bb0(%x: tensor<f32>, %i: tensor<f32>, %y: tensor<f32>, %j: tensor<f32>):
+            %1 = stablehlo.add %x, %y : tensor<f32>
+            %2 = stablehlo.multiply %i, %j : tensor<f32>
+            stablehlo.return %1, %2 : tensor<f32>, tensor<f32>
+          }}) : ({type_of(a)}, {type_of(a)}, tensor<f32>, tensor<f32>)
+              -> (tensor<6xf32>, tensor<6xf32>)
+          return %0#0, %0#1 : tensor<6xf32>, tensor<6xf32>
+        }}""",
+        [a],
+        GRID,
+        [spec("- xy")],
+    )

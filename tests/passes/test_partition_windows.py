@@ -96,6 +96,91 @@ conv_case("conv_3d", conv((1, 1, 1), layout=("NDHWC", "DHWIO", "NDHWC")), (2, 4,
     (3, 3, 3, 2, 3), ["x y - z -", None], grid=CUBE)
 conv_case("conv_kernel_split", conv(), (4, 8, 8, 4), (3, 3, 4, 8), ["- - - -", "x - - y"])
 
+# The gradient of the weights alone, of an input and an output's gradient that lie in parts.
+
+
+def weights_case(
+    name: str,
+    function: Callable[[Any, Any], Any],
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    shardings: list[str | None],
+    **kwargs: Any,
+) -> None:
+    shape = jax.eval_shape(function, A(*x), A(*w)).shape
+
+    def gradient(x: Any, g: Any) -> Any:
+        return jax.grad(lambda w: jnp.sum(function(x, w) * g))(jnp.zeros(w))
+
+    add(name, gradient, [A(*x), A(*shape)], shardings, tolerance=1e-4, **kwargs)
+
+
+weights_case("weights", conv(), IMAGE, KERNEL, ["- x y -", "- x y -"])
+weights_case("weights_pointwise_uneven", conv(), (2, 7, 9, 3), (1, 1, 3, 4), ["- y x -"] * 2)
+weights_case("weights_uneven", conv(), (2, 13, 9, 3), (3, 5, 3, 4), ["- y x -"] * 2)
+weights_case("weights_two_axes", conv(), (2, 13, 5, 3), (3, 3, 3, 4), ["- xy - -"] * 2)
+weights_case("weights_small", conv(), (2, 3, 5, 3), (2, 2, 3, 4), ["- xy - -"] * 2)
+weights_case("weights_differ", conv(), (2, 16, 8, 3), (3, 3, 3, 4), ["- xy - -", "- x - y"])
+weights_case("weights_valid", conv(padding="VALID"), (2, 13, 9, 3), (4, 3, 3, 4), ["- y x -"] * 2)
+weights_case("weights_stride_uneven", conv((2, 3)), (2, 14, 11, 3), (3, 2, 3, 4), ["- y x -"] * 2)
+weights_case("weights_patches_uneven", conv((2, 2), "VALID"), (2, 14, 9, 3), (2, 2, 3, 4),
+    ["- y x -"] * 2)
+weights_case("weights_dilated", conv(rhs_dilation=(3, 2)), (2, 14, 11, 3), (3, 2, 3, 4),
+    ["- y x -"] * 2)
+weights_case("weights_transposed", conv(padding=((1, 2), (1, 2)), lhs_dilation=(2, 3)),
+    (2, 7, 5, 3), (3, 3, 3, 4), ["- y x -"] * 2)
+weights_case("weights_depthwise", conv(feature_group_count=6), (2, 9, 8, 6), (3, 3, 1, 6),
+    ["- y x -"] * 2)
+weights_case("weights_batch_groups", conv(batch_group_count=2), (4, 9, 8, 3), (3, 3, 3, 4),
+    ["- y x -"] * 2)
+weights_case("weights_split", conv(), (4, 16, 8, 3), (3, 3, 3, 8), ["- y - -"] * 2,
+    results=["- - - y"])
+weights_case("weights_batch_too", conv(), (5, 11, 8, 3), (3, 3, 3, 8), ["x y - -"] * 2)
+add("windows_and_offsets", conv(padding=((6, 6), (0, 0))), [A(2, 13, 8, 3), A(11, 3, 3, 4)],
+    ["- - - -", "x - - -"], ["- y - -"])
+
+# ---- pieces of split dimensions ------------------------------------------------------------------
+
+for size in (16, 13, 5):
+    add(f"roll_{size}", lambda a: tuple(jnp.roll(a, shift, 0) for shift in (1, 3, -4, 9, 16)),
+        [A(size, 3)], ["xy -"])
+add("roll_both", lambda a: jnp.roll(a, (1, -2), (1, 2)), [A(3, 11, 7)], ["- y x"])
+add("roll_elsewhere", lambda a: jnp.roll(a, 3, 0), [A(13, 8)], ["y x"], ["x y"])
+add("roll_used_twice", lambda a: (lambda b: jnp.concatenate([b, a[:-3]]) @ b.T)(a[-3:]),
+    [A(13, 8)], ["y -"])
+add("roll_in_loop", lambda a: lax.fori_loop(0, 3, lambda i, b: jnp.roll(b, 2, 0) + a[i], a),
+    [A(14, 3)], ["y -"])
+add("wrap", lambda a: jnp.pad(a, ((2, 3), (1, 1)), "wrap"), [A(13, 8)], ["y x"])
+add("wrap_reduced", lambda a: jnp.sum(jnp.pad(a, ((5, 2), (0, 0)), "wrap") ** 2, 0), [A(10, 3)],
+    ["yx -"])
+add("reflect", lambda a: jnp.pad(a, ((2, 3), (0, 0)), "reflect"), [A(13, 8)], ["y x"])
+add("shift_tokens", lambda a: jnp.concatenate([jnp.zeros((2, 1, 3)), a[:, :-1]], 1) + a,
+    [A(2, 14, 3)], ["- xy -"])
+
+
+def split_case(parts: int, size: int) -> None:
+    """Equal chunks of a product, as of fused layers, and their gradient."""
+
+    def chunks(a: Any, b: Any) -> Any:
+        return sum((i + 1) * jnp.tanh(part) for i, part in enumerate(jnp.split(a @ b, parts, 1)))
+
+    args = [A(6, size), A(4, 6)]
+    add(f"split_{parts}_{size}", lambda b, a: (chunks(a, b), jax.grad(lambda b: jnp.sum(
+        chunks(a, b) ** 2))(b)), args, ["- y", "x -"], [None, "- y"], tolerance=1e-4)
+
+
+split_case(2, 32)
+split_case(2, 26)
+split_case(3, 24)
+split_case(3, 39)
+split_case(5, 40)
+split_case(4, 4)
+add("slices_unaligned", lambda a: (a[3:12] * a[4:13], a[1:9:2], a[11:2:-3]), [A(13, 3)], ["xy -"])
+add("concatenate_four", lambda a, b: jnp.concatenate([a[2:9], b, a[:5], b[1:2]]),
+    [A(13, 3), A(6, 3)], ["y -", "x -"], ["yx -"])
+add("concatenate_three_ways", lambda a, b: jnp.concatenate([a[2:9], b, a[9:]]),
+    [A(13, 8), A(6, 8)], ["xy -", "- y"], ["y x"])
+
 # ---- pooling -------------------------------------------------------------------------------------
 
 
@@ -118,6 +203,10 @@ pool_case("max_pool", pool((1, 2, 2, 1), (1, 2, 2, 1), "VALID"), (4, 8, 8, 4), "
 pool_case("max_pool_batch", pool((1, 3, 3, 1), (1, 2, 2, 1), "SAME"), (10, 8, 8, 4), "xy - - -")
 pool_case("max_pool_overlap", pool((1, 3, 3, 1), (1, 2, 2, 1), "SAME"), (4, 8, 8, 4), "x y - -")
 pool_case("max_pool_uneven", pool((1, 3, 2, 1), (1, 1, 2, 1), "SAME"), (3, 7, 9, 3), "x y - -")
+pool_case("max_pool_space", pool((1, 3, 3, 1), (1, 2, 2, 1), "SAME"), (2, 19, 7, 3), "- xy - -")
+pool_case("max_pool_border", pool((1, 5, 3, 1), (1, 1, 2, 1), ((0, 0), (3, 2), (0, 2), (0, 0))),
+    (2, 9, 7, 3), "- y x -")
+pool_case("max_pool_ones", pool((1, 1, 2, 1), (1, 3, 2, 1), "VALID"), (2, 16, 8, 3), "- y x -")
 pool_case("max_pool_features", pool((1, 2, 2, 1), (1, 2, 2, 1), "VALID"), (4, 8, 8, 6), "x - - y")
 pool_case("mean_pool", mean_pool, (4, 8, 7, 4), "x y - -")
 pool_case("mean_pool_batch", mean_pool, (10, 8, 7, 4), "xy - - -")

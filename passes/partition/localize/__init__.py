@@ -11,6 +11,7 @@ from .core import (
     localize,
     localizer,
     localizer_of,
+    moves_elements,
     register_custom_call_localizer,
     register_localizer,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "localize",
     "localizer",
     "localizer_of",
+    "moves_elements",
     "register_custom_call_localizer",
     "register_localizer",
 ]

@@ -16,7 +16,7 @@ from xdsl.rewriter import Rewriter
 
 from autopar.dialects.reductions import COMBINERS
 from autopar.dialects.rules.access import ints, op_name, operands_of, string
-from autopar.dialects.rules.core import ShardingRule
+from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.tensors import is_tensor, shape_of
 
 from ..local_builder import LocalBuilder, resized
@@ -40,6 +40,12 @@ class LocalOp:
     """Global shapes."""
     result_specs: tuple[Spec, ...]
     result_shapes: tuple[tuple[int, ...], ...]
+    cuts: tuple[tuple[int, int], ...] = ()
+    """Of a concatenation the first element and the number of those that it takes of each operand,
+    in its dimension; () where it takes all of each."""
+    padding: tuple[tuple[int, int], ...] = ()
+    """Of a select_and_scatter how many elements of its last operand, a scalar, it puts before and
+    after each dimension of the first; they are cut off its result. () where there are none."""
 
     def builder(self) -> LocalBuilder:
         """Makes ops before this one."""
@@ -104,17 +110,22 @@ Localizer = Callable[[LocalOp], None]
 
 _LOCALIZERS: dict[str, Localizer] = {}
 """The routines by op name; those of a custom_call by `stablehlo.custom_call@target`."""
+_MOVING: dict[str, Localizer] = {}
+"""The routines of ops that need one only where a permutation factor is split."""
 _PERMUTING: set[str] = set()
 """Of them, those whose routine also splits the rule's permutation factors (third parties' only;
 `special.py` says it of ours)."""
 
 
-def localizer(*names: str) -> Callable[[Localizer], Localizer]:
-    """Decorator: the routine makes ops of these names local."""
+def localizer(*names: str, only_moving: bool = False) -> Callable[[Localizer], Localizer]:
+    """Decorator: the routine makes ops of these names local.
+
+    `only_moving`: those whose strategy splits a permutation factor; the common routine the others.
+    """
 
     def register(function: Localizer) -> Localizer:
         for name in names:
-            _LOCALIZERS[name] = function
+            (_MOVING if only_moving else _LOCALIZERS)[name] = function
         return function
 
     return register
@@ -157,6 +168,14 @@ def localizer_of(op: Operation) -> Localizer | None:
     return _LOCALIZERS.get(_key(op))
 
 
+def moves_elements(rule: ShardingRule, factors: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a permutation factor is split: the parts need data of other devices."""
+    return any(
+        axes and kind is FactorKind.PERMUTATION
+        for kind, axes in zip(rule.kinds, factors, strict=True)
+    )
+
+
 def splits_permutations(op: Operation) -> bool:
     """Whether a third party's routine splits the permutation factors of an op."""
     return bool(_PERMUTING) and _key(op) in _PERMUTING
@@ -174,6 +193,8 @@ def localize(local: LocalOp) -> None:
         )
         return
     routine = localizer_of(local.op)
+    if local.op.name in _MOVING and moves_elements(local.rule, local.factors):
+        routine = _MOVING[local.op.name]
     if routine is not None:
         routine(local)
         return

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from xdsl.dialects.builtin import IntegerAttr, IntegerType, i64
+from xdsl.ir import SSAValue
 
 from autopar.dialects.rules.access import ints
 from autopar.dialects.tensors import shape_of
 
-from ..local_builder import i64_array
-from ..windows import block_starts, fetch_window
+from ..exchange import Piece, Source, plan_exchange
+from ..local_builder import LocalBuilder, i64_array
+from ..windows import block_starts, fetch_window, window_rows
 from .core import LocalOp, localizer
 
 
@@ -122,24 +127,82 @@ def _concatenate(local: LocalOp) -> None:
     builder = local.builder()
     shape = local.local_result_shape()
     first = block_starts(builder, axes, local.result_shapes[0][dim])
-    result = None
+    takes: list[_Take] = []
     offset = 0
     for index, operand in enumerate(op.operands):
         size = local.operand_shapes[index][dim]
-        if size == 0:
-            continue
-        starts = [r - offset for r in first]
-        window = fetch_window(
-            builder, operand, dim, local.operand_specs[index].dims[dim], size, starts, shape[dim]
-        )
+        start, length = local.cuts[index] if local.cuts else (0, size)
+        if length:
+            source = Source(operand, local.operand_specs[index].dims[dim], size)
+            takes.append(_Take(source, start, length, offset))
+        offset += length
+    joined = _exchanged(builder, takes, dim, shape[dim], first)
+    local.replace([joined or _fetched(builder, takes, dim, shape, first)])
+
+
+class _Take(NamedTuple):
+    """What a concatenation takes of a source."""
+
+    source: Source
+    start: int
+    length: int
+    offset: int
+    """Where it lies in the result."""
+
+    def starts(self, first: Sequence[int]) -> list[int]:
+        """The element of the source that would lie at the beginning of each device's block."""
+        return [r - self.offset + self.start for r in first]
+
+
+def _exchanged(
+    builder: LocalBuilder, takes: Sequence[_Take], dim: int, width: int, first: Sequence[int]
+) -> SSAValue | None:
+    """Each device's block, put together by one exchange; None where windows move no more."""
+    sources = list(dict.fromkeys(take.source for take in takes))
+    wanted: list[list[Piece]] = []
+    for begin in first:
+        pieces: list[Piece] = []
+        for take in takes:
+            low = max(begin, take.offset)
+            high = min(begin + width, take.offset + take.length)
+            if low < high:
+                start = take.start + low - take.offset
+                source = sources.index(take.source)
+                pieces.append(Piece(source, start, high - low, 0, low - begin))
+        wanted.append(pieces)
+    exchange = plan_exchange(builder, sources, dim, wanted)
+    if exchange is None:
+        return None
+    rows = sum(
+        window_rows(builder, *_window(take, dim), take.starts(first), width) for take in takes
+    )
+    return exchange.run([width])[0] if exchange.rows < rows else None
+
+
+def _window(take: _Take, dim: int) -> tuple[SSAValue, int, tuple[int, ...], int]:
+    value, axes, size = take.source
+    return value, dim, axes, size
+
+
+def _fetched(
+    builder: LocalBuilder,
+    takes: Sequence[_Take],
+    dim: int,
+    shape: Sequence[int],
+    first: Sequence[int],
+) -> SSAValue:
+    """Each device's block, put together from a window of each operand."""
+    result: SSAValue | None = None
+    for take in takes:
+        window = fetch_window(builder, *_window(take, dim), take.starts(first), shape[dim])
         if result is None:
             result = window
         else:
-            position = builder.positions(shape, dim, builder.per_device(starts), size)
-            result = builder.select(builder.in_range(position, 0, size), window, result)
-        offset += size
+            start = builder.per_device([r - take.offset for r in first])
+            position = builder.positions(shape, dim, start, take.length)
+            result = builder.select(builder.in_range(position, 0, take.length), window, result)
     assert result is not None
-    local.replace([result])
+    return result
 
 
 @localizer("stablehlo.reverse")

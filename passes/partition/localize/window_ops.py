@@ -22,6 +22,7 @@ from autopar.dialects.rules.access import body_reducer
 from autopar.dialects.shard import AllGatherOp, make_collective
 from autopar.dialects.tensors import element_type, shape_of
 
+from ..exchange import cut
 from ..local_builder import LocalBuilder, i64_array, resized
 from ..splats import is_neutral
 from ..windows import block_starts, fetch_window
@@ -78,22 +79,25 @@ def _convolution(local: LocalOp) -> None:
     padding = [padding_values[2 * i : 2 * i + 2] for i in range(rank)]
     lhs_dilation = _ints(op.properties.get("lhs_dilation"), [1] * rank)
     rhs_dilation = _ints(op.properties.get("rhs_dilation"), [1] * rank)
+    is_reversed = _ints(op.properties.get("window_reversal"), [0] * rank)
     local.mask_reduced()
     out_shape = local.local_result_shape()
     for index in range(rank):
         out_dim: int = numbers.output_spatial_dimensions[index]
-        axes = local.result_specs[0].dims[out_dim]
-        if not axes:
-            continue
-        builder = local.builder()
         in_dim: int = numbers.input_spatial_dimensions[index]
         kernel_dim: int = numbers.kernel_spatial_dimensions[index]
-        taps = local.operand_shapes[1][kernel_dim]
+        window_axes = local.result_specs[0].dims[out_dim]
+        tap_axes = local.operand_specs[1].dims[kernel_dim]
+        if not (window_axes or tap_axes):
+            continue
+        builder = local.builder()
+        total, taps = local.operand_shapes[1][kernel_dim], shape_of(op.operands[1].type)[kernel_dim]
         span = (taps - 1) * rhs_dilation[index] + 1
-        low = padding[index][0]
-        stride = strides[index]
-        first = block_starts(builder, axes, local.result_shapes[0][out_dim])
-        width = (out_shape[out_dim] - 1) * stride + span
+        low, stride = padding[index][0], strides[index]
+        windows = block_starts(builder, window_axes, local.result_shapes[0][out_dim])
+        offsets = block_starts(builder, tap_axes, total)
+        if is_reversed[index]:
+            offsets = [total - taps - offset for offset in offsets]
         value = op.operands[0]
         zero = builder.zeros(TensorType(element_type(value.type), []))
         op.operands[0] = _spread_window(
@@ -103,8 +107,11 @@ def _convolution(local: LocalOp) -> None:
             0,
             in_dim,
             lhs_dilation[index],
-            [r * stride - low for r in first],
-            width,
+            [
+                window * stride + offset * rhs_dilation[index] - low
+                for window, offset in zip(windows, offsets, strict=True)
+            ],
+            (out_shape[out_dim] - 1) * stride + span,
             zero,
         )
         padding[index] = [0, 0]
@@ -240,6 +247,53 @@ def _fetch_halo(local: LocalOp, windows: _Windows, dim: int) -> None:
         )
     windows.padding[dim] = [0, 0]
     windows.base_dilations[dim] = 1
+
+
+@localizer("stablehlo.select_and_scatter")
+def _select_and_scatter(local: LocalOp) -> None:
+    """A device takes all windows that reach its block, and drops what they scatter elsewhere."""
+    op, builder = local.op, local.builder()
+    rank = len(local.operand_shapes[0])
+    sizes = _ints(op.properties.get("window_dimensions"), [1] * rank)
+    strides = _ints(op.properties.get("window_strides"), [1] * rank)
+    kind = body_reducer(op.regions[1])
+    blocks = local.local_result_shape()
+    operand, source, init = op.operands[:3]
+    fill = op.operands[3] if local.padding else None
+    crops: list[tuple[int, list[int]]] = []
+    for dim, axes in enumerate(local.result_specs[0].dims):
+        size, stride, block = sizes[dim], strides[dim], blocks[dim]
+        low, high = local.padding[dim] if local.padding else (0, 0)
+        if not axes or (size == stride == 1 and low == high == 0):
+            if low or high:
+                operand = builder.pad(operand, dim, low, high, fill=fill)
+                crops.append((dim, [low]))
+            continue
+        assert kind is not None
+        begins = [low + start for start in block_starts(builder, axes, local.result_shapes[0][dim])]
+        first = [min(-((size - 1 - begin) // stride), begin // stride) for begin in begins]
+        skipped = [begin - window * stride for begin, window in zip(begins, first, strict=True)]
+        count = max(-(-(skip + block - min(size, stride)) // stride) for skip in skipped) + 1
+        zero = builder.neutral(kind, TensorType(element_type(source.type), []))
+        whole = local.operand_shapes[1][dim]
+        source_axes = local.operand_specs[1].dims[dim]
+        source = fetch_window(builder, source, dim, source_axes, whole, first, count, zero)
+        starts = [window * stride - low for window in first]
+        width = (count - 1) * stride + size
+        whole = local.operand_shapes[0][dim]
+        operand = fetch_window(builder, operand, dim, axes, whole, starts, width, fill)
+        crops.append((dim, skipped))
+    result = builder.insert(
+        stablehlo.SelectAndScatterOp.create(
+            operands=[operand, source, init],
+            result_types=[operand.type],
+            properties=op.properties,
+            regions=[region.clone() for region in op.regions],
+        )
+    )
+    for dim, skipped in crops:
+        result = cut(builder, result, dim, skipped, blocks[dim])
+    local.replace([result])
 
 
 _CUMULATIVE = ("sum", "product", "max", "min")

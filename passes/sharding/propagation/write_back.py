@@ -89,7 +89,7 @@ class Writer:
         """One copy of a constant expression for each sharding that its uses want."""
         made: dict[tuple[int, ...], Operation] = {}
         last: dict[int, Operation] = {}
-        at = tuple.__getitem__  # xDSL's own asks first whether the index is a slice
+        at = tuple[SSAValue, ...].__getitem__  # xDSL's asks first whether the index is a slice
         for user, index, instance, result in self._graph.constant_uses:
             op = instance.written or self._write_instance(instance, made, last)
             value = at(op.results, result)
