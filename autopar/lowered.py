@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from autopar.lowering.jax_compat import (
+    batch_size_in_update,
     canonical_dtype,
     is_key_dtype,
     lower_traced,
@@ -282,7 +283,10 @@ class Lowering:
                     for i, sharding in enumerate(results)
                     if sharding is not None
                 }
-                traced = self._trace(jitted, avals, shardings)
+                whole, traced = traced, self._trace(jitted, avals, shardings)
+                problem = batch_size_in_update(whole, traced, count)
+                if problem is not None:
+                    raise ValueError(problem)
             lowered = self._lower_traced(traced, mesh)
         out_tree = jax.tree.structure(out_info)
         return _TracedStep(lowered, outs, out_tree, following, batch, late_arguments, late_results)

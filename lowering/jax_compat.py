@@ -206,6 +206,49 @@ def _find_ordered(jaxpr: Any) -> tuple[str, str] | None:
     return None
 
 
+def batch_size_in_update(whole: Any, micro: Any, count: int) -> str | None:
+    """One line about the first number in the update part of a traced step that is the size of its
+    batch (`n + x.shape[0]`): in one of `count` microbatches it is another. None: there is none.
+
+    A mean's divisor is right as it is: it divides what microbatches sum up. Inside functions that
+    are differentiated a microbatch sees its own size.
+    """
+    return _differing_number(whole.jaxpr.jaxpr, micro.jaxpr.jaxpr, count)
+
+
+def _differing_number(whole: Any, micro: Any, count: int) -> str | None:
+    if [e.primitive for e in whole.eqns] != [e.primitive for e in micro.eqns]:
+        return None  # the step itself asks for the size of its batch
+    for ours, theirs in zip(whole.eqns, micro.eqns, strict=True):
+        names = str(ours.source_info.name_stack)
+        if "jvp(" in names or "transpose(" in names:
+            continue
+        inner = (jax_core.jaxprs_in_params(eqn.params) for eqn in (ours, theirs))
+        for one, two in zip(*inner, strict=False):
+            found = _differing_number(one, two, count)
+            if found is not None:
+                return found
+        pairs = list(zip(ours.invars, theirs.invars, strict=True))
+        outs = zip(ours.outvars, theirs.outvars, strict=True)
+        if any(a.aval.shape != b.aval.shape for a, b in (*pairs, *outs)):
+            continue
+        for index, (a, b) in enumerate(pairs):
+            if isinstance(a, jax_core.Literal) and isinstance(b, jax_core.Literal):
+                one, two = np.asarray(a.val), np.asarray(b.val)
+                name = ours.primitive.name
+                is_mean = (name == "div" and index == 1 and np.isclose(one, two * count)) or (
+                    name == "mul" and np.isclose(one * count, two)
+                )
+                place = source_info_util.summarize(ours.source_info)
+                if one != two and not is_mean and place:  # a place of the user's
+                    return (
+                        f"{place}: {one} of the whole batch is {two} of a microbatch: outside of "
+                        "the loss function take the size of the batch from outside the step, not "
+                        "from a shape (num_micro_batches runs it on a part)"
+                    )
+    return None
+
+
 # ---- dtypes and keys -----------------------------------------------------------------------------
 
 

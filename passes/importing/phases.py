@@ -309,6 +309,20 @@ def phase_of(op: Operation) -> str:
     return PhaseNames().of(op)
 
 
+def outermost_phase(op: Operation) -> str:
+    """As `phase_of`, by the outermost transformation alone: a gradient that is taken inside a
+    function which is differentiated belongs to that function's forward phase."""
+    stack: list[Attribute] = [op.location]
+    while stack:
+        location = stack.pop()
+        name = location.desc.data if isinstance(location, NameLoc) else ""
+        backward, forward = name.find("transpose("), name.find("jvp(")
+        if backward >= 0 or forward >= 0:
+            return "backward" if 0 <= backward < forward or forward < 0 else "forward"
+        stack += reversed(list(location_parts(location)))
+    return "update"
+
+
 def _phase_of_name(name: str) -> str:
     """The phase that one of JAX's name stacks tells."""
     if "transpose(" in name or "rematted_computation" in name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from xdsl.dialects.builtin import IntegerType, StringAttr
 from xdsl.dialects.func import FuncOp
@@ -16,6 +17,14 @@ from autopar.dialects.tensors import element_type, is_tensor, num_bytes, shape_o
 from autopar.passes.importing.phases import phase_of
 
 from .batch_flow import BatchFlow, BatchPlace, inputs_of
+from .crossing import (
+    Combination,
+    combination,
+    is_counted,
+    lost_by,
+    no_mean,
+    take_conversions,
+)
 from .examples import Examples
 from .second_pass import refuse_second_pass
 
@@ -26,8 +35,8 @@ class Cut:
 
     micro: set[Operation]
     """Top-level ops that run once a microbatch."""
-    reduced: list[SSAValue] = field(default_factory=list[SSAValue])
-    """Values that cross to the update part, to be averaged."""
+    reduced: dict[SSAValue, Combination] = field(default_factory=dict[SSAValue, Combination])
+    """Values that cross to the update part, and how they are put together."""
     examples: list[tuple[SSAValue, BatchPlace]] = field(
         default_factory=list[tuple[SSAValue, BatchPlace]]
     )
@@ -36,27 +45,24 @@ class Cut:
     """(argument index, value): state that the forward part writes."""
 
 
-def find_cut(func: FuncOp, flow: BatchFlow) -> Cut:
+def find_cut(func: FuncOp, flow: BatchFlow, reduction: Literal["mean", "sum"]) -> Cut:
     """Cuts the step by data flow; DiagnosticError where a loop and an update cannot compute it."""
     block = func.body.block
     terminator = block.last_op
     assert terminator is not None
     refuse_second_pass(block, flow)
-    carried = _forward_state(func, flow)
+    sizes = {p.size for arg in block.args for p in flow.places.get(arg, ())}
+    carried = _forward_state(func, flow, sizes)
     seeds = [op for op in block.ops if op is not terminator and _touches_examples(op, flow)]
     seeds += [v.owner for _, v in carried if isinstance(v.owner, Operation)]
     micro = _needed_by(seeds, block)
     _take_gradient_ops(micro, block, flow)
-    _take_linear_followers(micro, block, flow)
+    _take_linear_followers(micro, block, flow, sizes)
+    crossing = _crossing(micro, block, flow)
+    if take_conversions(crossing, micro, block):
+        crossing = _crossing(micro, block, flow)
     cut = Cut(micro, carried=carried)
     results = _Results(func, flow, cut)
-    crossing: dict[SSAValue, None] = {}
-    for op in block.ops:
-        if op in micro or op is terminator:
-            continue
-        for value in inputs_of(op):
-            if is_made_in(value, micro) and flow.depends(value):
-                crossing[value] = None
     for index, value in enumerate(terminator.operands):
         if not flow.depends(value) or any(value is written for _, written in carried):
             continue
@@ -67,8 +73,19 @@ def find_cut(func: FuncOp, flow: BatchFlow) -> Cut:
             crossing[value] = None
         elif not any(value is known for known, _ in cut.examples):
             cut.examples.append((value, place))
-    cut.reduced = list(crossing)
+    cut.reduced = {value: combination(value, flow, sizes, reduction) for value in crossing}
     return cut
+
+
+def _crossing(micro: set[Operation], block: Block, flow: BatchFlow) -> dict[SSAValue, None]:
+    """What the update part reads of the microbatch part, in order."""
+    return {
+        value: None
+        for op in block.ops
+        if op not in micro and op is not block.last_op
+        for value in inputs_of(op)
+        if is_made_in(value, micro) and flow.depends(value) and not flow.is_per_example(value)
+    }
 
 
 def _touches_examples(op: Operation, flow: BatchFlow) -> bool:
@@ -83,10 +100,12 @@ def _touches_examples(op: Operation, flow: BatchFlow) -> bool:
     )
 
 
-def _forward_state(func: FuncOp, flow: BatchFlow) -> list[tuple[int, SSAValue]]:
-    """State that the forward part writes (running statistics of a normalisation): a result that
-    depends on the batch, made in the forward phase, whose argument shares its buffer or is the only
-    one that it was computed from element by element."""
+def _forward_state(
+    func: FuncOp, flow: BatchFlow, sizes: Collection[int]
+) -> list[tuple[int, SSAValue]]:
+    """State that goes from one microbatch to the next: a result that depends on the batch, whose
+    argument shares its buffer or is the only one that it was computed from element by element, and
+    that the forward phase makes (running statistics of a normalisation) or counts up."""
     terminator = func.body.block.last_op
     assert terminator is not None
     argument_of = {result: argument for argument, result in aliases(func)}
@@ -96,13 +115,16 @@ def _forward_state(func: FuncOp, flow: BatchFlow) -> list[tuple[int, SSAValue]]:
             not isinstance(value.owner, Operation)
             or not flow.depends(value)
             or flow.is_per_example(value)
-            or phase_of(value.owner) != "forward"
+            or phase_of(value.owner) == "backward"
         ):
             continue
         argument = argument_of.get(result)
         if argument is None:
             argument = _updated_argument(value)
-        if argument is not None:
+        if argument is not None and (
+            phase_of(value.owner) == "forward"
+            or is_counted(value, func.body.block.args[argument], flow, sizes)
+        ):
             found.append((argument, value))
     return found
 
@@ -138,16 +160,18 @@ def _take_gradient_ops(micro: set[Operation], block: Block, flow: BatchFlow) -> 
             phase_of(op) != "update"
             or any(use.operation in examples for v in varying for use in v.uses)
         ):
-            micro |= _needed_by([op], block)
+            micro |= _needed_by([op], block, micro)
 
 
-def _needed_by(seeds: Sequence[Operation], block: Block) -> set[Operation]:
-    """The seeds and every op of the block that they need."""
+def _needed_by(
+    seeds: Sequence[Operation], block: Block, known: Collection[Operation] = frozenset()
+) -> set[Operation]:
+    """The seeds and every op of the block that they need; of `known` all is known already."""
     needed: set[Operation] = set()
     stack = list(seeds)
     while stack:
         op = stack.pop()
-        if op in needed:
+        if op in needed or op in known:
             continue
         needed.add(op)
         for inner in op.walk():
@@ -158,9 +182,12 @@ def _needed_by(seeds: Sequence[Operation], block: Block) -> set[Operation]:
     return needed
 
 
-def _take_linear_followers(micro: set[Operation], block: Block, flow: BatchFlow) -> None:
+def _take_linear_followers(
+    micro: set[Operation], block: Block, flow: BatchFlow, sizes: Collection[int]
+) -> None:
     """Moves ops that only combine reduced values linearly into the microbatch part, where that
-    leaves fewer bytes to accumulate (the sum of a tied weight's gradients)."""
+    leaves fewer bytes to accumulate (the sum of a tied weight's gradients). Extremes over the batch
+    stay as they are: they are no sums."""
     for op in block.ops:
         if op in micro or len(op.results) != 1 or not flow.depends(op.results[0]):
             continue
@@ -168,6 +195,9 @@ def _take_linear_followers(micro: set[Operation], block: Block, flow: BatchFlow)
         if not all(is_made_in(op.operands[i], micro) for i in varying):
             continue
         if any(not op.operands[i].has_one_use() for i in varying):
+            continue
+        makers = [o for i in varying if isinstance(o := op.operands[i].owner, Operation)]
+        if any(lost_by(maker, flow, sizes) not in (None, "sum") for maker in makers):
             continue
         if any(
             isinstance(v.owner, Operation) and v.owner not in micro and not flow.depends(v)
@@ -220,7 +250,7 @@ class _Results:
                     "depends on the batch but has no batch dimension and is neither a scalar nor a "
                     "gradient nor an updated argument",
                 )
-        elif (kind := self._choice(value)) is not None:
+        elif (kind := no_mean(value, self._flow, self._examples.sizes)) is not None:
             raise self._refusal(index, value, f"is {kind}, which is no mean")
         return None
 
@@ -256,57 +286,6 @@ class _Results:
                     seen.add(other)
                     stack.append(other)
         return found
-
-    def _choice(self, value: SSAValue) -> str | None:
-        """How a scalar that is made of the batch is no mean of it: as `the maximum over the batch`.
-
-        The examples come together in sums; gradients are means by what they are.
-        """
-        seen: set[SSAValue] = {value}
-        stack = [value]
-        while stack:
-            current = stack.pop()
-            if not isinstance(current.owner, Operation) or phase_of(current.owner) == "backward":
-                continue
-            op = current.owner
-            if any(map(self._flow.is_per_example, op.operands)):
-                kind = _lost_by(op, self._flow, self._examples.sizes)
-                if kind is not None:
-                    return kind
-                continue
-            for other in op.operands:
-                if self._flow.depends(other) and other not in seen:
-                    seen.add(other)
-                    stack.append(other)
-        return None
-
-
-def _lost_by(op: Operation, flow: BatchFlow, sizes: Collection[int]) -> str | None:
-    """What an op makes of the examples that its results do not hold, where this is no sum.
-
-    `sizes`: how many examples there are.
-    """
-    rule = get_rule(op)
-    if rule is None:
-        return None
-    for operand, mapping in zip(op.operands, rule.operands, strict=True):
-        for place in flow.places.get(operand, ()):
-            if op.name == "stablehlo.reshape":  # drops a batch of one, or what was chosen before
-                return None if place.size in sizes else _CHOICE
-            for factor in mapping[place.dim]:
-                # split, a gather is a sum of what each device has; of examples it is a choice
-                reducer = None if op.name == "stablehlo.gather" else rule.reducers[factor]
-                if rule.factor_sizes[factor] > 1 and reducer != "sum":
-                    return _KINDS.get(reducer or "", _CHOICE)
-    return None
-
-
-_CHOICE = "a choice from the batch"
-_KINDS = {
-    "max": "the maximum over the batch",
-    "min": "the minimum over the batch",
-    "product": "the product over the batch",
-}
 
 
 def _is_gradient(value: SSAValue, flow: BatchFlow) -> bool:

@@ -7,6 +7,7 @@ every device takes its microbatches from its own examples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, cast
 
 from xdsl.dialects.builtin import (
     BFloat16Type,
@@ -25,13 +26,17 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects import stablehlo
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.reductions import COMBINERS
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.dialects.tensors import shape_of, tensor_type
 from autopar.passes.importing.arguments import argument_kinds, batch_dim, main_function
-from autopar.passes.partition.local_builder import i64_array, resized
+from autopar.passes.partition.local_builder import i64_array, resized, splat_neutral
 
 from .batch_flow import BatchFlow, BatchPlace, inputs_of
+from .crossing import AVERAGE
 from .cut import Cut, find_cut, is_made_in, result_path
+
+_OPS: dict[str, type[Operation]] = {op.name: op for op in stablehlo.StableHLO.operations}
 
 
 def check_split(count: int, reduction: str) -> None:
@@ -61,7 +66,7 @@ def split_step(module: ModuleOp, count: int, reduction: str) -> None:
         )
     flow = BatchFlow(batch)
     flow.follow(func.body.block)
-    cut = find_cut(func, flow)
+    cut = find_cut(func, flow, cast(Literal["mean", "sum"], reduction))
     _Splitter(func, flow, cut, batch, count, reduction).run()
 
 
@@ -112,7 +117,11 @@ class _Splitter:
         buffers = [resized(v.type, _shape_of_parts(v, p, self._count)) for v, p in cut.examples]
         states = [block.args[i] for i, _ in cut.carried]
         inits = [self._at(anchor, _constant(0, index_type))]
-        inits += [self._at(anchor, _constant(0, t)) for t in (*reduced_types, *buffers)]
+        inits += [
+            self._at(anchor, splat_neutral("sum" if kind == AVERAGE else kind, type_))
+            for kind, type_ in zip(cut.reduced.values(), reduced_types, strict=True)
+        ]
+        inits += [self._at(anchor, _constant(0, t)) for t in buffers]
         inits += states
         types = [v.type for v in inits]
         body = Block(arg_types=types)
@@ -210,14 +219,15 @@ class _Splitter:
         )
         body.add_ops([one, following])
         values: list[SSAValue] = [following.results[0]]
-        for value in cut.reduced:
+        for value, kind in cut.reduced.items():
             acc = next(args)
             new = mapping[value]
             if new.type != acc.type:
                 convert = stablehlo.ConvertOp.create(operands=[new], result_types=[acc.type])
                 body.add_op(convert)
                 new = convert.results[0]
-            total = stablehlo.AddOp.create(operands=[acc, new], result_types=[acc.type])
+            combine = COMBINERS["sum" if kind == AVERAGE else kind]
+            total = _OPS[combine].create(operands=[acc, new], result_types=[acc.type])
             body.add_op(total)
             values.append(total.results[0])
         for value, place in cut.examples:
@@ -254,8 +264,8 @@ class _Splitter:
             for index, operand in enumerate(terminator.operands):
                 if operand is value:
                     terminator.operands[index] = state
-        for value, total in zip(cut.reduced, results[: split[0]], strict=True):
-            if self._reduction == "mean":
+        for (value, kind), total in zip(cut.reduced.items(), results[: split[0]], strict=True):
+            if kind == AVERAGE and self._reduction == "mean":
                 scale = self._at(anchor, _constant(1.0 / self._count, total.type))
                 total = self._at(
                     anchor,

@@ -4,7 +4,8 @@ The loss after the update, a discriminator's update before the generator's gradi
 a step: the gradients of the whole batch have to be there before the batch is met again, so one
 loop over microbatches cannot compute it. By data flow alone this looks like a normalisation, whose
 statistics of a microbatch go back into the microbatch; the phases that JAX's name stacks tell are
-what sets them apart: backward values go on to ops of another phase.
+what sets them apart: backward values go on to ops of another phase. Inside the model, where all is
+differentiated again (the inner step of MAML), a microbatch is free to see its own examples only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.regions import MANUAL
-from autopar.passes.importing.phases import PhaseNames
+from autopar.passes.importing.phases import outermost_phase
 
 from .batch_flow import BatchFlow, inputs_of
 
@@ -30,7 +31,6 @@ def refuse_second_pass(block: Block, flow: BatchFlow) -> None:
 class _Follower:
     def __init__(self, flow: BatchFlow) -> None:
         self._flow = flow
-        self._phases = PhaseNames()
         self._state: dict[SSAValue, int] = {}
         """Values that depend on the batch without holding it: gradients, and what ops outside the
         backward phase made of them."""
@@ -56,7 +56,8 @@ class _Follower:
         inputs = list(inputs_of(op))
         state = max((self._state.get(value, 0) for value in inputs), default=0)
         examples = any(map(self._flow.is_per_example, (*inputs, *op.results)))
-        if state == _UPDATED and examples:
+        is_backward = bool(state) and outermost_phase(op) == "backward"
+        if examples and (state == _UPDATED or (state == _GRADIENT and not is_backward)):
             raise DiagnosticError(
                 op,
                 f"'{op.name}' computes on the batch with what the gradients of the whole batch "
@@ -65,8 +66,10 @@ class _Follower:
             )
         for result in op.results:
             if self._flow.depends(result) and not self._flow.is_per_example(result):
-                backward = state != _UPDATED and self._phases.of(op) == "backward"
-                self._raise(result, _GRADIENT if backward else _UPDATED if state else 0)
+                if state == _GRADIENT:
+                    self._raise(result, _GRADIENT if is_backward else _UPDATED)
+                elif state == _UPDATED or outermost_phase(op) == "backward":
+                    self._raise(result, state or _GRADIENT)
 
     def _loop(self, op: Operation) -> None:
         self._join(op.results, op.operands)

@@ -528,6 +528,12 @@ def _gradient_of_a_step(params: Any, batch: Any) -> Any:
     return _descend(params, batch, lambda p, b: squares(_descend(p, b)[0], b))
 
 
+def _along_the_gradient(params: Any, batch: Any) -> Any:
+    value, grads = jax.value_and_grad(squares)(params, batch)
+    slope = jax.jvp(lambda p: squares(p, batch), (params,), (grads,))[1]
+    return jax.tree.map(lambda p, g: p - slope * g, params, grads), value
+
+
 def _gradient_on_examples(params: Any, batch: Any) -> Any:
     value, grads = jax.value_and_grad(squares)(params, batch)
     return params, (value, jnp.mean(forward(grads, batch["x"])))
@@ -540,8 +546,8 @@ def _gradient_on_examples(params: Any, batch: Any) -> Any:
         _two_updates,
         _updates_in_a_loop,
         _one_network_after_the_other,
-        _gradient_of_a_step,
         _gradient_on_examples,
+        _along_the_gradient,
     ],
 )
 def test_a_second_pass_over_the_batch_is_refused(step: Any) -> None:
@@ -549,6 +555,105 @@ def test_a_second_pass_over_the_batch_is_refused(step: Any) -> None:
     model = Training(step, PARAMS, batches())
     assert_equal(run(model, parallel(model, count=1)), run(model, jax.jit(step)))
     with pytest.raises(DiagnosticError, match=rf"{re.escape(__file__)}:.* computes on the batch"):
+        run(model, parallel(model))
+
+
+def test_a_step_inside_the_model_sees_its_microbatch() -> None:
+    def loss(params: Any, statistics: Any, batch: Any) -> Any:
+        return squares(_descend(params, batch)[0], batch), statistics
+
+    def step(params: Any, batch: Any) -> Any:
+        return _gradient_of_a_step(params, batch)
+
+    def reference(params: Any, batch: Any) -> Any:
+        value, grads, _ = in_turn(loss)(params, None, batch)
+        return jax.tree.map(lambda p, g: p - 0.3 * g, params, grads), value
+
+    check(Training(step, PARAMS, batches()), reference=reference)
+
+
+# ---- what the update and the state read of the batch ---------------------------------------------
+
+
+def _with_state(start: Any, follow: Any) -> Training:
+    """A step whose update reads `follow(state, batch, losses) -> (state, rate)`."""
+
+    def step(state: Any, batch: Any) -> Any:
+        params, kept = state
+        value, grads = jax.value_and_grad(squares)(params, batch)
+        kept, rate = follow(kept, batch, value)
+        return (jax.tree.map(lambda p, g: p - 0.1 * rate * g, params, grads), kept), value
+
+    return Training(step, (PARAMS, start), batches())
+
+
+def _labels(batch: Any) -> Any:
+    return batch["y"].argmax(-1)
+
+
+READ: dict[str, tuple[Any, Any]] = {
+    "counter": (jnp.int32(3), lambda c, b, v: (c + (b["x"][:, 0] > 0).sum(), 1.0)),
+    "float_counter": (
+        jnp.float32(3),
+        lambda c, b, v: (c + (b["x"][:, 0] > 0).sum().astype(jnp.float32), 1.0),
+    ),
+    "histogram": (jnp.zeros(3), lambda h, b, v: (h + jax.nn.one_hot(_labels(b), 3).sum(0), 1.0)),
+    "covariance": (jnp.zeros((6, 6)), lambda h, b, v: (h + b["x"].T @ b["x"], 1.0)),
+    "maxima": (jnp.zeros(6), lambda h, b, v: (jnp.maximum(h, jnp.abs(b["x"]).max(0)), 1.0)),
+    "minimum": (jnp.float32(0), lambda h, b, v: (h, 1 / -b["x"].min())),
+    "finite": (
+        jnp.float32(0),
+        lambda h, b, v: (h, jnp.where(jnp.isfinite(b["x"]).all(), 1.0, 0.0)),
+    ),
+    "any": (jnp.float32(0), lambda h, b, v: (h, jnp.where((b["x"] > 3).any(), 1.0, 0.0))),
+    "quotient_of_counts": (
+        jnp.float32(0),
+        lambda h, b, v: (h, (b["x"][:, 0] > 0).sum() / (b["x"][:, 1] > 0).sum()),
+    ),
+    "mean": (jnp.float32(0), lambda h, b, v: (0.9 * h + 0.1 * v, jnp.abs(b["x"]).mean())),
+}
+
+
+@pytest.mark.parametrize("method", ["dp", "zero3"])
+@pytest.mark.parametrize("name", READ)
+def test_what_the_update_reads_is_that_of_the_whole_batch(name: str, method: str) -> None:
+    start, follow = READ[name]
+    model = _with_state(start, follow)
+    model.batches[1]["x"][5, 2] = 4.0  # one example is enough for `any`
+    if name == "finite":
+        model.batches[0]["x"][7, 1] = np.nan
+        check(
+            Training(lambda s, b: model.step(s, b | {"x": b["x"]}), model.state, model.batches[1:])
+        )
+    check(model)
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "integer": (
+        lambda h, b, v: (h, 1.0 / jnp.maximum((b["x"][:, 0] > 0).sum(), 1)),
+        "an integer .* integers have no average; make it a float",
+    ),
+    "threshold": (
+        lambda h, b, v: (h, jnp.where((b["x"][:, 0] > 0).sum() > 9, 1.0, 0.0)),
+        "integers have no average",
+    ),
+    "choice": (lambda h, b, v: (h, b["x"][0, 0]), "a choice from the batch, which the update"),
+    "size": (
+        lambda h, b, v: (h + b["x"].shape[0], 1.0),
+        "32.* whole batch is 8",
+    ),
+    "size_as_rate": (
+        lambda h, b, v: (h, b["x"].shape[0] / 256),
+        "of the whole batch is",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_update_cannot_read_is_refused(name: str) -> None:
+    follow, message = REFUSED[name]
+    model = _with_state(jnp.float32(0), follow)
+    with pytest.raises((DiagnosticError, ValueError), match=rf"{re.escape(__file__)}:.*{message}"):
         run(model, parallel(model))
 
 
