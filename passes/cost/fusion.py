@@ -19,14 +19,14 @@ Constants are not in memory: they are part of the program.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import COMBINE
 from autopar.dialects.tensors import num_bytes
 from autopar.dialects.traits import Elementwise
-from autopar.passes.walk import ops_in
+from autopar.passes.walk import inner_ops, ops_in
 
 DOTS = frozenset({"stablehlo.dot_general", "stablehlo.convolution"})
 _CHEAP = frozenset(
@@ -48,6 +48,8 @@ _CHEAP_CHLO = frozenset(
 )
 _VIEWS = frozenset({"stablehlo.reshape", "stablehlo.optimization_barrier"})
 _LOOPS = frozenset({"stablehlo.while"})
+BODIES = _LOOPS | {"stablehlo.case", "stablehlo.if"}
+"""Ops whose regions are programs."""
 _COMPUTES_OPERANDS = frozenset({"stablehlo.reduce", "stablehlo.gather"})
 """Ops that compute what they read by themselves, and whose result is kept."""
 _IN_PLACE = frozenset({"stablehlo.dynamic_update_slice", "stablehlo.scatter"})
@@ -74,6 +76,7 @@ class Fusion:
     def __init__(self, block: Block) -> None:
         self.ops = list(ops_in(block))
         self._own: frozenset[Operation | Block] = frozenset(self.ops)
+        self._arguments = frozenset[SSAValue](block.args)
         self._kept: set[SSAValue] = set(block.args)
         self._leaves: dict[SSAValue, frozenset[SSAValue]] = {}
         """What a value is computed from, if all that may be is computed inside others."""
@@ -81,14 +84,10 @@ class Fusion:
         """The ops, by their places, in whose code a value is computed."""
         for op in self.ops:
             for value in op.results:
-                self._leaves[value] = self._leaves_of(op, value)
+                self._find_leaves(op, value)
         for place in range(len(self.ops) - 1, -1, -1):
             for value in self.ops[place].results:
                 self._decide(place, self.ops[place], value)
-
-    def is_kept(self, value: SSAValue) -> bool:
-        """Whether the value has memory of its own."""
-        return value in self._kept
 
     def written(self, op: Operation) -> list[SSAValue]:
         """The results of an op that are kept."""
@@ -105,31 +104,44 @@ class Fusion:
 
     def reads(self, op: Operation) -> dict[SSAValue, float]:
         """The kept values that an op reads, with what is computed inside it, and how many bytes of
-        each: what is sliced off is not read, nor what is updated in place."""
-        found: dict[SSAValue, float] = {}
-        for index, operand in enumerate(op.operands):
-            most = 0.0 if index == 0 and updates_in_place(op) else _read_at_most(op, operand)
-            self._reach(operand, most, found)
-        return found
+        each: what is sliced off is not read, nor what is updated in place. An op that is computed
+        inside others reads nothing itself."""
+        if op.results and not self.written(op):
+            return {}
+        wanted = [(operand, _read_at_most(op, operand)) for operand in op.operands]
+        if updates_in_place(op):
+            wanted[0] = op.operands[0], 0.0
+        wanted += [(value, float(num_bytes(value.type))) for value in self._captured(op)]
+        most: dict[SSAValue, float] = {}
+        """What is needed of each value met; a value is met again where more of it is."""
+        while wanted:
+            value, size = wanted.pop()
+            size = min(size, num_bytes(value.type))
+            if most.get(value, -1.0) >= size:
+                continue
+            most[value] = size
+            maker = value.owner
+            if value not in self._kept and isinstance(maker, Operation) and maker in self._own:
+                for source in _sources(value, maker):
+                    wanted.append((source, min(size, _read_at_most(maker, source))))
+        return {v: size for v, size in most.items() if v in self._kept or v.owner not in self._own}
 
-    def _reach(self, value: SSAValue, most: float, found: dict[SSAValue, float]) -> None:
-        op = value.owner
-        if value in self._kept or op not in self._own:
-            found[value] = max(found.get(value, 0.0), min(most, num_bytes(value.type)))
-        elif isinstance(op, Operation) and op.name != _CONSTANT:
-            viewed = _viewed(value)
-            for source in op.operands if viewed is None else (viewed,):
-                self._reach(source, min(most, _read_at_most(op, source)), found)
+    def _captured(self, op: Operation) -> Iterator[SSAValue]:
+        """The values of this block that the bodies of an op read."""
+        if op.name in BODIES:
+            for inner in inner_ops(op):
+                for operand in inner.operands:
+                    if operand.owner in self._own or operand in self._arguments:
+                        yield operand
 
-    def _leaves_of(self, op: Operation, value: SSAValue) -> frozenset[SSAValue]:
-        if op.name == _CONSTANT:
-            return frozenset()
-        viewed = _viewed(value)
-        if viewed is None and (not _is_code(op) or (_is_dear(op) and not value.has_one_use())):
-            return frozenset((value,))
-        sources = op.operands if viewed is None else (viewed,)
-        leaves = (self._leaves.get(source, frozenset((source,))) for source in sources)
-        return frozenset[SSAValue]().union(*leaves)
+    def _find_leaves(self, op: Operation, value: SSAValue) -> None:
+        is_written = _viewed(value) is None and not _is_code(op) and op.name != _CONSTANT
+        if is_written or (_is_dear(op) and not value.has_one_use()):
+            self._leaves[value] = frozenset((value,))
+            return
+        sources = _sources(value, op)
+        found = (self._leaves.get(source, frozenset((source,))) for source in sources)
+        self._leaves[value] = frozenset[SSAValue]().union(*found)
 
     def _decide(self, place: int, op: Operation, value: SSAValue) -> None:
         places: set[int] = set()
@@ -146,6 +158,9 @@ class Fusion:
         is_demanded = False
         for use in value.uses:
             user = use.operation
+            if user not in self._own:  # in a body
+                is_demanded = True
+                continue
             views = [v for v in user.results if _viewed(v) is value]
             for view in views:
                 is_demanded |= self._visit_users(view, places)
@@ -190,6 +205,14 @@ def _viewed(value: SSAValue) -> SSAValue | None:
     if op.name == "stablehlo.broadcast_in_dim":  # adds dimensions of size 1
         return None if _repeats(op) else op.operands[0]
     return op.operands[value.index] if op.name in _VIEWS else None
+
+
+def _sources(value: SSAValue, op: Operation) -> Iterable[SSAValue]:
+    """What the code of a value reads: of another name the value itself, of a constant nothing."""
+    if op.name == _CONSTANT:
+        return ()
+    viewed = _viewed(value)
+    return op.operands if viewed is None else (viewed,)
 
 
 def _is_code(op: Operation) -> bool:

@@ -26,7 +26,7 @@ from autopar.dialects.autopar import aliases
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes
 
-from .fusion import DOTS, Fusion, is_elementwise, updates_in_place
+from .fusion import BODIES, DOTS, Fusion, is_elementwise, updates_in_place
 from .merging import merged_steps
 
 
@@ -130,34 +130,30 @@ class _Schedule:
         self.last_read = {
             value: place for place, values in enumerate(self.reads) for value in values
         }
-        for group in parts:
-            self._add_copies(group)
+        self._add_copies({value for group in parts for value in group})
+        for group in parts:  # the buffer of the parts lives until the last of them is read
+            last = max((self.last_read.get(value, 0) for value in group), default=0)
+            self.last_read.update((value, last) for value in group if value in self.last_read)
 
     def _add(self, fusion: Fusion, readers: list[Operation], writers: list[Operation]) -> None:
         read = (fusion.reads(op).items() for op in readers)
         self.reads.append({value: size for items in read for value, size in items})
         self.writers.append(writers)
 
-    def _add_copies(self, parts: list[SSAValue]) -> None:
-        """Lets the buffer that parts stand in live until the last is read, and copies those that
-        dots read."""
-        wanted = set(parts)
+    def _add_copies(self, parts: set[SSAValue]) -> None:
+        """Copies the parts that dots read, from the first to the last of these."""
         copied: dict[SSAValue, _Buffer] = {}
         for place, values in enumerate(self.reads):
             if any(op.name in DOTS for op in self.writers[place]):
-                for value in wanted & values.keys():
+                for value in parts & values.keys():
                     size = num_bytes(value.type)
                     copied.setdefault(value, _Buffer(size, place, place)).last = place
         self.joined += copied.values()
-        last = max((self.last_read.get(value, 0) for value in parts), default=0)
-        for value in parts:
-            if value in self.last_read:
-                self.last_read[value] = last
 
 
 def _inside(op: Operation) -> int:
     """Temporaries inside an op: of bodies of loops and branches, of a convolution's copies."""
-    if op.name in _BODIES:
+    if op.name in BODIES:
         return max(_temporaries(region.block) for region in op.regions)
     return _transposed(op) if op.name == "stablehlo.convolution" else 0
 
@@ -177,9 +173,6 @@ def _transposed(convolution: Operation) -> int:
     ]
     pairs = zip((lhs, rhs), convolution.operands, strict=True)
     return sum(num_bytes(operand.type) for order, operand in pairs if order != sorted(order))
-
-
-_BODIES = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
 
 
 def _results_in_place(fusion: Fusion, block: Block) -> dict[SSAValue, SSAValue | None]:

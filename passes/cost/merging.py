@@ -25,27 +25,60 @@ Step = list[Unit]
 
 def merged_steps(ops: Sequence[Operation]) -> list[Step]:
     """The ops of a block in the order in which they run."""
-    units = list(_units(ops))
-    together = {id(unit): group for group in _all_reduces(units) for unit in group}
-    steps: list[Step] = []
-    missing: set[SSAValue] = set()
+    units = _units(ops)
+    order = _Order({id(unit): group for group in _all_reduces(units) for unit in group})
     waiting: list[Unit] = []
     for unit in units:
-        group = together.get(id(unit), [unit])
-        if unit is not group[-1] or _waits(unit, missing):
+        if not order.run(unit):
             waiting.append(unit)
-            missing.update(_results(unit))
-            continue
-        steps.append(group)
-        if len(group) > 1:
-            for member in group:
-                missing.difference_update(_results(member))
-            left = [other for other in waiting if all(other is not member for member in group)]
-            waiting = _released(left, missing, together, steps)
-    return steps + [[unit] for unit in waiting]
+        elif order.is_merged(unit):
+            waiting = order.run_all(waiting)
+    return order.steps + [[unit] for unit in waiting]
+
+
+class _Order:
+    """Steps in the order in which they run, and what they have to wait for."""
+
+    def __init__(self, together: Mapping[int, Step]) -> None:
+        self.steps: list[Step] = []
+        self._together = together
+        """The step of each unit that runs with others, by the unit's identity."""
+        self._has_run: set[int] = set()
+        self._missing: set[SSAValue] = set()
+        """Results of units that wait."""
+
+    def is_merged(self, unit: Unit) -> bool:
+        return id(unit) in self._together
+
+    def run(self, unit: Unit) -> bool:
+        """Adds the unit's step where the unit is its last and nothing that it reads is missing;
+        whether it did."""
+        step = self._together.get(id(unit), [unit])
+        if unit is not step[-1] or any(map(self._waits, step)):
+            self._missing.update(_results(unit))
+            return False
+        self.steps.append(step)
+        for member in step:
+            self._has_run.add(id(member))
+            self._missing.difference_update(_results(member))
+        return True
+
+    def run_all(self, waiting: list[Unit]) -> list[Unit]:
+        """Runs what need not wait any more; gives what still waits."""
+        again = True
+        while again:
+            ran = [unit for unit in waiting if id(unit) not in self._has_run and self.run(unit)]
+            again = any(map(self.is_merged, ran))
+            waiting = [unit for unit in waiting if id(unit) not in self._has_run]
+        return waiting
+
+    def _waits(self, unit: Unit) -> bool:
+        missing = self._missing
+        return bool(missing) and any(value in missing for op in unit for value in op.operands)
 
 
 def _units(ops: Sequence[Operation]) -> list[Unit]:
+    """Each op, and those next to each other that are lowered as one."""
     units: list[Unit] = []
     for mark, adjacent in groupby(ops, lambda op: op.attributes.get(COMBINE)):
         if mark is None:
@@ -57,24 +90,6 @@ def _units(ops: Sequence[Operation]) -> list[Unit]:
 
 def _results(unit: Unit) -> list[SSAValue]:
     return [value for op in unit for value in op.results]
-
-
-def _waits(unit: Unit, missing: set[SSAValue]) -> bool:
-    return bool(missing) and any(value in missing for op in unit for value in op.operands)
-
-
-def _released(
-    waiting: Sequence[Unit], missing: set[SSAValue], together: Mapping[int, Step], steps: list[Step]
-) -> list[Unit]:
-    """Adds what need not wait any more to the steps; gives what still waits."""
-    left: list[Unit] = []
-    for unit in waiting:
-        if id(unit) in together or _waits(unit, missing):
-            left.append(unit)
-        else:
-            steps.append([unit])
-            missing.difference_update(_results(unit))
-    return left
 
 
 def _all_reduces(units: Sequence[Unit]) -> list[Step]:

@@ -22,7 +22,7 @@ from autopar.dialects.sharding import Grid
 from autopar.dialects.tensors import element_type, num_bytes
 
 from .flops import op_flops
-from .fusion import DOTS, Fusion, updates_in_place
+from .fusion import BODIES, DOTS, Fusion, updates_in_place
 from .loops import trip_count
 from .prices import CostModel
 from .report import collective_use
@@ -97,7 +97,7 @@ class _Pricing:
                 elif mark is not None:
                     combined.add(mark)
                 communication[use.kind, use.axes] += seconds
-            elif op.name in _BODIES:
+            elif op.name in BODIES:
                 nested.append(self._bodies(op))
             elif op.name in DOTS:
                 dtype = str(element_type(op.operands[0].type))
@@ -112,9 +112,6 @@ class _Pricing:
             return self.block(op.regions[1].block) * (trip_count(op) or 1)
         branches = [self.block(region.block) for region in op.regions]
         return max(branches, key=lambda price: price.total)
-
-
-_BODIES = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
 
 
 def _traffic(fusion: Fusion, op: Operation) -> float:

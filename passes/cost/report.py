@@ -67,6 +67,11 @@ NO_RING_BYTES = {
 _KINDS = {"stablehlo.collective_permute": "permute"}
 
 
+def collective_kind(name: str) -> str:
+    """What an op of this name is called in plans and prices."""
+    return _KINDS.get(name, name.partition(".")[2])
+
+
 @dataclass(frozen=True)
 class CollectiveUse:
     """One collective of a partitioned program."""
@@ -104,7 +109,7 @@ def collective_use(op: Operation, grid: Grid, loops: dict[Operation, int]) -> Co
     axes, group = _groups(op, grid)
     local_bytes = _local_bytes(op)
     return CollectiveUse(
-        _KINDS.get(op.name, op.name.split(".")[1]),
+        collective_kind(op.name),
         tuple(grid.axis_names[axis] for axis in axes),
         group,
         formula(local_bytes, group),

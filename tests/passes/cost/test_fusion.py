@@ -127,3 +127,25 @@ def test_updates_in_place_read_the_update() -> None:
         return %1 : tensor<8x8xf32>"""
     names, read = fusion(body, "%a: tensor<8x8xf32>, %u: tensor<1x8xf32>")
     assert (names, read) == (["negate", "dynamic_update_slice"], [SIZE, 32.0])
+
+
+def test_branches_read_what_they_capture() -> None:
+    body = """
+        %0 = stablehlo.tanh %a : tensor<8x8xf32>
+        %1 = "stablehlo.case"(%i) ({
+            %2 = stablehlo.negate %0 : tensor<8x8xf32>
+            "stablehlo.return"(%2) : (tensor<8x8xf32>) -> ()
+        }, {
+            "stablehlo.return"(%a) : (tensor<8x8xf32>) -> ()
+        }) : (tensor<i32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    names, read = fusion(body, "%a: tensor<8x8xf32>, %i: tensor<i32>")
+    assert (names, read) == (["tanh", "case"], [SIZE, 4 + 2 * SIZE])
+
+
+def test_long_chains_with_many_ways_through_take_no_time() -> None:
+    """2^2000 ways, 2000 deep."""
+    lines = [f"%{i + 1} = stablehlo.add %{i}, %{i} : tensor<8x8xf32>" for i in range(2000)]
+    body = "%0 = stablehlo.negate %a : tensor<8x8xf32>\n" + "\n".join(lines)
+    names, read = fusion(f"{body}\nreturn %2000 : tensor<8x8xf32>")
+    assert (names, read) == (["add"], [SIZE])

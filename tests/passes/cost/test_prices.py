@@ -12,6 +12,7 @@ from autopar.dialects.sharding import AxisRef, Grid
 from autopar.passes.cost.cluster import Cluster, ClusterError, Device, Link
 from autopar.passes.cost.collectives import all_gather_bytes, all_reduce_bytes
 from autopar.passes.cost.prices import CostModel, GridLinks
+from autopar.passes.cost.report import RING_BYTES, collective_kind
 
 CLUSTER = Cluster(
     "test",
@@ -182,3 +183,11 @@ def test_bytes_of_axes_are_those_of_the_group(shape: tuple[int, ...]) -> None:
     assert total("reduce_scatter") == pytest.approx((group - 1) / group * 64)
     assert total("all_to_all") == pytest.approx((group - 1) / group * 64)
     assert total("permute") == 64
+
+
+@pytest.mark.parametrize("name", sorted(RING_BYTES))
+def test_every_collective_that_is_counted_has_a_price(name: str) -> None:
+    """And both count the same bytes."""
+    prices = model(2, 4)
+    (share,) = prices.axis_bytes(collective_kind(name), 640.0, ["b"])
+    assert share == ("b", pytest.approx(RING_BYTES[name](640.0, 4)))
