@@ -108,23 +108,26 @@ class Fusion:
         inside others reads nothing itself."""
         if op.results and not self.written(op):
             return {}
-        wanted = [(operand, _read_at_most(op, operand)) for operand in op.operands]
+        wanted = [(operand, _share(op, operand)) for operand in op.operands]
         if updates_in_place(op):
             wanted[0] = op.operands[0], 0.0
-        wanted += [(value, float(num_bytes(value.type))) for value in self._captured(op)]
+        wanted += [(value, 1.0) for value in self._captured(op)]
         most: dict[SSAValue, float] = {}
-        """What is needed of each value met; a value is met again where more of it is."""
+        """The share of each value met that is needed; a value is met again where more of it is."""
         while wanted:
-            value, size = wanted.pop()
-            size = min(size, num_bytes(value.type))
-            if most.get(value, -1.0) >= size:
+            value, share = wanted.pop()
+            if most.get(value, -1.0) >= share:
                 continue
-            most[value] = size
+            most[value] = share
             maker = value.owner
             if value not in self._kept and isinstance(maker, Operation) and maker in self._own:
                 for source in _sources(value, maker):
-                    wanted.append((source, min(size, _read_at_most(maker, source))))
-        return {v: size for v, size in most.items() if v in self._kept or v.owner not in self._own}
+                    wanted.append((source, share * _share(maker, source)))
+        return {
+            value: share * num_bytes(value.type)
+            for value, share in most.items()
+            if value in self._kept or value.owner not in self._own
+        }
 
     def _captured(self, op: Operation) -> Iterator[SSAValue]:
         """The values of this block that the bodies of an op read."""
@@ -231,7 +234,8 @@ def _repeats(op: Operation) -> bool:
     return is_broadcast and num_bytes(op.results[0].type) > num_bytes(op.operands[0].type)
 
 
-def _read_at_most(op: Operation, operand: SSAValue) -> float:
-    """Bytes that an op reads of an operand."""
-    cut = num_bytes(op.results[0].type) if op.name in _CUTS else float("inf")
-    return min(cut, num_bytes(operand.type))
+def _share(op: Operation, operand: SSAValue) -> float:
+    """The share of an operand that an op reads."""
+    if op.name not in _CUTS:
+        return 1.0
+    return min(1.0, num_bytes(op.results[0].type) / max(1, num_bytes(operand.type)))

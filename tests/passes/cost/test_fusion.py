@@ -149,3 +149,11 @@ def test_long_chains_with_many_ways_through_take_no_time() -> None:
     body = "%0 = stablehlo.negate %a : tensor<8x8xf32>\n" + "\n".join(lines)
     names, read = fusion(f"{body}\nreturn %2000 : tensor<8x8xf32>")
     assert (names, read) == (["add"], [SIZE])
+
+
+def test_narrowing_reads_the_wide_value() -> None:
+    body = """
+        %0 = stablehlo.convert %b : (tensor<16x8xf64>) -> tensor<16x8xf32>
+        %1 = stablehlo.slice %0 [0:8, 0:8] : (tensor<16x8xf32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    assert fusion(body, "%b: tensor<16x8xf64>") == (["slice"], [2 * SIZE])
