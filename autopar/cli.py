@@ -1,7 +1,8 @@
-"""`autopar`: run a module, solve a problem, tell what is installed, test the installation.
+"""`autopar`: run a module, solve a problem, measure the devices, tell what is installed, test it.
 
     autopar run MODULE.mlir --devices 8 --inputs in.npz --outputs out.npz
     autopar solve PROBLEM.json.gz --time-limit 60 -o SOLUTION.json
+    autopar profile-cluster -o cluster.toml
     autopar env [--json]
     autopar selftest [--devices 8]
 
@@ -96,6 +97,23 @@ def make_parser() -> argparse.ArgumentParser:
         "--seed", type=_seed, default=0, metavar="N", help="of the search's random numbers (0)"
     )
     _common(solve)
+
+    profile = commands.add_parser(
+        "profile-cluster",
+        help="measure the devices and write a cluster file",
+        description="Measures the local devices, all at work at once: FLOPs of large matmuls, "
+        "memory bandwidth, latency and bandwidth of collectives over groups of neighbours. Writes "
+        "a cluster file (docs/cost.md), for cluster=FILE. Virtual CPU devices are made where the "
+        "machine has no accelerators. FILE.toml is written whole at the end.",
+    )
+    profile.add_argument(
+        "-o", dest="output", metavar="FILE.toml", help="where it goes (standard output)"
+    )
+    profile.add_argument("--quick", action="store_true", help="smaller and shorter: rough figures")
+    profile.add_argument(
+        "--devices", type=_positive, metavar="N", help="device count (all real ones, else 8)"
+    )
+    _common(profile)
 
     env = commands.add_parser(
         "env",
@@ -201,6 +219,22 @@ def _solve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _profile_cluster(options: argparse.Namespace) -> int:
+    from .profile_cluster import Request, profile_to_file, report, report_text
+
+    request = Request(options.output, options.devices, options.quick)
+    if options.json and options.output is None:
+        raise UsageError("--json needs -o: the file itself goes to standard output")
+    with Progress("autopar profile-cluster", quiet=options.quiet) as progress:
+        cluster = profile_to_file(request, progress)
+        progress.done()
+    if options.json:
+        _print_json(report(cluster))
+    elif options.output is not None and not options.quiet:
+        sys.stdout.write(report_text(cluster))
+    return 0
+
+
 def _env(options: argparse.Namespace) -> int:
     from .environment import environment, environment_text
 
@@ -218,7 +252,13 @@ def _selftest(options: argparse.Namespace) -> int:
     return run_selftest(options.devices, quiet=options.quiet, as_json=options.json)
 
 
-COMMANDS = {"run": _run, "solve": _solve, "env": _env, "selftest": _selftest}
+COMMANDS = {
+    "run": _run,
+    "solve": _solve,
+    "profile-cluster": _profile_cluster,
+    "env": _env,
+    "selftest": _selftest,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

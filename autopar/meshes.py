@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from autopar.dialects.sharding import Grid
-from autopar.lowering.program import Layout, parse_axis
+from autopar.dialects.sharding import Grid, parse_axis
+from autopar.lowering.program import Layout
 from autopar.passes.importing.meshes import translate_axes
 
 from .session import first_devices, local_devices

@@ -15,9 +15,8 @@ from xdsl.ir import Attribute
 from autopar.dialects.autopar import GLOBAL, aliases, result_sharding, sharding_of, stated_grid
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
 from autopar.dialects.shard import grid_of
-from autopar.dialects.sharding import Grid, Sharding
+from autopar.dialects.sharding import Grid, Sharding, parse_axis
 from autopar.dialects.tensors import item_bytes, shape_of
-from autopar.lowering.program import parse_axis
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.importing.arguments import argument_kinds, main_function

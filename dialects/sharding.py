@@ -8,6 +8,7 @@ results with a reduction kind, as the older MLIR mesh dialect had them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,6 +38,15 @@ class AxisRef(NamedTuple):
     def spelled(self) -> str:
         """The name under which a refined grid holds this axis: `x`, or `x:(pre)size`."""
         return self.name if self.size == 0 else f"{self.name}:({self.pre}){self.size}"
+
+
+_SUB_AXIS = re.compile(r"(.+):\((\d+)\)(\d+)$")
+
+
+def parse_axis(text: str) -> AxisRef:
+    """`x` or `x:(pre)size`, as layouts and refined grids spell axes."""
+    match = _SUB_AXIS.match(text)
+    return AxisRef(match[1], int(match[2]), int(match[3])) if match else AxisRef(text)
 
 
 Axes = tuple[AxisRef, ...]

@@ -5,7 +5,6 @@ Read off a module after `convert-shard-to-stablehlo`; nothing else tells the run
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,10 +22,8 @@ from autopar.dialects.autopar import GRID, LAYOUT, aliases, stated_grid
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import op_name
-from autopar.dialects.sharding import AxisRef, Grid
+from autopar.dialects.sharding import Grid
 from autopar.passes.walk import inner_ops
-
-_SUB_AXIS = re.compile(r"(.+):\((\d+)\)(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -53,12 +50,6 @@ class DeviceProgram:
     results: tuple[Layout, ...]
     aliases: tuple[tuple[int, int], ...]
     """(argument, result) pairs that share a buffer."""
-
-
-def parse_axis(text: str) -> AxisRef:
-    """`x` or `x:(pre)size`, as layouts spell axes."""
-    match = _SUB_AXIS.match(text)
-    return AxisRef(match[1], int(match[2]), int(match[3])) if match else AxisRef(text)
 
 
 def device_program(module: ModuleOp) -> DeviceProgram:

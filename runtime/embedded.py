@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from xdsl.dialects.builtin import ModuleOp
 
-from autopar.dialects.sharding import AxisRef, Grid, local_dim
+from autopar.dialects.sharding import AxisRef, Grid, local_dim, parse_axis
 from autopar.dialects.stablehlo.collectives import COLLECTIVES
 from autopar.lowering.exporter import export_module
 from autopar.lowering.jax_compat import (
@@ -29,7 +29,7 @@ from autopar.lowering.jax_compat import (
     register_effects,
     result_handler,
 )
-from autopar.lowering.program import DeviceProgram, Layout, parse_axis
+from autopar.lowering.program import DeviceProgram, Layout
 from autopar.passes.partition.specs import AxisTable
 
 from .callbacks import HostCallbacks

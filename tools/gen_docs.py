@@ -27,6 +27,7 @@ from autopar.cli import make_parser  # noqa: E402
 from autopar.dialects import DIALECTS, all_dialects  # noqa: E402
 from autopar.opt import ALIASES, FLAGS  # noqa: E402
 from autopar.passes import PASSES, load_pass, pipelines  # noqa: E402
+from autopar.passes.cost.cluster import preset_names, read_cluster  # noqa: E402
 from autopar.passes.manager import option_help  # noqa: E402
 from tests.dialects.rule_differences import DIFFERENCES  # noqa: E402
 from tests.docstrings import own_docstring  # noqa: E402
@@ -334,12 +335,41 @@ def rule_differences() -> str:
     return "\n".join(["| op | factor | Shardy | here |", "|---|---|---|---|", *rows])
 
 
+def presets() -> str:
+    """The table of docs/cost.md: the cluster files of `passes/cost/presets/`."""
+    rows = [
+        "| preset | device | f32, bf16, f16 TFLOP/s | memory GB | GB/s | links |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in preset_names():
+        cluster = read_cluster(name)
+        device = cluster.device
+        flops = ", ".join(f"{device.flops_per_second(d) / 1e12:g}" for d in ("f32", "bf16", "f16"))
+        links = "; ".join(
+            f"{link.size}: {link.alpha * 1e6:g} us, {1e-9 / link.beta:.3g} GB/s"
+            for link in cluster.links
+        )
+        memory = f"{device.memory_bytes / 1e9:g} | {device.memory_bandwidth / 1e9:g}"
+        rows.append(f"| `{name}` | {device.kind} | {flops} | {memory} | {links} |")
+    return "\n".join(rows)
+
+
+def cost_page() -> str:
+    """docs/cost.md with its generated part."""
+    return _with_part("cost.md", "presets", presets())
+
+
+def _with_part(page: str, name: str, part: str) -> str:
+    """A page of docs/ with its part between `<!-- generated: name -->` and its end."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    begin, end = f"<!-- generated: {name} -->\n", "<!-- end of generated -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}{part}\n{end}{rest.partition(end)[2]}"
+
+
 def propagation_page() -> str:
     """docs/propagation.md with its generated part."""
-    text = (ROOT / "docs" / "propagation.md").read_text(encoding="utf-8")
-    begin, end = "<!-- generated: rule-differences -->\n", "<!-- end of generated -->"
-    before, _, rest = text.partition(begin)
-    return f"{before}{begin}{rule_differences()}\n{end}{rest.partition(end)[2]}"
+    return _with_part("propagation.md", "rule-differences", rule_differences())
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -349,6 +379,7 @@ PAGES = {
     "dialects.md": dialects_page,
     "cli.md": cli_page,
     "propagation.md": propagation_page,
+    "cost.md": cost_page,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import prod
@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, ModuleOp
 from xdsl.ir import Operation
 
 from autopar.dialects.constants import constant_array
-from autopar.dialects.shard import CollectiveCommunicationOp, grid_of
+from autopar.dialects.shard import CollectiveCommunicationOp, PermuteOp, grid_of
 from autopar.dialects.sharding import AxisRef, Grid
 from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.walk import inner_ops
@@ -67,6 +67,11 @@ NO_RING_BYTES = {
 _KINDS = {"stablehlo.collective_permute": "permute"}
 
 
+def collective_kind(name: str) -> str:
+    """What an op of this name is called in plans and prices."""
+    return _KINDS.get(name, name.partition(".")[2])
+
+
 @dataclass(frozen=True)
 class CollectiveUse:
     """One collective of a partitioned program."""
@@ -81,6 +86,8 @@ class CollectiveUse:
     """Inside a loop body: the bytes are those of one iteration."""
     times: int = 1
     """How often it runs: the trips of the loops around it, where these are plain to see."""
+    local_bytes: float = 0.0
+    """What each device puts in."""
 
 
 def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
@@ -88,18 +95,28 @@ def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
     grid = grid_of(module)
     loops: dict[Operation, int] = {}
     for op in inner_ops(module):
-        formula = RING_BYTES.get(op.name)
-        if formula is None:
-            continue
-        axes, group = _groups(op, grid)
-        yield CollectiveUse(
-            _KINDS.get(op.name, op.name.split(".")[1]),
-            tuple(grid.axis_names[axis] for axis in axes),
-            group,
-            formula(_local_bytes(op), group),
-            _in_loop(op),
-            times(op, loops),
-        )
+        use = collective_use(op, grid, loops)
+        if use is not None:
+            yield use
+
+
+def collective_use(op: Operation, grid: Grid, loops: dict[Operation, int]) -> CollectiveUse | None:
+    """What an op of a partitioned program moves; None if it is no collective. `loops` keeps trip
+    counts between calls."""
+    formula = RING_BYTES.get(op.name)
+    if formula is None:
+        return None
+    axes, group = _groups(op, grid)
+    local_bytes = _local_bytes(op)
+    return CollectiveUse(
+        collective_kind(op.name),
+        tuple(grid.axis_names[axis] for axis in axes),
+        group,
+        formula(local_bytes, group),
+        _in_loop(op),
+        times(op, loops),
+        local_bytes,
+    )
 
 
 def _local_bytes(op: Operation) -> float:
@@ -108,7 +125,10 @@ def _local_bytes(op: Operation) -> float:
 
 def _groups(op: Operation, grid: Grid) -> tuple[tuple[int, ...], int]:
     """The grid axes that a collective runs over (none where its replica groups are those of no
-    axes), and the size of a group."""
+    axes; of a permutation those along which it moves something), and the size of a group."""
+    if isinstance(op, PermuteOp):
+        axes = tuple(op.grid_axes.get_values())
+        return _moved_along(op, grid, axes), prod(grid.shape[axis] for axis in axes)
     if isinstance(op, CollectiveCommunicationOp):
         axes = tuple(op.grid_axes.get_values())
         return axes, prod(grid.shape[axis] for axis in axes)
@@ -124,6 +144,18 @@ def _groups(op: Operation, grid: Grid) -> tuple[tuple[int, ...], int]:
             if found == {frozenset(group) for group in grid.groups(refs)}:
                 return axes, groups.shape[1]
     return (), groups.shape[1]
+
+
+def _moved_along(op: PermuteOp, grid: Grid, axes: Sequence[int]) -> tuple[int, ...]:
+    """The grid axes in which a source and its target differ."""
+    refs = [AxisRef(grid.axis_names[axis]) for axis in axes]
+    members = grid.groups(refs)[0]
+    pairs = [(members[source], members[target]) for source, target in op.source_target_pairs()]
+    return tuple(
+        axis
+        for axis, ref in zip(axes, refs, strict=True)
+        if any(grid.coordinate(a, ref) != grid.coordinate(b, ref) for a, b in pairs)
+    )
 
 
 def _in_loop(op: Operation) -> bool:

@@ -1,0 +1,265 @@
+"""Clusters: what their devices compute and how they are linked, read from TOML files.
+
+    version = 1
+
+    [device]
+    flops.f32 = 4e14          # per second, what a large matmul reaches
+    flops.bf16 = 7e14
+    memory_bytes = 80e9
+    memory_bandwidth = 3e12   # bytes a second
+
+    [[link]]                  # innermost first
+    size = 8                  # devices that it joins
+    alpha = 2e-5              # seconds a message
+    beta = 2.7e-12            # seconds a byte that a device sends, when all send at once
+
+`name` and `device.kind` may be given as well. The presets are such files, in `presets/`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+VERSION = 1
+_PRESETS = Path(__file__).with_name("presets")
+
+_DTYPE = re.compile(r"(bf16|tf32|f\d+(E\w+)?|u?i\d+|complex<f(32|64)>)$")
+_NEAREST: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = (
+    (r"f16", (("bf16", 1), ("f32", 1))),
+    (r"bf16", (("f16", 1), ("f32", 1))),
+    (r"tf32", (("f32", 1),)),
+    (r"f[48]E.*|f8", (("f8", 1), ("bf16", 1))),
+    (r"f64", (("f32", 1 / 2),)),
+    (r"complex<f32>", (("f32", 1 / 4),)),
+    (r"complex<f64>", (("f64", 1 / 4), ("f32", 1 / 8))),
+    (r"u?i[1248]", (("i8", 1), ("bf16", 1))),
+    (r"u?i64", (("f32", 1 / 2),)),
+    (r".*", (("f32", 1),)),
+)
+"""For a dtype that a cluster does not state: stated ones in its place and their share, the first
+that is stated. 16-bit floats stand for each other; a narrower number gains nothing that is not
+stated; twice the width is half the speed; a complex product is four real ones."""
+_ANY = (("f32", 1.0), ("bf16", 0.5), ("f16", 0.5), ("f64", 2.0))
+"""What stands for f32 where it is not stated."""
+
+
+class ClusterError(ValueError):
+    """A cluster that cannot be used; the message is one line: which file and key, what is wrong,
+    what to do."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device; all devices of a cluster are alike."""
+
+    kind: str
+    flops: Mapping[str, float]
+    """FLOPs a second that a large matmul reaches, by element type (MLIR's names: f32, bf16, …)."""
+    memory_bytes: int
+    memory_bandwidth: float
+    """Bytes a second, read or written, that a large elementwise op reaches."""
+
+    def flops_per_second(self, dtype: str) -> float:
+        """FLOPs a second in an element type; of the nearest stated one where it is not stated."""
+        if dtype in self.flops:
+            return self.flops[dtype]
+        stands = next(stands for name, stands in _NEAREST if re.fullmatch(name, dtype))
+        for name, share in stands:
+            if name in self.flops:
+                return share * self.flops[name]
+        return stands[-1][1] * self._any_flops()
+
+    def _any_flops(self) -> float:
+        for name, share in _ANY:
+            if name in self.flops:
+                return share * self.flops[name]
+        return max(self.flops.values())
+
+
+@dataclass(frozen=True)
+class Link:
+    """What joins a block of consecutive devices."""
+
+    size: int
+    """Devices that it joins."""
+    alpha: float
+    """Seconds a message (one collective over one grid axis)."""
+    beta: float
+    """Seconds a byte that a device sends, when all devices send at once."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Devices, numbered in the order in which links join them."""
+
+    name: str
+    device: Device
+    links: tuple[Link, ...]
+    """Innermost first, of growing size."""
+
+    @property
+    def num_devices(self) -> int:
+        """The most devices that a grid may have."""
+        return self.links[-1].size
+
+
+def preset_names() -> list[str]:
+    """The clusters that `read_cluster` knows by name."""
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
+
+
+def read_cluster(preset_or_path: str | Path) -> Cluster:
+    """A preset by name, or the cluster in a TOML file; ClusterError where it cannot be used."""
+    path = Path(preset_or_path)
+    if str(preset_or_path) in preset_names():
+        path = _PRESETS / f"{preset_or_path}.toml"
+    elif not path.exists():
+        raise ClusterError(
+            f"cluster {preset_or_path}: neither a file nor a preset; presets: "
+            f"{', '.join(preset_names())}"
+        )
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ClusterError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ClusterError(f"{path}: not a text file: {error.reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ClusterError(f"{path}: not TOML: {error}") from None
+    return _Reader(str(path)).cluster(data, path.stem)
+
+
+def write_cluster(cluster: Cluster, comments: Mapping[str, str] | None = None) -> str:
+    """The text of a cluster file. `comments`: lines above a key (`device.flops.f32`, `link.0`) or
+    at the top (`""`)."""
+    notes = comments or {}
+
+    def note(key: str) -> list[str]:
+        return [f"# {line}" for line in notes.get(key, "").splitlines()]
+
+    device = cluster.device
+    lines = [*note(""), f"version = {VERSION}", f"name = {_quoted(cluster.name)}", "", "[device]"]
+    lines.append(f"kind = {_quoted(device.kind)}")
+    for dtype, flops in device.flops.items():
+        key = dtype if re.fullmatch(r"\w+", dtype) else _quoted(dtype)
+        lines += [*note(f"device.flops.{dtype}"), f"flops.{key} = {_number(flops)}"]
+    lines += [*note("device.memory_bytes"), f"memory_bytes = {device.memory_bytes}"]
+    bandwidth = _number(device.memory_bandwidth)
+    lines += [*note("device.memory_bandwidth"), f"memory_bandwidth = {bandwidth}"]
+    for index, link in enumerate(cluster.links):
+        lines += ["", *note(f"link.{index}"), "[[link]]", f"size = {link.size}"]
+        lines += [f"alpha = {_number(link.alpha)}", f"beta = {_number(link.beta)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    """A float as TOML has it, which reads back as the same."""
+    text = repr(float(value))
+    return text if "." in text or "e" in text else f"{text}.0"
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Checks the parts of one file."""
+
+    file: str
+
+    def error(self, key: str, problem: str) -> ClusterError:
+        return ClusterError(f"{self.file}: {key}: {problem}")
+
+    def cluster(self, data: dict[str, Any], stem: str) -> Cluster:
+        version = data.get("version")
+        if version is None:
+            raise self.error("version", f"missing; write version = {VERSION}")
+        if type(version) is not int or version != VERSION:
+            raise self.error(
+                "version", f"found {version!r}, this autopar reads version = {VERSION}"
+            )
+        self._check_keys("", data, ("version", "name", "device", "link"))
+        name = self._text("name", data.get("name", stem))
+        device = self._device(self._table("device", data.get("device")))
+        entries = data.get("link")
+        if not isinstance(entries, list) or not entries:
+            raise self.error("link", "missing; write at least one [[link]] table")
+        links = [self._link(i, entry) for i, entry in enumerate(cast("list[object]", entries))]
+        for index, (inner, outer) in enumerate(pairwise(links), 1):
+            if outer.size <= inner.size:
+                raise self.error(
+                    f"link {index}: size",
+                    f"found {outer.size} after {inner.size}; write links from the innermost out, "
+                    "each joining more devices than the one before",
+                )
+        return Cluster(name, device, tuple(links))
+
+    def _device(self, table: dict[str, Any]) -> Device:
+        self._check_keys("device.", table, ("kind", "flops", "memory_bytes", "memory_bandwidth"))
+        stated = self._table("device.flops", table.get("flops"))
+        flops: dict[str, float] = {}
+        for dtype, value in stated.items():
+            if not _DTYPE.match(dtype):
+                raise self.error(
+                    f"device.flops.{dtype}", "not an element type; f32, bf16, f16, f64, i8 … are"
+                )
+            flops[dtype] = self._positive(f"device.flops.{dtype}", value)
+        if not flops:
+            raise self.error("device.flops", "empty; state flops.f32 and flops.bf16")
+        memory = self._positive("device.memory_bytes", table.get("memory_bytes"))
+        bandwidth = self._positive("device.memory_bandwidth", table.get("memory_bandwidth"))
+        kind = self._text("device.kind", table.get("kind", "device"))
+        return Device(kind, flops, int(memory), bandwidth)
+
+    def _link(self, index: int, entry: object) -> Link:
+        where = f"link {index}"
+        table = self._table(where, entry)
+        self._check_keys(f"{where}: ", table, ("size", "alpha", "beta"))
+        size = table.get("size")
+        if type(size) is not int or size < 1:
+            found = "missing" if size is None else f"found {size!r}"
+            raise self.error(f"{where}: size", f"{found}; give a whole number of devices")
+        alpha = self._number(f"{where}: alpha", table.get("alpha"))
+        return Link(size, alpha, self._number(f"{where}: beta", table.get("beta")))
+
+    def _check_keys(self, prefix: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+        for key in table:
+            if key not in known:
+                raise self.error(f"{prefix}{key}", f"unknown; known here: {', '.join(known)}")
+
+    def _table(self, key: str, value: object) -> dict[str, Any]:
+        if value is None:
+            raise self.error(key, f"missing; write a table [{key}]")
+        if not isinstance(value, dict):
+            raise self.error(key, f"found {value!r}; give a table")
+        return cast("dict[str, Any]", value)
+
+    def _text(self, key: str, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.error(key, f"found {value!r}; give a string")
+        return value
+
+    def _number(self, key: str, value: object) -> float:
+        if value is None:
+            raise self.error(key, "missing; give a number")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(key, f"found {value!r}; give a number")
+        if not (math.isfinite(value) and value >= 0):
+            raise self.error(key, f"found {value}; give a number of at least 0")
+        return float(value)
+
+    def _positive(self, key: str, value: object) -> float:
+        number = self._number(key, value)
+        if number == 0:
+            raise self.error(key, "found 0; give a number above 0")
+        return number

@@ -1,0 +1,241 @@
+"""Which values of a block lie in memory, under an estimate of how XLA fuses.
+
+A value is *kept* (written to memory once, read by its users) or computed inside every op that
+needs it. XLA's rules, simplified (`InstructionFusion`, of CPU and GPU alike):
+
+- dots, convolutions, sorts, collectives, loops and all that is not listed below write their
+  results; what they read is kept;
+- elementwise ops, broadcasts, slices, pads, concatenations … are computed inside their users, and
+  so is what a reduction reads;
+- an op with several users, each in another fusion, is kept where it is dear (exponential, tanh,
+  division …), or where computing it again would read more bytes than its result has;
+- a dear op is kept where its elements are used again and again (broadcast);
+- reshapes, barriers and added dimensions are other names of what they read, and so are
+  transposes that dots read (dots take their operands in any order) and what a loop carries
+  unchanged.
+
+Constants are not in memory: they are part of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from xdsl.ir import Block, Operation, OpResult, SSAValue
+
+from autopar.dialects.autopar import COMBINE
+from autopar.dialects.tensors import num_bytes
+from autopar.dialects.traits import Elementwise
+from autopar.passes.walk import inner_ops, ops_in
+
+DOTS = frozenset({"stablehlo.dot_general", "stablehlo.convolution"})
+_CHEAP = frozenset(
+    f"stablehlo.{name}"
+    for name in (
+        "broadcast_in_dim", "clamp", "concatenate", "dynamic_slice", "iota", "pad", "reverse",
+        "select", "slice", "transpose", "get_tuple_element", "bitcast_convert",
+    )
+) | {"shard.all_slice"}  # fmt: skip
+_DEAR = frozenset(
+    f"stablehlo.{name}"
+    for name in (
+        "atan2", "cbrt", "cosine", "divide", "exponential", "exponential_minus_one", "log",
+        "log_plus_one", "logistic", "power", "remainder", "rsqrt", "sine", "sqrt", "tan", "tanh",
+    )
+)  # fmt: skip
+_CHEAP_CHLO = frozenset(
+    {"chlo.conj", "chlo.is_inf", "chlo.is_neg_inf", "chlo.is_pos_inf", "chlo.square"}
+)
+_VIEWS = frozenset({"stablehlo.reshape", "stablehlo.optimization_barrier"})
+_LOOPS = frozenset({"stablehlo.while"})
+BODIES = _LOOPS | {"stablehlo.case", "stablehlo.if"}
+"""Ops whose regions are programs."""
+_COMPUTES_OPERANDS = frozenset({"stablehlo.reduce", "stablehlo.gather"})
+"""Ops that compute what they read by themselves, and whose result is kept."""
+_IN_PLACE = frozenset({"stablehlo.dynamic_update_slice", "stablehlo.scatter"})
+_CUTS = frozenset(
+    {"stablehlo.slice", "stablehlo.dynamic_slice", "stablehlo.gather", "shard.all_slice"}
+)
+"""Ops that read no more of an operand than their result has."""
+_CONSTANT = "stablehlo.constant"
+
+
+def is_elementwise(op: Operation) -> bool:
+    """Whether an op computes each element of its result from those at the same place."""
+    return op.has_trait(Elementwise)
+
+
+def updates_in_place(op: Operation) -> bool:
+    """Whether an op changes a part of its first operand."""
+    return op.name in _IN_PLACE
+
+
+class Fusion:
+    """The kept values of one block, and what each of its ops reads."""
+
+    def __init__(self, block: Block) -> None:
+        self.ops = list(ops_in(block))
+        self._own: frozenset[Operation | Block] = frozenset(self.ops)
+        self._arguments = frozenset[SSAValue](block.args)
+        self._kept: set[SSAValue] = set(block.args)
+        self._leaves: dict[SSAValue, frozenset[SSAValue]] = {}
+        """What a value is computed from, if all that may be is computed inside others."""
+        self._places: dict[SSAValue, frozenset[int]] = {}
+        """The ops, by their places, in whose code a value is computed."""
+        for op in self.ops:
+            for value in op.results:
+                self._find_leaves(op, value)
+        for place in range(len(self.ops) - 1, -1, -1):
+            for value in self.ops[place].results:
+                self._decide(place, self.ops[place], value)
+
+    def written(self, op: Operation) -> list[SSAValue]:
+        """The results of an op that are kept."""
+        return [value for value in op.results if value in self._kept]
+
+    def name(self, value: SSAValue) -> SSAValue | None:
+        """The kept value that a value is, or is another name of; None: it has no memory."""
+        while value not in self._kept and value.owner in self._own:
+            viewed = _viewed(value)
+            if viewed is None:
+                return None
+            value = viewed
+        return value
+
+    def reads(self, op: Operation) -> dict[SSAValue, float]:
+        """The kept values that an op reads, with what is computed inside it, and how many bytes of
+        each: what is sliced off is not read, nor what is updated in place. An op that is computed
+        inside others reads nothing itself."""
+        if op.results and not self.written(op):
+            return {}
+        wanted = [(operand, _share(op, operand)) for operand in op.operands]
+        if updates_in_place(op):
+            wanted[0] = op.operands[0], 0.0
+        wanted += [(value, 1.0) for value in self._captured(op)]
+        most: dict[SSAValue, float] = {}
+        """The share of each value met that is needed; a value is met again where more of it is."""
+        while wanted:
+            value, share = wanted.pop()
+            if most.get(value, -1.0) >= share:
+                continue
+            most[value] = share
+            maker = value.owner
+            if value not in self._kept and isinstance(maker, Operation) and maker in self._own:
+                for source in _sources(value, maker):
+                    wanted.append((source, share * _share(maker, source)))
+        return {
+            value: share * num_bytes(value.type)
+            for value, share in most.items()
+            if value in self._kept or value.owner not in self._own
+        }
+
+    def _captured(self, op: Operation) -> Iterator[SSAValue]:
+        """The values of this block that the bodies of an op read."""
+        if op.name in BODIES:
+            for inner in inner_ops(op):
+                for operand in inner.operands:
+                    if operand.owner in self._own or operand in self._arguments:
+                        yield operand
+
+    def _find_leaves(self, op: Operation, value: SSAValue) -> None:
+        is_written = _viewed(value) is None and not _is_code(op) and op.name != _CONSTANT
+        if is_written or (_is_dear(op) and not value.has_one_use()):
+            self._leaves[value] = frozenset((value,))
+            return
+        sources = _sources(value, op)
+        found = (self._leaves.get(source, frozenset((source,))) for source in sources)
+        self._leaves[value] = frozenset[SSAValue]().union(*found)
+
+    def _decide(self, place: int, op: Operation, value: SSAValue) -> None:
+        places: set[int] = set()
+        is_demanded = self._visit_users(value, places)
+        self._places[value] = frozenset(places)
+        if op.name == _CONSTANT or _viewed(value) is not None:
+            return
+        if is_demanded or not _is_code(op) or self._is_kept_apart(op, value, places):
+            self._kept.add(value)
+            self._places[value] = frozenset((place,))
+
+    def _visit_users(self, value: SSAValue, places: set[int]) -> bool:
+        """Adds the places in whose code a value would be computed; whether a user wants it kept."""
+        is_demanded = False
+        for use in value.uses:
+            user = use.operation
+            if user not in self._own:  # in a body
+                is_demanded = True
+                continue
+            views = [v for v in user.results if _viewed(v) is value]
+            for view in views:
+                is_demanded |= self._visit_users(view, places)
+            if views and user.name not in _LOOPS:
+                continue
+            if user.name in _COMPUTES_OPERANDS or COMBINE in user.attributes or _is_code(user):
+                for result in user.results:
+                    places |= self._places.get(result, frozenset())
+            else:
+                is_demanded |= not (updates_in_place(user) and use.index > 0)
+        return is_demanded
+
+    def _is_kept_apart(self, op: Operation, value: SSAValue, places: Iterable[int]) -> bool:
+        """Whether a value that could be computed inside its users is better kept."""
+        if _is_dear(op) and any(map(_repeats, (use.operation for use in value.uses))):
+            return True
+        if len(set(places)) <= 1:
+            return False
+        again = sum(num_bytes(leaf.type) for leaf in self._leaves[value])
+        return _is_dear(op) or again > _WORTH_READING * num_bytes(value.type)
+
+
+_WORTH_READING = 1.25
+"""A value is computed again from up to this many times its own bytes: small operands (a scale, a
+row of statistics) beside one of its own size do not count."""
+
+
+def _viewed(value: SSAValue) -> SSAValue | None:
+    """The value of which this one is another name: of a view its operand, of a loop's result what
+    the loop carries unchanged."""
+    op = value.owner
+    if not isinstance(value, OpResult) or not isinstance(op, Operation):
+        return None
+    if op.name in _LOOPS:
+        body = op.regions[1].block
+        last = body.last_op
+        is_same = last is not None and last.operands[value.index] is body.args[value.index]
+        return op.operands[value.index] if is_same else None
+    if op.name == "stablehlo.transpose":
+        into_dots = all(use.operation.name in DOTS for use in value.uses)
+        return op.operands[0] if into_dots else None
+    if op.name == "stablehlo.broadcast_in_dim":  # adds dimensions of size 1
+        return None if _repeats(op) else op.operands[0]
+    return op.operands[value.index] if op.name in _VIEWS else None
+
+
+def _sources(value: SSAValue, op: Operation) -> Iterable[SSAValue]:
+    """What the code of a value reads: of another name the value itself, of a constant nothing."""
+    if op.name == _CONSTANT:
+        return ()
+    viewed = _viewed(value)
+    return op.operands if viewed is None else (viewed,)
+
+
+def _is_code(op: Operation) -> bool:
+    """Whether an op may be computed inside its users."""
+    return op.name in _CHEAP or is_elementwise(op)
+
+
+def _is_dear(op: Operation) -> bool:
+    """Whether computing an element again costs more than reading it."""
+    return op.name in _DEAR or (op.name.startswith("chlo.") and op.name not in _CHEAP_CHLO)
+
+
+def _repeats(op: Operation) -> bool:
+    """Whether an op reads the elements of its operand again and again."""
+    is_broadcast = op.name == "stablehlo.broadcast_in_dim"
+    return is_broadcast and num_bytes(op.results[0].type) > num_bytes(op.operands[0].type)
+
+
+def _share(op: Operation, operand: SSAValue) -> float:
+    """The share of an operand that an op reads."""
+    if op.name not in _CUTS:
+        return 1.0
+    return min(1.0, num_bytes(op.results[0].type) / max(1, num_bytes(operand.type)))

@@ -1,0 +1,229 @@
+"""The most memory that a partitioned program has in use on one device.
+
+    arguments + results that no donated argument holds + the most temporaries at any time
+
+as XLA counts it (arguments + outputs + temporaries - aliased). Temporaries are the kept values of
+`fusion.py`, from where they are computed to where they are read last, in program order, with what
+XLA's buffer assignment and scheduling do:
+
+- an elementwise op, and an update in place, write over an operand that dies there;
+- results of the program are written where they stay, values that a loop carries over its carry;
+- all_reduces over the same axes that do not need each other are made one (XLA's combiner): what
+  they reduce waits for the last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+
+from autopar.dialects.autopar import aliases
+from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
+from autopar.dialects.tensors import num_bytes
+
+from .fusion import BODIES, DOTS, Fusion, is_elementwise, updates_in_place
+from .merging import merged_steps
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device."""
+
+    arguments: int
+    results: int
+    """Of results that no donated argument holds."""
+    temporaries: int
+    """The most at any time."""
+
+    @property
+    def peak(self) -> int:
+        return self.arguments + self.results + self.temporaries
+
+
+def memory_of(module: ModuleOp) -> Memory:
+    """The memory of `@main` of a partitioned module, for one device."""
+    func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
+    block = func.body.block
+    last = block.last_op
+    assert last is not None, "a function ends with a return"
+    donated = {result for _, result in aliases(func)}
+    fresh = [v for i, v in enumerate(last.operands) if i not in donated]
+    return Memory(
+        sum(num_bytes(arg.type) for arg in block.args),
+        sum(num_bytes(value.type) for value in fresh),
+        int(_temporaries(block)),
+    )
+
+
+@dataclass
+class _Buffer:
+    """Memory of a value, or of several in turn that write over each other."""
+
+    size: int
+    first: int
+    last: int
+
+
+def _temporaries(block: Block) -> int:
+    """The most bytes of temporaries while a block runs."""
+    fusion = Fusion(block)
+    schedule = _Schedule(fusion)
+    elsewhere = _results_in_place(fusion, block)
+    buffers: dict[SSAValue, _Buffer] = {}
+    for place, writers in enumerate(schedule.writers):
+        dying = [
+            value
+            for value in schedule.reads[place]
+            if value in buffers and buffers[value].last == place
+        ]
+        for op in writers:
+            for value in fusion.written(op):
+                last = schedule.last_read.get(value, place)
+                if value in elsewhere:
+                    argument = elsewhere[value]
+                    if argument is None or schedule.last_read.get(argument, -1) <= place:
+                        continue
+                    last = len(schedule.writers)
+                over = _overwritten(fusion, op, value, dying, buffers)
+                if over is None or len(writers) > 1:
+                    buffers[value] = _Buffer(num_bytes(value.type), place, last)
+                else:
+                    dying.remove(over)
+                    buffers[value] = buffers[over]
+                    buffers[value].last = last
+    inner = [max(map(_inside, writers), default=0) for writers in schedule.writers]
+    distinct = {id(buffer): buffer for buffer in buffers.values()}
+    return _peak([*distinct.values(), *schedule.joined], inner)
+
+
+class _Schedule:
+    """What is read and written at each place of a block.
+
+    Collectives that are lowered as one first join their operands in a buffer (a place of its own),
+    and their results are parts of another: what computes with a part reads it there, others (dots)
+    get a copy.
+    """
+
+    def __init__(self, fusion: Fusion) -> None:
+        self.reads: list[dict[SSAValue, float]] = []
+        self.writers: list[list[Operation]] = []
+        """The ops that write their results at a place."""
+        self.joined: list[_Buffer] = []
+        self.last_read: dict[SSAValue, int] = {}
+        parts: list[list[SSAValue]] = []
+        for step in merged_steps(fusion.ops):
+            joins = [unit for unit in step if len(unit) > 1]
+            if joins:
+                self._add(fusion, [op for unit in joins for op in unit], [])
+                place = len(self.writers)
+                for unit in joins:
+                    size = sum(num_bytes(value.type) for op in unit for value in op.operands)
+                    self.joined.append(_Buffer(size, place - 1, place))
+                    parts.append([value for op in unit for value in op.results])
+            ops = [op for unit in step for op in unit]
+            self._add(fusion, [unit[0] for unit in step if len(unit) == 1], ops)
+        self.last_read = {
+            value: place for place, values in enumerate(self.reads) for value in values
+        }
+        self._add_copies({value for group in parts for value in group})
+        for group in parts:  # the buffer of the parts lives until the last of them is read
+            last = max((self.last_read.get(value, 0) for value in group), default=0)
+            self.last_read.update((value, last) for value in group if value in self.last_read)
+
+    def _add(self, fusion: Fusion, readers: list[Operation], writers: list[Operation]) -> None:
+        read = (fusion.reads(op).items() for op in readers)
+        self.reads.append({value: size for items in read for value, size in items})
+        self.writers.append(writers)
+
+    def _add_copies(self, parts: set[SSAValue]) -> None:
+        """Copies the parts that dots read, from the first to the last of these."""
+        copied: dict[SSAValue, _Buffer] = {}
+        for place, values in enumerate(self.reads):
+            if any(op.name in DOTS for op in self.writers[place]):
+                for value in parts & values.keys():
+                    size = num_bytes(value.type)
+                    copied.setdefault(value, _Buffer(size, place, place)).last = place
+        self.joined += copied.values()
+
+
+def _inside(op: Operation) -> int:
+    """Temporaries inside an op: of bodies of loops and branches, of a convolution's copies."""
+    if op.name in BODIES:
+        return max(_temporaries(region.block) for region in op.regions)
+    return _transposed(op) if op.name == "stablehlo.convolution" else 0
+
+
+def _transposed(convolution: Operation) -> int:
+    """Bytes of the operands that are copied into the order of dimensions that convolutions want:
+    batch, space, feature, and for kernels space, input, output feature (XLA:CPU's
+    `ConvCanonicalization`; the gradients of convolutions have other ones)."""
+    numbers = convolution.properties["dimension_numbers"]
+    assert isinstance(numbers, ConvDimensionNumbers)
+    spatial = list(numbers.input_spatial_dimensions)
+    lhs = [numbers.input_batch_dimension, *spatial, numbers.input_feature_dimension]
+    rhs = [
+        *numbers.kernel_spatial_dimensions,
+        numbers.kernel_input_feature_dimension,
+        numbers.kernel_output_feature_dimension,
+    ]
+    pairs = zip((lhs, rhs), convolution.operands, strict=True)
+    return sum(num_bytes(operand.type) for order, operand in pairs if order != sorted(order))
+
+
+def _results_in_place(fusion: Fusion, block: Block) -> dict[SSAValue, SSAValue | None]:
+    """The values that a block returns, which are written where they stay, and what lies there
+    before: in a loop's body the carried argument, which must not be needed any more."""
+    last = block.last_op
+    if last is None:
+        return {}
+    parent = block.parent_op()
+    is_loop = parent is not None and parent.name == "stablehlo.while"
+    found: dict[SSAValue, SSAValue | None] = {}
+    for index, operand in enumerate(last.operands):
+        value = fusion.name(operand)
+        if value is not None and not isinstance(value, BlockArgument):
+            carried = is_loop and len(block.args) == len(last.operands)
+            found[value] = block.args[index] if carried else None
+    return found
+
+
+def _overwritten(
+    fusion: Fusion,
+    op: Operation,
+    value: SSAValue,
+    dying: Sequence[SSAValue],
+    buffers: dict[SSAValue, _Buffer],
+) -> SSAValue | None:
+    """The value that dies where `value` is written, and whose memory it takes."""
+    if op.name == "stablehlo.while":
+        candidates = [fusion.name(carried) for carried in _carried(op, value)]
+    elif updates_in_place(op):
+        candidates = [fusion.name(op.operands[0])]
+    elif is_elementwise(op):
+        candidates = dying
+    else:
+        return None
+    size = num_bytes(value.type)
+    found = (v for v in candidates if v is not None and v in dying)
+    return next((v for v in found if buffers[v].size == size), None)
+
+
+def _carried(loop: Operation, result: SSAValue) -> list[SSAValue]:
+    """What a loop starts from where it gives `result`."""
+    pairs = zip(loop.operands, loop.results, strict=True)
+    return [operand for operand, value in pairs if value is result]
+
+
+def _peak(buffers: Iterable[_Buffer], inner: Sequence[int]) -> int:
+    """The most bytes in use at any place, with what is in use inside of each op."""
+    change = [0] * (len(inner) + 2)
+    for buffer in buffers:
+        change[buffer.first] += buffer.size
+        change[buffer.last + 1] -= buffer.size
+    live = accumulate(change)
+    return max((now + more for now, more in zip(live, inner, strict=False)), default=0)

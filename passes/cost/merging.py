@@ -1,0 +1,120 @@
+"""The order in which ops run once collectives are merged.
+
+Collectives with the same `autopar.combine` are lowered as one, over a buffer in which their
+operands are joined. XLA then makes one all_reduce of those over the same devices, of one kind and
+element type, that do not need each other's results (`AllReduceCombiner`; on CPU without a limit on
+the bytes). It runs where the last of them stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from xdsl.ir import Attribute, Operation, SSAValue
+
+from autopar.dialects.autopar import COMBINE
+from autopar.dialects.shard import AllReduceOp
+from autopar.dialects.tensors import element_type
+
+Unit = list[Operation]
+"""An op, or several collectives that are lowered as one."""
+Step = list[Unit]
+"""What runs together: one unit, or several all_reduces."""
+
+
+def merged_steps(ops: Sequence[Operation]) -> list[Step]:
+    """The ops of a block in the order in which they run."""
+    units = _units(ops)
+    order = _Order({id(unit): group for group in _all_reduces(units) for unit in group})
+    waiting: list[Unit] = []
+    for unit in units:
+        if not order.run(unit):
+            waiting.append(unit)
+        elif order.is_merged(unit):
+            waiting = order.run_all(waiting)
+    return order.steps + [[unit] for unit in waiting]
+
+
+class _Order:
+    """Steps in the order in which they run, and what they have to wait for."""
+
+    def __init__(self, together: Mapping[int, Step]) -> None:
+        self.steps: list[Step] = []
+        self._together = together
+        """The step of each unit that runs with others, by the unit's identity."""
+        self._has_run: set[int] = set()
+        self._missing: set[SSAValue] = set()
+        """Results of units that wait."""
+
+    def is_merged(self, unit: Unit) -> bool:
+        return id(unit) in self._together
+
+    def run(self, unit: Unit) -> bool:
+        """Adds the unit's step where the unit is its last and nothing that it reads is missing;
+        whether it did."""
+        step = self._together.get(id(unit), [unit])
+        if unit is not step[-1] or any(map(self._waits, step)):
+            self._missing.update(_results(unit))
+            return False
+        self.steps.append(step)
+        for member in step:
+            self._has_run.add(id(member))
+            self._missing.difference_update(_results(member))
+        return True
+
+    def run_all(self, waiting: list[Unit]) -> list[Unit]:
+        """Runs what need not wait any more; gives what still waits."""
+        again = True
+        while again:
+            ran = [unit for unit in waiting if id(unit) not in self._has_run and self.run(unit)]
+            again = any(map(self.is_merged, ran))
+            waiting = [unit for unit in waiting if id(unit) not in self._has_run]
+        return waiting
+
+    def _waits(self, unit: Unit) -> bool:
+        missing = self._missing
+        return bool(missing) and any(value in missing for op in unit for value in op.operands)
+
+
+def _units(ops: Sequence[Operation]) -> list[Unit]:
+    """Each op, and those next to each other that are lowered as one."""
+    units: list[Unit] = []
+    for mark, adjacent in groupby(ops, lambda op: op.attributes.get(COMBINE)):
+        if mark is None:
+            units += [[op] for op in adjacent]
+        else:
+            units.append(list(adjacent))
+    return units
+
+
+def _results(unit: Unit) -> list[SSAValue]:
+    return [value for op in unit for value in op.results]
+
+
+def _all_reduces(units: Sequence[Unit]) -> list[Step]:
+    """all_reduces that become one, in program order."""
+    needs: dict[SSAValue, int] = {}
+    """The all_reduces that a value needs, as bits."""
+    open_steps: dict[tuple[Attribute, ...], tuple[Step, int]] = {}
+    steps: list[Step] = []
+    count = 0
+    for unit in units:
+        needed = 0
+        for op in unit:
+            for operand in op.operands:
+                needed |= needs.get(operand, 0)
+        first = unit[0]
+        if isinstance(first, AllReduceOp):
+            key = (first.grid, first.grid_axes, first.reduction, element_type(first.input.type))
+            step, bits = open_steps.get(key, (Step(), 0))
+            if needed & bits or not step:
+                step, bits = Step(), 0
+                steps.append(step)
+            step.append(unit)
+            open_steps[key] = step, bits | 1 << count
+            needed |= 1 << count
+            count += 1
+        for result in _results(unit):
+            needs[result] = needed
+    return [step for step in steps if len(step) > 1]

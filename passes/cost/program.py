@@ -1,0 +1,125 @@
+"""What a partitioned program costs: seconds of one run on one device.
+
+Dots and convolutions pay the roofline, collectives alpha and beta (`prices.py`); of other ops only
+the reading of kept values and the writing of their results counts (`fusion.py`). Bodies of loops
+are counted by their trips, of branches the dearest. Compute and communication are added up: nothing
+is taken to overlap.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block, Operation
+
+from autopar.dialects.autopar import COMBINE, stated_grid
+from autopar.dialects.shard import grid_of
+from autopar.dialects.sharding import Grid
+from autopar.dialects.tensors import element_type, num_bytes
+
+from .flops import op_flops
+from .fusion import BODIES, DOTS, Fusion, updates_in_place
+from .loops import trip_count
+from .prices import CostModel
+from .report import collective_use
+
+Collective = tuple[str, tuple[str, ...]]
+"""Kind and grid axes of a collective: `("all_gather", ("data",))`."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Seconds of one run."""
+
+    compute: float = 0.0
+    """Of dots and convolutions."""
+    memory: float = 0.0
+    """Of all other ops: their traffic with memory."""
+    communication: Mapping[Collective, float] = field(default_factory=dict[Collective, float])
+
+    @property
+    def communication_total(self) -> float:
+        return sum(self.communication.values())
+
+    @property
+    def total(self) -> float:
+        """Seconds of a step."""
+        return self.compute + self.memory + self.communication_total
+
+    def __add__(self, other: Price) -> Price:
+        communication = defaultdict[Collective, float](float, self.communication)
+        for collective, seconds in other.communication.items():
+            communication[collective] += seconds
+        return Price(self.compute + other.compute, self.memory + other.memory, dict(communication))
+
+    def __mul__(self, runs: int) -> Price:
+        communication = {key: runs * seconds for key, seconds in self.communication.items()}
+        return Price(runs * self.compute, runs * self.memory, communication)
+
+
+def user_grid(module: ModuleOp) -> Grid:
+    """The grid that a partitioned module was written for, whose axes prices are for."""
+    grid = grid_of(module)
+    return stated_grid(module, grid.name) or grid
+
+
+def price_of(module: ModuleOp, model: CostModel) -> Price:
+    """The price of `@main` of a module after shard-partition; `model` is of `user_grid(module)`."""
+    func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
+    return _Pricing(model, grid_of(module)).block(func.body.block)
+
+
+@dataclass(frozen=True)
+class _Pricing:
+    """Prices the blocks of one module."""
+
+    model: CostModel
+    grid: Grid
+
+    def block(self, block: Block) -> Price:
+        fusion = Fusion(block)
+        compute = memory = 0.0
+        communication: dict[Collective, float] = defaultdict(float)
+        nested: list[Price] = []
+        combined: set[object] = set()
+        for op in fusion.ops:
+            use = collective_use(op, self.grid, {})
+            if use is not None:
+                axes = use.axes or (self.grid.axis_names if use.group > 1 else ())
+                seconds = self.model.collective_seconds(use.kind, use.local_bytes, axes)
+                mark = op.attributes.get(COMBINE)
+                if mark in combined:  # one message for all of them
+                    seconds -= self.model.collective_seconds(use.kind, 0.0, axes)
+                elif mark is not None:
+                    combined.add(mark)
+                communication[use.kind, use.axes] += seconds
+            elif op.name in BODIES:
+                nested.append(self._bodies(op))
+            elif op.name in DOTS:
+                dtype = str(element_type(op.operands[0].type))
+                moved = _traffic(fusion, op)
+                compute += self.model.compute_seconds(op_flops(op), moved, dtype)
+            elif not op.name.endswith(".return"):
+                memory += self.model.memory_seconds(_traffic(fusion, op))
+        return sum(nested, Price(compute, memory, dict(communication)))
+
+    def _bodies(self, op: Operation) -> Price:
+        if op.name == "stablehlo.while":
+            return self.block(op.regions[1].block) * (trip_count(op) or 1)
+        branches = [self.block(region.block) for region in op.regions]
+        return max(branches, key=lambda price: price.total)
+
+
+def _traffic(fusion: Fusion, op: Operation) -> float:
+    """Bytes that an op reads from memory and writes to it; none for what is computed in others."""
+    written = fusion.written(op)
+    if not written:
+        return 0.0
+    read = sum(fusion.reads(op).values())
+    if updates_in_place(op):
+        return read + max(num_bytes(operand.type) for operand in op.operands[1:])
+    return read + sum(num_bytes(value.type) for value in written)

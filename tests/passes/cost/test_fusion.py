@@ -1,0 +1,159 @@
+"""Which values are kept, and what is read, on blocks worked by hand."""
+
+from __future__ import annotations
+
+from xdsl.dialects.func import FuncOp
+
+from autopar.lowering.parse import parse_module
+from autopar.passes.cost.fusion import Fusion
+
+
+def fusion(body: str, arguments: str = "%a: tensor<8x8xf32>") -> tuple[list[str], list[float]]:
+    """The names of the ops whose results are kept, and the bytes that each of them reads."""
+    module = parse_module(f"func.func @main({arguments}) -> (tensor<8x8xf32>) {{ {body} }}")
+    func = next(op for op in module.ops if isinstance(op, FuncOp))
+    found = Fusion(func.body.block)
+    kept = [op for op in found.ops if found.written(op)]
+    return [op.name.split(".")[1] for op in kept], [sum(found.reads(op).values()) for op in kept]
+
+
+SIZE = 8 * 8 * 4.0
+
+
+def test_a_chain_is_one_op() -> None:
+    body = """
+        %0 = stablehlo.tanh %a : tensor<8x8xf32>
+        %1 = stablehlo.multiply %0, %a : tensor<8x8xf32>
+        %2 = stablehlo.negate %1 : tensor<8x8xf32>
+        return %2 : tensor<8x8xf32>"""
+    assert fusion(body) == (["negate"], [SIZE])
+
+
+def test_dots_read_and_write() -> None:
+    body = """
+        %0 = stablehlo.negate %a : tensor<8x8xf32>
+        %1 = stablehlo.dot_general %0, %a, contracting_dims = [1] x [0]
+            : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+        %2 = stablehlo.transpose %1, dims = [1, 0] : (tensor<8x8xf32>) -> tensor<8x8xf32>
+        %3 = stablehlo.dot_general %2, %2, contracting_dims = [1] x [0]
+            : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+        return %3 : tensor<8x8xf32>"""
+    kept = ["negate", "dot_general", "dot_general"]
+    assert fusion(body) == (kept, [SIZE, 2 * SIZE, SIZE])
+
+
+def test_dear_values_with_two_places_are_kept_and_cheap_ones_computed_again() -> None:
+    def two_places(op: str) -> list[str]:
+        body = f"""
+            %0 = stablehlo.{op} %a : tensor<8x8xf32>
+            %1 = stablehlo.negate %0 : tensor<8x8xf32>
+            %2 = stablehlo.dot_general %1, %a, contracting_dims = [1] x [0]
+                : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+            %3 = stablehlo.multiply %0, %2 : tensor<8x8xf32>
+            return %3 : tensor<8x8xf32>"""
+        return fusion(body)[0]
+
+    assert two_places("tanh") == ["tanh", "negate", "dot_general", "multiply"]
+    assert two_places("abs") == ["negate", "dot_general", "multiply"]
+
+
+def test_what_reads_more_than_it_writes_is_not_computed_again() -> None:
+    body = """
+        %0 = stablehlo.add %a, %b : tensor<8x8xf32>
+        %1 = stablehlo.negate %0 : tensor<8x8xf32>
+        %2 = stablehlo.dot_general %1, %a, contracting_dims = [1] x [0]
+            : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+        %3 = stablehlo.multiply %0, %2 : tensor<8x8xf32>
+        return %3 : tensor<8x8xf32>"""
+    names, _ = fusion(body, "%a: tensor<8x8xf32>, %b: tensor<8x8xf32>")
+    assert names == ["add", "negate", "dot_general", "multiply"]
+
+
+def test_two_uses_in_one_place_are_no_reason_to_keep() -> None:
+    body = """
+        %0 = stablehlo.add %a, %b : tensor<8x8xf32>
+        %1 = stablehlo.exponential %0 : tensor<8x8xf32>
+        %2 = stablehlo.multiply %0, %1 : tensor<8x8xf32>
+        %3 = stablehlo.add %2, %1 : tensor<8x8xf32>
+        return %3 : tensor<8x8xf32>"""
+    arguments = "%a: tensor<8x8xf32>, %b: tensor<8x8xf32>"
+    assert fusion(body, arguments) == (["add"], [2 * SIZE])
+
+
+def test_dear_rows_are_kept_before_they_are_repeated() -> None:
+    body = """
+        %0 = stablehlo.rsqrt %a : tensor<8xf32>
+        %1 = stablehlo.broadcast_in_dim %0, dims = [0] : (tensor<8xf32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    assert fusion(body, "%a: tensor<8xf32>") == (["rsqrt", "broadcast_in_dim"], [32.0, 32.0])
+
+
+def test_a_reduction_computes_what_it_reads() -> None:
+    body = """
+        %z = stablehlo.constant dense<0.0> : tensor<f32>
+        %0 = stablehlo.multiply %a, %a : tensor<8x8xf32>
+        %1 = stablehlo.reduce(%0 init: %z) applies stablehlo.add across dimensions = [1]
+            : (tensor<8x8xf32>, tensor<f32>) -> tensor<8xf32>
+        %2 = stablehlo.broadcast_in_dim %1, dims = [0] : (tensor<8xf32>) -> tensor<8x8xf32>
+        return %2 : tensor<8x8xf32>"""
+    assert fusion(body) == (["reduce", "broadcast_in_dim"], [SIZE, 32.0])
+
+
+def test_what_is_cut_off_is_not_read() -> None:
+    body = """
+        %0 = stablehlo.negate %b : tensor<100x8xf32>
+        %1 = stablehlo.slice %0 [4:12, 0:8] : (tensor<100x8xf32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    assert fusion(body, "%b: tensor<100x8xf32>") == (["slice"], [SIZE])
+
+
+def test_views_have_no_memory() -> None:
+    body = """
+        %0 = stablehlo.reshape %a : (tensor<8x8xf32>) -> tensor<64xf32>
+        %1 = stablehlo.optimization_barrier %0 : tensor<64xf32>
+        %2 = stablehlo.reshape %1 : (tensor<64xf32>) -> tensor<8x8xf32>
+        %3 = stablehlo.dot_general %2, %2, contracting_dims = [1] x [0]
+            : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+        return %3 : tensor<8x8xf32>"""
+    assert fusion(body) == (["dot_general"], [SIZE])
+
+
+def test_updates_in_place_read_the_update() -> None:
+    body = """
+        %z = stablehlo.constant dense<0> : tensor<i32>
+        %0 = stablehlo.negate %a : tensor<8x8xf32>
+        %1 = stablehlo.dynamic_update_slice %0, %u, %z, %z
+            : (tensor<8x8xf32>, tensor<1x8xf32>, tensor<i32>, tensor<i32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    names, read = fusion(body, "%a: tensor<8x8xf32>, %u: tensor<1x8xf32>")
+    assert (names, read) == (["negate", "dynamic_update_slice"], [SIZE, 32.0])
+
+
+def test_branches_read_what_they_capture() -> None:
+    body = """
+        %0 = stablehlo.tanh %a : tensor<8x8xf32>
+        %1 = "stablehlo.case"(%i) ({
+            %2 = stablehlo.negate %0 : tensor<8x8xf32>
+            "stablehlo.return"(%2) : (tensor<8x8xf32>) -> ()
+        }, {
+            "stablehlo.return"(%a) : (tensor<8x8xf32>) -> ()
+        }) : (tensor<i32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    names, read = fusion(body, "%a: tensor<8x8xf32>, %i: tensor<i32>")
+    assert (names, read) == (["tanh", "case"], [SIZE, 4 + 2 * SIZE])
+
+
+def test_long_chains_with_many_ways_through_take_no_time() -> None:
+    """2^2000 ways, 2000 deep."""
+    lines = [f"%{i + 1} = stablehlo.add %{i}, %{i} : tensor<8x8xf32>" for i in range(2000)]
+    body = "%0 = stablehlo.negate %a : tensor<8x8xf32>\n" + "\n".join(lines)
+    names, read = fusion(f"{body}\nreturn %2000 : tensor<8x8xf32>")
+    assert (names, read) == (["add"], [SIZE])
+
+
+def test_narrowing_reads_the_wide_value() -> None:
+    body = """
+        %0 = stablehlo.convert %b : (tensor<16x8xf64>) -> tensor<16x8xf32>
+        %1 = stablehlo.slice %0 [0:8, 0:8] : (tensor<16x8xf32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    assert fusion(body, "%b: tensor<16x8xf64>") == (["slice"], [2 * SIZE])

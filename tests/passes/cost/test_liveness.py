@@ -1,0 +1,190 @@
+"""Peak memory: modules worked by hand, and XLA's own figures."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import autopar
+from autopar.lowering.parse import parse_module
+from autopar.passes.cost.liveness import Memory, memory_of
+
+K = 1024
+DOT = "contracting_dims = [1] x [0] : (tensor<16x16xf32>, tensor<16x16xf32>) -> tensor<16x16xf32>"
+
+
+def memory(body: str, arguments: str = "%a: tensor<16x16xf32>") -> Memory:
+    """Of a body that returns one tensor of 1024 bytes."""
+    return memory_of(
+        parse_module(
+            f"shard.grid @g(shape = 4)\n"
+            f"func.func @main({arguments}) -> (tensor<16x16xf32>) {{ {body} }}"
+        )
+    )
+
+
+def test_what_is_fused_takes_nothing() -> None:
+    body = """
+        %0 = stablehlo.tanh %a : tensor<16x16xf32>
+        %1 = stablehlo.negate %0 : tensor<16x16xf32>
+        return %1 : tensor<16x16xf32>"""
+    assert memory(body) == Memory(K, K, 0)
+
+
+def test_a_donated_argument_holds_the_result() -> None:
+    body = """
+        %1 = stablehlo.negate %a : tensor<16x16xf32>
+        return %1 : tensor<16x16xf32>"""
+    found = memory(body, "%a: tensor<16x16xf32> {tf.aliasing_output = 0 : i32}")
+    assert found == Memory(K, 0, 0) and found.peak == K
+
+
+def test_values_live_until_they_are_read_last() -> None:
+    body = f"""
+        %0 = stablehlo.dot_general %a, %a, {DOT}
+        %1 = stablehlo.dot_general %0, %a, {DOT}
+        %2 = stablehlo.dot_general %1, %a, {DOT}
+        %3 = stablehlo.dot_general %2, %0, {DOT}
+        return %3 : tensor<16x16xf32>"""
+    assert memory(body).temporaries == 3 * K  # %0, %1 and %2 while %2 is made
+    body = body.replace("%2, %0", "%2, %2")
+    assert memory(body).temporaries == 2 * K
+
+
+def test_elementwise_ops_write_over_what_dies() -> None:
+    body = f"""
+        %0 = stablehlo.dot_general %a, %a, {DOT}
+        %1 = stablehlo.tanh %0 : tensor<16x16xf32>
+        %2 = stablehlo.dot_general %1, %a, {DOT}
+        return %2 : tensor<16x16xf32>"""
+    assert memory(body).temporaries == K
+    assert memory(body.replace("%1, %a", "%1, %0")).temporaries == 2 * K  # %0 lives on
+
+
+REDUCE = "on @g grid_axes = [0] : tensor<16x16xf32> -> tensor<16x16xf32>"
+
+
+def test_all_reduces_wait_for_each_other() -> None:
+    """Both operands and both results, though the first sum is read before the second is made."""
+    body = f"""
+        %0 = stablehlo.dot_general %a, %a, {DOT}
+        %1 = shard.all_reduce %0 {REDUCE}
+        %2 = stablehlo.dot_general %a, %a, {DOT}
+        %3 = shard.all_reduce %2 {REDUCE}
+        %4 = stablehlo.add %1, %3 : tensor<16x16xf32>
+        return %4 : tensor<16x16xf32>"""
+    assert memory(body).temporaries == 4 * K
+    dependent = body.replace("%2 = stablehlo.dot_general %a", "%2 = stablehlo.dot_general %1")
+    assert memory(dependent).temporaries == 3 * K
+
+
+LOOP = """
+    %n = stablehlo.constant dense<5> : tensor<i32>
+    %z = stablehlo.constant dense<0> : tensor<i32>
+    %0 = stablehlo.negate %a : tensor<16x16xf32>
+    %1:2 = "stablehlo.while"(%z, %0) ({
+      ^bb0(%i: tensor<i32>, %c: tensor<16x16xf32>):
+        %p = "stablehlo.compare"(%i, %n)
+            <{comparison_direction = #stablehlo<comparison_direction LT>}>
+            : (tensor<i32>, tensor<i32>) -> tensor<i1>
+        "stablehlo.return"(%p) : (tensor<i1>) -> ()
+    }, {
+      ^bb0(%i: tensor<i32>, %c: tensor<16x16xf32>):
+        %one = stablehlo.constant dense<1> : tensor<i32>
+        %j = stablehlo.add %i, %one : tensor<i32>
+        BODY
+        "stablehlo.return"(%j, %d) : (tensor<i32>, tensor<16x16xf32>) -> ()
+    }) : (tensor<i32>, tensor<16x16xf32>) -> (tensor<i32>, tensor<16x16xf32>)
+    %2 = stablehlo.negate %1#1 : tensor<16x16xf32>
+    return %2 : tensor<16x16xf32>"""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("%d = stablehlo.tanh %c : tensor<16x16xf32>", K),  # over the carry
+        (f"%d = stablehlo.dot_general %c, %c, {DOT}", K),
+        (
+            f"%x = stablehlo.dot_general %c, %c, {DOT}\n"
+            "%d = stablehlo.add %x, %c : tensor<16x16xf32>",
+            2 * K,
+        ),
+    ],
+)
+def test_loops_carry_in_place(body: str, expected: int) -> None:
+    found = memory(LOOP.replace("BODY", body)).temporaries
+    assert expected <= found <= expected + 8  # and the counter
+
+
+# ---- against XLA ---------------------------------------------------------------------------------
+
+
+def _peak(compiled: Any) -> float:
+    stats = compiled.memory_analysis()
+    return (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        + stats.temp_size_in_bytes
+        - stats.alias_size_in_bytes
+    )
+
+
+def _mlp(weights: Any, x: Any) -> Any:
+    def loss(weights: Any) -> Any:
+        h = x
+        for w in weights:
+            h = jnp.tanh(h @ w)
+        return jnp.mean(h**2)
+
+    grads = jax.grad(loss)(weights)
+    return jax.tree.map(lambda w, g: w - 0.1 * g, weights, grads)
+
+
+def _scan(weights: Any, x: Any) -> Any:
+    def loss(weights: Any) -> Any:
+        return jnp.mean(jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, weights)[0] ** 2)
+
+    return weights - 0.1 * jax.grad(loss)(weights)
+
+
+def _attention(weights: Any, x: Any) -> Any:
+    def loss(weights: Any) -> Any:
+        query, key, value = (x @ w for w in weights)
+        scores = jax.nn.softmax(query @ key.swapaxes(1, 2) / 8.0)
+        return jnp.mean((scores @ value - x) ** 2)
+
+    grads = jax.grad(loss)(weights)
+    return jax.tree.map(lambda w, g: w - 0.1 * g, weights, grads)
+
+
+def _ones(*shape: int) -> Any:
+    return np.ones(shape, np.float32)
+
+
+PROGRAMS = {
+    "mlp": (_mlp, [_ones(128, 256), _ones(256, 256), _ones(256, 128)], _ones(256, 128)),
+    "scan": (_scan, _ones(6, 128, 128), _ones(256, 128)),
+    "attention": (_attention, [_ones(64, 64)] * 3, _ones(16, 128, 64)),
+}
+
+
+@pytest.mark.parametrize("method", ["dp", "zero2", "zero3"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_peak_memory_is_near_xlas(name: str, method: Any) -> None:
+    step, weights, batch = PROGRAMS[name]
+    parallel = autopar.parallelize(
+        partial(step), method=method, mesh=(8,), donate_argnums=0, batch_argnums=1
+    )
+    lowered = parallel.lower(weights, batch)
+    found = memory_of(parse_module(lowered.as_text("spmd")))
+    ratio = found.peak / _peak(lowered.compile())
+    print(f"{name} {method}: {ratio:.3f}")
+    # In its loop XLA reduces a layer's gradient before it gathers the weights again, against the
+    # order of the program.
+    most = 1.15 if (name, method) == ("scan", "zero3") else 1.1
+    assert 0.9 <= ratio <= most

@@ -1,0 +1,72 @@
+"""The order of ops once collectives are merged."""
+
+from __future__ import annotations
+
+from xdsl.dialects.func import FuncOp
+
+from autopar.lowering.parse import parse_module
+from autopar.passes.cost.merging import merged_steps
+from autopar.passes.walk import ops_in
+
+TYPE = "tensor<4xf32>"
+
+
+def order(*lines: str) -> list[str]:
+    """Steps as the values that they make: `0`, or `0+2` for what runs together. A line is an op on
+    the values that it names: `add 0 0`, `sum.x 1`, with `!` where it is to be combined."""
+    body = ""
+    for number, line in enumerate(lines):
+        name, *operands = line.replace("!", "").split()
+        values = ", ".join(f"%{operand}" for operand in operands)
+        if name.startswith("sum"):
+            mark = "{autopar.combine = 0 : i64}" if "!" in line else ""
+            axis = "xy".index(name[-1])
+            body += f"%{number} = shard.all_reduce {values} on @g grid_axes = [{axis}] {mark}"
+            body += f" : {TYPE} -> {TYPE}\n"
+        else:
+            body += f"%{number} = stablehlo.{name} {values} : {TYPE}\n"
+    module = parse_module(
+        f"shard.grid @g(shape = 2x4)\n"
+        f"func.func @main(%a: {TYPE}) -> {TYPE} {{ {body} return %{len(lines) - 1} : {TYPE} }}"
+    )
+    func = next(op for op in module.ops if isinstance(op, FuncOp))
+    ops = list(ops_in(func.body.block))
+    number_of = {op: str(number) for number, op in enumerate(ops[:-1])}
+    steps = merged_steps(ops)
+    assert steps[-1] == [[ops[-1]]]
+    return ["+".join(number_of[op] for unit in step for op in unit) for step in steps[:-1]]
+
+
+def test_independent_ones_run_where_the_last_stands() -> None:
+    assert order("negate a", "sum.x 0", "negate a", "sum.x 2", "add 1 3") == [
+        "0",
+        "2",
+        "1+3",
+        "4",
+    ]
+
+
+def test_what_needs_the_first_waits() -> None:
+    found = order("sum.x a", "negate 0", "negate 1", "abs a", "sum.x 3", "add 2 4")
+    assert found == ["3", "0+4", "1", "2", "5"]
+
+
+def test_dependent_ones_and_other_axes_stay_apart() -> None:
+    assert order("sum.x a", "sum.x 0", "sum.y a") == ["0", "1", "2"]
+    assert order("sum.x a", "abs a", "sum.x 0", "sum.x 1") == ["0", "1", "2+3"]
+
+
+def test_combined_ones_are_one_and_merge_with_others() -> None:
+    assert order("sum.x a !", "sum.x a !", "add 0 1") == ["0+1", "2"]
+    assert order("sum.x a !", "sum.x a !", "sum.x a", "add 0 2") == ["0+1+2", "3"]
+
+
+def test_groups_that_wait_for_each_other_still_run() -> None:
+    """Each has a member that needs one of the other: they run by themselves."""
+    found = order("sum.x a", "sum.y a", "sum.y 0", "sum.x 1", "add 2 3")
+    assert found == ["0", "1", "2", "3", "4"]
+
+
+def test_a_group_waits_for_another_that_one_of_its_members_needs() -> None:
+    found = order("sum.y a", "sum.x 0", "sum.x a", "sum.y a", "add 1 2", "add 3 4")
+    assert found == ["0+3", "1+2", "4", "5"]

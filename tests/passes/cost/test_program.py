@@ -1,0 +1,128 @@
+"""Prices of partitioned modules, worked by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autopar.lowering.parse import parse_module
+from autopar.passes.cost.cluster import Cluster, Device, Link
+from autopar.passes.cost.prices import CostModel, Objective
+from autopar.passes.cost.program import Price, price_of, user_grid
+
+CLUSTER = Cluster(
+    "test",
+    Device("d", {"f32": 1e12, "bf16": 4e12}, 10**9, 1e11),
+    (Link(4, 1e-5, 1e-10), Link(8, 1e-4, 1e-8)),
+)
+N = 16 * 16 * 4  # bytes of a matrix
+DOT = "contracting_dims = [1] x [0] : (tensor<16x16xf32>, tensor<16x16xf32>) -> tensor<16x16xf32>"
+
+
+def price(body: str, objective: Objective = "time", results: str = "tensor<16x16xf32>") -> Price:
+    module: Any = parse_module(
+        f"""shard.grid @g(shape = 2x4) {{axis_names = ["x", "y"]}}
+        func.func @main(%a: tensor<16x16xf32>) -> ({results}) {{ {body} }}"""
+    )
+    return price_of(module, CostModel.of(CLUSTER, user_grid(module), objective=objective))
+
+
+def test_dots_pay_the_roofline_and_others_their_traffic() -> None:
+    found = price(f"""
+        %0 = stablehlo.negate %a : tensor<16x16xf32>
+        %1 = stablehlo.dot_general %0, %a, {DOT}
+        %2 = stablehlo.tanh %1 : tensor<16x16xf32>
+        %3 = stablehlo.add %2, %a : tensor<16x16xf32>
+        return %3 : tensor<16x16xf32>""")
+    assert found.compute == pytest.approx(max(2 * 16**3 / 1e12, 3 * N / 1e11))
+    assert found.memory == pytest.approx((2 * N + 3 * N) / 1e11)
+    assert found.communication == {} and found.total == found.compute + found.memory
+
+
+def test_collectives_by_kind_and_axes() -> None:
+    body = """
+        %0 = shard.all_reduce %a on @g grid_axes = [1] : tensor<16x16xf32> -> tensor<16x16xf32>
+        %1 = shard.all_reduce %0 on @g grid_axes = [0, 1] : tensor<16x16xf32> -> tensor<16x16xf32>
+        %2 = shard.all_slice %1 on @g grid_axes = [0] slice_axis = 0
+            : tensor<16x16xf32> -> tensor<8x16xf32>
+        %3 = shard.all_gather %2 on @g grid_axes = [0] gather_axis = 0
+            : tensor<8x16xf32> -> tensor<16x16xf32>
+        return %3 : tensor<16x16xf32>"""
+    found = price(body)
+    assert found.communication == {
+        ("all_reduce", ("y",)): pytest.approx(1e-5 + 2 * 3 / 4 * N * 1e-10),
+        ("all_reduce", ("x", "y")): pytest.approx(
+            1e-4 + 1e-5 + 2 * 3 / 4 * N * 1e-10 + 2 * 1 / 2 * N / 4 * 1e-8
+        ),
+        ("all_gather", ("x",)): pytest.approx(1e-4 + N / 2 * 1e-8),
+    }
+    only = price(body, "communication")
+    assert (only.compute, only.memory) == (0, 0)
+    assert only.communication == found.communication
+
+
+def test_a_permutation_pays_the_axes_that_it_crosses() -> None:
+    def permuted(pairs: str) -> dict[Any, float]:
+        return dict(
+            price(f"""
+                %0 = "shard.permute"(%a) <{{grid = @g, grid_axes = array<i16: 0, 1>,
+                    pairs = array<i64: {pairs}>}}> : (tensor<16x16xf32>) -> tensor<16x16xf32>
+                return %0 : tensor<16x16xf32>""").communication
+        )
+
+    inside, across = "0, 1, 1, 0, 4, 5, 5, 4", "0, 4, 4, 0"
+    assert permuted(inside) == {("permute", ("y",)): pytest.approx(1e-5 + N * 1e-10)}
+    assert permuted(across) == {("permute", ("x",)): pytest.approx(1e-4 + N * 1e-8)}
+
+
+def test_combined_collectives_are_one_message() -> None:
+    body = """
+        %0 = shard.all_reduce %a on @g grid_axes = [1] {autopar.combine = 0 : i64}
+            : tensor<16x16xf32> -> tensor<16x16xf32>
+        %1 = shard.all_reduce %b on @g grid_axes = [1] {autopar.combine = 0 : i64}
+            : tensor<16x16xf32> -> tensor<16x16xf32>
+        return %0, %1 : tensor<16x16xf32>, tensor<16x16xf32>"""
+    found = price(body.replace("%b", "%a"), "communication", "tensor<16x16xf32>, tensor<16x16xf32>")
+    assert found.total == pytest.approx(1e-5 + 2 * 2 * 3 / 4 * N * 1e-10)
+
+
+def test_loops_count_by_their_trips_and_branches_by_the_dearest() -> None:
+    body = f"""
+        %n = stablehlo.constant dense<5> : tensor<i32>
+        %z = stablehlo.constant dense<0> : tensor<i32>
+        %1:2 = "stablehlo.while"(%z, %a) ({{
+          ^bb0(%i: tensor<i32>, %c: tensor<16x16xf32>):
+            %p = "stablehlo.compare"(%i, %n)
+                <{{comparison_direction = #stablehlo<comparison_direction LT>}}>
+                : (tensor<i32>, tensor<i32>) -> tensor<i1>
+            "stablehlo.return"(%p) : (tensor<i1>) -> ()
+        }}, {{
+          ^bb0(%i: tensor<i32>, %c: tensor<16x16xf32>):
+            %one = stablehlo.constant dense<1> : tensor<i32>
+            %j = stablehlo.add %i, %one : tensor<i32>
+            %d = stablehlo.dot_general %c, %c, {DOT}
+            %e = shard.all_reduce %d on @g grid_axes = [1]
+                : tensor<16x16xf32> -> tensor<16x16xf32>
+            "stablehlo.return"(%j, %e) : (tensor<i32>, tensor<16x16xf32>) -> ()
+        }}) : (tensor<i32>, tensor<16x16xf32>) -> (tensor<i32>, tensor<16x16xf32>)
+        %2 = "stablehlo.case"(%z) ({{
+            %f = stablehlo.negate %1#1 : tensor<16x16xf32>
+            "stablehlo.return"(%f) : (tensor<16x16xf32>) -> ()
+        }}, {{
+            %f = stablehlo.dot_general %1#1, %1#1, {DOT}
+            %g = stablehlo.dot_general %f, %f, {DOT}
+            "stablehlo.return"(%g) : (tensor<16x16xf32>) -> ()
+        }}) : (tensor<i32>) -> tensor<16x16xf32>
+        return %2 : tensor<16x16xf32>"""
+    found = price(body)
+    once = max(2 * 16**3 / 1e12, 2 * N / 1e11)
+    assert found.compute == pytest.approx(5 * once + 2 * once)
+    assert found.memory == pytest.approx(5 * 8 / 1e11)  # the counter
+    assert found.communication_total == pytest.approx(5 * (1e-5 + 2 * 3 / 4 * N * 1e-10))
+
+
+def test_prices_add_up() -> None:
+    a, b = Price(1, 2, {("x", ("i",)): 3}), Price(10, 20, {("x", ("i",)): 30, ("y", ()): 5})
+    assert a + b == Price(11, 22, {("x", ("i",)): 33, ("y", ()): 5})
+    assert (a * 4).total == 24
