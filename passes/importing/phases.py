@@ -225,6 +225,15 @@ class PhaseNames:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Attribute, str]] = {}
+        self._outermost: dict[int, tuple[Attribute, str]] = {}
+
+    def outermost(self, op: Operation) -> str:
+        """As `of`, by the outermost transformation alone: a gradient that is taken inside a
+        function which is differentiated belongs to that function's forward phase."""
+        known = self._outermost.get(id(op.location))
+        if known is None:
+            known = self._outermost[id(op.location)] = op.location, _outermost(op.location)
+        return known[1]
 
     def of(self, op: Operation) -> str:
         """forward, backward or update."""
@@ -304,23 +313,13 @@ _PHASES = ("backward", "forward", "update")
 """The phases; where the names of an op tell several, the first of them holds."""
 
 
-def phase_of(op: Operation) -> str:
-    """forward, backward or update, by the name stack that JAX leaves in the op's location."""
-    return PhaseNames().of(op)
-
-
-def outermost_phase(op: Operation) -> str:
-    """As `phase_of`, by the outermost transformation alone: a gradient that is taken inside a
-    function which is differentiated belongs to that function's forward phase."""
-    stack: list[Attribute] = [op.location]
-    while stack:
-        location = stack.pop()
-        name = location.desc.data if isinstance(location, NameLoc) else ""
-        backward, forward = name.find("transpose("), name.find("jvp(")
-        if backward >= 0 or forward >= 0:
-            return "backward" if 0 <= backward < forward or forward < 0 else "forward"
-        stack += reversed(list(location_parts(location)))
-    return "update"
+def _outermost(location: Attribute) -> str:
+    name = location.desc.data if isinstance(location, NameLoc) else ""
+    backward, forward = name.find("transpose("), name.find("jvp(")
+    if backward >= 0 or forward >= 0:
+        return "backward" if 0 <= backward < forward or forward < 0 else "forward"
+    parts = (_outermost(part) for part in location_parts(location))
+    return next((phase for phase in parts if phase != "update"), "update")
 
 
 def _phase_of_name(name: str) -> str:

@@ -24,6 +24,7 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.stablehlo.collectives import COLLECTIVES
 from autopar.dialects.tensors import shape_of
+from autopar.passes.importing.phases import PhaseNames
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,6 +51,7 @@ class BatchFlow:
             v: frozenset((BatchPlace(d, 1, shape_of(v.type)[d], 1),)) for v, d in batch.items()
         }
         """Values that depend on the batch; the empty set: reduced."""
+        self.phases = PhaseNames()
 
     def depends(self, value: SSAValue) -> bool:
         return value in self.places

@@ -18,7 +18,6 @@ from xdsl.ir import Block, Operation, SSAValue
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import element_type, is_tensor
-from autopar.passes.importing.phases import phase_of
 
 from .batch_flow import BatchFlow
 
@@ -67,7 +66,7 @@ def no_mean(value: SSAValue, flow: BatchFlow, sizes: Collection[int]) -> str | N
     stack = [value]
     while stack:
         op = stack.pop().owner
-        if not isinstance(op, Operation) or phase_of(op) == "backward":
+        if not isinstance(op, Operation) or flow.phases.of(op) == "backward":
             continue
         if any(map(flow.is_per_example, op.operands)):
             kind = lost_by(op, flow, sizes)
@@ -148,7 +147,7 @@ def is_counted(
     other = two if one is argument else one if two is argument else None
     while other is not None and isinstance(other.owner, Operation):
         source = other.owner
-        if phase_of(source) == "backward" or not flow.depends(other):
+        if flow.phases.of(source) == "backward" or not flow.depends(other):
             return False
         if any(map(flow.is_per_example, source.operands)):
             return lost_by(source, flow, sizes) == "sum"

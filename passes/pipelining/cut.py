@@ -14,7 +14,6 @@ from autopar.dialects.autopar import aliases, entries_of
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import element_type, is_tensor, num_bytes, shape_of
-from autopar.passes.importing.phases import phase_of
 
 from .batch_flow import BatchFlow, BatchPlace, inputs_of
 from .crossing import (
@@ -115,14 +114,14 @@ def _forward_state(
             not isinstance(value.owner, Operation)
             or not flow.depends(value)
             or flow.is_per_example(value)
-            or phase_of(value.owner) == "backward"
+            or flow.phases.of(value.owner) == "backward"
         ):
             continue
         argument = argument_of.get(result)
         if argument is None:
             argument = _updated_argument(value)
         if argument is not None and (
-            phase_of(value.owner) == "forward"
+            flow.phases.of(value.owner) == "forward"
             or is_counted(value, func.body.block.args[argument], flow, sizes)
         ):
             found.append((argument, value))
@@ -157,7 +156,7 @@ def _take_gradient_ops(micro: set[Operation], block: Block, flow: BatchFlow) -> 
         if op in micro or not op.results or not varying:
             continue
         if all(is_made_in(v, micro) for v in varying) and (
-            phase_of(op) != "update"
+            flow.phases.of(op) != "update"
             or any(use.operation in examples for v in varying for use in v.uses)
         ):
             micro |= _needed_by([op], block, micro)
@@ -296,7 +295,7 @@ def _is_gradient(value: SSAValue, flow: BatchFlow) -> bool:
         current = stack.pop()
         if not isinstance(current.owner, Operation):
             continue
-        phase = phase_of(current.owner)
+        phase = flow.phases.of(current.owner)
         if phase == "backward":
             return True
         if phase == "forward":

@@ -16,7 +16,6 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.regions import MANUAL
-from autopar.passes.importing.phases import outermost_phase
 
 from .batch_flow import BatchFlow, inputs_of
 
@@ -56,7 +55,7 @@ class _Follower:
         inputs = list(inputs_of(op))
         state = max((self._state.get(value, 0) for value in inputs), default=0)
         examples = any(map(self._flow.is_per_example, (*inputs, *op.results)))
-        is_backward = bool(state) and outermost_phase(op) == "backward"
+        is_backward = bool(state) and self._flow.phases.outermost(op) == "backward"
         if examples and (state == _UPDATED or (state == _GRADIENT and not is_backward)):
             raise DiagnosticError(
                 op,
@@ -68,7 +67,7 @@ class _Follower:
             if self._flow.depends(result) and not self._flow.is_per_example(result):
                 if state == _GRADIENT:
                     self._raise(result, _GRADIENT if is_backward else _UPDATED)
-                elif state == _UPDATED or outermost_phase(op) == "backward":
+                elif state == _UPDATED or self._flow.phases.outermost(op) == "backward":
                     self._raise(result, state or _GRADIENT)
 
     def _loop(self, op: Operation) -> None:
