@@ -287,6 +287,28 @@ def test_backend_is_initialized_by_the_first_look_at_devices() -> None:
     assert run.stdout.split() == ["False", "True"]
 
 
+def _traced(fn: Any, size: int) -> Any:
+    return jax.jit(fn).trace(jax.ShapeDtypeStruct((size, 4), jnp.float32))
+
+
+@pytest.mark.parametrize(
+    ("fn", "is_found"),
+    [
+        (lambda x: x.sum() + x.shape[0], True),
+        (lambda x: x.sum() * (x.shape[0] / 256), True),
+        (lambda x: x.mean(), False),
+        (lambda x: x.sum() * 2 + 1, False),
+        (lambda x: jax.grad(lambda v: (v * x.shape[0]).sum())(1.0) * x.sum(), False),
+    ],
+)
+def test_the_size_of_the_batch_in_the_update(fn: Any, is_found: bool) -> None:
+    problem = jax_compat.batch_size_in_update(_traced(fn, 32), _traced(fn, 8), 4)
+    assert (problem is not None) == is_found
+    if problem is not None:
+        assert f"{Path(__file__).name}:" in problem
+        assert "of the whole batch is" in problem
+
+
 # ---- this file -----------------------------------------------------------------------------------
 
 
