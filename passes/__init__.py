@@ -18,6 +18,7 @@ _PARTITION = "autopar.passes.partition"
 
 PASSES: dict[str, str] = {
     "annotate-method": f"{_IMPORTING}.annotate_method:AnnotateMethodPass",
+    "auto-shard": "autopar.passes.planning.auto_shard:AutoShardPass",
     "canonicalize": "autopar.passes.cleanup.canonicalize:CanonicalizePass",
     "convert-mesh-to-shard": f"{_IMPORTING}.convert_mesh_to_shard:ConvertMeshToShardPass",
     "convert-shard-to-stablehlo": (

@@ -74,7 +74,9 @@ def test_dependence_runs_one_way(layer: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-PHASES = ("cost", "solver", "cleanup", "importing", "sharding", "partition", "pipelining")
+PHASES = (
+    "cost", "solver", "cleanup", "importing", "sharding", "partition", "planning", "pipelining",
+)  # fmt: skip
 """The folders of passes/: each may import itself, those before it, and the modules beside them."""
 
 

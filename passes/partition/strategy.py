@@ -109,7 +109,7 @@ class StrategyChooser:
         ]
         candidates = self._candidates(rule, projections, uses)
         strategies = [
-            self.complete(rule, splittable, self._repair(rule, mappings, c), carried)
+            self.complete(rule, splittable, self.repaired(rule, mappings, c), carried)
             for c in candidates
         ]
         if len(strategies) == 1:
@@ -220,7 +220,7 @@ class StrategyChooser:
                 candidates[tuple(assigned.get(f, ()) for f in range(rule.num_factors))] = None
         return list(candidates)
 
-    def _repair(
+    def repaired(
         self,
         rule: ShardingRule,
         mappings: Sequence[TensorMapping],
@@ -249,7 +249,7 @@ class StrategyChooser:
                     blocked = blocked or self._table.parts(axes) != size
         if tuple(result) != factors and any(len(dim) > 1 for m in mappings for dim in m):
             # Dropping axes from one factor may uncover another dimension's minor factors.
-            return self._repair(rule, mappings, tuple(result))
+            return self.repaired(rule, mappings, tuple(result))
         return tuple(result)
 
     def _cost(

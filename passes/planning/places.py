@@ -1,0 +1,149 @@
+"""Which values lie alike, and where they may lie.
+
+Values that an elementwise op joins, or that are one value by data flow (loop carries), are a place:
+they have one sharding. An argument of the function is a place of its own, since how a parameter is
+kept and how it is computed with are two questions (ZeRO's). Constants, what is broadcast from a
+scalar, and scalars cost nothing wherever they lie: they are nobody's choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+
+from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.regions import MANUAL, data_flow_edges
+from autopar.dialects.rules.registry import op_classes
+from autopar.dialects.sharding import Sharding
+from autopar.dialects.tensors import is_splittable, shape_of
+from autopar.passes.partition.specs import AxisTable, Spec
+from autopar.passes.walk import SHARDED_BODIES, ops_in
+
+_CONSTANTS = frozenset(
+    {"stablehlo.constant", "stablehlo.iota", "arith.constant", "chlo.constant", "tensor.empty"}
+)
+MOVES = frozenset({"autopar.constraint", "autopar.reshard"})
+"""Ops whose results lie where the program says, not where their operands do."""
+
+
+def planned_ops(func: FuncOp) -> Iterator[Operation]:
+    """The ops whose values are to be placed, in program order; not those inside manual
+    computations, where the program itself says what each device does."""
+    yield from _in_block(func.body.block)
+
+
+def _in_block(block: Block) -> Iterator[Operation]:
+    for op in ops_in(block):
+        yield op
+        if op.regions and op.name in SHARDED_BODIES and op.name != MANUAL:
+            for region in op.regions:
+                for inner in region.blocks:
+                    yield from _in_block(inner)
+
+
+class Places:
+    """The places of a function's values."""
+
+    def __init__(self, func: FuncOp) -> None:
+        self._func = func
+        self._parent: dict[SSAValue, SSAValue] = {}
+        self._free: set[SSAValue] = set()
+        self.reads: list[tuple[SSAValue, SSAValue, Operation]] = []
+        """(argument, value, op): an argument that the op joins with the value."""
+        self.joining: list[Operation] = []
+        """Ops that do nothing but join values."""
+        self.others: list[Operation] = []
+        """Ops whose operands and results may lie differently."""
+        self._classes = op_classes()
+        for op in planned_ops(func):
+            self._visit(op)
+
+    def of(self, value: SSAValue) -> SSAValue | None:
+        """The value that stands for the place; None where the value is free."""
+        if value in self._free or not shape_of(value.type) or not is_splittable(value.type):
+            return None
+        root = value
+        while (up := self._parent.get(root)) is not None:
+            root = up
+        while value is not root:
+            value, self._parent[value] = self._parent.get(value, root), root
+        self._parent.pop(root, None)
+        return root
+
+    def _visit(self, op: Operation) -> None:
+        operands = operands_of(op)
+        if op.name in _CONSTANTS or self._is_made_of_scalars(op):
+            self._free.update(op.results)
+        elif edges := data_flow_edges(op) if op.name != MANUAL else []:
+            for edge in edges:
+                first, *rest = edge.targets
+                for value in (*rest, *edge.source_values):
+                    self._join(first, value, op)
+        elif self._is_elementwise(op):
+            self.joining.append(op)
+            (result,) = op.results
+            for value in operands:
+                self._join(result, value, op)
+        elif op.results and op.next_op is not None:
+            self.others.append(op)
+
+    def _is_made_of_scalars(self, op: Operation) -> bool:
+        if op.regions or not op.results or not op.operands:
+            return False
+        if op.name != "stablehlo.broadcast_in_dim" and self._classes.get(op.name) != "elementwise":
+            return False
+        return all(v in self._free or not shape_of(v.type) for v in operands_of(op))
+
+    def _is_elementwise(self, op: Operation) -> bool:
+        if op.name in MOVES or self._classes.get(op.name) != "elementwise" or len(op.results) != 1:
+            return False
+        shape = shape_of(op.results[0].type)
+        return all(shape_of(v.type) in ((), shape) for v in operands_of(op))
+
+    def _join(self, value: SSAValue, other: SSAValue, op: Operation) -> None:
+        if self.is_argument(other):
+            self.reads.append((other, value, op))
+            return
+        one, two = self.of(value), self.of(other)
+        if one is not None and two is not None and one is not two:
+            self._parent[two] = one
+
+    def is_argument(self, value: SSAValue) -> bool:
+        """Whether a value is an argument of the function."""
+        return isinstance(value, BlockArgument) and value.block is self._func.body.block
+
+
+def every_spec(shape: Sequence[int], table: AxisTable) -> list[Spec]:
+    """All ways to split a tensor along dimensions that the axes divide, whole first; the axes of a
+    dimension in the grid's order."""
+    axes = [axis for axis, size in enumerate(table.sizes) if size > 1]
+    found: list[Spec] = []
+    for choice in product(range(-1, len(shape)), repeat=len(axes)):
+        dims = [
+            tuple(axis for axis, dim in zip(axes, choice, strict=True) if dim == index)
+            for index in range(len(shape))
+        ]
+        if all(size % table.parts(own) == 0 for size, own in zip(shape, dims, strict=True)):
+            found.append(Spec(tuple(dims)))
+    return found
+
+
+def specs_that_keep(specs: Iterable[Spec], sharding: Sharding, table: AxisTable) -> list[Spec]:
+    """Those of the specs that a sharding of the user's allows, or just its own where none is.
+
+    An open dimension may be split further, a closed one not; axes that it says are replicated
+    split nothing.
+    """
+    own = table.spec(sharding).with_partial(())
+    whole = set(table.indices(sharding.replicated))
+
+    def keeps(spec: Spec) -> bool:
+        return not whole & spec.dim_axes and all(
+            have[: len(want)] == want and (dim.is_open or have == want)
+            for have, want, dim in zip(spec.dims, own.dims, sharding.dims, strict=True)
+        )
+
+    return [spec for spec in specs if keeps(spec)] or [own]

@@ -1,0 +1,389 @@
+"""The choices of a program: where each place lies and how each op is split, and what that costs.
+
+A node is a place (its choices are specs) or an op with several operands (its choices are
+strategies); an edge is what two of them cost together: the resharding from where a value lies to
+what an op needs, or from what an op gives to where its result is to lie, partial sums resolved on
+the way. An op of one operand is an edge between its places. A value that several ops read has a
+node for where it is read from, so that a resharding for all of them is paid once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Operation, SSAValue
+
+from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
+from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.core import ShardingRule
+from autopar.dialects.rules.regions import MANUAL
+from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
+from autopar.passes.cost.flops import op_flops
+from autopar.passes.cost.loops import times
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.partition.reshard_plan import ReshardPlanner
+from autopar.passes.partition.special import splittable_factors
+from autopar.passes.partition.specs import AxisTable, Spec
+from autopar.passes.partition.strategy import (
+    Splittable,
+    Strategy,
+    StrategyChooser,
+    TensorUse,
+)
+
+from .places import MOVES, Places, every_spec, specs_that_keep
+
+Seconds = NDArray[np.float64]
+
+_HELD_BYTE = 1e-15
+"""Seconds' worth of a byte of an argument on a device: only breaks ties."""
+
+
+@dataclass(eq=False)
+class Node:
+    """One choice."""
+
+    specs: list[Spec]
+    """Of a place: where it may lie."""
+    strategies: list[Strategy] = field(default_factory=list[Strategy])
+    """Of an op: how it may be split."""
+    seconds: Seconds = field(default_factory=lambda: np.zeros(0))
+    """(choices,)"""
+
+    @property
+    def size(self) -> int:
+        return len(self.strategies or self.specs)
+
+
+class PlanGraph:
+    """The choices of a function on a grid."""
+
+    def __init__(self, func: FuncOp, table: AxisTable, prices: CostModel) -> None:
+        self.func, self.table, self._prices = func, table, prices
+        self.nodes: list[Node] = []
+        self.edges: dict[tuple[int, int], Seconds] = {}
+        """(choices of one, choices of the other): what they cost together."""
+        self.place_of: dict[SSAValue, int] = {}
+        """The node of each place, by the value that stands for it."""
+        self.op_nodes: list[tuple[Operation, int]] = []
+        self.places = Places(func)
+        self._planner = ReshardPlanner(table)
+        self._chooser = StrategyChooser(table, self._planner)
+        self._specs: dict[tuple[int, ...], list[Spec]] = {}
+        self._strategies: dict[tuple[int, Splittable], list[Strategy]] = {}
+        self._matrices: dict[tuple[Any, ...], Seconds] = {}
+        self._seconds: dict[tuple[Spec, Spec, tuple[int, ...], int], float] = {}
+        self._loops: dict[Operation, int] = {}
+        self._readers: dict[tuple[SSAValue, int], int] = {}
+        self._keep: list[object] = []  # rules whose identity is a key
+        self._fused = set(self.places.joining)
+        """Ops that take what they read where it is made, if nothing else reads it."""
+        self._choosers = {
+            op
+            for op in self.places.others
+            if sum(self.places.of(value) is not None for value in operands_of(op)) > 1
+        }
+        """Ops that get a node."""
+        self._build()
+
+    # ---- places
+
+    def node_of(self, value: SSAValue) -> int | None:
+        """The node of the place where a value lies; None where it is free."""
+        place = self.places.of(value)
+        if place is None:
+            return None
+        node = self.place_of.get(place)
+        if node is None:
+            node = self.place_of[place] = self._add_place(place)
+        return node
+
+    def _add_place(self, value: SSAValue) -> int:
+        shape = shape_of(value.type)
+        specs = self._specs.get(shape)
+        if specs is None:
+            specs = self._specs[shape] = every_spec(shape, self.table)
+        return self._add(Node(specs, seconds=np.zeros(len(specs))))
+
+    def _add(self, node: Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def _restrict(self, value: SSAValue, sharding: Any) -> None:
+        node = self.node_of(value)
+        if node is not None and sharding is not None:
+            choice = self.nodes[node]
+            choice.specs = specs_that_keep(choice.specs, sharding, self.table)
+            choice.seconds = np.zeros(len(choice.specs))
+
+    # ---- building
+
+    def _build(self) -> None:
+        func, places = self.func, self.places
+        for arg, sharding in zip(func.body.block.args, arg_shardings(func), strict=True):
+            self._restrict(arg, sharding)
+        for op in places.others:
+            if op.name in MOVES:
+                self._restrict(op.results[0], sharding_of(op.results[0]))
+        self._boundary()
+        for arg in func.body.block.args:
+            self._hold(arg)
+        for arg, value, op in places.reads:
+            self._add_reshard(arg, value, times(op, self._loops))
+        for op in places.joining:
+            self._touch(op.results[0], times(op, self._loops))
+        for op in places.others:
+            self._add_op(op)
+
+    def _boundary(self) -> None:
+        """Results lie where an argument whose buffer they share does, or where the user says."""
+        last = self.func.body.block.last_op
+        assert last is not None
+        argument_of = {result: argument for argument, result in aliases(self.func)}
+        stated = result_shardings(self.func)
+        for index, value in enumerate(operands_of(last)):
+            node = self.node_of(value)
+            if node is None:
+                continue
+            if index in argument_of:
+                argument = self.func.body.block.args[argument_of[index]]
+                self._add_reshard(value, argument, 1)
+            elif (wanted := stated[index]) is not None:
+                specs = specs_that_keep(self.nodes[node].specs, wanted, self.table)
+                target = self._add(Node(specs, seconds=np.zeros(len(specs))))
+                self._add_edge(node, target, self._reshards(node, target, value), 1)
+
+    def _hold(self, argument: SSAValue) -> None:
+        """Of plans that take the same time the one that keeps less on each device."""
+        node = self.node_of(argument)
+        if node is not None:
+            choice = self.nodes[node]
+            parts = np.array([self.table.parts(spec.dim_axes) for spec in choice.specs])
+            choice.seconds = choice.seconds + _HELD_BYTE * num_bytes(argument.type) / parts
+
+    def _touch(self, value: SSAValue, trips: int) -> None:
+        """What a value costs to write, where elementwise ops do not fuse it into the next."""
+        node = self.node_of(value)
+        if node is None:
+            return
+        use = value.first_use
+        only = use is not None and use._next_use is None  # pyright: ignore[reportPrivateUsage]
+        if only and use is not None and use.operation in self._fused:
+            return
+        choice = self.nodes[node]
+        whole = num_bytes(value.type)
+        parts = np.array([self.table.parts(spec.dim_axes) for spec in choice.specs])
+        per_byte = self._prices.memory_seconds(1.0)
+        choice.seconds = choice.seconds + 2 * trips * whole * per_byte / parts
+
+    # ---- ops
+
+    def _add_op(self, op: Operation) -> None:
+        trips = times(op, self._loops)
+        rule = get_rule(op)
+        values = (*operands_of(op), *op.results)
+        known = all(is_splittable(v.type) or not shape_of(v.type) for v in values)
+        if op.name in MOVES:
+            self._add_reshard(op.operands[0], op.results[0], trips)
+        elif rule is None or op.name == MANUAL or not known:
+            self._add_whole(op, trips)
+        else:
+            read = [i for i, v in enumerate(operands_of(op)) if self.node_of(v) is not None]
+            if len(read) == 1 and len(op.results) == 1:
+                self._add_unary(op, rule, read[0], trips)
+            else:
+                self._add_choice(op, rule, trips)
+
+    def _add_whole(self, op: Operation, trips: int) -> None:
+        """An op that has whole operands and results on every device."""
+        for value in (*operands_of(op), *op.results):
+            node = self.node_of(value)
+            if node is None:
+                continue
+            whole = self.table.replicated(len(shape_of(value.type)))
+            back = value in op.results
+            seconds = [
+                self._resharding(*((whole, s) if back else (s, whole)), value)
+                for s in self.nodes[node].specs
+            ]
+            self.nodes[node].seconds = self.nodes[node].seconds + trips * np.array(seconds)
+
+    def _add_unary(self, op: Operation, rule: ShardingRule, index: int, trips: int) -> None:
+        value, (result,) = operands_of(op)[index], op.results
+        source, target = self.node_of(value), self.node_of(result)
+        assert source is not None
+        splittable = splittable_factors(op, rule)
+        if target is None:  # a scalar: what is left to resolve
+            self._add_choice(op, rule, trips)
+            return
+        specs = self.nodes[source].specs, self.nodes[target].specs
+        key = ("unary", id(rule), splittable, index, *map(tuple, specs), value.type, result.type)
+        matrix = self._matrices.get(key)
+        if matrix is None:
+            self._keep.append(rule)
+            matrix = np.array(
+                [
+                    [self._unary(op, rule, splittable, index, one, two) for two in specs[1]]
+                    for one in specs[0]
+                ]
+            )
+            self._matrices[key] = matrix
+        self._touch(result, trips)
+        self._add_edge(source, target, matrix, trips)
+
+    def _unary(
+        self,
+        op: Operation,
+        rule: ShardingRule,
+        splittable: Splittable,
+        index: int,
+        source: Spec,
+        target: Spec,
+    ) -> float:
+        operands = [_use(v, self.table.replicated(len(shape_of(v.type)))) for v in operands_of(op)]
+        operands[index] = _use(operands_of(op)[index], source)
+        (result,) = op.results
+        strategy = self._chooser.choose(rule, splittable, operands, [_use(result, target)])
+        needed = strategy.operands[index].with_partial(())
+        before = self._resharding(source, needed, operands_of(op)[index])
+        return before + self._resharding(strategy.results[0], target, result)
+
+    def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
+        """A node for how an op of several operands is split."""
+        splittable = splittable_factors(op, rule)
+        strategies = self._every_strategy(rule, splittable)
+        seconds = np.array([self._op_seconds(op, rule, s) for s in strategies])
+        node = self._add(Node([], strategies, trips * seconds))
+        self.op_nodes.append((op, node))
+        for index, value in enumerate(operands_of(op)):
+            source = self._reader(value, trips)
+            if source is not None:
+                needs = [s.operands[index].with_partial(()) for s in strategies]
+                self._add_edge(source, node, self._between(source, needs, value), trips)
+        for index, result in enumerate(op.results):
+            gives = [s.results[index] for s in strategies]
+            target = self.node_of(result)
+            if target is not None:
+                self._add_edge(node, target, self._back(gives, target, result), trips)
+            elif not shape_of(result.type):
+                left = [self._resharding(spec, Spec(()), result) for spec in gives]
+                self.nodes[node].seconds = self.nodes[node].seconds + trips * np.array(left)
+
+    def _every_strategy(self, rule: ShardingRule, splittable: Splittable) -> list[Strategy]:
+        """All assignments of grid axes to factors that split evenly."""
+        key = (id(rule), splittable)
+        found = self._strategies.get(key)
+        if found is None:
+            self._keep.append(rule)
+            axes = [axis for axis, size in enumerate(self.table.sizes) if size > 1]
+            may = [f for f, allowed in enumerate(splittable.allowed) if allowed]
+            made: dict[tuple[tuple[int, ...], ...], None] = {}
+            for choice in product((-1, *may), repeat=len(axes)):
+                factors = tuple(
+                    tuple(a for a, f in zip(axes, choice, strict=True) if f == factor)
+                    for factor in range(rule.num_factors)
+                )
+                sizes = zip(rule.factor_sizes, factors, strict=True)
+                if all(size % self.table.parts(own) == 0 for size, own in sizes):
+                    mappings = (*rule.operands, *rule.results)
+                    made[self._chooser.repaired(rule, mappings, factors)] = None
+            found = [self._chooser.complete(rule, splittable, factors) for factors in made]
+            self._strategies[key] = found
+        return found
+
+    def _op_seconds(self, op: Operation, rule: ShardingRule, strategy: Strategy) -> float:
+        parts = self.table.parts(a for axes in strategy.factors for a in axes)
+        moved = 0.0
+        specs = (*strategy.operands, *strategy.results)
+        for value, spec in zip((*operands_of(op), *op.results), specs, strict=True):
+            moved += num_bytes(value.type) / self.table.parts(spec.dim_axes)
+        flops = op_flops(op)
+        if not flops:
+            return self._prices.memory_seconds(moved)
+        dtype = str(element_type(op.operands[0].type))
+        return self._prices.compute_seconds(flops / parts, moved, dtype)
+
+    # ---- edges
+
+    def _reader(self, value: SSAValue, trips: int) -> int | None:
+        """The node that an op reads a value from: of its own where several ops read it."""
+        node = self.node_of(value)
+        if node is None:
+            return None
+        key = (value, trips)
+        found = self._readers.get(key)
+        if found is None:
+            users = Counter(use.operation for use in value.uses)
+            shared = sum(1 for user in users if user in self._choosers) > 1
+            if not shared:
+                found = node
+            else:
+                specs = self.nodes[node].specs
+                found = self._add(Node(specs, seconds=np.zeros(len(specs))))
+                self._add_edge(node, found, self._reshards(node, found, value), trips)
+            self._readers[key] = found
+        return found
+
+    def _add_reshard(self, source: SSAValue, target: SSAValue, trips: int) -> None:
+        """A value that may lie elsewhere than what it is joined with."""
+        one, two = self.node_of(source), self.node_of(target)
+        if one is not None and two is not None and one != two:
+            self._add_edge(one, two, self._reshards(one, two, source), trips)
+
+    def _reshards(self, one: int, two: int, value: SSAValue) -> Seconds:
+        return self._between(one, self.nodes[two].specs, value)
+
+    def _between(self, node: int, needs: Sequence[Spec], value: SSAValue) -> Seconds:
+        specs = self.nodes[node].specs
+        return self._matrix(specs, needs, value)
+
+    def _back(self, gives: Sequence[Spec], node: int, value: SSAValue) -> Seconds:
+        return self._matrix(gives, self.nodes[node].specs, value)
+
+    def _matrix(self, ones: Sequence[Spec], twos: Sequence[Spec], value: SSAValue) -> Seconds:
+        key = (tuple(ones), tuple(twos), shape_of(value.type), item_bytes(value.type))
+        found = self._matrices.get(key)
+        if found is None:
+            found = np.array([[self._resharding(a, b, value) for b in twos] for a in ones])
+            self._matrices[key] = found
+        return found
+
+    def _add_edge(self, one: int, two: int, seconds: Seconds, trips: int) -> None:
+        if one == two:
+            self.nodes[one].seconds = self.nodes[one].seconds + trips * np.diagonal(seconds)
+            return
+        if one > two:
+            one, two, seconds = two, one, seconds.T
+        have = self.edges.get((one, two))
+        self.edges[one, two] = trips * seconds if have is None else have + trips * seconds
+
+    def _resharding(self, source: Spec, target: Spec, value: SSAValue) -> float:
+        """Seconds from one spec to another."""
+        if source == target:
+            return 0.0
+        shape, width = shape_of(value.type), item_bytes(value.type)
+        key = (source, target, shape, width)
+        found = self._seconds.get(key)
+        if found is None:
+            found = 0.0
+            spec = source
+            for step in self._planner.plan(source, target, shape, width):
+                local = num_bytes(value.type) / self.table.parts(spec.dim_axes)
+                axes = step.axes or tuple(target.dim_axes | spec.dim_axes)
+                kind = {"window": "permute", "to_partial": "all_slice"}.get(step.kind, step.kind)
+                found += self._prices.collective_seconds(kind, local, self.table.axes(axes))
+                spec = step.after
+            self._seconds[key] = found
+        return found
+
+
+def _use(value: SSAValue, spec: Spec) -> TensorUse:
+    return TensorUse(spec, shape_of(value.type), item_bytes(value.type))
