@@ -71,6 +71,10 @@ class Cases:
         assert all(case.name != name for case in self._cases), name
         self._cases.append(Case(name, fn, args, shardings, results, grid, tolerance))
 
+    @property
+    def names(self) -> list[str]:
+        return [case.name for case in self._cases]
+
     def __getitem__(self, name: str) -> Case:
         (case,) = [case for case in self._cases if case.name == name]
         return case

@@ -1,0 +1,119 @@
+"""auto-shard: its plans are right, keep what the user says, and are no dearer than experts'.
+
+The tables of the partitioner's tests run with it in the place of propagation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autopar.dialects import make_context
+from autopar.dialects.autopar import arg_shardings
+from autopar.dialects.sharding import Grid
+from autopar.lowering.importer import import_module
+from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.program import price_of
+from autopar.passes.importing.arguments import main_function
+from autopar.passes.importing.methods import MethodOptions
+from autopar.passes.manager import run_passes
+from autopar.passes.pipelines import BOUNDARY, DECIDE, IMPORT, PARTITION
+from autopar.passes.planning.auto_shard import auto_shard
+from autopar.passes.solver.solve import SolveOptions
+from autopar.road import ArgumentInfo, Road, declare_mesh
+from tests import oracle
+from tests.passes import test_partition, test_partition_windows
+from tests.passes.cases import Cases
+
+EVERY = 6
+"""Of the partitioner's cases every sixth is run; all of them take minutes."""
+
+
+def _some(table: Cases) -> list[str]:
+    return table.names[::EVERY]
+
+
+@pytest.mark.parametrize("name", _some(test_partition.table))
+def test_equal_to_one_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "PROPAGATE", ("auto-shard",))
+    test_partition.table[name].run()
+
+
+@pytest.mark.parametrize("name", _some(test_partition_windows.table))
+def test_windows_equal_to_one_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "PROPAGATE", ("auto-shard",))
+    test_partition_windows.table[name].run()
+
+
+def _mlp_step(params: Any, batch: Any) -> Any:
+    def loss(params: Any) -> Any:
+        h = batch
+        for weight in params[:-1]:
+            h = jax.nn.gelu(h @ weight)
+        return jnp.mean((h @ params[-1] - batch) ** 2)
+
+    value, grads = jax.value_and_grad(loss)(params)
+    return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+
+def _mlp(width: int, rows: int) -> tuple[Any, list[ArgumentInfo]]:
+    shapes = [(1024, width), (width, width), (width, 1024)]
+    params = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    batch = jax.ShapeDtypeStruct((rows, 1024), np.float32)
+    native = jax.jit(_mlp_step).lower(params, batch).compiler_ir("stablehlo")
+    state = [ArgumentInfo("state", 0, index) for index in range(len(shapes))]
+    return native, [*state, ArgumentInfo("batch")]
+
+
+def _planned(native: Any, arguments: list[ArgumentInfo], grid: Grid, prices: CostModel) -> Any:
+    road = Road(native, arguments, grid, MethodOptions("dp"))
+    module = import_module(native)
+    declare_mesh(module, grid)
+    run_passes(module, IMPORT, make_context())
+    road._describe_arguments(main_function(module))  # pyright: ignore[reportPrivateUsage]
+    auto_shard(module, prices, SolveOptions(60))
+    return module
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 4)])
+@pytest.mark.parametrize(("width", "rows"), [(4096, 16384), (16384, 256)])
+def test_no_dearer_than_the_experts(shape: tuple[int, ...], width: int, rows: int) -> None:
+    """Of data parallelism and ZeRO; wide layers on a small batch want their weights to stay."""
+    grid = Grid("mesh", tuple(zip("xy", shape, strict=False)))
+    prices = CostModel.of(read_cluster("8xv100"), grid)
+    native, arguments = _mlp(width, rows)
+    module = _planned(native, arguments, grid, prices)
+    run_passes(module, (*BOUNDARY, *DECIDE, *PARTITION), make_context())
+    experts = (
+        price_of(Road(native, arguments, grid, MethodOptions(method)).at("spmd"), prices).total
+        for method in ("dp", "zero2", "zero3")
+    )
+    assert price_of(module, prices).total <= min(experts)
+
+
+def test_the_same_plan_each_time() -> None:
+    grid = Grid("mesh", (("x", 2), ("y", 4)))
+    prices = CostModel.of(read_cluster("8xh100"), grid)
+    native, arguments = _mlp(2048, 4096)
+    plans = {str(_planned(native, arguments, grid, prices)) for _ in range(2)}
+    assert len(plans) == 1
+
+
+def test_shardings_of_the_program_bind() -> None:
+    grid = Grid("mesh", (("x", 8),))
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    columns = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
+    weight = jax.ShapeDtypeStruct((64, 64), np.float32, sharding=columns)
+    rows = jax.ShapeDtypeStruct((8192, 64), np.float32)
+    native = jax.jit(lambda w, x: x @ w).lower(weight, rows).compiler_ir("stablehlo")
+    module = import_module(native)
+    run_passes(module, IMPORT, make_context())
+    auto_shard(module, CostModel.of(read_cluster("cpu"), grid), SolveOptions(10))
+    found = arg_shardings(main_function(module))[0]
+    assert found is not None
+    assert [[axis.name for axis in dim.axes] for dim in found.dims] == [[], ["x"]]
