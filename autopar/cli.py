@@ -206,9 +206,11 @@ def _print_json(value: object) -> None:
 
 
 def _solve(options: argparse.Namespace) -> int:
-    from .solve import Request, report, report_text, solve_file
+    from .solve import Request, process_age_s, report, report_text, solve_file
 
-    request = Request(options.problem, options.output, options.time_limit, options.seed)
+    # as a program the limit counts from its start; called from Python from the call
+    spent = process_age_s() if options.is_program else 0.0
+    request = Request(options.problem, options.output, options.time_limit, options.seed, spent)
     with Progress("autopar solve", quiet=options.quiet) as progress:
         solution = solve_file(request, progress)
         progress.done()
@@ -266,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     program = "autopar"
     try:
         options = make_parser().parse_args(arguments)
+        options.is_program = arguments is None
         if options.version:
             from .environment import version_text
 

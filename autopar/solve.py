@@ -25,17 +25,20 @@ class Request:
     problem: str
     output: str
     time_limit_s: float
-    """Of the whole process, from its start on."""
+    """Of everything, reading and writing included."""
     seed: int = 0
+    spent_s: float = 0.0
+    """Seconds of the limit that are gone already."""
 
 
 def solve_file(request: Request, progress: Progress) -> Solution:
     """Reads, solves and writes; UsageError is one line, and then nothing is written."""
+    began = time.perf_counter() - request.spent_s
     path = output_path(request.output)
     progress.step(f"reading {request.problem}")
     try:
         problem = read_problem(request.problem)
-        left = request.time_limit_s - _process_age_s() - _EXIT_S
+        left = request.time_limit_s - (time.perf_counter() - began) - _EXIT_S
         # the work follows from the limit alone, however long reading took
         work = request.time_limit_s * UNITS_PER_SECOND
         options = SolveOptions(max(left, 0.05), request.seed, work)
@@ -79,7 +82,7 @@ def report_text(solution: Solution) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _process_age_s() -> float:
+def process_age_s() -> float:
     """Seconds since this process began, imports included; 0 where the system does not say."""
     try:
         with open("/proc/self/stat", encoding="ascii") as file:
