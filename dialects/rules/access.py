@@ -160,16 +160,8 @@ def body_reducer(region: Region) -> str | None:
     None for every other body (argmax and the like, a body that just takes the new value).
     On bool, `add` is `or` and `multiply` is `and`, as StableHLO defines them.
     """
-    block = region.first_block
-    last = None if block is None else block.last_op
-    if block is None or last is None:
-        return None
-    returned, arguments = operands_of(last), block.args
-    count = len(returned)
-    if len(arguments) != 2 * count:
-        return None
     kind: str | None = None
-    for value, first, second in zip(returned, arguments, arguments[count:], strict=False):
+    for value, first, second in _accumulators(region):
         if type(value) is not OpResult:
             return None
         owner = value.op
@@ -185,6 +177,20 @@ def body_reducer(region: Region) -> str | None:
     return kind
 
 
+def _accumulators(region: Region) -> list[tuple[SSAValue, SSAValue, SSAValue]]:
+    """What a reducer body gives for each accumulator, of itself and the element beside it; [] where
+    the body has another form."""
+    block = region.first_block
+    last = None if block is None else block.last_op
+    if block is None or last is None:
+        return []
+    returned, arguments = operands_of(last), block.args
+    count = len(returned)
+    if len(arguments) != 2 * count:
+        return []
+    return list(zip(returned, arguments[:count], arguments[count:], strict=True))
+
+
 CHOICE = "choice"
 
 
@@ -197,21 +203,14 @@ def body_kind(region: Region) -> str | None:
     kind = body_reducer(region)
     if kind is not None:
         return kind
-    block = region.first_block
-    last = None if block is None else block.last_op
-    if block is None or last is None:
-        return None
-    returned, arguments = operands_of(last), block.args
-    count = len(returned)
-    if len(arguments) != 2 * count or count == 0:
-        return None
-    for value, first, second in zip(returned, arguments, arguments[count:], strict=False):
+    accumulators = _accumulators(region)
+    for value, first, second in accumulators:
         if type(value) is not OpResult or op_name(value.op) not in _CHOOSING:
             return None
         read = operands_of(value.op)[-2:]
         if read != (first, second) and read != (second, first):
             return None
-    return CHOICE
+    return CHOICE if accumulators else None
 
 
 _CHOOSING = (

@@ -51,6 +51,8 @@ class BatchFlow:
             v: frozenset((BatchPlace(d, 1, shape_of(v.type)[d], 1),)) for v, d in batch.items()
         }
         """Values that depend on the batch; the empty set: reduced."""
+        self.sizes = {shape_of(v.type)[d] for v, d in batch.items()}
+        """How many examples a batch argument holds."""
         self.phases = PhaseNames()
 
     def depends(self, value: SSAValue) -> bool:

@@ -33,11 +33,9 @@ _WORDS = {
 }
 
 
-def lost_by(op: Operation, flow: BatchFlow, sizes: Collection[int]) -> str | None:
+def lost_by(op: Operation, flow: BatchFlow) -> str | None:
     """The kind of reduction by which an op makes one of examples that its results do not hold;
     `choice` where it is none; None where the op loses none.
-
-    `sizes`: how many examples there are.
     """
     rule = get_rule(op)
     if rule is None:
@@ -46,7 +44,7 @@ def lost_by(op: Operation, flow: BatchFlow, sizes: Collection[int]) -> str | Non
     for operand, mapping in zip(op.operands, rule.operands, strict=True):
         for place in flow.places.get(operand, ()):
             if op.name == "stablehlo.reshape":  # drops a batch of one, or what was chosen before
-                return None if place.size in sizes else _CHOICE
+                return None if place.size in flow.sizes else _CHOICE
             for factor in mapping[place.dim]:
                 if rule.factor_sizes[factor] > 1:
                     # split, a gather is a sum of what each device has; of examples it is a choice
@@ -56,7 +54,7 @@ def lost_by(op: Operation, flow: BatchFlow, sizes: Collection[int]) -> str | Non
     return found
 
 
-def no_mean(value: SSAValue, flow: BatchFlow, sizes: Collection[int]) -> str | None:
+def no_mean(value: SSAValue, flow: BatchFlow) -> str | None:
     """Of what a value that is made of the batch is made, where this is no sum: as `the maximum over
     the batch`.
 
@@ -69,7 +67,7 @@ def no_mean(value: SSAValue, flow: BatchFlow, sizes: Collection[int]) -> str | N
         if not isinstance(op, Operation) or flow.phases.of(op) == "backward":
             continue
         if any(map(flow.is_per_example, op.operands)):
-            kind = lost_by(op, flow, sizes)
+            kind = lost_by(op, flow)
             if kind not in (None, "sum"):
                 return _WORDS.get(kind, f"a {kind} over the batch")
             continue
@@ -80,13 +78,11 @@ def no_mean(value: SSAValue, flow: BatchFlow, sizes: Collection[int]) -> str | N
     return None
 
 
-def combination(
-    value: SSAValue, flow: BatchFlow, sizes: Collection[int], reduction: Literal["mean", "sum"]
-) -> Combination:
+def combination(value: SSAValue, flow: BatchFlow, reduction: Literal["mean", "sum"]) -> Combination:
     """How a crossing value is put together; DiagnosticError where it cannot be."""
     op = value.owner
     assert isinstance(op, Operation)
-    own = lost_by(op, flow, sizes) if any(map(flow.is_per_example, op.operands)) else None
+    own = lost_by(op, flow) if any(map(flow.is_per_example, op.operands)) else None
     if own == _CHOICE:
         raise DiagnosticError(
             op,
@@ -98,7 +94,7 @@ def combination(
         return own
     is_whole = not is_tensor(value.type) or isinstance(element_type(value.type), IntegerType)
     if not is_whole:
-        if own is None and (made_of := no_mean(value, flow, sizes)) is not None:
+        if own is None and (made_of := no_mean(value, flow)) is not None:
             raise DiagnosticError(
                 op,
                 f"'{op.name}' makes what the update reads of {made_of}, for single microbatches: "
@@ -135,9 +131,7 @@ def take_conversions(crossing: Collection[SSAValue], micro: set[Operation], bloc
     return taken
 
 
-def is_counted(
-    value: SSAValue, argument: SSAValue, flow: BatchFlow, sizes: Collection[int]
-) -> bool:
+def is_counted(value: SSAValue, argument: SSAValue, flow: BatchFlow) -> bool:
     """Whether a result is the argument plus a sum over the batch, of no gradient: a counter, which
     each microbatch adds its own sum to."""
     op = value.owner
@@ -150,7 +144,7 @@ def is_counted(
         if flow.phases.of(source) == "backward" or not flow.depends(other):
             return False
         if any(map(flow.is_per_example, source.operands)):
-            return lost_by(source, flow, sizes) == "sum"
+            return lost_by(source, flow) == "sum"
         if source.name not in ("stablehlo.convert", "stablehlo.reshape"):
             return False
         other = source.operands[0]

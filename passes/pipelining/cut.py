@@ -50,13 +50,12 @@ def find_cut(func: FuncOp, flow: BatchFlow, reduction: Literal["mean", "sum"]) -
     terminator = block.last_op
     assert terminator is not None
     refuse_second_pass(block, flow)
-    sizes = {p.size for arg in block.args for p in flow.places.get(arg, ())}
-    carried = _forward_state(func, flow, sizes)
+    carried = _forward_state(func, flow)
     seeds = [op for op in block.ops if op is not terminator and _touches_examples(op, flow)]
     seeds += [v.owner for _, v in carried if isinstance(v.owner, Operation)]
     micro = _needed_by(seeds, block)
     _take_gradient_ops(micro, block, flow)
-    _take_linear_followers(micro, block, flow, sizes)
+    _take_linear_followers(micro, block, flow)
     crossing = _crossing(micro, block, flow)
     if take_conversions(crossing, micro, block):
         crossing = _crossing(micro, block, flow)
@@ -72,7 +71,7 @@ def find_cut(func: FuncOp, flow: BatchFlow, reduction: Literal["mean", "sum"]) -
             crossing[value] = None
         elif not any(value is known for known, _ in cut.examples):
             cut.examples.append((value, place))
-    cut.reduced = {value: combination(value, flow, sizes, reduction) for value in crossing}
+    cut.reduced = {value: combination(value, flow, reduction) for value in crossing}
     return cut
 
 
@@ -99,9 +98,7 @@ def _touches_examples(op: Operation, flow: BatchFlow) -> bool:
     )
 
 
-def _forward_state(
-    func: FuncOp, flow: BatchFlow, sizes: Collection[int]
-) -> list[tuple[int, SSAValue]]:
+def _forward_state(func: FuncOp, flow: BatchFlow) -> list[tuple[int, SSAValue]]:
     """State that goes from one microbatch to the next: a result that depends on the batch, whose
     argument shares its buffer or is the only one that it was computed from element by element, and
     that the forward phase makes (running statistics of a normalisation) or counts up."""
@@ -122,7 +119,7 @@ def _forward_state(
             argument = _updated_argument(value)
         if argument is not None and (
             flow.phases.of(value.owner) == "forward"
-            or is_counted(value, func.body.block.args[argument], flow, sizes)
+            or is_counted(value, func.body.block.args[argument], flow)
         ):
             found.append((argument, value))
     return found
@@ -181,9 +178,7 @@ def _needed_by(
     return needed
 
 
-def _take_linear_followers(
-    micro: set[Operation], block: Block, flow: BatchFlow, sizes: Collection[int]
-) -> None:
+def _take_linear_followers(micro: set[Operation], block: Block, flow: BatchFlow) -> None:
     """Moves ops that only combine reduced values linearly into the microbatch part, where that
     leaves fewer bytes to accumulate (the sum of a tied weight's gradients). Extremes over the batch
     stay as they are: they are no sums."""
@@ -196,7 +191,7 @@ def _take_linear_followers(
         if any(not op.operands[i].has_one_use() for i in varying):
             continue
         makers = [o for i in varying if isinstance(o := op.operands[i].owner, Operation)]
-        if any(lost_by(maker, flow, sizes) not in (None, "sum") for maker in makers):
+        if any(lost_by(maker, flow) not in (None, "sum") for maker in makers):
             continue
         if any(
             isinstance(v.owner, Operation) and v.owner not in micro and not flow.depends(v)
@@ -229,7 +224,7 @@ class _Results:
             place = self._examples.place_of(value)
             if place is None:
                 why = "mixes examples of the batch, or holds a part of them"
-                if self._examples.sizes == {1}:
+                if self._flow.sizes == {1}:
                     why = "cannot be followed with one example a microbatch (take fewer of them)"
                 raise self._refusal(index, value, why)
             return place
@@ -249,7 +244,7 @@ class _Results:
                     "depends on the batch but has no batch dimension and is neither a scalar nor a "
                     "gradient nor an updated argument",
                 )
-        elif (kind := no_mean(value, self._flow, self._examples.sizes)) is not None:
+        elif (kind := no_mean(value, self._flow)) is not None:
             raise self._refusal(index, value, f"is {kind}, which is no mean")
         return None
 

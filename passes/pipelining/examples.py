@@ -39,15 +39,13 @@ class Examples:
         self._flow = flow
         self._block = block
         self._random: set[SSAValue] = set()
-        self.sizes = {p.size for arg in block.args for p in flow.places.get(arg, ())}
-        """How many examples a batch argument holds."""
         self._find_random(block)
 
     def place_of(self, value: SSAValue) -> BatchPlace | None:
         """Where the value is computed by example; None: it mixes examples, or has a part of them
         only."""
         for place in sorted(self._flow.places.get(value, ())):
-            if place.size in self.sizes and self._holds((value, place)):
+            if place.size in self._flow.sizes and self._holds((value, place)):
                 return place
         return None
 
