@@ -15,7 +15,7 @@ XLA's buffer assignment and scheduling do:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from xdsl.dialects.builtin import ModuleOp
@@ -56,25 +56,61 @@ def memory_of(module: ModuleOp) -> Memory:
     return Memory(
         sum(num_bytes(arg.type) for arg in block.args),
         sum(num_bytes(value.type) for value in fresh),
-        int(_temporaries(block)),
+        _peak(timeline_of(block)),
     )
 
 
-@dataclass
-class _Buffer:
+@dataclass(eq=False)
+class Buffer:
     """Memory of a value, or of several in turn that write over each other."""
 
+    values: list[SSAValue]
+    """In the order in which they are written; none: a copy."""
     size: int
     first: int
     last: int
+    """In use at the times first <= t <= last."""
 
 
-def _temporaries(block: Block) -> int:
-    """The most bytes of temporaries while a block runs."""
+@dataclass
+class Timeline:
+    """What is in memory while a block runs, beside its arguments and results."""
+
+    buffers: list[Buffer] = field(default_factory=list[Buffer])
+    times: dict[Operation, int] = field(default_factory=dict[Operation, int])
+    """When an op runs; bodies of ops after these."""
+    end: int = 0
+    """All times are below."""
+
+
+def timeline_of(block: Block) -> Timeline:
+    """The temporaries of a block, and of the bodies inside it."""
+    timeline = Timeline()
+    _add_block(timeline, block)
+    return timeline
+
+
+def _add_block(timeline: Timeline, block: Block) -> None:
     fusion = Fusion(block)
     schedule = _Schedule(fusion)
+    begins: list[int] = []
+    ends: list[int] = []
+    for writers in schedule.writers:
+        begins.append(timeline.end)
+        timeline.end += 1
+        for op in writers:
+            timeline.times[op] = begins[-1]
+            _add_inside(timeline, op)
+        ends.append(timeline.end - 1)
+    for buffer in _buffers(block, fusion, schedule):
+        buffer.first, buffer.last = begins[buffer.first], ends[min(buffer.last, len(ends) - 1)]
+        timeline.buffers.append(buffer)
+
+
+def _buffers(block: Block, fusion: Fusion, schedule: _Schedule) -> Iterable[Buffer]:
+    """Those of the block's own values, by places of the schedule."""
     elsewhere = _results_in_place(fusion, block)
-    buffers: dict[SSAValue, _Buffer] = {}
+    buffers: dict[SSAValue, Buffer] = {}
     for place, writers in enumerate(schedule.writers):
         dying = [
             value
@@ -91,14 +127,13 @@ def _temporaries(block: Block) -> int:
                     last = len(schedule.writers)
                 over = _overwritten(fusion, op, value, dying, buffers)
                 if over is None or len(writers) > 1:
-                    buffers[value] = _Buffer(num_bytes(value.type), place, last)
+                    buffers[value] = Buffer([value], num_bytes(value.type), place, last)
                 else:
                     dying.remove(over)
                     buffers[value] = buffers[over]
                     buffers[value].last = last
-    inner = [max(map(_inside, writers), default=0) for writers in schedule.writers]
-    distinct = {id(buffer): buffer for buffer in buffers.values()}
-    return _peak([*distinct.values(), *schedule.joined], inner)
+                    buffers[value].values.append(value)
+    return [*dict.fromkeys(buffers.values()), *schedule.joined]
 
 
 class _Schedule:
@@ -113,7 +148,7 @@ class _Schedule:
         self.reads: list[dict[SSAValue, float]] = []
         self.writers: list[list[Operation]] = []
         """The ops that write their results at a place."""
-        self.joined: list[_Buffer] = []
+        self.joined: list[Buffer] = []
         self.last_read: dict[SSAValue, int] = {}
         parts: list[list[SSAValue]] = []
         for step in merged_steps(fusion.ops):
@@ -123,7 +158,7 @@ class _Schedule:
                 place = len(self.writers)
                 for unit in joins:
                     size = sum(num_bytes(value.type) for op in unit for value in op.operands)
-                    self.joined.append(_Buffer(size, place - 1, place))
+                    self.joined.append(Buffer([], size, place - 1, place))
                     parts.append([value for op in unit for value in op.results])
             ops = [op for unit in step for op in unit]
             self._add(fusion, [unit[0] for unit in step if len(unit) == 1], ops)
@@ -142,20 +177,23 @@ class _Schedule:
 
     def _add_copies(self, parts: set[SSAValue]) -> None:
         """Copies the parts that dots read, from the first to the last of these."""
-        copied: dict[SSAValue, _Buffer] = {}
+        copied: dict[SSAValue, Buffer] = {}
         for place, values in enumerate(self.reads):
             if any(op.name in DOTS for op in self.writers[place]):
                 for value in parts & values.keys():
                     size = num_bytes(value.type)
-                    copied.setdefault(value, _Buffer(size, place, place)).last = place
+                    copied.setdefault(value, Buffer([], size, place, place)).last = place
         self.joined += copied.values()
 
 
-def _inside(op: Operation) -> int:
-    """Temporaries inside an op: of bodies of loops and branches, of a convolution's copies."""
+def _add_inside(timeline: Timeline, op: Operation) -> None:
+    """Adds what is inside an op: bodies of loops and branches, copies that a convolution makes."""
     if op.name in BODIES:
-        return max(_temporaries(region.block) for region in op.regions)
-    return _transposed(op) if op.name == "stablehlo.convolution" else 0
+        for region in op.regions:
+            _add_block(timeline, region.block)
+    elif op.name == "stablehlo.convolution" and (copies := _transposed(op)):
+        now = timeline.end - 1
+        timeline.buffers.append(Buffer([], copies, now, now))
 
 
 def _transposed(convolution: Operation) -> int:
@@ -197,7 +235,7 @@ def _overwritten(
     op: Operation,
     value: SSAValue,
     dying: Sequence[SSAValue],
-    buffers: dict[SSAValue, _Buffer],
+    buffers: dict[SSAValue, Buffer],
 ) -> SSAValue | None:
     """The value that dies where `value` is written, and whose memory it takes."""
     if op.name == "stablehlo.while":
@@ -219,11 +257,10 @@ def _carried(loop: Operation, result: SSAValue) -> list[SSAValue]:
     return [operand for operand, value in pairs if value is result]
 
 
-def _peak(buffers: Iterable[_Buffer], inner: Sequence[int]) -> int:
-    """The most bytes in use at any place, with what is in use inside of each op."""
-    change = [0] * (len(inner) + 2)
-    for buffer in buffers:
+def _peak(timeline: Timeline) -> int:
+    """The most bytes in use at any time."""
+    change = [0] * (timeline.end + 1)
+    for buffer in timeline.buffers:
         change[buffer.first] += buffer.size
         change[buffer.last + 1] -= buffer.size
-    live = accumulate(change)
-    return max((now + more for now, more in zip(live, inner, strict=False)), default=0)
+    return max(accumulate(change))

@@ -32,8 +32,10 @@ _SHARES = (1.0, 1.0, 0.8, 0.6, 0.4, 0.2)
 class Incumbent:
     """The best choice so far: the least overuse of memory first, then the least cost."""
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, arrays: Arrays, gap: float = 0.0, constant: float = 0.0) -> None:
         self._arrays = arrays
+        self.gap, self.constant = gap, constant
+        """The share of the whole cost, `constant` included, that is close enough to a bound."""
         self.choice = np.zeros(arrays.num_nodes, np.int64)
         self.overuse = np.inf
         self.cost = np.inf
@@ -61,8 +63,11 @@ class Incumbent:
             self.choice, self.overuse, self.cost = other.choice, other.overuse, other.cost
 
     def meets(self, bound: float) -> bool:
-        """Whether nothing better can be: costs are whole numbers."""
-        return self.feasible and bound > self.cost - 1 + 1e-9 * max(1.0, abs(self.cost))
+        """Whether nothing better can be (costs are whole numbers), or nothing much better."""
+        if not self.feasible:
+            return False
+        close = max(1 - 1e-9 * max(1.0, abs(self.cost)), self.gap * abs(self.cost + self.constant))
+        return bound > self.cost - close
 
 
 def overuse_of(arrays: Arrays, load: Ints) -> float:

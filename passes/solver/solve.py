@@ -57,12 +57,16 @@ class SolveOptions:
     seed: int = 0
     work: float | None = None
     """Work units (`budget`); None: what `time_limit_s` is worth on a slow core."""
+    gap: float = 0.0
+    """How far above the bound, as a share of the cost, a solution may be for the search to end."""
 
     def __post_init__(self) -> None:
         if not (isfinite(self.time_limit_s) and self.time_limit_s > 0):
             raise ValueError(f"time_limit_s is {self.time_limit_s}; it must be above 0")
         if self.work is not None and not self.work > 0:
             raise ValueError(f"work is {self.work}; it must be above 0, or None")
+        if not 0 <= self.gap < 1:
+            raise ValueError(f"gap is {self.gap}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class _Run:
         deadline = start + (1 - _MARGIN) * options.time_limit_s
         units = options.work or options.time_limit_s * UNITS_PER_SECOND
         self.budget = Budget(units, deadline)
+        self.gap = options.gap
         thrifty = check_memory(problem)
         self.strategies = thrifty.tolist()
         self.cost = evaluate(problem, thrifty).cost
@@ -219,7 +224,7 @@ class _Core:
             return
         run = self._run
         arrays, steps = flatten(graph), len(graph.trace)
-        incumbent = Incumbent(arrays)
+        incumbent = Incumbent(arrays, run.gap, graph.constant)
         pairs = _pairs(arrays)
         small = max(_SHORT, _SHORT_PER_PAIR * pairs) if pairs <= _EXACT_PAIRS else float("inf")
         run.progress(f"pricing the memory of {_described(arrays)}")
@@ -230,6 +235,8 @@ class _Core:
         run.progress(f"searching {_described(arrays)}")
         self._explore(ascent, budget.part(0.8, at_most=small))
         self._offer(graph, arrays, incumbent.choice, steps)
+        if run.gap and incumbent.meets(dual.bound):
+            return
         if incumbent.feasible and graph.exact:
             self._pruned = True
             prune(graph, arrays, ascent.messages, dual, incumbent.cost)
@@ -245,7 +252,7 @@ class _Core:
         while not budget.exhausted and not best.meets(ascent.best.bound):
             search = LocalSearch(arrays, best, prices, self._run.random)
             search.run(budget.part(1.0, at_most=turn), ascent.best.bound)
-            other = Incumbent(arrays)
+            other = Incumbent(arrays, best.gap, best.constant)
             ascent.candidate(budget, other)
             search = LocalSearch(arrays, other, prices, self._run.random)
             search.run(budget.part(1.0, at_most=turn), ascent.best.bound)

@@ -23,7 +23,7 @@ from autopar.passes.importing.arguments import main_function
 from autopar.passes.importing.methods import MethodOptions
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import BOUNDARY, DECIDE, IMPORT, PARTITION
-from autopar.passes.planning.auto_shard import auto_shard
+from autopar.passes.planning.planner import make_plan
 from autopar.passes.solver.solve import SolveOptions
 from autopar.road import ArgumentInfo, Road, declare_mesh
 from tests import oracle
@@ -76,7 +76,7 @@ def _planned(native: Any, arguments: list[ArgumentInfo], grid: Grid, prices: Cos
     declare_mesh(module, grid)
     run_passes(module, IMPORT, make_context())
     road._describe_arguments(main_function(module))  # pyright: ignore[reportPrivateUsage]
-    auto_shard(module, prices, SolveOptions(60))
+    make_plan(module, make_context(), prices, SolveOptions(60))
     return module
 
 
@@ -113,7 +113,8 @@ def test_shardings_of_the_program_bind() -> None:
     native = jax.jit(lambda w, x: x @ w).lower(weight, rows).compiler_ir("stablehlo")
     module = import_module(native)
     run_passes(module, IMPORT, make_context())
-    auto_shard(module, CostModel.of(read_cluster("cpu"), grid), SolveOptions(10))
+    prices = CostModel.of(read_cluster("cpu"), grid)
+    make_plan(module, make_context(), prices, SolveOptions(10))
     found = arg_shardings(main_function(module))[0]
     assert found is not None
     assert [[axis.name for axis in dim.axes] for dim in found.dims] == [[], ["x"]]

@@ -1,0 +1,131 @@
+"""The memory that a plan needs on one device: what is alive at each time, by where it lies.
+
+    arguments + results that no donated argument holds + the temporaries of the time
+
+as `passes/cost/liveness.py` counts a partitioned program, here from the program as a whole: a
+buffer of a value takes its bytes over the parts of its place. What an op needs of an operand, or
+gives before it is reduced, counts at the time of the op as if it were always another buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.ir import Operation, SSAValue
+
+from autopar.dialects.autopar import aliases
+from autopar.dialects.rules.access import operands_of
+from autopar.dialects.tensors import num_bytes
+from autopar.passes.cost.liveness import timeline_of
+
+from .plan_graph import PlanGraph
+
+Bytes = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Bytes in use from one time to another (included), by what a node chooses."""
+
+    node: int
+    bytes: Bytes
+    """(choices,)"""
+    first: int
+    last: int
+    value: SSAValue | None
+
+
+class Footprint:
+    """What is in memory of a device, by the choices of a graph."""
+
+    def __init__(self, graph: PlanGraph) -> None:
+        self._graph = graph
+        self._parts: dict[int, Bytes] = {}
+        func = graph.func
+        timeline = timeline_of(func.body.block)
+        self._end = max(1, timeline.end)
+        self._items: list[_Item] = []
+        last = func.body.block.last_op
+        assert last is not None
+        held = {result for _, result in aliases(func)}
+        for argument in func.body.block.args:
+            self._add([argument], num_bytes(argument.type), 0, self._end - 1)
+        for index, value in enumerate(operands_of(last)):
+            if index not in held:
+                self._add([value], num_bytes(value.type), 0, self._end - 1)
+        for buffer in timeline.buffers:
+            self._add(buffer.values, buffer.size, buffer.first, buffer.last)
+        for op, node in graph.op_nodes:
+            if op in timeline.times:
+                self._add_passing(op, node, timeline.times[op])
+
+    def _add(self, values: Sequence[SSAValue], size: int, first: int, last: int) -> None:
+        """A buffer lies where the first of its values that has a place does. What is free is made
+        as its readers want it: its parts are not known, and not counted."""
+        placed = ((value, self._graph.node_of(value)) for value in values)
+        value, node = next((item for item in placed if item[1] is not None), (None, None))
+        if value is None or node is None:
+            return
+        if node not in self._parts:
+            specs = self._graph.nodes[node].specs
+            parts = [self._graph.table.parts(spec.dim_axes) for spec in specs]
+            self._parts[node] = np.array(parts, np.float64)
+        self._items.append(_Item(node, size / self._parts[node], first, last, value))
+
+    def _add_passing(self, op: Operation, node: int, time: int) -> None:
+        """What an op has in memory in forms that may be its own."""
+        table = self._graph.table
+        sizes: list[float] = []
+        for strategy in self._graph.nodes[node].strategies:
+            size = 0.0
+            for value, spec in zip(operands_of(op), strategy.operands, strict=True):
+                size += num_bytes(value.type) / table.parts(spec.dim_axes)
+            for value, spec in zip(op.results, strategy.results, strict=True):
+                if spec.partial:
+                    size += num_bytes(value.type) / table.parts(spec.dim_axes)
+            sizes.append(size)
+        self._items.append(_Item(node, np.array(sizes), time, time, None))
+
+    def over_time(self, chosen: Sequence[int]) -> Bytes:
+        """(times,): bytes in use under a choice of each node."""
+        sizes = [item.bytes[chosen[item.node]] for item in self._items]
+        change = np.zeros(self._end + 1)
+        np.add.at(change, [item.first for item in self._items], sizes)
+        np.subtract.at(change, [item.last + 1 for item in self._items], sizes)
+        return np.cumsum(change[:-1])
+
+    def peak(self, chosen: Sequence[int]) -> int:
+        """The most bytes in use at any time."""
+        return ceil(self.over_time(chosen).max())
+
+    def at(self, time: int) -> dict[int, Bytes]:
+        """The bytes in use at a time: per node (choices,)."""
+        found: dict[int, Bytes] = {}
+        for item in self._items:
+            if item.first <= time <= item.last:
+                found[item.node] = found.get(item.node, 0.0) + item.bytes
+        return found
+
+    def heaviest(self, chosen: Sequence[int], count: int) -> list[tuple[SSAValue, int]]:
+        """The values that take most when most is in use, and their bytes."""
+        time = int(self.over_time(chosen).argmax())
+        sizes = [
+            (item.value, int(item.bytes[chosen[item.node]]))
+            for item in self._items
+            if item.value is not None and item.first <= time <= item.last
+        ]
+        return sorted(sizes, key=lambda found: -found[1])[:count]
+
+    def least(self) -> list[int]:
+        """The choices that take least memory, at every time."""
+        chosen = [0] * len(self._graph.nodes)
+        total: dict[int, Bytes] = {}
+        for item in self._items:
+            total[item.node] = total.get(item.node, 0.0) + item.bytes
+        for node, sizes in total.items():
+            chosen[node] = int(sizes.argmin())
+        return chosen

@@ -1,0 +1,154 @@
+"""A plan for a module: searched, written into it, and held against the partitioned program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import BlockArgument, OpResult, SSAValue
+
+from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, remark
+from autopar.dialects.shard import grid_of
+from autopar.passes.cost.liveness import Memory, memory_of
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.program import Price, price_of
+from autopar.passes.importing.arguments import main_function
+from autopar.passes.manager import run_passes
+from autopar.passes.partition.specs import AxisTable
+from autopar.passes.pipelines import DECIDE, PARTITION
+from autopar.passes.sharding.propagation import propagate_shardings
+from autopar.passes.solver.solve import Plugin, SolveOptions
+
+from .plan_graph import PlanGraph
+from .search import Choices, DoesNotFit, Search
+from .writing import Attributes, write_choices
+
+_TRIALS = 5
+"""How often a plan is sought whose partitioned program fits."""
+_SURE = 0.6
+"""A plan whose footprint is below this share of the limit is not partitioned to see if it fits."""
+_STEP = 0.005
+"""The least share of the limit by which the next trial's is lower."""
+_HEAVIEST = 5
+"""Tensors that are named where nothing fits."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan that stands in its module."""
+
+    graph: PlanGraph
+    choices: Choices
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a plan comes to: memory and price of one device of the partitioned program."""
+
+    memory: Memory
+    price: Price
+
+
+def make_plan(
+    module: ModuleOp,
+    context: Context,
+    prices: CostModel,
+    options: SolveOptions,
+    limit: int | None = None,
+    plugin: Plugin | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Planned:
+    """Chooses and writes the shardings of @main, so that a device needs at most `limit` bytes.
+
+    DiagnosticError, with the tensors that weigh most, where no plan is found that does.
+    """
+    graph = PlanGraph(main_function(module), AxisTable(grid_of(module), ()), prices)
+    search = Search(graph, options, plugin, progress)
+    if limit is None:
+        choices = search.run(None)
+        _write(module, graph, choices.of_node)
+    else:
+        choices = _fitting(module, context, prices, search, limit)
+    _tell(module, choices)
+    return Planned(graph, choices)
+
+
+def _fitting(
+    module: ModuleOp, context: Context, prices: CostModel, search: Search, limit: int
+) -> Choices:
+    """Writes the cheapest plan whose partitioned program fits.
+
+    The footprint is an estimate: where the program is above it, the next plan is sought as much
+    below.
+    """
+    before = Attributes(module)
+    target = limit
+    for _ in range(_TRIALS):
+        try:
+            choices = search.run(target)
+        except DoesNotFit:
+            break
+        _write(module, search.graph, choices.of_node)
+        if choices.bytes <= _SURE * limit:
+            return choices
+        peak = tried(module, context, prices).memory.peak
+        if peak <= limit:
+            return choices
+        target -= max(peak - limit, int(_STEP * limit))
+        before.restore()
+    choices = search.given(search.footprint.least())
+    _write(module, search.graph, choices.of_node)
+    peak = tried(module, context, prices).memory.peak
+    if peak > limit:
+        raise _too_large(module, search, choices.of_node, peak, limit)
+    return choices
+
+
+def tried(module: ModuleOp, context: Context, prices: CostModel) -> Trial:
+    """Partitions a copy of a module whose plan is written."""
+    copy = module.clone()
+    with collect_remarks():  # those of the real partition tell the user
+        run_passes(copy, (*DECIDE, *PARTITION), context)
+    return Trial(memory_of(copy), price_of(copy, prices))
+
+
+def _write(module: ModuleOp, graph: PlanGraph, chosen: Sequence[int]) -> None:
+    write_choices(graph, chosen)
+    propagate_shardings(module)  # constants, and what lies anyhow
+
+
+def _tell(module: ModuleOp, choices: Choices) -> None:
+    func, solution = main_function(module), choices.solution
+    if solution is None:
+        remark(func, "auto-shard: only the plan that needs least memory fits")
+        return
+    if not solution.optimal:
+        remark(func, f"auto-shard: the plan is within {solution.gap:.2%} of the cheapest")
+    if not solution.reproducible:
+        remark(func, "auto-shard: the time limit ended the search; the plan is not reproducible")
+
+
+def _too_large(
+    module: ModuleOp, search: Search, chosen: Sequence[int], needed: int, limit: int
+) -> DiagnosticError:
+    heaviest = search.footprint.heaviest(chosen, _HEAVIEST)
+    return DiagnosticError(
+        main_function(module),
+        f"auto-shard: no plan found fits into {_gib(limit)} a device; the one that needs least "
+        f"takes {_gib(needed)} ({_gib(needed - limit)} too much): use more devices, smaller "
+        "batches, microbatches or rematerialisation, or raise memory-per-device",
+        [(value, f"{_name(value)} takes {_gib(size)} a device") for value, size in heaviest],
+    )
+
+
+def _name(value: SSAValue) -> str:
+    if isinstance(value, BlockArgument):
+        return f"argument {value.index} : {value.type}"
+    assert isinstance(value, OpResult)
+    return f"'{value.op.name}' : {value.type}"
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB" if size >= 2**27 else f"{size / 2**20:.3g} MiB"

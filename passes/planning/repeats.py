@@ -1,0 +1,156 @@
+"""Parts of a problem that repeat, as layers do, decided once.
+
+Take out the few nodes that very many others meet (the residual stream, which all layers read and
+write): what is left falls into components. Two components that cost the same whatever they choose,
+between themselves and with the nodes taken out, choose the same in some cheapest solution: one
+stands for both, at twice its costs. Nothing is lost by this where memory does not couple them.
+Where it does, the cheapest may be that some choose this and others that: then one stands for half
+of the copies, one for half of the others, and so on, so that any number of them may differ.
+
+Copies are recognised by order: layers that one program text makes come with their nodes in the same
+order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Edges = Mapping[tuple[int, int], Ints]
+
+_FEW = 64
+"""The most nodes that are taken out."""
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Which nodes stand for others."""
+
+    stands_for: list[list[int]]
+    """Per node the nodes that choose as it does, itself first; empty where another one stands for
+    it."""
+
+    @property
+    def kept(self) -> list[int]:
+        """The nodes that stand for themselves, ascending."""
+        return [node for node, copies in enumerate(self.stands_for) if copies]
+
+    def expanded(self, chosen: Sequence[int]) -> list[int]:
+        """The choices of all nodes, from those of the kept ones, in order."""
+        choices = [0] * len(self.stands_for)
+        for node, choice in zip(self.kept, chosen, strict=True):
+            for copy in self.stands_for[node]:
+                choices[copy] = choice
+        return choices
+
+
+def find_repeats(kinds: Sequence[Hashable], edges: Edges, coupled: Set[int]) -> Repeats:
+    """The repeated parts of a graph.
+
+    `kinds` tells per node what it costs: copies have equal ones. `edges` holds what two nodes cost
+    together, (choices of the lower, choices of the higher node). Copies of `coupled` nodes may have
+    to choose differently.
+    """
+    tables = _Tables()
+    numbered = {
+        ends: (tables.number(table), tables.number(table.T)) for ends, table in edges.items()
+    }
+    around: list[list[tuple[int, int]]] = [[] for _ in kinds]  # (neighbour, table seen from there)
+    for (one, two), (table, turned) in numbered.items():
+        around[one].append((two, turned))
+        around[two].append((one, table))
+    best = Repeats([[node] for node in range(len(kinds))])
+    for hubs in _candidates(around):
+        found = _merged(kinds, around, hubs, coupled)
+        if len(found.kept) < len(best.kept):
+            best = found
+    return best
+
+
+class _Tables:
+    """Numbers of tables, the same for equal ones."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[tuple[int, ...], bytes], int] = {}
+
+    def number(self, table: Ints) -> int:
+        key = table.shape, table.tobytes()
+        return self._numbers.setdefault(key, len(self._numbers))
+
+
+def _candidates(around: Sequence[Sequence[tuple[int, int]]]) -> Iterable[set[int]]:
+    """The nodes with most neighbours: the first, the first two, four, …"""
+    order = sorted(range(len(around)), key=lambda node: (-len(around[node]), node))
+    count = 1
+    while count <= min(_FEW, len(order)):
+        yield set(order[:count])
+        count *= 2
+
+
+def _merged(
+    kinds: Sequence[Hashable],
+    around: Sequence[Sequence[tuple[int, int]]],
+    hubs: set[int],
+    coupled: Set[int],
+) -> Repeats:
+    """The components that are left without the hubs, equal ones joined."""
+    alike: dict[Hashable, list[list[int]]] = defaultdict(list)
+    for component in _components(around, hubs):
+        alike[_signature(kinds, around, component, hubs)].append(component)
+    stands_for: list[list[int]] = [[hub] if hub in hubs else [] for hub in range(len(kinds))]
+    for copies in alike.values():
+        are_coupled = not coupled.isdisjoint(copies[0])
+        for group in _halves(copies) if are_coupled else [copies]:
+            for nodes in zip(*group, strict=True):
+                stands_for[nodes[0]] = list(nodes)
+    return Repeats(stands_for)
+
+
+def _signature(
+    kinds: Sequence[Hashable],
+    around: Sequence[Sequence[tuple[int, int]]],
+    component: Sequence[int],
+    hubs: set[int],
+) -> Hashable:
+    """What is equal for two components if one may stand for the other."""
+    place = {node: index for index, node in enumerate(component)}
+    edges: list[tuple[int, int, int]] = []
+    for node in component:
+        for other, table in around[node]:
+            if other in hubs:
+                edges.append((place[node], ~other, table))
+            elif place[other] < place[node]:
+                edges.append((place[node], place[other], table))
+    return tuple(kinds[node] for node in component), tuple(sorted(edges))
+
+
+def _halves(copies: list[list[int]]) -> Iterable[list[list[int]]]:
+    """Groups of which some together have any number of the copies."""
+    while copies:
+        half = (len(copies) + 1) // 2
+        yield copies[:half]
+        copies = copies[half:]
+
+
+def _components(around: Sequence[Sequence[tuple[int, int]]], hubs: set[int]) -> Iterable[list[int]]:
+    """The connected components without the hubs, each ascending, in the order of their first."""
+    component = [-1] * len(around)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for start in range(len(around)):
+        if start not in hubs and component[start] < 0:
+            component[start] = start
+            waiting = [start]
+            while waiting:
+                node = waiting.pop()
+                for other, _ in around[node]:
+                    if other not in hubs and component[other] < 0:
+                        component[other] = start
+                        waiting.append(other)
+        if start not in hubs:
+            groups[component[start]].append(start)
+    return groups.values()

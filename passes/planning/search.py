@@ -1,0 +1,220 @@
+"""The cheapest choices of a plan graph, within the memory of a device.
+
+Memory is a constraint at every time of the program. It binds at few: so the problem is solved
+without it first, then with the time at which the plan needs most, and so on until nothing is above
+the limit (constraint generation; Dantzig, Fulkerson, Johnson 1954).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, floor
+
+import numpy as np
+
+from autopar.passes.solver.budget import UNITS_PER_SECOND
+from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem, make_problem
+from autopar.passes.solver.solve import InfeasibleError, Plugin, Solution, SolveOptions, solve
+
+from .footprint import Bytes, Footprint
+from .plan_graph import PlanGraph, Seconds
+from .repeats import Repeats, find_repeats
+
+_UNIT = 1e-12
+"""Seconds of one unit of the solver's whole costs."""
+_ROUNDS = 24
+"""The most times at which memory is a constraint."""
+_GAP = 3e-4
+"""Share of a step's time that is not searched for."""
+_WORK = 1.5e8
+"""Units of work for one call of the solver: about 3 seconds."""
+_NEGLIGIBLE = 1e-3, 0.1
+"""Nodes whose choices change memory least are taken at their most, together no more than these
+shares of the limit, and of what the thriftiest choices leave of it."""
+
+
+class DoesNotFit(Exception):
+    """No plan was found within a limit; `choices` are those that need least."""
+
+    def __init__(self, choices: list[int]) -> None:
+        super().__init__("no plan fits")
+        self.choices = choices
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A choice for each node of a plan graph."""
+
+    of_node: list[int]
+    solution: Solution | None
+    """As the solver gave it, parts that repeat taken together; costs in 1e-12 seconds. None: not
+    the solver's."""
+    bytes: int
+    """In use at most, by the footprint."""
+
+
+class Search:
+    """Solves one graph, under one limit or several."""
+
+    def __init__(
+        self,
+        graph: PlanGraph,
+        options: SolveOptions,
+        plugin: Plugin | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.footprint = Footprint(graph)
+        work = min(options.work or options.time_limit_s * UNITS_PER_SECOND, _WORK)
+        self._options = replace(options, gap=max(options.gap, _GAP), work=work)
+        self._plugin, self._progress = plugin, progress
+        self._costs = [_whole(node.seconds) for node in graph.nodes]
+        self._edges = {ends: _whole(seconds) for ends, seconds in graph.edges.items()}
+        self._times: list[int] = []
+        """At which memory is a constraint."""
+
+    def run(self, limit: int | None) -> Choices:
+        """The cheapest choices that need no more than a limit (bytes); DoesNotFit."""
+        if limit is not None:
+            least = self.footprint.least()
+            needed = self.footprint.peak(least)
+            if needed > limit:
+                raise DoesNotFit(least)
+            spare = min(_NEGLIGIBLE[0] * limit, _NEGLIGIBLE[1] * (limit - needed))
+        else:
+            spare = 0.0
+        while True:
+            found = self._solved(limit, spare)
+            used = self.footprint.over_time(found.of_node)
+            worst = int(used.argmax())
+            if limit is None or used[worst] <= limit:
+                return found
+            if worst in self._times or len(self._times) >= _ROUNDS:
+                raise DoesNotFit(self.footprint.least())
+            self._times.append(worst)
+
+    def given(self, choices: list[int]) -> Choices:
+        """Choices that the solver did not make."""
+        return Choices(choices, None, self.footprint.peak(choices))
+
+    def _solved(self, limit: int | None, spare: float) -> Choices:
+        times = self._times if limit is not None else []
+        rows = [_without_negligible(self.footprint.at(time), spare) for time in times]
+        usages = [_whole_rows(rows, node, len(costs)) for node, costs in enumerate(self._costs)]
+        kinds = [
+            (costs.tobytes(), usage.tobytes())
+            for costs, usage in zip(self._costs, usages, strict=True)
+        ]
+        coupled = {node for node, usage in enumerate(usages) if usage.any()}
+        repeats = find_repeats(kinds, self._edges, coupled)
+        fixed = [ceil(always) for _, always in rows]
+        problem = self._problem(repeats, usages, fixed, limit)
+        try:
+            solution = solve(problem, self._options, plugin=self._plugin, progress=self._progress)
+        except InfeasibleError:
+            raise DoesNotFit(self.footprint.least()) from None
+        choices = repeats.expanded(solution.strategies[: len(repeats.kept)])
+        return Choices(choices, solution, self.footprint.peak(choices))
+
+    def _problem(
+        self, repeats: Repeats, usages: list[Ints], fixed: list[int], limit: int | None
+    ) -> Problem:
+        """The problem of the kept nodes; then come the nodes that only take memory."""
+        kept = repeats.kept
+        number = {node: index for index, node in enumerate(kept)}
+        of = {copy: number[node] for node in kept for copy in repeats.stands_for[node]}
+        builder = _Builder()
+        for node in kept:
+            count = len(repeats.stands_for[node])
+            builder.add(count * self._costs[node])
+        for (one, two), costs in self._edges.items():
+            builder.join(of[one], of[two], costs)
+        for node in kept:
+            count = len(repeats.stands_for[node])
+            builder.take(number[node], count * usages[node])
+        for row, size in enumerate(fixed):
+            builder.add(np.zeros(1, np.int64), (row, row + 1), np.array([size]))
+        return builder.problem(limit if fixed else None)
+
+
+class _Builder:
+    """Collects the nodes and edges of a problem."""
+
+    def __init__(self) -> None:
+        self._costs: list[Ints] = []
+        self._spans: list[tuple[int, int]] = []
+        self._usages: list[Ints] = []
+        self._edges: dict[tuple[int, int], Ints] = {}
+
+    def add(self, costs: Ints, span: tuple[int, int] = (0, 0), usage: Ints | None = None) -> int:
+        self._costs.append(costs)
+        self._spans.append(span)
+        self._usages.append(np.zeros(len(costs), np.int64) if usage is None else usage)
+        return len(self._costs) - 1
+
+    def join(self, one: int, two: int, costs: Ints) -> None:
+        """Adds what two nodes cost together, (choices of one, choices of the other)."""
+        if one == two:
+            self._costs[one] = self._costs[one] + np.diagonal(costs)
+            return
+        if one > two:
+            one, two, costs = two, one, costs.T
+        have = self._edges.get((one, two))
+        self._edges[one, two] = costs if have is None else have + costs
+
+    def take(self, node: int, usage: Ints) -> None:
+        """Memory (rows, choices) of a node; from its second value on by nodes that choose alike."""
+        start = 0
+        is_first = True
+        while start < len(usage):
+            stop = start + 1
+            while stop < len(usage) and np.array_equal(usage[stop], usage[start]):
+                stop += 1
+            if usage[start].any():
+                if is_first:
+                    self._spans[node], self._usages[node] = (start, stop), usage[start]
+                    is_first = False
+                else:
+                    size = len(usage[start])
+                    tied = np.full((size, size), FORBIDDEN)
+                    np.fill_diagonal(tied, 0)
+                    added = self.add(np.zeros(size, np.int64), (start, stop), usage[start])
+                    self.join(node, added, tied)
+            start = stop
+
+    def problem(self, limit: int | None) -> Problem:
+        return make_problem(
+            self._spans,
+            [costs.tolist() for costs in self._costs],
+            [usage.tolist() for usage in self._usages],
+            list(self._edges),
+            [costs.reshape(-1).tolist() for costs in self._edges.values()],
+            None if limit is None else floor(limit),
+        )
+
+
+def _whole(seconds: Seconds) -> Ints:
+    return np.rint(seconds / _UNIT).astype(np.int64)
+
+
+def _whole_rows(rows: Sequence[tuple[dict[int, Bytes], float]], node: int, size: int) -> Ints:
+    """(rows, choices): the bytes of a node at each of the times that count."""
+    found = np.zeros((len(rows), size), np.int64)
+    for row, (usages, _) in enumerate(rows):
+        if node in usages:
+            found[row] = np.ceil(usages[node])
+    return found
+
+
+def _without_negligible(usages: dict[int, Bytes], spare: float) -> tuple[dict[int, Bytes], float]:
+    """The bytes at a time without the nodes that change least, and these at their most."""
+    fixed = 0.0
+    swings = sorted((float(np.ptp(usage)), node) for node, usage in usages.items())
+    kept = dict(usages)
+    for swing, node in swings:
+        spare -= swing
+        if spare < 0:
+            break
+        fixed += float(kept.pop(node).max())
+    return kept, fixed

@@ -1,0 +1,63 @@
+"""A plan written into the program: shardings of values, strategies of ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Attribute, Operation, SSAValue
+
+from autopar.dialects.autopar import (
+    STRATEGY,
+    StrategyAttr,
+    aliases,
+    set_arg_shardings,
+    set_result_shardings,
+    set_sharding,
+)
+from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.regions import MANUAL
+from autopar.dialects.sharding import Sharding
+
+from .places import MOVES, planned_ops
+from .plan_graph import PlanGraph
+
+
+class Attributes:
+    """The attributes of all ops of a module as they are now, to be put back."""
+
+    def __init__(self, module: ModuleOp) -> None:
+        self._saved: list[tuple[Operation, dict[str, Attribute], dict[str, Attribute]]] = [
+            (op, dict(op.attributes), dict(op.properties)) for op in module.walk()
+        ]
+
+    def restore(self) -> None:
+        for op, attributes, properties in self._saved:
+            op.attributes, op.properties = dict(attributes), dict(properties)
+
+
+def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
+    """Writes what each node of a graph chose."""
+    table, func = graph.table, graph.func
+
+    def sharding(value: SSAValue) -> Sharding | None:
+        node = graph.node_of(value)
+        return None if node is None else table.sharding(graph.nodes[node].specs[chosen[node]])
+
+    for op in planned_ops(func):
+        if op.name not in MOVES and op.name != MANUAL:
+            for result in op.results:
+                own = sharding(result)
+                if own is not None:
+                    set_sharding(result, own)
+    for op, node in graph.op_nodes:
+        factors = graph.nodes[node].strategies[chosen[node]].factors
+        op.attributes[STRATEGY] = StrategyAttr(tuple(table.axes(axes) for axes in factors))
+    arguments = [sharding(argument) for argument in func.body.block.args]
+    set_arg_shardings(func, arguments)
+    last = func.body.block.last_op
+    assert last is not None
+    results = [sharding(value) for value in operands_of(last)]
+    for argument, result in aliases(func):
+        results[result] = arguments[argument]
+    set_result_shardings(func, results)

@@ -1,0 +1,95 @@
+"""auto-shard keeps the memory of a device within its limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from xdsl.dialects.builtin import ModuleOp
+
+from autopar.dialects import make_context
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.shard import grid_of
+from autopar.dialects.sharding import Grid
+from autopar.lowering.importer import import_module
+from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.importing.arguments import main_function
+from autopar.passes.manager import run_passes
+from autopar.passes.partition.specs import AxisTable
+from autopar.passes.pipelines import IMPORT
+from autopar.passes.planning.plan_graph import PlanGraph
+from autopar.passes.planning.planner import make_plan, tried
+from autopar.passes.planning.search import Search
+from autopar.passes.solver.solve import SolveOptions
+from autopar.road import declare_mesh
+
+GRID = Grid("mesh", (("x", 2), ("y", 4)))
+PRICES = CostModel.of(read_cluster("8xv100"), GRID)
+
+
+def _step(state: Any, batch: Any) -> Any:
+    params, moments = state
+
+    def loss(params: Any) -> Any:
+        h = batch
+        for weight in params:
+            h = jax.nn.relu(h @ weight)
+        return jnp.mean((h - batch) ** 2)
+
+    value, grads = jax.value_and_grad(loss)(params)
+    moments = jax.tree.map(lambda m, g: 0.9 * m + g, moments, grads)
+    return (jax.tree.map(lambda p, m: p - 0.1 * m, params, moments), moments), value
+
+
+def _module(layers: int = 6, width: int = 512, rows: int = 4096) -> ModuleOp:
+    params = [jax.ShapeDtypeStruct((width, width), np.float32) for _ in range(layers)]
+    batch = jax.ShapeDtypeStruct((rows, width), np.float32)
+    lowered = jax.jit(_step, donate_argnums=0).lower((params, params), batch)
+    module = import_module(lowered.compiler_ir("stablehlo"))
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    return module
+
+
+def _planned(limit: int | None) -> tuple[float, int]:
+    """Seconds of a step and bytes of a device, of the partitioned program."""
+    module = _module()
+    make_plan(module, make_context(), PRICES, SolveOptions(20), limit)
+    trial = tried(module, make_context(), PRICES)
+    return trial.price.total, trial.memory.peak
+
+
+def test_the_limit_holds_and_costs_time() -> None:
+    free, most = _planned(None)
+    seconds = free
+    for share in (0.9, 0.75):
+        limit = int(share * most)
+        slower, used = _planned(limit)
+        assert used <= limit
+        assert slower >= seconds * (1 - 1e-3)
+        seconds = slower
+    assert seconds > free
+
+
+def test_what_does_not_fit_is_said_with_the_heaviest_tensors() -> None:
+    module = _module()
+    with pytest.raises(DiagnosticError) as info:
+        make_plan(module, make_context(), PRICES, SolveOptions(5), 2**20)
+    assert "no plan found fits into 1 MiB a device; the one that needs least" in str(info.value)
+    assert "use more devices" in str(info.value)
+    notes = [note.message for note in info.value.diagnostic.notes]
+    assert len(notes) == 5
+    assert any("4096x512xf32" in note for note in notes)
+
+
+def test_the_footprint_is_near_the_partitioned_program() -> None:
+    module = _module()
+    graph = PlanGraph(main_function(module), AxisTable(grid_of(module), ()), PRICES)
+    estimate = Search(graph, SolveOptions(5)).run(None).bytes
+    make_plan(module, make_context(), PRICES, SolveOptions(5))
+    actual = tried(module, make_context(), PRICES).memory.peak
+    assert 0.85 < estimate / actual < 1.3
