@@ -14,7 +14,7 @@ XLA's buffer assignment and scheduling do:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -83,15 +83,15 @@ class Timeline:
     """All times are below."""
 
 
-def timeline_of(block: Block) -> Timeline:
-    """The temporaries of a block, and of the bodies inside it."""
+def timeline_of(block: Block, fusion_of: Callable[[Block], Fusion] = Fusion) -> Timeline:
+    """The temporaries of a block, and of the bodies inside it; `fusion_of` gives their fusions."""
     timeline = Timeline()
-    _add_block(timeline, block)
+    _add_block(timeline, block, fusion_of)
     return timeline
 
 
-def _add_block(timeline: Timeline, block: Block) -> None:
-    fusion = Fusion(block)
+def _add_block(timeline: Timeline, block: Block, fusion_of: Callable[[Block], Fusion]) -> None:
+    fusion = fusion_of(block)
     schedule = _Schedule(fusion)
     begins: list[int] = []
     ends: list[int] = []
@@ -100,7 +100,7 @@ def _add_block(timeline: Timeline, block: Block) -> None:
         timeline.end += 1
         for op in writers:
             timeline.times[op] = begins[-1]
-            _add_inside(timeline, op)
+            _add_inside(timeline, op, fusion_of)
         ends.append(timeline.end - 1)
     for buffer in _buffers(block, fusion, schedule):
         buffer.first, buffer.last = begins[buffer.first], ends[min(buffer.last, len(ends) - 1)]
@@ -186,11 +186,11 @@ class _Schedule:
         self.joined += copied.values()
 
 
-def _add_inside(timeline: Timeline, op: Operation) -> None:
+def _add_inside(timeline: Timeline, op: Operation, fusion_of: Callable[[Block], Fusion]) -> None:
     """Adds what is inside an op: bodies of loops and branches, copies that a convolution makes."""
     if op.name in BODIES:
         for region in op.regions:
-            _add_block(timeline, region.block)
+            _add_block(timeline, region.block, fusion_of)
     elif op.name == "stablehlo.convolution" and (copies := _transposed(op)):
         now = timeline.end - 1
         timeline.buffers.append(Buffer([], copies, now, now))

@@ -44,9 +44,8 @@ class Footprint:
 
     def __init__(self, graph: PlanGraph) -> None:
         self._graph = graph
-        self._parts: dict[int, Bytes] = {}
         func = graph.func
-        timeline = timeline_of(func.body.block)
+        timeline = timeline_of(func.body.block, graph.fusion)
         self._end = max(1, timeline.end)
         self._items: list[_Item] = []
         last = func.body.block.last_op
@@ -70,11 +69,7 @@ class Footprint:
         value, node = next((item for item in placed if item[1] is not None), (None, None))
         if value is None or node is None:
             return
-        if node not in self._parts:
-            specs = self._graph.nodes[node].specs
-            parts = [self._graph.table.parts(spec.dim_axes) for spec in specs]
-            self._parts[node] = np.array(parts, np.float64)
-        self._items.append(_Item(node, size / self._parts[node], first, last, value))
+        self._items.append(_Item(node, size / self._graph.parts(node), first, last, value))
 
     def _add_passing(self, op: Operation, node: int, time: int) -> None:
         """What an op has in memory in forms that may be its own."""

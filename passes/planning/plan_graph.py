@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
 from autopar.dialects.rules.access import operands_of
@@ -27,8 +27,10 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
+from autopar.passes.cost.fusion import BODIES, Fusion
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
+from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import splittable_factors
 from autopar.passes.partition.specs import AxisTable, Spec
@@ -39,12 +41,16 @@ from autopar.passes.partition.strategy import (
     TensorUse,
 )
 
-from .places import MOVES, Places, every_spec, specs_that_keep
+from .places import MOVES, Places, every_spec, planned_ops, specs_that_keep
 
-Seconds = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte of an argument on a device: only breaks ties."""
+_RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
+_SMALL_BYTES = OptimizeCollectivesPass.small_bytes
+"""Collectives of arguments and gradients up to this size are made one; each pays its share of the
+message by its size."""
 
 
 @dataclass(eq=False)
@@ -55,7 +61,7 @@ class Node:
     """Of a place: where it may lie."""
     strategies: list[Strategy] = field(default_factory=list[Strategy])
     """Of an op: how it may be split."""
-    seconds: Seconds = field(default_factory=lambda: np.zeros(0))
+    seconds: Floats = field(default_factory=lambda: np.zeros(0))
     """(choices,)"""
 
     @property
@@ -69,7 +75,7 @@ class PlanGraph:
     def __init__(self, func: FuncOp, table: AxisTable, prices: CostModel) -> None:
         self.func, self.table, self._prices = func, table, prices
         self.nodes: list[Node] = []
-        self.edges: dict[tuple[int, int], Seconds] = {}
+        self.edges: dict[tuple[int, int], Floats] = {}
         """(choices of one, choices of the other): what they cost together."""
         self.place_of: dict[SSAValue, int] = {}
         """The node of each place, by the value that stands for it."""
@@ -79,13 +85,15 @@ class PlanGraph:
         self._chooser = StrategyChooser(table, self._planner)
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         self._strategies: dict[tuple[int, Splittable], list[Strategy]] = {}
-        self._matrices: dict[tuple[Any, ...], Seconds] = {}
-        self._seconds: dict[tuple[Spec, Spec, tuple[int, ...], int], float] = {}
+        self._matrices: dict[tuple[Any, ...], Floats] = {}
+        self._seconds: dict[tuple[Spec, Spec, tuple[int, ...], int, bool], float] = {}
+        self._parts: dict[int, Floats] = {}
         self._loops: dict[Operation, int] = {}
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self._keep: list[object] = []  # rules whose identity is a key
-        self._fused = set(self.places.joining)
-        """Ops that take what they read where it is made, if nothing else reads it."""
+        self._fusions: dict[Block, Fusion] = {}
+        self._combined: set[int] = set()
+        """Places of arguments and of what elementwise ops join with them (gradients)."""
         self._choosers = {
             op
             for op in self.places.others
@@ -122,6 +130,7 @@ class PlanGraph:
         if node is not None and sharding is not None:
             choice = self.nodes[node]
             choice.specs = specs_that_keep(choice.specs, sharding, self.table)
+            self._parts.pop(node, None)
             choice.seconds = np.zeros(len(choice.specs))
 
     # ---- building
@@ -136,12 +145,26 @@ class PlanGraph:
         self._boundary()
         for arg in func.body.block.args:
             self._hold(arg)
+        self._find_combined()
         for arg, value, op in places.reads:
             self._add_reshard(arg, value, times(op, self._loops))
-        for op in places.joining:
-            self._touch(op.results[0], times(op, self._loops))
         for op in places.others:
             self._add_op(op)
+        chosen = {op for op, _ in self.op_nodes}
+        for op in planned_ops(func):
+            if op not in chosen:
+                self._add_traffic(op)
+
+    def _find_combined(self) -> None:
+        """Arguments, what elementwise ops join with them, and both in other shapes."""
+        for arg, value, _ in self.places.reads:
+            ends = self.node_of(arg), self.node_of(value)
+            self._combined.update(node for node in ends if node is not None)
+        reshapes = [op for op in self.places.others if op.name in _RESHAPES]
+        for op in (*reshapes, *reversed(reshapes)):
+            ends = {self.node_of(op.operands[0]), self.node_of(op.results[0])}
+            if not self._combined.isdisjoint(ends):
+                self._combined.update(node for node in ends if node is not None)
 
     def _boundary(self) -> None:
         """Results lie where an argument whose buffer they share does, or where the user says."""
@@ -166,23 +189,43 @@ class PlanGraph:
         node = self.node_of(argument)
         if node is not None:
             choice = self.nodes[node]
-            parts = np.array([self.table.parts(spec.dim_axes) for spec in choice.specs])
-            choice.seconds = choice.seconds + _HELD_BYTE * num_bytes(argument.type) / parts
+            size = num_bytes(argument.type)
+            choice.seconds = choice.seconds + _HELD_BYTE * size / self.parts(node)
 
-    def _touch(self, value: SSAValue, trips: int) -> None:
-        """What a value costs to write, where elementwise ops do not fuse it into the next."""
+    def fusion(self, block: Block) -> Fusion:
+        """Which values of a block lie in memory."""
+        found = self._fusions.get(block)
+        if found is None:
+            found = self._fusions[block] = Fusion(block)
+        return found
+
+    def _add_traffic(self, op: Operation) -> None:
+        """What an op that has no node of its own reads from memory and writes to it."""
+        block = op.parent
+        assert block is not None
+        fusion = self.fusion(block)
+        written = fusion.written(op)
+        if not written or op.name in BODIES or op.name == MANUAL:
+            return
+        trips = times(op, self._loops)
+        for value, size in fusion.reads(op).items():
+            self._add_bytes(value, trips * size)
+        for value in written:
+            self._add_bytes(value, trips * num_bytes(value.type))
+
+    def _add_bytes(self, value: SSAValue, size: float) -> None:
         node = self.node_of(value)
-        if node is None:
-            return
-        use = value.first_use
-        only = use is not None and use._next_use is None  # pyright: ignore[reportPrivateUsage]
-        if only and use is not None and use.operation in self._fused:
-            return
-        choice = self.nodes[node]
-        whole = num_bytes(value.type)
-        parts = np.array([self.table.parts(spec.dim_axes) for spec in choice.specs])
-        per_byte = self._prices.memory_seconds(1.0)
-        choice.seconds = choice.seconds + 2 * trips * whole * per_byte / parts
+        if node is not None:
+            choice = self.nodes[node]
+            choice.seconds = choice.seconds + self._prices.memory_seconds(size) / self.parts(node)
+
+    def parts(self, place: int) -> Floats:
+        """(choices,): into how many parts each choice of a place splits a value."""
+        found = self._parts.get(place)
+        if found is None:
+            parts = [self.table.parts(spec.dim_axes) for spec in self.nodes[place].specs]
+            found = self._parts[place] = np.array(parts, np.float64)
+        return found
 
     # ---- ops
 
@@ -225,18 +268,22 @@ class PlanGraph:
             self._add_choice(op, rule, trips)
             return
         specs = self.nodes[source].specs, self.nodes[target].specs
-        key = ("unary", id(rule), splittable, index, *map(tuple, specs), value.type, result.type)
+        combined = not self._combined.isdisjoint((source, target))
+        types = value.type, result.type
+        key = ("unary", id(rule), splittable, index, *map(tuple, specs), *types, combined)
         matrix = self._matrices.get(key)
         if matrix is None:
             self._keep.append(rule)
             matrix = np.array(
                 [
-                    [self._unary(op, rule, splittable, index, one, two) for two in specs[1]]
+                    [
+                        self._unary(op, rule, splittable, index, one, two, combined=combined)
+                        for two in specs[1]
+                    ]
                     for one in specs[0]
                 ]
             )
             self._matrices[key] = matrix
-        self._touch(result, trips)
         self._add_edge(source, target, matrix, trips)
 
     def _unary(
@@ -247,32 +294,39 @@ class PlanGraph:
         index: int,
         source: Spec,
         target: Spec,
+        *,
+        combined: bool,
     ) -> float:
         operands = [_use(v, self.table.replicated(len(shape_of(v.type)))) for v in operands_of(op)]
         operands[index] = _use(operands_of(op)[index], source)
         (result,) = op.results
         strategy = self._chooser.choose(rule, splittable, operands, [_use(result, target)])
         needed = strategy.operands[index].with_partial(())
-        before = self._resharding(source, needed, operands_of(op)[index])
-        return before + self._resharding(strategy.results[0], target, result)
+        before = self._resharding(source, needed, operands_of(op)[index], combined=combined)
+        after = self._resharding(strategy.results[0], target, result, combined=combined)
+        return before + after
 
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
         strategies = self._every_strategy(rule, splittable)
-        seconds = np.array([self._op_seconds(op, rule, s) for s in strategies])
+        seconds = self._op_seconds(op, rule, splittable, strategies)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
         for index, value in enumerate(operands_of(op)):
             source = self._reader(value, trips)
             if source is not None:
                 needs = [s.operands[index].with_partial(()) for s in strategies]
-                self._add_edge(source, node, self._between(source, needs, value), trips)
+                combined = source in self._combined
+                matrix = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
+                self._add_edge(source, node, matrix, trips)
         for index, result in enumerate(op.results):
             gives = [s.results[index] for s in strategies]
             target = self.node_of(result)
             if target is not None:
-                self._add_edge(node, target, self._back(gives, target, result), trips)
+                combined = target in self._combined
+                matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+                self._add_edge(node, target, matrix, trips)
             elif not shape_of(result.type):
                 left = [self._resharding(spec, Spec(()), result) for spec in gives]
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * np.array(left)
@@ -299,17 +353,31 @@ class PlanGraph:
             self._strategies[key] = found
         return found
 
-    def _op_seconds(self, op: Operation, rule: ShardingRule, strategy: Strategy) -> float:
-        parts = self.table.parts(a for axes in strategy.factors for a in axes)
-        moved = 0.0
-        specs = (*strategy.operands, *strategy.results)
-        for value, spec in zip((*operands_of(op), *op.results), specs, strict=True):
-            moved += num_bytes(value.type) / self.table.parts(spec.dim_axes)
-        flops = op_flops(op)
-        if not flops:
-            return self._prices.memory_seconds(moved)
-        dtype = str(element_type(op.operands[0].type))
-        return self._prices.compute_seconds(flops / parts, moved, dtype)
+    def _op_seconds(
+        self, op: Operation, rule: ShardingRule, splittable: Splittable, strategies: list[Strategy]
+    ) -> Floats:
+        """(strategies,): compute of an op, or its traffic if it computes nothing."""
+        values = (*operands_of(op), *op.results)
+        key = ("op", id(rule), splittable, op.name, *(value.type for value in values))
+        found = self._matrices.get(key)
+        if found is None:
+            flops = op_flops(op)
+            dtype = str(element_type(op.operands[0].type))
+            found = np.zeros(len(strategies))
+            for index, strategy in enumerate(strategies):
+                parts = self.table.parts(a for axes in strategy.factors for a in axes)
+                specs = (*strategy.operands, *strategy.results)
+                moved = sum(
+                    num_bytes(value.type) / self.table.parts(spec.dim_axes)
+                    for value, spec in zip(values, specs, strict=True)
+                )
+                found[index] = (
+                    self._prices.compute_seconds(flops / parts, moved, dtype)
+                    if flops
+                    else self._prices.memory_seconds(moved)
+                )
+            self._matrices[key] = found
+        return found
 
     # ---- edges
 
@@ -338,25 +406,24 @@ class PlanGraph:
         if one is not None and two is not None and one != two:
             self._add_edge(one, two, self._reshards(one, two, source), trips)
 
-    def _reshards(self, one: int, two: int, value: SSAValue) -> Seconds:
-        return self._between(one, self.nodes[two].specs, value)
+    def _reshards(self, one: int, two: int, value: SSAValue) -> Floats:
+        combined = not self._combined.isdisjoint((one, two))
+        specs = self.nodes[one].specs, self.nodes[two].specs
+        return self._matrix(*specs, value, combined=combined)
 
-    def _between(self, node: int, needs: Sequence[Spec], value: SSAValue) -> Seconds:
-        specs = self.nodes[node].specs
-        return self._matrix(specs, needs, value)
-
-    def _back(self, gives: Sequence[Spec], node: int, value: SSAValue) -> Seconds:
-        return self._matrix(gives, self.nodes[node].specs, value)
-
-    def _matrix(self, ones: Sequence[Spec], twos: Sequence[Spec], value: SSAValue) -> Seconds:
-        key = (tuple(ones), tuple(twos), shape_of(value.type), item_bytes(value.type))
+    def _matrix(
+        self, ones: Sequence[Spec], twos: Sequence[Spec], value: SSAValue, *, combined: bool
+    ) -> Floats:
+        key = (tuple(ones), tuple(twos), shape_of(value.type), item_bytes(value.type), combined)
         found = self._matrices.get(key)
         if found is None:
-            found = np.array([[self._resharding(a, b, value) for b in twos] for a in ones])
+            found = np.array(
+                [[self._resharding(a, b, value, combined=combined) for b in twos] for a in ones]
+            )
             self._matrices[key] = found
         return found
 
-    def _add_edge(self, one: int, two: int, seconds: Seconds, trips: int) -> None:
+    def _add_edge(self, one: int, two: int, seconds: Floats, trips: int) -> None:
         if one == two:
             self.nodes[one].seconds = self.nodes[one].seconds + trips * np.diagonal(seconds)
             return
@@ -365,21 +432,28 @@ class PlanGraph:
         have = self.edges.get((one, two))
         self.edges[one, two] = trips * seconds if have is None else have + trips * seconds
 
-    def _resharding(self, source: Spec, target: Spec, value: SSAValue) -> float:
-        """Seconds from one spec to another."""
+    def _resharding(
+        self, source: Spec, target: Spec, value: SSAValue, *, combined: bool = False
+    ) -> float:
+        """Seconds from one spec to another; `combined`: by collectives that wait for others of
+        their kind, of which small ones are made one (`passes/partition/combining.py`)."""
         if source == target:
             return 0.0
         shape, width = shape_of(value.type), item_bytes(value.type)
-        key = (source, target, shape, width)
+        key = (source, target, shape, width, combined)
         found = self._seconds.get(key)
         if found is None:
             found = 0.0
             spec = source
             for step in self._planner.plan(source, target, shape, width):
                 local = num_bytes(value.type) / self.table.parts(spec.dim_axes)
-                axes = step.axes or tuple(target.dim_axes | spec.dim_axes)
+                axes = self.table.axes(step.axes or tuple(target.dim_axes | spec.dim_axes))
                 kind = {"window": "permute", "to_partial": "all_slice"}.get(step.kind, step.kind)
-                found += self._prices.collective_seconds(kind, local, self.table.axes(axes))
+                found += self._prices.collective_seconds(kind, local, axes)
+                if combined:
+                    full = local * (self.table.parts(step.axes) if kind == "all_gather" else 1)
+                    share = min(1.0, full / _SMALL_BYTES)
+                    found -= (1 - share) * self._prices.collective_seconds(kind, 0.0, axes)
                 spec = step.after
             self._seconds[key] = found
         return found

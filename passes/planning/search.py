@@ -18,7 +18,7 @@ from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem, make_problem
 from autopar.passes.solver.solve import InfeasibleError, Plugin, Solution, SolveOptions, solve
 
 from .footprint import Bytes, Footprint
-from .plan_graph import PlanGraph, Seconds
+from .plan_graph import Floats, PlanGraph
 from .repeats import Repeats, find_repeats
 
 _UNIT = 1e-12
@@ -194,7 +194,7 @@ class _Builder:
         )
 
 
-def _whole(seconds: Seconds) -> Ints:
+def _whole(seconds: Floats) -> Ints:
     return np.rint(seconds / _UNIT).astype(np.int64)
 
 
