@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import floor
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -22,15 +23,15 @@ from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .plan_graph import PlanGraph
-from .search import Choices, DoesNotFit, Search
+from .search import Choices, Search
 from .writing import Attributes, write_choices
 
-_TRIALS = 5
-"""How often a plan is sought whose partitioned program fits."""
+_TRIALS = 8
+"""How many plans are tried before that of the least footprint."""
 _SURE = 0.6
 """A plan whose footprint is below this share of the limit is not partitioned to see if it fits."""
 _STEP = 0.005
-"""The least share of the limit by which the next trial's is lower."""
+"""The least share by which the next plan is sought lower."""
 _HEAVIEST = 5
 """Tensors that are named where nothing fits."""
 
@@ -80,30 +81,25 @@ def _fitting(
 ) -> Choices:
     """Writes the cheapest plan whose partitioned program fits.
 
-    The footprint is an estimate: where the program is above it, the next plan is sought as much
-    below.
+    The footprint is an estimate: where the program is above it, the next plan is sought by as much
+    lower, and at last the cheapest of those with the least footprint.
     """
     before = Attributes(module)
-    target = limit
-    for _ in range(_TRIALS):
-        try:
-            choices = search.run(target)
-        except DoesNotFit:
-            break
+    least = search.footprint.peak(search.footprint.least())
+    target, trials = max(limit, least), 0
+    while True:
+        choices, trials = search.run(target), trials + 1
         _write(module, search.graph, choices.of_node)
         if choices.bytes <= _SURE * limit:
             return choices
         peak = tried(module, context, prices).memory.peak
         if peak <= limit:
             return choices
-        target -= max(peak - limit, int(_STEP * limit))
+        if target == least:
+            raise _too_large(module, search, choices.of_node, peak, limit)
         before.restore()
-    choices = search.given(search.footprint.least())
-    _write(module, search.graph, choices.of_node)
-    peak = tried(module, context, prices).memory.peak
-    if peak > limit:
-        raise _too_large(module, search, choices.of_node, peak, limit)
-    return choices
+        lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
+        target = max(lower, least) if trials < _TRIALS else least
 
 
 def tried(module: ModuleOp, context: Context, prices: CostModel) -> Trial:
@@ -121,9 +117,6 @@ def _write(module: ModuleOp, graph: PlanGraph, chosen: Sequence[int]) -> None:
 
 def _tell(module: ModuleOp, choices: Choices) -> None:
     func, solution = main_function(module), choices.solution
-    if solution is None:
-        remark(func, "auto-shard: only the plan that needs least memory fits")
-        return
     if not solution.optimal:
         remark(func, f"auto-shard: the plan is within {solution.gap:.2%} of the cheapest")
     if not solution.reproducible:

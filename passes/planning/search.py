@@ -15,7 +15,7 @@ import numpy as np
 
 from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem, make_problem
-from autopar.passes.solver.solve import InfeasibleError, Plugin, Solution, SolveOptions, solve
+from autopar.passes.solver.solve import Plugin, Solution, SolveOptions, solve
 
 from .footprint import Bytes, Footprint
 from .plan_graph import Floats, PlanGraph
@@ -23,8 +23,6 @@ from .repeats import Repeats, find_repeats
 
 _UNIT = 1e-12
 """Seconds of one unit of the solver's whole costs."""
-_ROUNDS = 24
-"""The most times at which memory is a constraint."""
 _GAP = 3e-4
 """Share of a step's time that is not searched for."""
 _WORK = 1.5e8
@@ -34,22 +32,13 @@ _NEGLIGIBLE = 1e-3, 0.1
 shares of the limit, and of what the thriftiest choices leave of it."""
 
 
-class DoesNotFit(Exception):
-    """No plan was found within a limit; `choices` are those that need least."""
-
-    def __init__(self, choices: list[int]) -> None:
-        super().__init__("no plan fits")
-        self.choices = choices
-
-
 @dataclass(frozen=True)
 class Choices:
     """A choice for each node of a plan graph."""
 
     of_node: list[int]
-    solution: Solution | None
-    """As the solver gave it, parts that repeat taken together; costs in 1e-12 seconds. None: not
-    the solver's."""
+    solution: Solution
+    """As the solver gave it, parts that repeat taken together; costs in 1e-12 seconds."""
     bytes: int
     """In use at most, by the footprint."""
 
@@ -75,28 +64,19 @@ class Search:
         """At which memory is a constraint."""
 
     def run(self, limit: int | None) -> Choices:
-        """The cheapest choices that need no more than a limit (bytes); DoesNotFit."""
+        """The cheapest choices that need no more than a limit (bytes), which is to be no lower than
+        the footprint's least."""
+        spare = 0.0
         if limit is not None:
-            least = self.footprint.least()
-            needed = self.footprint.peak(least)
-            if needed > limit:
-                raise DoesNotFit(least)
-            spare = min(_NEGLIGIBLE[0] * limit, _NEGLIGIBLE[1] * (limit - needed))
-        else:
-            spare = 0.0
+            left = limit - self.footprint.peak(self.footprint.least())
+            spare = min(_NEGLIGIBLE[0] * limit, _NEGLIGIBLE[1] * left)
         while True:
             found = self._solved(limit, spare)
             used = self.footprint.over_time(found.of_node)
             worst = int(used.argmax())
-            if limit is None or used[worst] <= limit:
+            if limit is None or used[worst] <= limit or worst in self._times:
                 return found
-            if worst in self._times or len(self._times) >= _ROUNDS:
-                raise DoesNotFit(self.footprint.least())
             self._times.append(worst)
-
-    def given(self, choices: list[int]) -> Choices:
-        """Choices that the solver did not make."""
-        return Choices(choices, None, self.footprint.peak(choices))
 
     def _solved(self, limit: int | None, spare: float) -> Choices:
         times = self._times if limit is not None else []
@@ -110,10 +90,7 @@ class Search:
         repeats = find_repeats(kinds, self._edges, coupled)
         fixed = [ceil(always) for _, always in rows]
         problem = self._problem(repeats, usages, fixed, limit)
-        try:
-            solution = solve(problem, self._options, plugin=self._plugin, progress=self._progress)
-        except InfeasibleError:
-            raise DoesNotFit(self.footprint.least()) from None
+        solution = solve(problem, self._options, plugin=self._plugin, progress=self._progress)
         choices = repeats.expanded(solution.strategies[: len(repeats.kept)])
         return Choices(choices, solution, self.footprint.peak(choices))
 
