@@ -13,20 +13,21 @@ from models import gpt_decode
 from models.gpt import GPT
 
 from .reference import gpt_logits
-from .tiny import tiny
+from .tiny import quickly, random_params, tiny
 
 CASE = tiny("gpt")
 CONFIG = dataclasses.replace(CASE.config, sequence_length=8)
-PARAMS: Any = gpt_decode.init_params(CONFIG, seed=3)
+PARAMS: Any = random_params(gpt_decode.abstract_params(CONFIG))
+LOGITS: Any = quickly(lambda tokens: GPT(CONFIG).apply({"params": PARAMS}, tokens))
 
 
 def test_logits_of_each_token() -> None:
     tokens = CASE.batch["tokens"][:4, :8]
-    whole = GPT(CONFIG).apply({"params": PARAMS}, tokens)
+    whole = LOGITS(tokens)
     np.testing.assert_allclose(
         whole, gpt_logits(jax.tree.map(np.asarray, PARAMS), tokens, CONFIG.num_layers), atol=1e-4
     )
-    step = jax.jit(lambda *args: gpt_decode.decode_logits(CONFIG, *args))
+    step = quickly(lambda *args: gpt_decode.decode_logits(CONFIG, *args))
     cache = gpt_decode.init_cache(CONFIG, 4)
     for position in range(8):
         logits, cache = step(PARAMS, cache, tokens[:, position])
@@ -47,17 +48,17 @@ def test_greedy_tokens() -> None:
     """Every token is the most likely one after the text before it, here and on eight devices."""
     first = CASE.batch["tokens"][:, 0]
     step = gpt_decode.make_decode_step(CONFIG)
-    found = generate(jax.jit(step), first)
+    found = generate(quickly(step), first)
     text = np.stack([first, *found], 1)
-    whole = GPT(CONFIG).apply({"params": PARAMS}, text[:, :-1])
+    whole = LOGITS(text[:, :-1])
     np.testing.assert_array_equal(text[:, 1:], whole.argmax(-1))
     parallel = autopar.parallelize(step, method="dp", batch_argnums=(1, 2))
     assert generate(parallel, first) == found
 
 
 def test_abstract_arguments() -> None:
-    """Those of the largest size are made without computing anything, and lower."""
-    config = gpt_decode.SIZES["76B"]
+    """They are made without computing anything, and the step gives what it takes."""
+    config = dataclasses.replace(gpt_decode.SIZES["76B"], num_layers=2)
     cache = gpt_decode.abstract_cache(config, 4)
     key = cache["blocks"]["block_0"]["attention"]["cached_key"]
     assert key.shape == (4, 1024, 80, 128) and key.dtype == "bfloat16"

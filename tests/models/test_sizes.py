@@ -7,7 +7,9 @@ from math import prod
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from models.training import make_optimizer
@@ -38,39 +40,37 @@ def parameters(state: Any) -> int:
 @pytest.mark.parametrize(("model", "size", "count"), named())
 def test_parameters(model: str, size: str, count: float) -> None:
     module = module_of(model)
-    state = module.abstract_state(module.SIZES[size], make_optimizer())
+    state = module.abstract_state(module.SIZES[size], optax.identity())
     assert parameters(state) == pytest.approx(count, rel=0.05 if model == "gpt" else 0.1)
+
+
+def types(tree: Any) -> Any:
+    """Shapes and dtypes."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_one_face(model: str) -> None:
-    """Abstract arguments are the real ones' shapes; a step gives a state like the one it takes."""
+    """Abstract arguments are the real ones' shapes; a step gives a state like the one it takes.
+    Parameters, gradients and loss stay float32 where activations are bfloat16."""
     module, optimizer = module_of(model), make_optimizer()
-    config = module.SIZES["tiny"]
-    assert dataclasses.is_dataclass(config) and hash(config)
-    state, batch = module.abstract_state(config, optimizer), module.abstract_batch(config, 4)
-    assert {leaf.shape[0] for leaf in batch.values()} == {4}
-    real = module.random_batch(config, 4)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), real) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), batch
-    )
-    after, loss = jax.eval_shape(module.make_train_step(config, optimizer), state, batch)
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [
-        (x.shape, x.dtype) for x in jax.tree.leaves(state)
-    ]
-    assert (loss.shape, loss.dtype) == ((), np.float32)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_bfloat16(model: str) -> None:
-    """Parameters, gradients and loss stay float32 where activations are bfloat16."""
-    module, optimizer = module_of(model), make_optimizer()
-    config = dataclasses.replace(module.SIZES["tiny"], dtype=jax.numpy.bfloat16)
+    config = dataclasses.replace(module.SIZES["tiny"], dtype=jnp.bfloat16)
+    assert hash(config) != hash(module.SIZES["tiny"])
     state, batch = module.abstract_state(config, optimizer), module.abstract_batch(config, 4)
     assert {x.dtype for x in jax.tree.leaves(state["params"])} == {np.dtype(np.float32)}
+    assert {leaf.shape[0] for leaf in batch.values()} == {4}
+    assert types(module.random_batch(config, 4)) == types(batch)
     step = module.make_train_step(config, optimizer)
-    after, loss = jax.eval_shape(step, state, batch)
-    assert loss.dtype == np.float32
-    assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
-    assert "bf16" in str(jax.make_jaxpr(step)(state, batch))
+    program, (after, loss) = jax.make_jaxpr(step, return_shape=True)(state, batch)
+    assert types(after) == types(state) and types(loss) == ((), np.float32)
+    assert "bf16" in str(program)
+
+
+@pytest.mark.parametrize("model", ["mlp", "gpt"])
+def test_init_state(model: str) -> None:
+    module, optimizer = module_of(model), make_optimizer()
+    config = module.SIZES["tiny"]
+    states = [module.init_state(config, optimizer, seed) for seed in (0, 0, 1)]
+    assert types(states[0]) == types(module.abstract_state(config, optimizer))
+    first, same, other = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(s)]) for s in states)
+    assert (first == same).all() and (first != other).any() and np.isfinite(first).all()

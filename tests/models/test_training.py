@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import pytest
 
 import autopar
 
-from .tiny import MODELS, tiny
+from .tiny import MODELS, quickly, tiny
 
 STEPS = 30
 
@@ -26,22 +25,16 @@ def train(step: Any, model: str, steps: int) -> tuple[list[float], Any]:
     return losses, jax.tree.map(np.asarray, state)
 
 
-@cache
-def plain(model: str) -> Any:
-    return jax.jit(tiny(model).step)
+def close(actual: Any, expected: Any) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_loss_falls(model: str) -> None:
-    losses, _ = train(plain(model), model, STEPS)
+def test_training(model: str) -> None:
+    plain = quickly(tiny(model).step)
+    losses, _ = train(plain, model, STEPS)
     assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0]
-
-
-@pytest.mark.parametrize("method", ["dp", "zero3"])
-@pytest.mark.parametrize("model", MODELS)
-def test_parallel_is_plain(model: str, method: str) -> None:
-    step = autopar.parallelize(tiny(model).step, method=method, batch_argnums=1)
-    losses, state = train(step, model, 3)
-    wanted_losses, wanted = train(plain(model), model, 3)
-    np.testing.assert_allclose(losses, wanted_losses, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, wanted)
+    expected = train(plain, model, 3)
+    for method in ("dp", "zero3"):
+        step = autopar.parallelize(tiny(model).step, method=method, batch_argnums=1)
+        jax.tree.map(close, train(step, model, 3), expected)

@@ -29,19 +29,39 @@ class Tiny(NamedTuple):
     batch: Any
 
 
+def random_params(abstract: Any) -> Any:
+    """Parameters with nothing at zero or one, where initial ones hide what depends on them."""
+    random = np.random.default_rng(0)
+
+    def of(path: Any, leaf: Any) -> Any:
+        normal = random.standard_normal(leaf.shape, np.float32)
+        if "scale" in str(path[-1]):
+            return 1 + 0.1 * normal
+        return normal * (np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.1)
+
+    return jax.tree_util.tree_map_with_path(of, abstract)
+
+
 @cache
 def tiny(model: str) -> Tiny:
-    """The state is moved off its start, where many parameters are zero or one."""
+    """The optimizer is the one that such models are trained with."""
     module = module_of(model)
     config = module.SIZES["tiny"]
     if model == "gpt":
         config = dataclasses.replace(config, vocab_size=64, hidden_size=32, sequence_length=16)
-    # A large eps: where gradients are rounding noise, Adam would scale it up to whole steps.
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(5e-3, eps=1e-3))
-    state = jax.tree.map(np.array, jax.jit(lambda: module.init_state(config, optimizer))())
-    random = np.random.default_rng(0)
-    state["params"] = jax.tree.map(
-        lambda x: x + 0.1 * random.standard_normal(x.shape, np.float32), state["params"]
-    )
-    batch = jax.tree.map(np.array, module.random_batch(config, BATCH))
+    optimizer = optax.sgd(0.03, momentum=0.9)
+    if model not in ("wide_resnet", "unet"):
+        # A large eps: where gradients are rounding noise, Adam would scale it up to whole steps.
+        optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(5e-3, eps=1e-3))
+    state = module.abstract_state(config, optimizer)
+    state["params"] = random_params(state["params"])
+    state["opt_state"] = jax.tree.map(np.asarray, optimizer.init(state["params"]))
+    for name, leaf in state.get("batch_stats", {}).items():
+        state["batch_stats"][name] = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), leaf)
+    batch = jax.tree.map(np.asarray, module.random_batch(config, BATCH))
     return Tiny(module, config, module.make_train_step(config, optimizer), state, batch)
+
+
+def quickly(function: Any) -> Any:
+    """Jitted; XLA is not to optimize what runs for milliseconds."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
