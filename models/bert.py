@@ -130,7 +130,8 @@ def abstract_batch(config: BERTConfig, batch_size: int) -> Batch:
 def loss(config: BERTConfig, params: Any, batch: Batch) -> jax.Array:
     """Cross entropy of the original tokens, the mean over the masked places, float32 []."""
     inputs = (batch["tokens"], batch["types"], batch["valid"])
-    losses = cross_entropy(BERT(config).apply({"params": params}, *inputs), batch["targets"])
+    logits: Any = BERT(config).apply({"params": params}, *inputs)
+    losses = cross_entropy(logits, batch["targets"])
     return jnp.sum(losses * batch["masked"]) / jnp.maximum(batch["masked"].sum(), 1)
 
 

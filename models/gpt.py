@@ -131,7 +131,7 @@ def abstract_batch(config: GPTConfig, batch_size: int) -> Batch:
 def loss(config: GPTConfig, params: Any, batch: Batch) -> jax.Array:
     """Mean cross entropy of each next token, float32 []."""
     tokens = batch["tokens"]
-    logits = GPT(config).apply({"params": params}, tokens[:, :-1])
+    logits: Any = GPT(config).apply({"params": params}, tokens[:, :-1])
     return cross_entropy(logits, tokens[:, 1:]).mean()
 
 

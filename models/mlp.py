@@ -74,7 +74,7 @@ def abstract_batch(config: MLPConfig, batch_size: int) -> Batch:
 
 def loss(config: MLPConfig, params: Any, batch: Batch) -> jax.Array:
     """Mean squared error, float32 []."""
-    predicted = MLP(config).apply({"params": params}, batch["inputs"])
+    predicted: Any = MLP(config).apply({"params": params}, batch["inputs"])
     return jnp.mean((predicted - batch["targets"]) ** 2)
 
 

@@ -205,7 +205,8 @@ def abstract_batch(config: MoEConfig, batch_size: int) -> Batch:
 def loss(config: MoEConfig, params: Any, batch: Batch) -> jax.Array:
     """Mean cross entropy of each next token plus the weighted load-balancing loss, float32 []."""
     tokens = batch["tokens"]
-    logits, balance = MoE(config).apply({"params": params}, tokens[:, :-1])
+    output: Any = MoE(config).apply({"params": params}, tokens[:, :-1])
+    logits, balance = output
     return cross_entropy(logits, tokens[:, 1:]).mean() + config.balance_weight * balance
 
 

@@ -180,7 +180,7 @@ def loss(config: UNetConfig, params: Any, batch: Batch) -> jax.Array:
     """Mean squared error of the predicted noise (the paper's L_simple), float32 []."""
     signal = jnp.asarray(_SIGNAL)[batch["times"]][:, None, None, None]
     noisy = jnp.sqrt(signal) * batch["images"] + jnp.sqrt(1 - signal) * batch["noise"]
-    predicted = UNet(config).apply({"params": params}, noisy, batch["times"])
+    predicted: Any = UNet(config).apply({"params": params}, noisy, batch["times"])
     return jnp.mean((batch["noise"] - predicted) ** 2)
 
 

@@ -106,7 +106,7 @@ def abstract_batch(config: ViTConfig, batch_size: int) -> Batch:
 
 def loss(config: ViTConfig, params: Any, batch: Batch) -> jax.Array:
     """Mean cross entropy, float32 []."""
-    logits = ViT(config).apply({"params": params}, batch["images"])
+    logits: Any = ViT(config).apply({"params": params}, batch["images"])
     return cross_entropy(logits, batch["labels"]).mean()
 
 

@@ -176,7 +176,7 @@ def moe(config: Any, state: Any, batch: Any) -> float:
         groups = layer_norm(b["LayerNorm_1"], x).reshape(-1, config.group_size, x.shape[-1])
         done = [expert_layer(b["experts"], group, capacity) for group in groups]
         x = x + np.stack([out for out, _ in done]).reshape(x.shape)
-        balances.append(np.mean([balance for _, balance in done]))
+        balances += [balance for _, balance in done]
     logits = layer_norm(p["LayerNorm_0"], x) @ p["embed"]["embedding"].T
     return cross_entropy(logits, tokens[:, 1:]).mean() + config.balance_weight * np.mean(balances)
 
