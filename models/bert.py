@@ -45,7 +45,7 @@ class BERTConfig:
 
 
 SIZES: dict[str, BERTConfig] = {
-    "tiny": BERTConfig(64, 1, 4, 32, 8),
+    "tiny": BERTConfig(64, 1, 4, 32, 16),
     "mini": BERTConfig(),
     "110M": BERTConfig(30522, 12, 12, 768, 512, dtype=jnp.bfloat16),
     "340M": BERTConfig(30522, 24, 16, 1024, 512, dtype=jnp.bfloat16),

@@ -53,7 +53,7 @@ def types(tree: Any) -> Any:
 def test_one_face(model: str) -> None:
     """Abstract arguments are the real ones' shapes; a step gives a state like the one it takes.
     Parameters, gradients and loss stay float32 where activations are bfloat16."""
-    module, optimizer = module_of(model), make_optimizer()
+    module, optimizer = module_of(model), optax.sgd(0.1, momentum=0.9)
     config = dataclasses.replace(module.SIZES["tiny"], dtype=jnp.bfloat16)
     assert hash(config) != hash(module.SIZES["tiny"])
     state, batch = module.abstract_state(config, optimizer), module.abstract_batch(config, 4)
@@ -66,9 +66,9 @@ def test_one_face(model: str) -> None:
     assert "bf16" in str(program)
 
 
-@pytest.mark.parametrize("model", ["mlp", "gpt"])
-def test_init_state(model: str) -> None:
-    module, optimizer = module_of(model), make_optimizer()
+def test_init_state() -> None:
+    """The same seed gives the same numbers."""
+    module, optimizer = module_of("mlp"), make_optimizer()
     config = module.SIZES["tiny"]
     states = [module.init_state(config, optimizer, seed) for seed in (0, 0, 1)]
     assert types(states[0]) == types(module.abstract_state(config, optimizer))
