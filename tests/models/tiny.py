@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ def random_params(abstract: Any) -> Any:
         normal = random.standard_normal(leaf.shape, np.float32)
         if "scale" in str(path[-1]):
             return 1 + 0.1 * normal
-        return normal * (np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.1)
+        return normal * (math.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.1)
 
     return jax.tree_util.tree_map_with_path(of, abstract)
 
