@@ -8,16 +8,42 @@ batch on "data".
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from .training import (
+    Batch,
+    State,
+    TrainStep,
+    abstract,
+    cross_entropy,
+    fresh_state,
+    make_optimizer,
+    train_step_of,
+)
+from .transformer import Block, causal_mask
+
+__all__ = [
+    "GPT",
+    "SIZES",
+    "GPTConfig",
+    "abstract_batch",
+    "abstract_state",
+    "batch_sharding",
+    "init_state",
+    "loss",
+    "make_optimizer",
+    "make_train_step",
+    "random_batch",
+    "state_shardings",
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +57,8 @@ class GPTConfig:
     sequence_length: int = 128
     dtype: Any = jnp.float32
     """Type of activations; parameters are float32."""
+    remat: bool = False
+    """Whether the backward phase computes each block again rather than keep its activations."""
 
 
 SIZES: dict[str, GPTConfig] = {
@@ -51,85 +79,65 @@ SIZES: dict[str, GPTConfig] = {
 """nano to small are byte-level; the others are the sizes of Alpa's weak-scaling runs."""
 
 
-class Attention(nn.Module):
-    config: GPTConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        size = c.hidden_size // c.num_heads
-        heads = [
-            nn.DenseGeneral((c.num_heads, size), dtype=c.dtype, name=name)(x)
-            for name in ("query", "key", "value")
-        ]
-        query, key, value = heads
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / size**0.5
-        length = x.shape[1]
-        mask = jnp.tril(jnp.ones((length, length), bool))
-        scores = jnp.where(mask, scores.astype(jnp.float32), -1e9)
-        weights = jax.nn.softmax(scores).astype(c.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        return nn.DenseGeneral(c.hidden_size, axis=(-2, -1), dtype=c.dtype, name="out")(mixed)
-
-
-class Block(nn.Module):
-    config: GPTConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        x = x + Attention(c, name="attention")(nn.LayerNorm(dtype=c.dtype)(x))
-        y = nn.Dense(4 * c.hidden_size, dtype=c.dtype, name="up")(nn.LayerNorm(dtype=c.dtype)(x))
-        return x + nn.Dense(c.hidden_size, dtype=c.dtype, name="down")(nn.gelu(y))
-
-
 class GPT(nn.Module):
     config: GPTConfig
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Logits, float32 [batch, sequence, vocab], of int32 tokens [batch, sequence]."""
+    def __call__(self, tokens: jax.Array, position: jax.Array | None = None) -> jax.Array:
+        """Logits, float32 [batch, length, vocab], of int32 tokens [batch, length].
+
+        With `position` (int32 []) the tokens are what follows the first `position` ones, which the
+        collection "cache" remembers (models/gpt_decode.py).
+        """
         c = self.config
         embed = nn.Embed(c.vocab_size, c.hidden_size, dtype=c.dtype, name="embed")
         positions = nn.Embed(c.sequence_length, c.hidden_size, dtype=c.dtype, name="positions")
-        x = embed(tokens) + positions(jnp.arange(tokens.shape[1]))
+        places = jnp.arange(tokens.shape[1])
+        mask = causal_mask(tokens.shape[1])
+        if position is not None:
+            places += position
+            mask = jnp.arange(c.sequence_length) <= places[:, None]
+        x = embed(tokens) + positions(places)
+        block = nn.remat(Block) if c.remat else Block
         for layer in range(c.num_layers):
-            x = Block(c, name=f"block_{layer}")(x)
+            x = block(c.num_heads, 4 * c.hidden_size, c.dtype, name=f"block_{layer}")(
+                x, mask, position
+            )
         return embed.attend(nn.LayerNorm(dtype=c.dtype)(x)).astype(jnp.float32)
 
 
-def make_optimizer(learning_rate: float = 3e-4, steps: int = 1000) -> optax.GradientTransformation:
-    """AdamW with clipping by global norm and a warm-up cosine schedule."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, max(1, min(20, steps // 10)), max(2, steps)
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
-
-
-def init_state(config: GPTConfig, optimizer: Any, seed: int = 0) -> dict[str, Any]:
+def init_state(config: GPTConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "opt_state"}."""
     tokens = jnp.zeros((1, config.sequence_length), jnp.int32)
-    params = GPT(config).init(jax.random.key(seed), tokens)["params"]
-    return {"params": params, "opt_state": optimizer.init(params)}
+    return fresh_state(GPT(config).init(jax.random.key(seed), tokens), optimizer)
 
 
-def make_train_step(config: GPTConfig, optimizer: Any) -> Callable[..., Any]:
+def random_batch(config: GPTConfig, batch_size: int, seed: int = 0) -> Batch:
+    """{"tokens": int32 [batch, sequence + 1]}: inputs, and the same shifted by one as targets."""
+    shape = (batch_size, config.sequence_length + 1)
+    return {"tokens": jax.random.randint(jax.random.key(seed), shape, 0, config.vocab_size)}
+
+
+def abstract_state(config: GPTConfig, optimizer: Any) -> State:
+    """Shapes and dtypes of the training state."""
+    return abstract(init_state, config, optimizer)
+
+
+def abstract_batch(config: GPTConfig, batch_size: int) -> Batch:
+    """Shapes and dtypes of a batch."""
+    return abstract(random_batch, config, batch_size)
+
+
+def loss(config: GPTConfig, params: Any, batch: Batch) -> jax.Array:
+    """Mean cross entropy of each next token, float32 []."""
+    tokens = batch["tokens"]
+    logits: Any = GPT(config).apply({"params": params}, tokens[:, :-1])
+    return cross_entropy(logits, tokens[:, 1:]).mean()
+
+
+def make_train_step(config: GPTConfig, optimizer: Any) -> TrainStep:
     """`step(state, batch) -> (state, loss)`; batch: {"tokens": int32 [batch, sequence + 1]}."""
-    model = GPT(config)
-
-    def train_step(state: dict[str, Any], batch: dict[str, jax.Array]) -> Any:
-        def loss_fn(params: Any) -> jax.Array:
-            tokens = batch["tokens"]
-            logits = model.apply({"params": params}, tokens[:, :-1])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-            return losses.mean()
-
-        loss, grads = jax.value_and_grad(loss_fn)(state["params"])
-        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        return {"params": params, "opt_state": opt_state}, loss
-
-    return train_step
+    return train_step_of(partial(loss, config), optimizer)
 
 
 _TENSOR_PARALLEL: tuple[tuple[tuple[str, ...], tuple[Any, ...]], ...] = (
