@@ -16,7 +16,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 
@@ -25,12 +24,11 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
-from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
+from autopar.dialects.tensors import element_type, is_splittable, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import BODIES, Fusion
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import splittable_factors
 from autopar.passes.partition.specs import AxisTable, Spec
@@ -38,19 +36,14 @@ from autopar.passes.partition.strategy import (
     Splittable,
     Strategy,
     StrategyChooser,
-    TensorUse,
 )
 
 from .places import MOVES, Places, every_spec, planned_ops, specs_that_keep
-
-Floats = NDArray[np.float64]
+from .reshard_prices import Floats, ReshardPrices
 
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte of an argument on a device: only breaks ties."""
 _RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
-_SMALL_BYTES = OptimizeCollectivesPass.small_bytes
-"""Collectives of arguments and gradients up to this size are made one; each pays its share of the
-message by its size."""
 
 
 @dataclass(eq=False)
@@ -81,12 +74,12 @@ class PlanGraph:
         """The node of each place, by the value that stands for it."""
         self.op_nodes: list[tuple[Operation, int]] = []
         self.places = Places(func)
-        self._planner = ReshardPlanner(table)
-        self._chooser = StrategyChooser(table, self._planner)
+        self._reshard = ReshardPrices(table, prices)
+        self._chooser = StrategyChooser(table, ReshardPlanner(table))
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
+        """By what the axes may divide of the dimensions."""
         self._strategies: dict[tuple[int, Splittable], list[Strategy]] = {}
         self._matrices: dict[tuple[Any, ...], Floats] = {}
-        self._seconds: dict[tuple[Spec, Spec, tuple[int, ...], int, bool], float] = {}
         self._parts: dict[int, Floats] = {}
         self._loops: dict[Operation, int] = {}
         self._readers: dict[tuple[SSAValue, int], int] = {}
@@ -116,9 +109,10 @@ class PlanGraph:
 
     def _add_place(self, value: SSAValue) -> int:
         shape = shape_of(value.type)
-        specs = self._specs.get(shape)
+        signature = self._reshard.signature(shape)
+        specs = self._specs.get(signature)
         if specs is None:
-            specs = self._specs[shape] = every_spec(shape, self.table)
+            specs = self._specs[signature] = every_spec(shape, self.table)
         return self._add(Node(specs, seconds=np.zeros(len(specs))))
 
     def _add(self, node: Node) -> int:
@@ -251,60 +245,30 @@ class PlanGraph:
             node = self.node_of(value)
             if node is None:
                 continue
-            whole = self.table.replicated(len(shape_of(value.type)))
-            back = value in op.results
-            seconds = [
-                self._resharding(*((whole, s) if back else (s, whole)), value)
-                for s in self.nodes[node].specs
-            ]
-            self.nodes[node].seconds = self.nodes[node].seconds + trips * np.array(seconds)
+            whole, specs = (
+                [self.table.replicated(len(shape_of(value.type)))],
+                self.nodes[node].specs,
+            )
+            ends = (whole, specs) if value in op.results else (specs, whole)
+            seconds = self._matrix(*ends, value).reshape(-1)
+            self.nodes[node].seconds = self.nodes[node].seconds + trips * seconds
 
     def _add_unary(self, op: Operation, rule: ShardingRule, index: int, trips: int) -> None:
+        """An op of one operand: an edge that costs what its best strategy moves."""
         value, (result,) = operands_of(op)[index], op.results
         source, target = self.node_of(value), self.node_of(result)
         assert source is not None
-        splittable = splittable_factors(op, rule)
         if target is None:  # a scalar: what is left to resolve
             self._add_choice(op, rule, trips)
             return
-        specs = self.nodes[source].specs, self.nodes[target].specs
+        strategies = self._every_strategy(rule, splittable_factors(op, rule))
         combined = not self._combined.isdisjoint((source, target))
-        types = value.type, result.type
-        key = ("unary", id(rule), splittable, index, *map(tuple, specs), *types, combined)
-        matrix = self._matrices.get(key)
-        if matrix is None:
-            self._keep.append(rule)
-            matrix = np.array(
-                [
-                    [
-                        self._unary(op, rule, splittable, index, one, two, combined=combined)
-                        for two in specs[1]
-                    ]
-                    for one in specs[0]
-                ]
-            )
-            self._matrices[key] = matrix
+        needs = [s.operands[index].with_partial(()) for s in strategies]
+        gives = [s.results[0] for s in strategies]
+        before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
+        after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+        matrix = (before[:, :, None] + after[None, :, :]).min(axis=1)
         self._add_edge(source, target, matrix, trips)
-
-    def _unary(
-        self,
-        op: Operation,
-        rule: ShardingRule,
-        splittable: Splittable,
-        index: int,
-        source: Spec,
-        target: Spec,
-        *,
-        combined: bool,
-    ) -> float:
-        operands = [_use(v, self.table.replicated(len(shape_of(v.type)))) for v in operands_of(op)]
-        operands[index] = _use(operands_of(op)[index], source)
-        (result,) = op.results
-        strategy = self._chooser.choose(rule, splittable, operands, [_use(result, target)])
-        needed = strategy.operands[index].with_partial(())
-        before = self._resharding(source, needed, operands_of(op)[index], combined=combined)
-        after = self._resharding(strategy.results[0], target, result, combined=combined)
-        return before + after
 
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
@@ -328,8 +292,8 @@ class PlanGraph:
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
                 self._add_edge(node, target, matrix, trips)
             elif not shape_of(result.type):
-                left = [self._resharding(spec, Spec(()), result) for spec in gives]
-                self.nodes[node].seconds = self.nodes[node].seconds + trips * np.array(left)
+                left = self._matrix(gives, [Spec(())], result).reshape(-1)
+                self.nodes[node].seconds = self.nodes[node].seconds + trips * left
 
     def _every_strategy(self, rule: ShardingRule, splittable: Splittable) -> list[Strategy]:
         """All assignments of grid axes to factors that split evenly."""
@@ -412,16 +376,15 @@ class PlanGraph:
         return self._matrix(*specs, value, combined=combined)
 
     def _matrix(
-        self, ones: Sequence[Spec], twos: Sequence[Spec], value: SSAValue, *, combined: bool
+        self,
+        ones: Sequence[Spec],
+        twos: Sequence[Spec],
+        value: SSAValue,
+        *,
+        combined: bool = False,
     ) -> Floats:
-        key = (tuple(ones), tuple(twos), shape_of(value.type), item_bytes(value.type), combined)
-        found = self._matrices.get(key)
-        if found is None:
-            found = np.array(
-                [[self._resharding(a, b, value, combined=combined) for b in twos] for a in ones]
-            )
-            self._matrices[key] = found
-        return found
+        shape, size = shape_of(value.type), num_bytes(value.type)
+        return self._reshard.seconds(ones, twos, shape, size, combined=combined)
 
     def _add_edge(self, one: int, two: int, seconds: Floats, trips: int) -> None:
         if one == two:
@@ -431,33 +394,3 @@ class PlanGraph:
             one, two, seconds = two, one, seconds.T
         have = self.edges.get((one, two))
         self.edges[one, two] = trips * seconds if have is None else have + trips * seconds
-
-    def _resharding(
-        self, source: Spec, target: Spec, value: SSAValue, *, combined: bool = False
-    ) -> float:
-        """Seconds from one spec to another; `combined`: by collectives that wait for others of
-        their kind, of which small ones are made one (`passes/partition/combining.py`)."""
-        if source == target:
-            return 0.0
-        shape, width = shape_of(value.type), item_bytes(value.type)
-        key = (source, target, shape, width, combined)
-        found = self._seconds.get(key)
-        if found is None:
-            found = 0.0
-            spec = source
-            for step in self._planner.plan(source, target, shape, width):
-                local = num_bytes(value.type) / self.table.parts(spec.dim_axes)
-                axes = self.table.axes(step.axes or tuple(target.dim_axes | spec.dim_axes))
-                kind = {"window": "permute", "to_partial": "all_slice"}.get(step.kind, step.kind)
-                found += self._prices.collective_seconds(kind, local, axes)
-                if combined:
-                    full = local * (self.table.parts(step.axes) if kind == "all_gather" else 1)
-                    share = min(1.0, full / _SMALL_BYTES)
-                    found -= (1 - share) * self._prices.collective_seconds(kind, 0.0, axes)
-                spec = step.after
-            self._seconds[key] = found
-        return found
-
-
-def _use(value: SSAValue, spec: Spec) -> TensorUse:
-    return TensorUse(spec, shape_of(value.type), item_bytes(value.type))

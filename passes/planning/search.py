@@ -18,8 +18,9 @@ from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem, make_problem
 from autopar.passes.solver.solve import Plugin, Solution, SolveOptions, solve
 
 from .footprint import Bytes, Footprint
-from .plan_graph import Floats, PlanGraph
+from .plan_graph import PlanGraph
 from .repeats import Repeats, find_repeats
+from .reshard_prices import Floats
 
 _UNIT = 1e-12
 """Seconds of one unit of the solver's whole costs."""
