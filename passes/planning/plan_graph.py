@@ -17,18 +17,20 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import element_type, is_splittable, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
-from autopar.passes.cost.fusion import BODIES, Fusion
+from autopar.passes.cost.fusion import BODIES, DOTS, Fusion
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
+from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import splittable_factors
 from autopar.passes.partition.specs import AxisTable, Spec
@@ -38,11 +40,13 @@ from autopar.passes.partition.strategy import (
     StrategyChooser,
 )
 
+from .demands import Demands, demanded_shardings
 from .places import MOVES, Places, every_spec, planned_ops, specs_that_keep
 from .reshard_prices import Floats, ReshardPrices
 
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte of an argument on a device: only breaks ties."""
+_STATE = ("parameter", "optimizer_state")
 _RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
 
 
@@ -65,8 +69,15 @@ class Node:
 class PlanGraph:
     """The choices of a function on a grid."""
 
-    def __init__(self, func: FuncOp, table: AxisTable, prices: CostModel) -> None:
+    def __init__(
+        self,
+        func: FuncOp,
+        table: AxisTable,
+        prices: CostModel,
+        demands: Demands | None = None,
+    ) -> None:
         self.func, self.table, self._prices = func, table, prices
+        self._demands = demands or Demands()
         self.nodes: list[Node] = []
         self.edges: dict[tuple[int, int], Floats] = {}
         """(choices of one, choices of the other): what they cost together."""
@@ -74,7 +85,7 @@ class PlanGraph:
         """The node of each place, by the value that stands for it."""
         self.op_nodes: list[tuple[Operation, int]] = []
         self.places = Places(func)
-        self._reshard = ReshardPrices(table, prices)
+        self._reshard = ReshardPrices(table, prices, self._demands)
         self._chooser = StrategyChooser(table, ReshardPlanner(table))
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
@@ -112,7 +123,10 @@ class PlanGraph:
         signature = self._reshard.signature(shape)
         specs = self._specs.get(signature)
         if specs is None:
-            specs = self._specs[signature] = every_spec(shape, self.table)
+            specs = every_spec(shape, self.table)
+            if not self._demands.flatten_axes:
+                specs = [spec for spec in specs if all(len(axes) < 2 for axes in spec.dims)]
+            self._specs[signature] = specs
         return self._add(Node(specs, seconds=np.zeros(len(specs))))
 
     def _add(self, node: Node) -> int:
@@ -131,8 +145,12 @@ class PlanGraph:
 
     def _build(self) -> None:
         func, places = self.func, self.places
-        for arg, sharding in zip(func.body.block.args, arg_shardings(func), strict=True):
-            self._restrict(arg, sharding)
+        demanded = demanded_shardings(func, self.table.grid, self._demands)
+        stated = arg_shardings(func)
+        for arg, own, other in zip(func.body.block.args, stated, demanded, strict=True):
+            self._restrict(arg, own or other)
+            if own is None and other is None and not self._demands.allow_replicated_parameters:
+                self._forbid_whole(arg)
         for op in places.others:
             if op.name in MOVES:
                 self._restrict(op.results[0], sharding_of(op.results[0]))
@@ -148,6 +166,14 @@ class PlanGraph:
         for op in planned_ops(func):
             if op not in chosen:
                 self._add_traffic(op)
+
+    def _forbid_whole(self, arg: BlockArgument) -> None:
+        """A parameter or optimizer state is split where it can be."""
+        node = self.node_of(arg)
+        if node is not None and argument_kinds(self.func)[arg.index] in _STATE:
+            specs = [spec for spec in self.nodes[node].specs if spec.dim_axes]
+            if specs:
+                self.nodes[node] = Node(specs, seconds=np.zeros(len(specs)))
 
     def _find_combined(self) -> None:
         """Arguments, what elementwise ops join with them, and both in other shapes."""
@@ -234,7 +260,7 @@ class PlanGraph:
             self._add_whole(op, trips)
         else:
             read = [i for i, v in enumerate(operands_of(op)) if self.node_of(v) is not None]
-            if len(read) == 1 and len(op.results) == 1:
+            if len(read) == 1 and len(op.results) == 1 and op.name not in DOTS:
                 self._add_unary(op, rule, read[0], trips)
             else:
                 self._add_choice(op, rule, trips)
@@ -274,6 +300,8 @@ class PlanGraph:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
         strategies = self._every_strategy(rule, splittable)
+        if op.name in DOTS and not self._demands.allow_replicated_compute:
+            strategies = self._on_all_devices(op, strategies)
         seconds = self._op_seconds(op, rule, splittable, strategies)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
@@ -295,6 +323,22 @@ class PlanGraph:
                 left = self._matrix(gives, [Spec(())], result).reshape(-1)
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * left
 
+    def _on_all_devices(self, op: Operation, strategies: list[Strategy]) -> list[Strategy]:
+        """The strategies by which each device does a part of its own."""
+        devices = self.table.parts(range(len(self.table.sizes)))
+        found = [
+            strategy
+            for strategy in strategies
+            if self.table.parts(a for axes in strategy.factors for a in axes) == devices
+        ]
+        if not found:
+            raise DiagnosticError(
+                op,
+                f"auto-shard: allow-replicated-compute=false: '{op.name}' cannot be split over all "
+                f"{devices} devices: no dimensions that they divide",
+            )
+        return found
+
     def _every_strategy(self, rule: ShardingRule, splittable: Splittable) -> list[Strategy]:
         """All assignments of grid axes to factors that split evenly."""
         key = (id(rule), splittable)
@@ -309,6 +353,8 @@ class PlanGraph:
                     tuple(a for a, f in zip(axes, choice, strict=True) if f == factor)
                     for factor in range(rule.num_factors)
                 )
+                if not self._demands.flatten_axes and any(len(own) > 1 for own in factors):
+                    continue
                 sizes = zip(rule.factor_sizes, factors, strict=True)
                 if all(size % self.table.parts(own) == 0 for size, own in sizes):
                     mappings = (*rule.operands, *rule.results)

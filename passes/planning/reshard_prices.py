@@ -19,11 +19,15 @@ from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPas
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.specs import AxisTable, Spec
 
+from .demands import Demands
+
 Floats = NDArray[np.float64]
 
 _SMALL_BYTES = OptimizeCollectivesPass.small_bytes
 """Collectives of arguments and gradients up to this size are made one; each pays its share of the
 message by its size."""
+_DEARER = 4.0
+"""What all_reduces cost where reduce_scatters are preferred."""
 _PRIME = 1009
 """A factor of sizes that no grid has."""
 
@@ -35,8 +39,8 @@ of its full buffer for each byte of the whole tensor."""
 class ReshardPrices:
     """Prices of reshardings on one grid."""
 
-    def __init__(self, table: AxisTable, prices: CostModel) -> None:
-        self._table, self._prices = table, prices
+    def __init__(self, table: AxisTable, prices: CostModel, demands: Demands) -> None:
+        self._table, self._prices, self._demands = table, prices, demands
         self._planner = ReshardPlanner(table)
         self._devices = prod(table.sizes)
         self._steps: dict[tuple[Spec, Spec, tuple[int, ...]], _Steps] = {}
@@ -55,7 +59,8 @@ class ReshardPrices:
         *,
         combined: bool = False,
     ) -> Floats:
-        """(sources, targets) for a tensor of `shape` and `num_bytes` in all.
+        """(sources, targets) for a tensor of `shape` and `num_bytes` in all; infinite for what the
+        demands forbid.
 
         `combined`: by collectives that wait for others of their kind, of which small ones are made
         one (`passes/partition/combining.py`).
@@ -111,6 +116,10 @@ class ReshardPrices:
             kind = {"window": "permute", "to_partial": "all_slice"}.get(step.kind, step.kind)
             alpha = self._prices.collective_seconds(kind, 0.0, axes)
             beta = self._prices.collective_seconds(kind, part, axes) - alpha
+            if kind in self._demands.forbidden:
+                alpha = np.inf
+            elif kind == "all_reduce" and self._demands.prefer_reduce_scatter:
+                alpha, beta = _DEARER * alpha, _DEARER * beta
             full = part * (self._table.parts(step.axes) if kind == "all_gather" else 1)
             found.append((alpha, beta, full))
             spec = step.after
