@@ -85,6 +85,8 @@ class PlanGraph:
         """The node of each place, by the value that stands for it."""
         self.op_nodes: list[tuple[Operation, int]] = []
         self.places = Places(func)
+        self.ops = list(planned_ops(func))
+        """Propagation may add copies of constants later, which are not planned."""
         self._reshard = ReshardPrices(table, prices, self._demands)
         self._chooser = StrategyChooser(table, ReshardPlanner(table))
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
@@ -163,7 +165,9 @@ class PlanGraph:
         for op in places.others:
             self._add_op(op)
         chosen = {op for op, _ in self.op_nodes}
-        for op in planned_ops(func):
+        for op in self.ops:
+            for result in op.results:
+                self.node_of(result)  # every value has a place, also one that nothing decides
             if op not in chosen:
                 self._add_traffic(op)
 
