@@ -39,6 +39,18 @@ class _Item:
     value: SSAValue | None
 
 
+class _Flat:
+    """Items as arrays."""
+
+    def __init__(self, items: Sequence[_Item]) -> None:
+        counts = [len(item.bytes) for item in items]
+        self.bytes = np.concatenate([item.bytes for item in items] or [np.zeros(0)])
+        self.starts = np.cumsum([0, *counts], dtype=np.int64)[:-1]
+        self.nodes = np.array([item.node for item in items], np.int64)
+        self.first = np.array([item.first for item in items], np.int64)
+        self.last = np.array([item.last for item in items], np.int64)
+
+
 class Footprint:
     """What is in memory of a device, by the choices of a graph."""
 
@@ -48,6 +60,7 @@ class Footprint:
         timeline = timeline_of(func.body.block, graph.fusion)
         self._end = max(1, timeline.end)
         self._items: list[_Item] = []
+        self._flat: _Flat | None = None
         last = func.body.block.last_op
         assert last is not None
         held = {result for _, result in aliases(func)}
@@ -87,11 +100,14 @@ class Footprint:
 
     def over_time(self, chosen: Sequence[int]) -> Bytes:
         """(times,): bytes in use under a choice of each node."""
-        sizes = [item.bytes[chosen[item.node]] for item in self._items]
-        change = np.zeros(self._end + 1)
-        np.add.at(change, [item.first for item in self._items], sizes)
-        np.subtract.at(change, [item.last + 1 for item in self._items], sizes)
-        return np.cumsum(change[:-1])
+        if self._flat is None:
+            self._flat = _Flat(self._items)
+        flat = self._flat
+        sizes = flat.bytes[flat.starts + np.asarray(chosen)[flat.nodes]]
+        begins = np.bincount(flat.first, sizes, self._end + 1)
+        ends = np.bincount(flat.last + 1, sizes, self._end + 1)
+        change = begins - ends
+        return np.cumsum(change[:-1], dtype=np.float64)
 
     def peak(self, chosen: Sequence[int]) -> int:
         """The most bytes in use at any time."""

@@ -34,6 +34,8 @@ class Repeats:
     stands_for: list[list[int]]
     """Per node the nodes that choose as it does, itself first; empty where another one stands for
     it."""
+    parts: list[list[int]]
+    """The components, copies among them."""
 
     @property
     def kept(self) -> list[int]:
@@ -49,27 +51,32 @@ class Repeats:
         return choices
 
 
-def find_repeats(kinds: Sequence[Hashable], edges: Edges, coupled: Set[int]) -> Repeats:
-    """The repeated parts of a graph.
+class Repeater:
+    """Finds the repeated parts of one graph, for different costs of its nodes.
 
-    `kinds` tells per node what it costs: copies have equal ones. `edges` holds what two nodes cost
-    together, (choices of the lower, choices of the higher node). Copies of `coupled` nodes may have
-    to choose differently.
+    `edges` holds what two nodes cost together, (choices of the lower, choices of the higher node).
     """
-    tables = _Tables()
-    numbered = {
-        ends: (tables.number(table), tables.number(table.T)) for ends, table in edges.items()
-    }
-    around: list[list[tuple[int, int]]] = [[] for _ in kinds]  # (neighbour, table seen from there)
-    for (one, two), (table, turned) in numbered.items():
-        around[one].append((two, turned))
-        around[two].append((one, table))
-    best = Repeats([[node] for node in range(len(kinds))])
-    for hubs in _candidates(around):
-        found = _merged(kinds, around, hubs, coupled)
-        if len(found.kept) < len(best.kept):
-            best = found
-    return best
+
+    def __init__(self, num_nodes: int, edges: Edges) -> None:
+        tables = _Tables()
+        self.tables: dict[tuple[int, int], int] = {}
+        """Per edge the number of its table: equal ones have the same."""
+        self._around: list[list[tuple[int, int]]] = [[] for _ in range(num_nodes)]
+        for (one, two), table in edges.items():  # (neighbour, table seen from there)
+            number = self.tables[one, two] = tables.number(table)
+            self._around[one].append((two, tables.number(table.T)))
+            self._around[two].append((one, number))
+
+    def find(self, kinds: Sequence[Hashable], coupled: Set[int] = frozenset()) -> Repeats:
+        """The repeated parts, where `kinds` tells per node what it costs: copies have equal ones.
+        Copies of `coupled` nodes may have to choose differently."""
+        alone = [[node] for node in range(len(kinds))]
+        best = Repeats(alone, alone)
+        for hubs in _candidates(self._around):
+            found = _merged(kinds, self._around, hubs, coupled)
+            if len(found.kept) < len(best.kept):
+                best = found
+        return best
 
 
 class _Tables:
@@ -100,7 +107,8 @@ def _merged(
 ) -> Repeats:
     """The components that are left without the hubs, equal ones joined."""
     alike: dict[Hashable, list[list[int]]] = defaultdict(list)
-    for component in _components(around, hubs):
+    parts = list(_components(around, hubs))
+    for component in parts:
         alike[_signature(kinds, around, component, hubs)].append(component)
     stands_for: list[list[int]] = [[hub] if hub in hubs else [] for hub in range(len(kinds))]
     for copies in alike.values():
@@ -108,7 +116,7 @@ def _merged(
         for group in _halves(copies) if are_coupled else [copies]:
             for nodes in zip(*group, strict=True):
                 stands_for[nodes[0]] = list(nodes)
-    return Repeats(stands_for)
+    return Repeats(stands_for, parts)
 
 
 def _signature(

@@ -1,13 +1,17 @@
 """The cheapest choices of a plan graph, within the memory of a device.
 
 Memory is a constraint at every time of the program. It binds at few: so the problem is solved
-without it first, then with the time at which the plan needs most, and so on until nothing is above
-the limit (constraint generation; Dantzig, Fulkerson, Johnson 1954).
+without it first, then with a price on the times at which plans need most (`memory_prices`). Where
+that leaves a gap and the problem is small, it is solved with these times as constraints, one more
+as long as the plan is above the limit at another (constraint generation; Dantzig, Fulkerson,
+Johnson 1954).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
 
@@ -18,14 +22,17 @@ from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem, make_problem
 from autopar.passes.solver.solve import Plugin, Solution, SolveOptions, solve
 
 from .footprint import Bytes, Footprint
+from .memory_prices import MemoryPrices, Priced
 from .plan_graph import PlanGraph
-from .repeats import Repeats, find_repeats
+from .repeats import Repeater, Repeats
 from .reshard_prices import Floats
 
 _UNIT = 1e-12
 """Seconds of one unit of the solver's whole costs."""
 _GAP = 3e-4
 """Share of a step's time that is not searched for."""
+_SMALL = 1000
+"""Nodes up to which memory is also tried as a constraint."""
 _WORK = 1.5e8
 """Units of work for one call of the solver: about 3 seconds."""
 _NEGLIGIBLE = 1e-3, 0.1
@@ -61,26 +68,57 @@ class Search:
         self._plugin, self._progress = plugin, progress
         self._costs = [_whole(node.seconds) for node in graph.nodes]
         self._edges = {ends: _whole(seconds) for ends, seconds in graph.edges.items()}
-        self._times: list[int] = []
-        """At which memory is a constraint."""
+        self._repeater = Repeater(len(graph.nodes), self._edges)
 
     def run(self, limit: int | None) -> Choices:
         """The cheapest choices that need no more than a limit (bytes), which is to be no lower than
         the footprint's least."""
+        if limit is None or self._plugin is not None:
+            return self._constrained(limit)
+        start = time.perf_counter()
+        prices = MemoryPrices(self._priced, self.footprint, self._costs, self._edges, limit)
+        priced = prices.run(_GAP)
+        if priced is None:
+            return self._constrained(limit)
+        seconds = time.perf_counter() - start
+        solution = Solution(
+            priced.choices, priced.cost, priced.lower_bound, seconds, priced.reproducible
+        )
+        found = Choices(priced.choices, solution, self.footprint.peak(priced.choices))
+        if solution.gap > _GAP and len(self._costs) <= _SMALL:
+            exact = self._constrained(limit)
+            if exact.bytes <= limit and exact.solution.cost < priced.cost:
+                return exact
+        return found
+
+    def _priced(self, prices: Mapping[int, float]) -> Priced:
+        costs = [own.copy() for own in self._costs]
+        for now, price in prices.items():
+            for node, used in self.footprint.at(now).items():
+                dearer = costs[node] + np.rint(price * used).astype(np.int64)
+                costs[node] = np.where(costs[node] < FORBIDDEN, dearer, FORBIDDEN)
+        repeats = self._repeater.find([own.tobytes() for own in costs])
+        problem = self._problem(repeats, costs)
+        solution = solve(problem, self._options, progress=self._progress)
+        choices = repeats.expanded(solution.strategies)
+        return Priced(choices, solution.lower_bound, repeats, solution.reproducible)
+
+    def _constrained(self, limit: int | None) -> Choices:
+        """With the times as constraints at which the plans before were above the limit."""
         spare = 0.0
         if limit is not None:
             left = limit - self.footprint.peak(self.footprint.least())
             spare = min(_NEGLIGIBLE[0] * limit, _NEGLIGIBLE[1] * left)
+        times: list[int] = []
         while True:
-            found = self._solved(limit, spare)
+            found = self._solved(limit, times, spare)
             used = self.footprint.over_time(found.of_node)
             worst = int(used.argmax())
-            if limit is None or used[worst] <= limit or worst in self._times:
+            if limit is None or used[worst] <= limit or worst in times:
                 return found
-            self._times.append(worst)
+            times.append(worst)
 
-    def _solved(self, limit: int | None, spare: float) -> Choices:
-        times = self._times if limit is not None else []
+    def _solved(self, limit: int | None, times: Sequence[int], spare: float) -> Choices:
         rows = [_without_negligible(self.footprint.at(time), spare) for time in times]
         usages = [_whole_rows(rows, node, len(costs)) for node, costs in enumerate(self._costs)]
         kinds = [
@@ -88,15 +126,20 @@ class Search:
             for costs, usage in zip(self._costs, usages, strict=True)
         ]
         coupled = {node for node, usage in enumerate(usages) if usage.any()}
-        repeats = find_repeats(kinds, self._edges, coupled)
+        repeats = self._repeater.find(kinds, coupled)
         fixed = [ceil(always) for _, always in rows]
-        problem = self._problem(repeats, usages, fixed, limit)
+        problem = self._problem(repeats, self._costs, usages, fixed, limit)
         solution = solve(problem, self._options, plugin=self._plugin, progress=self._progress)
         choices = repeats.expanded(solution.strategies[: len(repeats.kept)])
         return Choices(choices, solution, self.footprint.peak(choices))
 
     def _problem(
-        self, repeats: Repeats, usages: list[Ints], fixed: list[int], limit: int | None
+        self,
+        repeats: Repeats,
+        costs: Sequence[Ints],
+        usages: Sequence[Ints] = (),
+        fixed: Sequence[int] = (),
+        limit: int | None = None,
     ) -> Problem:
         """The problem of the kept nodes; then come the nodes that only take memory."""
         kept = repeats.kept
@@ -105,10 +148,17 @@ class Search:
         builder = _Builder()
         for node in kept:
             count = len(repeats.stands_for[node])
-            builder.add(_times(count, self._costs[node]))
-        for (one, two), costs in self._edges.items():
-            builder.join(of[one], of[two], costs)
-        for node in kept:
+            builder.add(_times(count, costs[node]))
+        alike = Counter(
+            (of[one], of[two], table) for (one, two), table in self._repeater.tables.items()
+        )
+        joined: set[tuple[int, int, int]] = set()
+        for (one, two), table in self._repeater.tables.items():
+            key = of[one], of[two], table
+            if key not in joined:
+                joined.add(key)
+                builder.join(of[one], of[two], _times(alike[key], self._edges[one, two]))
+        for node in kept if fixed else ():
             count = len(repeats.stands_for[node])
             builder.take(number[node], count * usages[node])
         for row, size in enumerate(fixed):

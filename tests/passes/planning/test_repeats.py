@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autopar.passes.planning.repeats import Edges, Ints, Repeats, find_repeats
+from autopar.passes.planning.repeats import Edges, Ints, Repeater, Repeats
 from autopar.passes.solver.evaluate import evaluate
 from autopar.passes.solver.problem import Problem, make_problem
 from autopar.passes.solver.solve import solve
@@ -43,7 +43,7 @@ def _problem(costs: list[Ints], edges: Edges) -> Problem:
 
 
 def _found(costs: list[Ints], edges: Edges, coupled: set[int]) -> Repeats:
-    return find_repeats([own.tobytes() for own in costs], edges, coupled)
+    return Repeater(len(costs), edges).find([own.tobytes() for own in costs], coupled)
 
 
 @pytest.mark.parametrize("seed", range(8))
