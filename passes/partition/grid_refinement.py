@@ -26,7 +26,7 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.sdy import ManualComputationOp
-from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
+from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op, user_grid
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.importing.meshes import axis_problem
@@ -164,10 +164,7 @@ def _remark_left_out(
 
 def refine_grid(module: ModuleOp, grid_op: GridOp, table: AxisTable) -> None:
     """Puts the refined grid in the place of the user's, which is kept as `autopar.grid`."""
-    module.attributes.setdefault(
-        GRID,
-        grid_attribute(table.grid),
-    )
+    module.attributes[GRID] = grid_attribute(user_grid(module))
     if table.refined.axes != table.grid.axes:
         Rewriter.replace_op(grid_op, make_grid_op(table.refined), [])
 

@@ -32,6 +32,7 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.sdy import ManualComputationOp
+from autopar.dialects.shard import user_grid
 from autopar.dialects.tensors import is_tensor, shape_of
 from autopar.passes.splice import move_body
 
@@ -51,6 +52,7 @@ def partition(module: ModuleOp) -> None:
     grid_op = find_grid_op(module)
     if grid_op is None:
         raise DiagnosticError(module, "a partitioned program needs a shard.grid in the module")
+    user_grid(module)  # refuses that of another program
     table = AxisTable(grid_op.to_grid(), ())
     for op in module.ops:
         if isinstance(op, FuncOp) and op.body.blocks:
