@@ -297,7 +297,8 @@ def mlir_attributes(context: Context, text: str) -> dict[str, Attribute]:
 
 def mlir_attribute(context: Context, text: str) -> Attribute:
     """The attribute of a text that MLIR has printed; what xDSL cannot read stays as it is, and so
-    do resources, which are not in the text."""
+    do resources, which are not in the text. LiteralError where it is one of ours that is wrong:
+    MLIR takes any text for an attribute of a dialect that it does not know."""
     text = text.strip()
     try:
         parser = IRParser(context, text)
@@ -307,8 +308,10 @@ def mlir_attribute(context: Context, text: str) -> Attribute:
             return attribute
     except RecursionError:
         raise
-    except Exception:
-        pass
+    except Exception as error:
+        if text.startswith("#autopar."):
+            reason = error.msg if isinstance(error, ParseError) else str(error)
+            raise LiteralError(f"{text} cannot be read: {reason}") from None
     if text[:1] == "[":
         return ArrayAttr([mlir_attribute(context, part) for part in _parts(text[1:-1], ",")])
     if text[:1] == "{":

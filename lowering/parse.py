@@ -17,6 +17,7 @@ from xdsl.ir import Operation
 from xdsl.utils.exceptions import DiagnosticException, VerifyException
 
 from autopar.dialects import make_context
+from autopar.dialects.attributes import check_attributes
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.text import parse_text
 
@@ -43,6 +44,7 @@ def parse_module(
     for op in module.walk():
         if op.name.partition(".")[0] in FOREIGN_DIALECTS:
             verify_op(op)
+        check_attributes(op)
     return module
 
 
@@ -101,3 +103,4 @@ def verify(module: ModuleOp) -> None:
     """xDSL's verification of a module; slow, for user text where there is no jaxlib."""
     for op in module.walk():
         verify_op(op)
+        check_attributes(op)

@@ -67,7 +67,7 @@ func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
 
 shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
 func.func @number(%x: tensor<8xf32>) -> tensor<8xf32> {
-  // expected-error@+1 {{'stablehlo.sine' op: autopar.sharding is no list of shardings: 1 : i64}}
+  // expected-error@+1 {{'stablehlo.sine' op: autopar.sharding = 1 : i64: expected a list of shardings}}
   %0 = stablehlo.sine %x {autopar.sharding = 1} : tensor<8xf32>
   func.return %0 : tensor<8xf32>
 }
