@@ -64,34 +64,51 @@ _ON_VALUES = {
 """The same on arguments and results of functions."""
 
 
-def check_attributes(op: Operation) -> None:
-    """DiagnosticError where an attribute `autopar.*` of an op, or of a function's arguments and
-    results, is none that is known, or not of its kind."""
-    if op.attributes:
-        _check(op, op.attributes, _KINDS, f"'{op.name}' op")
-    if isinstance(op, FuncOp):
-        types = op.function_type
-        for what, attrs, count in (
-            ("argument", op.arg_attrs, len(types.inputs)),
-            ("result", op.res_attrs, len(types.outputs)),
-        ):
-            for index, entry in enumerate(entries_of(attrs, count)):
-                _check(op, entry.data, _ON_VALUES, f"{what} {index} of @{op.sym_name.data}")
-    elif isinstance(op, ModuleOp):
-        stated_grid(op)
+class AttributeChecker:
+    """Checks the ops of a module; each attribute object once, most are shared by many ops."""
 
+    def __init__(self) -> None:
+        self._passed: set[tuple[str, int, bool]] = set()
 
-def _check(
-    op: Operation, attributes: Mapping[str, Attribute], kinds: Mapping[str, _Kind], what: str
-) -> None:
-    for name in attributes:
-        if not name.startswith("autopar."):
-            continue
-        kind = kinds.get(name)
-        if kind is None:
-            close = get_close_matches(name, kinds, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise DiagnosticError(op, f"{what}: autopar has no attribute {name}{hint}")
-        attr = attributes[name]
-        if not isa(attr, kind.hint):
-            raise DiagnosticError(op, f"{what}: {name} = {attr}: expected {kind.meaning}")
+    def __call__(self, op: Operation) -> None:
+        """DiagnosticError where an attribute `autopar.*` of an op, or of a function's arguments and
+        results, is none that is known, or not of its kind."""
+        if op.attributes:
+            self._check(op, op.attributes, _KINDS, "")
+        if isinstance(op, FuncOp):
+            types = op.function_type
+            for what, attrs, count in (
+                ("argument", op.arg_attrs, len(types.inputs)),
+                ("result", op.res_attrs, len(types.outputs)),
+            ):
+                for index, entry in enumerate(entries_of(attrs, count)):
+                    self._check(op, entry.data, _ON_VALUES, f"{what} {index} of ")
+        elif isinstance(op, ModuleOp):
+            stated_grid(op)
+
+    def _check(
+        self,
+        op: Operation,
+        attributes: Mapping[str, Attribute],
+        kinds: Mapping[str, _Kind],
+        place: str,
+    ) -> None:
+        for name in attributes:
+            if not name.startswith("autopar."):
+                continue
+            attr = attributes[name]
+            key = name, id(attr), kinds is _ON_VALUES
+            if key in self._passed:
+                continue
+            kind = kinds.get(name)
+            if kind is None:
+                close = get_close_matches(name, kinds, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                problem = f"autopar has no attribute {name}{hint}"
+            elif not isa(attr, kind.hint):
+                problem = f"{name} = {attr}: expected {kind.meaning}"
+            else:
+                self._passed.add(key)
+                continue
+            what = f"@{op.sym_name.data}" if isinstance(op, FuncOp) else f"'{op.name}' op"
+            raise DiagnosticError(op, f"{place}{what}: {problem}")
