@@ -15,7 +15,7 @@ from .terminal import UsageError
 def output_path(name: str) -> Path:
     """The path of a file that can be written; UsageError says why it cannot."""
     path = Path(name)
-    target = Path(os.path.realpath(path))  # links are followed, as opening follows them
+    target = _followed(path)
     if target.is_dir():
         raise UsageError(f"cannot write {name}: it is a folder")
     if not target.parent.is_dir():
@@ -33,7 +33,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
     A device or a pipe is written to, and never replaced.
     """
-    target = Path(os.path.realpath(path))
+    target = _followed(path)
     try:
         if _is_special(target):
             whole = io.BytesIO()
@@ -46,6 +46,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         raise UsageError(f"cannot write {path}: its reader has gone") from None
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _followed(path: Path) -> Path:
+    """The file itself where a link stands, as opening it finds it."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _is_special(path: Path) -> bool:

@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from .passes import PASSES, load_pass
-from .terminal import UsageError, write_error
+from .terminal import OUT_OF_MEMORY, UsageError, silence_stdout, write_error, write_stdout
 
 if TYPE_CHECKING:
     from xdsl.context import Context
@@ -419,34 +419,21 @@ def bytecode_text(name: str, data: bytes) -> str:
 
 
 def write_output(name: str, text: str) -> None:
-    """Write a file, `-` for standard output; UsageError if it cannot be written."""
-    stdout: TextIO | None = sys.stdout  # None: closed
+    """Write a file, whole or not at all, `-` for standard output; UsageError if it cannot be."""
     if name == "-":
-        if stdout is None:
-            raise UsageError("cannot write -: standard output is closed")
-        try:
-            stdout.write(text)
-            stdout.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            _silence_stdout()
-            raise UsageError(f"cannot write -: {error.strerror}") from None
+        write_stdout(text)
         return
-    try:
-        with open(name, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"cannot write {name}: {error.strerror}") from None
+    from .files import output_path, write_whole
 
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode())
 
-def _silence_stdout() -> None:
-    """Lets no second error come at exit, when what is left of the output is written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    write_whole(output_path(name), write)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status."""
+    from .files import output_path
     from .passes.manager import PipelineError
 
     informing: dict[str, Callable[[], str]] = {
@@ -464,6 +451,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write_output("-", text())
                 return 0
         filename = options.files[0] if options.files else "-"
+        if options.output != "-":
+            output_path(options.output)  # says at once what is wrong
         errors = sys.stderr or io.StringIO()  # None: closed
         output, success = run(options, read_input(filename), filename, errors)
         if success or options.output == "-":
@@ -473,7 +462,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_error("autopar-opt", str(error))
         return 1
     except BrokenPipeError:
-        _silence_stdout()  # the reader of a pipe has gone: nothing more to say
+        silence_stdout()  # the reader of a pipe has gone: nothing more to say
+        return 1
+    except MemoryError:
+        write_error("autopar-opt", OUT_OF_MEMORY)
         return 1
     except KeyboardInterrupt:
         return 130

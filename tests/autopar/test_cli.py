@@ -544,6 +544,20 @@ def test_version_help_and_env() -> None:
     assert "cpu" in next(iter(facts["devices"]))
 
 
+@pytest.mark.parametrize(
+    "arguments", ["--version", "--help", "run --help", "env", "env --json", "selftest --help"]
+)
+def test_an_output_that_cannot_be_written(arguments: str) -> None:
+    for redirection, message in (
+        (">&-", "cannot write -: standard output is closed"),
+        ("> /dev/full", "cannot write -: No space left on device"),
+    ):
+        shell = f"{sys.executable} -m autopar.cli {arguments} {redirection}"
+        done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert message in done.stderr
+
+
 def test_env_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env"]) == 0
     assert f"jax               {jax.__version__}" in capsys.readouterr().out

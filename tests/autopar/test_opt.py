@@ -153,6 +153,26 @@ def test_streams_and_files_that_fail(arguments: str, message: str, tmp_path: Pat
     assert done.stderr.count("\n") == 1 and not done.stdout
 
 
+def test_an_output_stays_where_the_disk_is_full(tmp_path: Path) -> None:
+    text = "".join(f"func.func private @f{i}()\n" for i in range(1000))
+    (tmp_path / "a.mlir").write_text(text)
+    (tmp_path / "b.mlir").write_text("old")
+    program = f"{sys.executable} -B -m autopar.opt {tmp_path}/a.mlir -o {tmp_path}/b.mlir"
+    command = ["sh", "-c", f"ulimit -f 1; {program}"]
+    done = subprocess.run(command, text=True, capture_output=True, cwd=ROOT, check=False)
+    assert done.returncode == 1 and "b.mlir: File too large" in done.stderr
+    assert (tmp_path / "b.mlir").read_text() == "old"
+
+
+def test_out_of_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def exhaust(*arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("autopar.opt.read_input", exhaust)
+    assert main(["a.mlir"]) == 1
+    assert capsys.readouterr() == ("", "autopar-opt: error: out of memory\n")
+
+
 def test_bytecode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ones: Any = jnp.ones(4)
     function: Any = jax.jit(jnp.sin)
