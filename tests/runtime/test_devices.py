@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
+from autopar.lowering import jax_compat
 from autopar.runtime import devices
 from autopar.runtime.devices import DeviceError, init_devices
 
@@ -34,6 +35,12 @@ def machine(gpus: int, cpus: int | None) -> Callable[[str | None], list[Device]]
 def test_the_first_of_all() -> None:
     assert init_devices(None) == jax.devices()
     assert init_devices(3) == jax.devices()[:3]
+
+
+def test_more_than_a_machine_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax_compat, "backend_is_initialized", lambda: False)
+    with pytest.raises(DeviceError, match="20000 devices were asked for: at most 1024 virtual"):
+        init_devices(20000)
 
 
 def test_virtual_devices_stand_in(
