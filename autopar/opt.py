@@ -295,7 +295,7 @@ def internal_error(place: Place, current: str, error: BaseException) -> Exceptio
 
     from .dialects.diagnostics import DiagnosticError
 
-    text = str(error).strip() or "no message"
+    text = " ".join(str(error).split()) or "no message"
     if isinstance(error, VerifyException):
         return DiagnosticError(place, f"{current}: {text}")
     if isinstance(error, RecursionError):

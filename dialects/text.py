@@ -240,7 +240,9 @@ def parse_error_text(error: ParseError) -> tuple[str, int, int, str]:
     newline = b"\n" if isinstance(before, bytes) else "\n"
     line = before.count(newline) + 1  # pyright: ignore[reportArgumentType]
     column = span.start - (before.rfind(newline) + 1) + 1  # pyright: ignore[reportArgumentType]
-    return span.input.name, line, column, error.msg
+    first = content[span.start : span.start + 1]
+    message = error.msg.replace("{first_char}", str(first))  # xDSL's lexer leaves it in
+    return span.input.name, line, column, message
 
 
 def parse_attribute_text(context: Context, text: str) -> Attribute:

@@ -115,8 +115,11 @@ def to_generic(context: Context, text: str, filename: str) -> str:
     """The text with every foreign statement in generic form."""
     blanked = blank(text)
     disguise = text_needs_disguise(text)
-    parser = _StatementParser(context, text, filename)
-    parser.read_aliases(blanked)
+    try:
+        parser = _StatementParser(context, text, filename)
+        parser.read_aliases(blanked)
+    except ParseError as error:
+        raise parse_error(error) from None
     parts: list[str] = []
     position = 0
     statements = [(m.start(), len(m["results"] or "")) for m in _CUSTOM.finditer(blanked)]

@@ -270,3 +270,9 @@ def test_deep_nesting() -> None:
     text = f"func.func @f() attributes {{a.b = {'[' * 5000}{']' * 5000}}} {{ return }}"
     with pytest.raises(DiagnosticError, match=r"m.mlir:1:1: error: .* nested too deeply"):
         parse_module(text, "m.mlir")
+
+
+def test_a_text_that_no_token_begins() -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        parse_module("%/ x\nshard.grid @m(shape = 2)\n", "t.mlir")
+    assert str(caught.value) == "t.mlir:1:1: error: Expected suffix identifier after %"
