@@ -26,6 +26,7 @@ from xdsl.utils.hints import isa
 from .dialects import make_context
 from .dialects.constants import UnsupportedElementType, element_type_of_dtype, numpy_dtype
 from .dialects.diagnostics import Diagnostic, DiagnosticError, collect_remarks
+from .dialects.stablehlo import CustomCallOp
 from .dump import Dump
 from .files import output_path, write_whole
 from .lowering.parse import parse_module
@@ -33,6 +34,7 @@ from .lowering.program import DeviceProgram, Layout, device_program
 from .opt import parse_arguments, read_input, transform
 from .passes.manager import PassSpec, build_pipeline, parse_pipeline
 from .passes.pipelines import RUN
+from .passes.walk import inner_ops
 from .terminal import Progress, UsageError
 
 if TYPE_CHECKING:
@@ -143,7 +145,13 @@ def execute(
     report.grid = dict(program.grid.axes)
     progress.step(f"compiling for {devices} {report.platform} devices")
     with jax.enable_x64(True):  # 64-bit arrays keep their dtype
-        executable = MeshExecutable(program, local)
+        try:
+            executable = MeshExecutable(program, local)
+        except RuntimeError as error:  # XLA's
+            found = _at_custom_call(program.module, str(error))
+            if found is None:
+                raise
+            raise found from error
         clock.lap("compile")
         progress.step(f"running on {devices} {report.platform} devices")
         placed = [
@@ -161,6 +169,15 @@ def execute(
     report.arguments = [_described("arg", i, a) for i, a in enumerate(program.arguments)]
     report.results = [_described("out", i, r) for i, r in enumerate(program.results)]
     return results
+
+
+def _at_custom_call(module: ModuleOp, reason: str) -> DiagnosticError | None:
+    """An error of XLA's about the target of a custom_call, at that op; None for others."""
+    if "NOT_FOUND" in reason and "custom call" in reason:
+        for op in inner_ops(module):
+            if isinstance(op, CustomCallOp) and f" {op.call_target_name.data} " in reason:
+                return DiagnosticError(op, f"'{op.name}' op: {reason.partition(': ')[2] or reason}")
+    return None
 
 
 class _Clock:

@@ -400,6 +400,18 @@ WRONG: dict[str, tuple[str, Sequence[Array], int, tuple[str, ...], str]] = {
         (),
         "m.mlir:7:16: error: @g calls itself: XLA knows no recursion",
     ),
+    "custom call": (
+        """shard.grid @m(shape = 8)
+        func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+          %0 = stablehlo.custom_call @nothing(%a) : (tensor<8xf32>) -> tensor<8xf32>
+          return %0 : tensor<8xf32>
+        }""",
+        (random(8),),
+        8,
+        (),
+        "m.mlir:3:16: error: 'stablehlo.custom_call' op: No registered implementation for untyped "
+        "custom call to nothing",
+    ),
     "pass": (UNEVEN, GOOD, 8, ("--passes=import-sdi",), "did you mean 'import-sdy'"),
     "option": (UNEVEN, GOOD, 8, ("--passes=cse{x=1}",), "pass 'cse' has no option 'x'"),
     "flag": (UNEVEN, GOOD, 8, ("--passes=--remarks",), "--passes takes passes only"),
