@@ -89,8 +89,13 @@ class IRParser(Parser):
         return line, offset - self._line_starts[line - 1] + 1
 
     def parse_optional_operation(self) -> Operation | None:
-        start = self._current_token.span.start
-        operation = super().parse_optional_operation()
+        token = self._current_token.span
+        start = token.start
+        try:
+            operation = super().parse_optional_operation()
+        except (AssertionError, AttributeError, LookupError, TypeError) as error:
+            # xDSL's parsers of some operations take it for granted that nothing is missing
+            self.raise_error(f"this operation cannot be read: {error}", at_position=token)
         if isinstance(operation, FuncOp) and not operation.body.blocks:
             self._read_declared_attributes(operation, start)
         if operation is not None and isinstance(operation.location, UnknownLoc):
