@@ -127,15 +127,16 @@ def list_passes() -> str:
     """Every pass with its summary and options."""
     import dataclasses
 
-    from .passes.manager import option_help
+    from .passes.manager import option_help, option_types
 
     lines: list[str] = []
     for name in sorted(PASSES):
         lines.append(f"  --{name:28} {_summary(name)}")
         options = dataclasses.fields(load_pass(name))
         meanings = option_help(load_pass(name)) if options else {}
+        kinds = option_types(load_pass(name)) if options else {}
         for option in options:
-            text = f"      {option.name.replace('_', '-')}: {option.type}"
+            text = f"      {option.name.replace('_', '-')}: {kinds[option.name]}"
             if option.default not in (dataclasses.MISSING, None):
                 text += f" = {option.default}"
             meaning = meanings.get(option.name)
@@ -143,20 +144,31 @@ def list_passes() -> str:
     return "\n".join(lines) + "\n"
 
 
+DESCRIPTION = (
+    "Reads MLIR (StableHLO, chlo, sdy, mpmd, func, arith, shard, mesh, tosa, linalg), runs passes "
+    "in the order given, and prints the module."
+)
+OPTIONS: dict[str, str] = {
+    "-o FILE": "write to FILE instead of standard output",
+    "-p PIPELINE": "run a pipeline, pass{option=value},pass",
+    "--load=MODULE": "import a plug-in (dotted name or .py file) before the options behind it",
+    "--pass-pipeline=PIPELINE": "run a pipeline, builtin.module(pass{option=value},pass)",
+}
+"""The options that take a value."""
+
+
 def help_text() -> str:
     """The text of --help."""
+    import textwrap
+
     lines = [
         "usage: autopar-opt FILE|- [options] [passes]",
         "",
-        "Reads MLIR (StableHLO, chlo, sdy, mpmd, func, arith, shard, mesh, tosa, linalg), runs",
-        "passes in the order given, and prints the module.",
+        *textwrap.wrap(DESCRIPTION, 90),
         "",
         "options:",
-        f"  {'-o FILE':30} write to FILE instead of standard output",
-        f"  {'-p PIPELINE':30} pass{{option=value}},pass",
-        f"  {'--load=MODULE':30} import a plug-in (dotted name or .py file): rules, passes",
-        f"  {'--pass-pipeline=PIPELINE':30} builtin.module(pass{{option=value}},pass)",
     ]
+    lines += [f"  {name:30} {text}" for name, text in OPTIONS.items()]
     lines += [f"  --{name:28} {text}" for name, text in FLAGS.items()]
     lines += [
         "  aliases: " + ", ".join(f"--{a} = --{b}" for a, b in ALIASES.items() if len(a) > 1),

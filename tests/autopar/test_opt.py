@@ -95,6 +95,7 @@ def test_options_by_every_spelling() -> None:
         ("annotate-method{small-tensor-elements=-1}", "expected a whole number of at least 0"),
         ("shard-partition{grid=2xq}", "grid=2xq: expected sizes joined by x, as in grid=2x4"),
         ("shard-partition{axis-names=a,b}", "axis-names=a,b without grid=: give both"),
+        ("shard-partition{grid}", "option 'grid' of pass 'shard-partition' needs a value: grid=…"),
         ("probe{flag=maybe}", "expected true or false, found 'maybe'"),
         ("probe{kind=c}", "expected one of a, b, found 'c'"),
         ("probe{count=1 count=2}", "given twice"),
@@ -240,3 +241,9 @@ def test_every_pass_says_what_it_does(name: str) -> None:
     cls = load_pass(name)
     assert cls.name == name
     assert (cls.__doc__ or "").strip().partition("\n")[0].endswith("."), name
+
+
+def test_a_pipeline_is_a_text() -> None:
+    for pipeline in (["inline"], None):
+        with pytest.raises(TypeError, match="apply expects a pipeline text"):
+            apply(parse_module("func.func private @f()"), pipeline)  # pyright: ignore
