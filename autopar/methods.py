@@ -125,7 +125,7 @@ def resolve_method(method: Method | str | None) -> Method:
         return method
     if isinstance(method, type) and issubclass(method, Method):
         raise ValueError(f"method={method.__name__} is a class: give a method, {method.__name__}()")
-    name = method or "auto"
+    name = "auto" if method is None else method
     if name in _BEST:
         name = DEFAULT_METHOD
     if name not in _BY_NAME:

@@ -328,8 +328,14 @@ def aliases(func: FuncOp) -> list[tuple[int, int]]:
     argument_of: dict[int, int] = {}
     for index, entry in enumerate(func.arg_attrs.data):
         alias = entry.data.get(ALIASING_OUTPUT)
-        if not isinstance(alias, IntegerAttr):
+        if alias is None:
             continue
+        if not isinstance(alias, IntegerAttr):
+            raise DiagnosticError(
+                func,
+                f"argument {index} of @{func.sym_name.data}: {ALIASING_OUTPUT} = {alias}: "
+                "expected the number of a result",
+            )
         result = alias.value.data
         if not 0 <= result < len(outputs):
             problem = f"and the last one is {len(outputs) - 1}"
@@ -354,11 +360,13 @@ def refuse_partitioned(module: ModuleOp, pass_name: str) -> None:
         if isinstance(func, FuncOp):
             for attrs in (func.arg_attrs, func.res_attrs):
                 if attrs is not None and any(GLOBAL in entry.data for entry in attrs):
+                    once = "run shard-partition once"
+                    if pass_name != "shard-partition":
+                        once = f"run {pass_name} before shard-partition"
                     raise DiagnosticError(
                         func,
                         f"{pass_name}: @{func.sym_name.data} is partitioned already (its "
-                        f"arguments and results say {GLOBAL}): run {pass_name} before "
-                        "shard-partition, and that once",
+                        f"arguments and results say {GLOBAL}): {once}",
                     )
 
 

@@ -49,7 +49,10 @@ def init_devices(count: int | None) -> list[Any]:
     import jax
 
     with _enough_threads():
-        devices = jax.devices()
+        try:
+            devices = jax.devices()
+        except RuntimeError as error:  # JAX_PLATFORMS names none, or a driver fails
+            raise DeviceError(f"JAX finds no devices: {error}") from error
     if count is not None and len(devices) < count:
         devices = _virtual_devices(count, devices)
     return devices if count is None else devices[:count]

@@ -307,3 +307,10 @@ def test_array_that_was_donated_before() -> None:
     step(state, x)
     with pytest.raises(RuntimeError, match="state has been deleted, as what an earlier call"):
         step(state, x)
+
+
+def test_arguments_of_the_wrong_type() -> None:
+    with pytest.raises(TypeError, match=r"batch_argnums=1.0: expected ints"):
+        autopar.parallelize(lambda x: x, batch_argnums=1.0)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="method='' is unknown"):
+        autopar.parallelize(lambda x: x, method="")

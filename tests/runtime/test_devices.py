@@ -87,3 +87,12 @@ def test_the_flag_of_xla(before: str, after: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XLA_FLAGS", before)
     devices._request_virtual_devices(6)  # pyright: ignore[reportPrivateUsage]
     assert os.environ["XLA_FLAGS"] == after
+
+
+def test_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("Unable to initialize backend 'foo'")
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(DeviceError, match="JAX finds no devices: Unable to initialize backend"):
+        init_devices(2)
