@@ -251,6 +251,7 @@ def parse_error_text(error: ParseError) -> tuple[str, int, int, str]:
 
 
 def parse_attribute_text(context: Context, text: str) -> Attribute:
+    """The attribute of a text; ParseError where it is none."""
     return IRParser(context, text).parse_attribute()
 
 
