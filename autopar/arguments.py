@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,7 +181,7 @@ def by_slot(leaves: Sequence[Leaf]) -> dict[Slot, list[int]]:
 def _as_tuple(value: Any, kind: type, what: str) -> tuple[Any, ...]:
     if value is None:
         return ()
-    values = (value,) if isinstance(value, int | str) else tuple(value)
+    values = tuple(value) if isinstance(value, Iterable) and type(value) is not str else (value,)
     for item in values:
         if not isinstance(item, kind):
             suffix = "argnums" if kind is int else "argnames"

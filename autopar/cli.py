@@ -17,7 +17,16 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .terminal import Progress, UsageError, configure_logging, write_error
+from .terminal import (
+    OUT_OF_MEMORY,
+    Progress,
+    UsageError,
+    configure_logging,
+    silence_stdout,
+    write_error,
+    write_json,
+    write_stdout,
+)
 
 if TYPE_CHECKING:
     from .dialects.diagnostics import Diagnostic
@@ -31,6 +40,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
+
+    def print_help(self, file: Any = None) -> None:
+        if file is None:
+            write_stdout(self.format_help())
+        else:
+            super().print_help(file)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -188,7 +203,7 @@ def _run(options: argparse.Namespace) -> int:
         progress.done(f"{len(report.results)} results in {request.outputs} ({seconds:.1f} s)")
     _show(report.remarks, remarks=options.remarks, quiet=options.quiet)
     if options.json:
-        _print_json(report.as_json())
+        write_json(report.as_json())
     return 0
 
 
@@ -196,13 +211,6 @@ def _show(diagnostics: Sequence[Diagnostic], *, remarks: bool, quiet: bool) -> N
     for diagnostic in diagnostics:
         if remarks or (diagnostic.severity == "warning" and not quiet):
             sys.stderr.write(diagnostic.text + "\n")
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    json.dump(value, sys.stdout, indent=2)
-    sys.stdout.write("\n")
 
 
 def _solve(options: argparse.Namespace) -> int:
@@ -215,9 +223,9 @@ def _solve(options: argparse.Namespace) -> int:
         solution = solve_file(request, progress)
         progress.done()
     if options.json:
-        _print_json(report(solution))
+        write_json(report(solution))
     elif not options.quiet:
-        sys.stdout.write(report_text(solution))
+        write_stdout(report_text(solution))
     return 0
 
 
@@ -231,9 +239,9 @@ def _profile_cluster(options: argparse.Namespace) -> int:
         cluster = profile_to_file(request, progress)
         progress.done()
     if options.json:
-        _print_json(report(cluster))
+        write_json(report(cluster))
     elif options.output is not None and not options.quiet:
-        sys.stdout.write(report_text(cluster))
+        write_stdout(report_text(cluster))
     return 0
 
 
@@ -242,9 +250,9 @@ def _env(options: argparse.Namespace) -> int:
 
     facts = environment()
     if options.json:
-        _print_json(facts)
+        write_json(facts)
     else:
-        sys.stdout.write(environment_text(facts))
+        write_stdout(environment_text(facts))
     return 0
 
 
@@ -272,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.version:
             from .environment import version_text
 
-            sys.stdout.write(version_text())
+            write_stdout(version_text())
             return 0
         if options.command is None:
             make_parser().print_help(sys.stderr)
@@ -283,8 +291,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         write_error(program, str(error))
         return 1
+    except MemoryError:
+        write_error(program, OUT_OF_MEMORY)
+        return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_stdout()
         return 1
     except KeyboardInterrupt:
         return 130
@@ -295,7 +306,7 @@ def _guarded(program: str, options: argparse.Namespace) -> int:
     """Runs a command; whatever goes wrong is one line."""
     try:
         return COMMANDS[options.command](options)
-    except (UsageError, BrokenPipeError, KeyboardInterrupt):
+    except (UsageError, BrokenPipeError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
         if os.environ.get("AUTOPAR_TRACEBACK"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 
 def apply(module: Any, pipeline: str) -> Any:
@@ -25,6 +25,10 @@ def apply(module: Any, pipeline: str) -> Any:
             f"apply expects a module in memory, got {type(module).__name__}: give "
             'jax.jit(f).lower(*args).compiler_ir("stablehlo"), or '
             "autopar.lowering.parse.parse_module(text) of MLIR text"
+        )
+    if not isinstance(cast(object, pipeline), str):
+        raise TypeError(
+            f"apply expects a pipeline text, as 'inline,cse', got {type(pipeline).__name__}"
         )
     load_installed_plugins()
     passes = build_pipeline(pipeline)

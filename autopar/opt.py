@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from .passes import PASSES, load_pass
-from .terminal import UsageError, write_error
+from .terminal import OUT_OF_MEMORY, UsageError, silence_stdout, write_error, write_stdout
 
 if TYPE_CHECKING:
     from xdsl.context import Context
@@ -127,15 +127,16 @@ def list_passes() -> str:
     """Every pass with its summary and options."""
     import dataclasses
 
-    from .passes.manager import option_help
+    from .passes.manager import option_help, option_types
 
     lines: list[str] = []
     for name in sorted(PASSES):
         lines.append(f"  --{name:28} {_summary(name)}")
         options = dataclasses.fields(load_pass(name))
         meanings = option_help(load_pass(name)) if options else {}
+        kinds = option_types(load_pass(name)) if options else {}
         for option in options:
-            text = f"      {option.name.replace('_', '-')}: {option.type}"
+            text = f"      {option.name.replace('_', '-')}: {kinds[option.name]}"
             if option.default not in (dataclasses.MISSING, None):
                 text += f" = {option.default}"
             meaning = meanings.get(option.name)
@@ -143,20 +144,31 @@ def list_passes() -> str:
     return "\n".join(lines) + "\n"
 
 
+DESCRIPTION = (
+    "Reads MLIR (StableHLO, chlo, sdy, mpmd, func, arith, shard, mesh, tosa, linalg), runs passes "
+    "in the order given, and prints the module."
+)
+OPTIONS: dict[str, str] = {
+    "-o FILE": "write to FILE instead of standard output",
+    "-p PIPELINE": "run a pipeline, pass{option=value},pass",
+    "--load=MODULE": "import a plug-in (dotted name or .py file) before the options behind it",
+    "--pass-pipeline=PIPELINE": "run a pipeline, builtin.module(pass{option=value},pass)",
+}
+"""The options that take a value."""
+
+
 def help_text() -> str:
     """The text of --help."""
+    import textwrap
+
     lines = [
         "usage: autopar-opt FILE|- [options] [passes]",
         "",
-        "Reads MLIR (StableHLO, chlo, sdy, mpmd, func, arith, shard, mesh, tosa, linalg), runs",
-        "passes in the order given, and prints the module.",
+        *textwrap.wrap(DESCRIPTION, 90),
         "",
         "options:",
-        f"  {'-o FILE':30} write to FILE instead of standard output",
-        f"  {'-p PIPELINE':30} pass{{option=value}},pass",
-        f"  {'--load=MODULE':30} import a plug-in (dotted name or .py file): rules, passes",
-        f"  {'--pass-pipeline=PIPELINE':30} builtin.module(pass{{option=value}},pass)",
     ]
+    lines += [f"  {name:30} {text}" for name, text in OPTIONS.items()]
     lines += [f"  --{name:28} {text}" for name, text in FLAGS.items()]
     lines += [
         "  aliases: " + ", ".join(f"--{a} = --{b}" for a, b in ALIASES.items() if len(a) > 1),
@@ -295,7 +307,7 @@ def internal_error(place: Place, current: str, error: BaseException) -> Exceptio
 
     from .dialects.diagnostics import DiagnosticError
 
-    text = str(error).strip() or "no message"
+    text = " ".join(str(error).split()) or "no message"
     if isinstance(error, VerifyException):
         return DiagnosticError(place, f"{current}: {text}")
     if isinstance(error, RecursionError):
@@ -419,34 +431,21 @@ def bytecode_text(name: str, data: bytes) -> str:
 
 
 def write_output(name: str, text: str) -> None:
-    """Write a file, `-` for standard output; UsageError if it cannot be written."""
-    stdout: TextIO | None = sys.stdout  # None: closed
+    """Write a file, whole or not at all, `-` for standard output; UsageError if it cannot be."""
     if name == "-":
-        if stdout is None:
-            raise UsageError("cannot write -: standard output is closed")
-        try:
-            stdout.write(text)
-            stdout.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            _silence_stdout()
-            raise UsageError(f"cannot write -: {error.strerror}") from None
+        write_stdout(text)
         return
-    try:
-        with open(name, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"cannot write {name}: {error.strerror}") from None
+    from .files import output_path, write_whole
 
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode())
 
-def _silence_stdout() -> None:
-    """Lets no second error come at exit, when what is left of the output is written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    write_whole(output_path(name), write)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status."""
+    from .files import output_path
     from .passes.manager import PipelineError
 
     informing: dict[str, Callable[[], str]] = {
@@ -464,6 +463,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write_output("-", text())
                 return 0
         filename = options.files[0] if options.files else "-"
+        if options.output != "-":
+            output_path(options.output)  # says at once what is wrong
         errors = sys.stderr or io.StringIO()  # None: closed
         output, success = run(options, read_input(filename), filename, errors)
         if success or options.output == "-":
@@ -473,7 +474,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_error("autopar-opt", str(error))
         return 1
     except BrokenPipeError:
-        _silence_stdout()  # the reader of a pipe has gone: nothing more to say
+        silence_stdout()  # the reader of a pipe has gone: nothing more to say
+        return 1
+    except MemoryError:
+        write_error("autopar-opt", OUT_OF_MEMORY)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
-from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute
 
-from autopar.dialects.autopar import GLOBAL, aliases, result_sharding, sharding_of, stated_grid
+from autopar.dialects.autopar import GLOBAL, aliases, result_sharding, sharding_of
 from autopar.dialects.diagnostics import Diagnostic, collect_remarks
-from autopar.dialects.shard import grid_of
+from autopar.dialects.shard import user_grid
 from autopar.dialects.sharding import Grid, Sharding, parse_axis
 from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.cost.flops import flops_of
@@ -69,7 +68,7 @@ class Plan:
         with collect_remarks() as remarks:
             module = road.at("spmd")
         func = main_function(module)
-        grid = _user_grid(module)
+        grid = user_grid(module)
         args = func.body.block.args
         last = func.body.block.last_op
         assert last is not None
@@ -154,12 +153,6 @@ class Plan:
     def _remark_rows(self) -> Iterator[str]:
         for text, count in Counter(r.text for r in self.remarks).items():
             yield f"  {text}" + (f" ({count} times)" if count > 1 else "")
-
-
-def _user_grid(module: ModuleOp) -> Grid:
-    """The grid as the user gave it; partitioning may have cut its axes into smaller ones."""
-    grid = grid_of(module)
-    return stated_grid(module, grid.name) or grid
 
 
 def _value(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import IO, Any, NamedTuple
 from .files import output_path, write_whole
 from .passes.cost.cluster import Cluster, Device, Link, write_cluster
 from .passes.cost.collectives import all_gather_bytes, all_reduce_bytes
-from .terminal import Progress
+from .terminal import Progress, write_stdout
 
 DEFAULT_DEVICES = 8
 """Virtual CPU devices where there are no real ones."""
@@ -73,7 +72,7 @@ def profile_to_file(request: Request, progress: Progress) -> Cluster:
     cluster, text = profile(request, progress)
     if path is None:
         progress.done()
-        sys.stdout.write(text)
+        write_stdout(text)
         return cluster
 
     def write(file: IO[bytes]) -> None:

@@ -1,4 +1,7 @@
-"""`autopar run`: a global, annotated module on N devices of this machine, with global arrays.
+"""`autopar run`: a module on N devices of this machine, with global arrays.
+
+The module is a global, annotated one, or, with other `--passes`, of any level that they bring to
+one program for every device: what the arrays are is read off that.
 
 Arrays are named arg0, arg1, … and out0, out1, … in @main's order and keep their dtypes; what an npz
 file cannot hold is read and written wider: bf16, f8 and the like as float32, i4 and i2 as int8.
@@ -21,8 +24,9 @@ from xdsl.ir import Attribute
 from xdsl.utils.hints import isa
 
 from .dialects import make_context
-from .dialects.constants import UnsupportedElementType, numpy_dtype
+from .dialects.constants import UnsupportedElementType, element_type_of_dtype, numpy_dtype
 from .dialects.diagnostics import Diagnostic, DiagnosticError, collect_remarks
+from .dialects.stablehlo import CustomCallOp
 from .dump import Dump
 from .files import output_path, write_whole
 from .lowering.parse import parse_module
@@ -30,6 +34,7 @@ from .lowering.program import DeviceProgram, Layout, device_program
 from .opt import parse_arguments, read_input, transform
 from .passes.manager import PassSpec, build_pipeline, parse_pipeline
 from .passes.pipelines import RUN
+from .passes.walk import inner_ops
 from .terminal import Progress, UsageError
 
 if TYPE_CHECKING:
@@ -95,8 +100,7 @@ def run(request: Request, progress: Progress) -> Report:
     progress.step(f"reading {request.module}")
     context = make_context()
     module = parse_module(read_input(request.module), request.module, context)
-    types = main_arguments(module)
-    arrays = read_arrays(request.inputs, types)
+    check_main(module)
     clock.lap("read")
     progress.step("partitioning")
     dump = Dump(module, context)
@@ -110,8 +114,10 @@ def run(request: Request, progress: Progress) -> Report:
         program = device_program(module)
     report.remarks = remarks
     _check_devices(program, request.devices)
-    _check_results(program)
+    _check_whole(program)
     clock.lap("partition")
+    arrays = read_arrays(request.inputs, [global_type(a) for a in program.arguments])
+    clock.lap("read")
     results = execute(program, arrays, request.devices, report, progress, clock)
     progress.step(f"writing {request.outputs}")
     write_arrays(target, {f"out{i}": a for i, a in enumerate(results)})
@@ -139,7 +145,13 @@ def execute(
     report.grid = dict(program.grid.axes)
     progress.step(f"compiling for {devices} {report.platform} devices")
     with jax.enable_x64(True):  # 64-bit arrays keep their dtype
-        executable = MeshExecutable(program, local)
+        try:
+            executable = MeshExecutable(program, local)
+        except RuntimeError as error:  # XLA's
+            found = _at_custom_call(program.module, str(error))
+            if found is None:
+                raise
+            raise found from error
         clock.lap("compile")
         progress.step(f"running on {devices} {report.platform} devices")
         placed = [
@@ -159,6 +171,15 @@ def execute(
     return results
 
 
+def _at_custom_call(module: ModuleOp, reason: str) -> DiagnosticError | None:
+    """An error of XLA's about the target of a custom_call, at that op; None for others."""
+    if "NOT_FOUND" in reason and "custom call" in reason:
+        for op in inner_ops(module):
+            if isinstance(op, CustomCallOp) and f" {op.call_target_name.data} " in reason:
+                return DiagnosticError(op, f"'{op.name}' op: {reason.partition(': ')[2] or reason}")
+    return None
+
+
 class _Clock:
     """Seconds of each step."""
 
@@ -168,7 +189,7 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self._seconds[name] = round(now - self._start, 4)
+        self._seconds[name] = round(self._seconds.get(name, 0.0) + now - self._start, 4)
         self._start = now
 
 
@@ -184,14 +205,13 @@ def _described(prefix: str, index: int, layout: Layout) -> dict[str, Any]:
 # ---- what the module asks for --------------------------------------------------------------------
 
 
-def main_arguments(module: ModuleOp) -> list[TensorType[Attribute]]:
-    """The types of @main's arguments; DiagnosticError where no array can be given."""
+def check_main(module: ModuleOp) -> None:
+    """DiagnosticError where @main's arguments or results are none that arrays can stand for."""
     main = next(
         (op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main"), None
     )
     if main is None or main.is_declaration:
         raise DiagnosticError(module, "the module has no function @main to run")
-    types: list[TensorType[Attribute]] = []
     kinds = (("argument", main.function_type.inputs), ("result", main.function_type.outputs))
     for what, sequence in kinds:
         for index, type_ in enumerate(sequence):
@@ -208,9 +228,11 @@ def main_arguments(module: ModuleOp) -> list[TensorType[Attribute]]:
                 numpy_dtype(type_.element_type)
             except UnsupportedElementType as error:
                 raise DiagnosticError(main, f"{what} {index} of @main: {error}") from None
-            if what == "argument":
-                types.append(type_)
-    return types
+
+
+def global_type(layout: Layout) -> TensorType[Attribute]:
+    """The type of a whole array."""
+    return TensorType(element_type_of_dtype(layout.dtype), layout.shape)
 
 
 def _shape(type_: TensorType[Attribute]) -> str:
@@ -228,7 +250,7 @@ def _check_devices(program: DeviceProgram, devices: int) -> None:
         )
 
 
-def _check_results(program: DeviceProgram) -> None:
+def _check_whole(program: DeviceProgram) -> None:
     """Every argument and result has a global type: the passes have made a whole program."""
     for what, layouts in (("argument", program.arguments), ("result", program.results)):
         for index, layout in enumerate(layouts):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .methods import method_names
-from .terminal import Progress, coloured
+from .terminal import Progress, coloured, write_json, write_stdout
 
 DEFAULT_DEVICES = 8
 """Virtual CPU devices where there are no real ones."""
@@ -346,16 +346,13 @@ def run_selftest(devices: int | None, *, quiet: bool = False, as_json: bool = Fa
                 _print(results[-1])
     failed = [result["layer"] for result in results if not result["ok"]]
     if as_json:
-        import json
-
-        json.dump({"version": 1, "ok": not failed, "checks": results}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        write_json({"version": 1, "ok": not failed, "checks": results})
     elif failed:
-        print(f"autopar does not work here: the layer '{failed[0]}' fails", end="")
-        print(f" (and {', '.join(failed[1:])})" if failed[1:] else "")
+        others = f" (and {', '.join(failed[1:])})" if failed[1:] else ""
+        write_stdout(f"autopar does not work here: the layer '{failed[0]}' fails{others}\n")
     elif shown:
         total = sum(result["seconds"] for result in results)
-        print(f"autopar works here ({len(results)} layers, {total:.1f} s)")
+        write_stdout(f"autopar works here ({len(results)} layers, {total:.1f} s)\n")
     return 1 if failed else 0
 
 
@@ -373,7 +370,7 @@ def _print(result: dict[str, Any]) -> None:
     text, colour = ("ok  ", "green") if result["ok"] else ("FAIL", "red")
     verdict = coloured(text, colour, sys.stdout)
     message = f"  {result['message']}" if result["message"] else ""
-    print(f"{verdict}  {result['layer']:14} {result['seconds']:6.2f} s{message}")
+    write_stdout(f"{verdict}  {result['layer']:14} {result['seconds']:6.2f} s{message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,20 +14,50 @@ from typing import Self, TextIO
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
 
+OUT_OF_MEMORY = "out of memory"
+
+
 class UsageError(Exception):
     """A wrong command line or file; the message is one line."""
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody is watching: a terminal that can move its cursor."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody is watching: a terminal that can move its cursor (None: closed)."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def coloured(text: str, colour: str, stream: TextIO) -> str:
+def coloured(text: str, colour: str, stream: TextIO | None) -> str:
     """The text in a colour, if the stream is a terminal and NO_COLOR is unset."""
     if os.environ.get("NO_COLOR") or not is_terminal(stream):
         return text
     return f"\033[{_COLOURS[colour]}m{text}\033[0m"
+
+
+def write_stdout(text: str) -> None:
+    """Writes to standard output; UsageError where it is closed or full."""
+    stream: TextIO | None = sys.stdout  # None: closed
+    if stream is None:
+        raise UsageError("cannot write -: standard output is closed")
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence_stdout()
+        raise UsageError(f"cannot write -: {error.strerror}") from None
+
+
+def write_json(value: object) -> None:
+    """Writes a report to standard output."""
+    import json
+
+    write_stdout(json.dumps(value, indent=2) + "\n")
+
+
+def silence_stdout() -> None:
+    """Lets no second error come at exit, when what is left of the output is written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_error(program: str, message: str) -> None:

@@ -24,10 +24,11 @@ autopar.init(devices=8)
 
 import jax  # noqa: E402  (devices are set up before JAX starts)
 
+from autopar.dialects.shard import user_grid  # noqa: E402
 from autopar.passes.cost.cluster import Cluster, read_cluster  # noqa: E402
 from autopar.passes.cost.liveness import memory_of  # noqa: E402
 from autopar.passes.cost.prices import CostModel  # noqa: E402
-from autopar.passes.cost.program import Price, price_of, user_grid  # noqa: E402
+from autopar.passes.cost.program import Price, price_of  # noqa: E402
 from autopar.passes.cost.report import collectives_of  # noqa: E402
 from autopar.profile_cluster import Request, profile  # noqa: E402
 from autopar.terminal import Progress  # noqa: E402

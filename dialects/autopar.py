@@ -8,7 +8,7 @@ read and write it; they touch no more than the attribute, for they run for every
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -38,6 +38,7 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.hints import isa
 
 from .diagnostics import DiagnosticError
 from .sharding import Axes, Grid, Sharding
@@ -108,13 +109,19 @@ def grid_attribute(grid: Grid) -> DictionaryAttr:
 def stated_grid(module: ModuleOp, name: str = "mesh") -> Grid | None:
     """The user's grid as `autopar.grid` of a decided module has it; None where it is absent."""
     attr = module.attributes.get(GRID)
-    if not isinstance(attr, DictionaryAttr):
+    if attr is None:
         return None
-    axes, shape = attr.data["axes"], attr.data["shape"]
-    assert isinstance(axes, ArrayAttr) and isinstance(shape, DenseArrayBase)
-    names = [axis.data for axis in cast("ArrayAttr[StringAttr]", axes)]
-    sizes = [int(size) for size in shape.get_values()]
-    return Grid(name, tuple(zip(names, sizes, strict=True)))
+    axes = shape = None
+    if isinstance(attr, DictionaryAttr):
+        axes, shape = attr.data.get("axes"), attr.data.get("shape")
+    if isa(axes, ArrayAttr[StringAttr]) and isinstance(shape, DenseArrayBase):
+        names = [axis.data for axis in axes]
+        sizes = [int(size) for size in shape.get_values()]
+        if len(set(names)) == len(names) == len(sizes) and all(size >= 1 for size in sizes):
+            return Grid(name, tuple(zip(names, sizes, strict=True)))
+    raise DiagnosticError(
+        module, f'{GRID} = {attr} is no grid: {{axes = ["x"], shape = array<i64: 2>}} is one'
+    )
 
 
 @irdl_attr_definition
@@ -321,8 +328,14 @@ def aliases(func: FuncOp) -> list[tuple[int, int]]:
     argument_of: dict[int, int] = {}
     for index, entry in enumerate(func.arg_attrs.data):
         alias = entry.data.get(ALIASING_OUTPUT)
-        if not isinstance(alias, IntegerAttr):
+        if alias is None:
             continue
+        if not isinstance(alias, IntegerAttr):
+            raise DiagnosticError(
+                func,
+                f"argument {index} of @{func.sym_name.data}: {ALIASING_OUTPUT} = {alias}: "
+                "expected the number of a result",
+            )
         result = alias.value.data
         if not 0 <= result < len(outputs):
             problem = f"and the last one is {len(outputs) - 1}"
@@ -347,11 +360,13 @@ def refuse_partitioned(module: ModuleOp, pass_name: str) -> None:
         if isinstance(func, FuncOp):
             for attrs in (func.arg_attrs, func.res_attrs):
                 if attrs is not None and any(GLOBAL in entry.data for entry in attrs):
+                    once = "run shard-partition once"
+                    if pass_name != "shard-partition":
+                        once = f"run {pass_name} before shard-partition"
                     raise DiagnosticError(
                         func,
                         f"{pass_name}: @{func.sym_name.data} is partitioned already (its "
-                        f"arguments and results say {GLOBAL}): run {pass_name} before "
-                        "shard-partition, and that once",
+                        f"arguments and results say {GLOBAL}): {once}",
                     )
 
 

@@ -56,10 +56,12 @@ def parse_integers(parser: AttrParser) -> tuple[int, ...]:
 
 
 def parse_axes_in_braces(parser: AttrParser) -> Axes:
+    """Parses `{"x", "y":(1)2}`."""
     return parse_list(parser, parse_axis_ref, AttrParser.Delimiter.BRACES)
 
 
 def parse_axes_in_brackets(parser: AttrParser) -> Axes:
+    """Parses `["x", "y":(1)2]`."""
     return parse_list(parser, parse_axis_ref)
 
 
@@ -86,6 +88,7 @@ def parse_dim_sharding(parser: AttrParser) -> DimSharding:
 
 
 def parse_dims(parser: AttrParser) -> tuple[DimSharding, ...]:
+    """Parses `[{"x"}, {?}]`."""
     return parse_list(parser, parse_dim_sharding)
 
 
@@ -124,6 +127,7 @@ def parse_sharding(parser: AttrParser) -> Sharding:
 
 
 def braced(axes: Sequence[AxisRef]) -> str:
+    """Axes as `{"x", "y":(1)2}`."""
     return "{" + ", ".join(map(str, axes)) + "}"
 
 

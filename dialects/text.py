@@ -89,8 +89,13 @@ class IRParser(Parser):
         return line, offset - self._line_starts[line - 1] + 1
 
     def parse_optional_operation(self) -> Operation | None:
-        start = self._current_token.span.start
-        operation = super().parse_optional_operation()
+        token = self._current_token.span
+        start = token.start
+        try:
+            operation = super().parse_optional_operation()
+        except (AssertionError, AttributeError, LookupError, TypeError) as error:
+            # xDSL's parsers of some operations take it for granted that nothing is missing
+            self.raise_error(f"this operation cannot be read: {error}", at_position=token)
         if isinstance(operation, FuncOp) and not operation.body.blocks:
             self._read_declared_attributes(operation, start)
         if operation is not None and isinstance(operation.location, UnknownLoc):
@@ -240,10 +245,13 @@ def parse_error_text(error: ParseError) -> tuple[str, int, int, str]:
     newline = b"\n" if isinstance(before, bytes) else "\n"
     line = before.count(newline) + 1  # pyright: ignore[reportArgumentType]
     column = span.start - (before.rfind(newline) + 1) + 1  # pyright: ignore[reportArgumentType]
-    return span.input.name, line, column, error.msg
+    first = content[span.start : span.start + 1]
+    message = error.msg.replace("{first_char}", str(first))  # xDSL's lexer leaves it in
+    return span.input.name, line, column, message
 
 
 def parse_attribute_text(context: Context, text: str) -> Attribute:
+    """The attribute of a text; ParseError where it is none."""
     return IRParser(context, text).parse_attribute()
 
 
@@ -297,7 +305,8 @@ def mlir_attributes(context: Context, text: str) -> dict[str, Attribute]:
 
 def mlir_attribute(context: Context, text: str) -> Attribute:
     """The attribute of a text that MLIR has printed; what xDSL cannot read stays as it is, and so
-    do resources, which are not in the text."""
+    do resources, which are not in the text. LiteralError where it is one of ours that is wrong:
+    MLIR takes any text for an attribute of a dialect that it does not know."""
     text = text.strip()
     try:
         parser = IRParser(context, text)
@@ -307,8 +316,10 @@ def mlir_attribute(context: Context, text: str) -> Attribute:
             return attribute
     except RecursionError:
         raise
-    except Exception:
-        pass
+    except Exception as error:
+        if text.startswith("#autopar."):
+            reason = error.msg if isinstance(error, ParseError) else str(error)
+            raise LiteralError(f"{text} cannot be read: {reason}") from None
     if text[:1] == "[":
         return ArrayAttr([mlir_attribute(context, part) for part in _parts(text[1:-1], ",")])
     if text[:1] == "{":

@@ -12,6 +12,7 @@ method is that of one device (`--method single`).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import sysconfig
 import time
@@ -70,6 +71,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("steps", "batch_size", "num_micro_batches", "checkpoint_every", "decay_steps"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
+    if not 0 <= args.seed < 2**32:
+        parser.error(f"--seed {args.seed}: expected at least 0 and less than 2**32")
+    if not 0.0 < args.learning_rate < float("inf"):
+        parser.error(f"--learning-rate {args.learning_rate}: expected a number above 0")
+    if args.sample_bytes < 0:
+        parser.error(f"--sample-bytes {args.sample_bytes}: expected at least 0")
     folder = args.checkpoint_dir
     if args.resume and folder is None:
         parser.error("--resume needs --checkpoint-dir")
@@ -189,6 +196,21 @@ def sample(config: Any, params: Any, prompt: bytes, count: int, seed: int) -> st
     return bytes(text).decode("utf-8", "replace")
 
 
+def check_plot(path: Path) -> None:
+    """Ends the program where `save_plot` could not write its picture after hours of training."""
+    from matplotlib.figure import Figure
+
+    kinds = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise SystemExit(f"error: --plot {path}: expected a name that ends in .{', .'.join(kinds)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"error: --plot {path}: {error.strerror}") from None
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise SystemExit(f"error: --plot {path} cannot be written")
+
+
 def save_plot(losses: list[float], start: int, path: Path, method: str) -> None:
     """The loss curve as a picture."""
     import matplotlib
@@ -202,7 +224,6 @@ def save_plot(losses: list[float], start: int, path: Path, method: str) -> None:
     axes.set_ylabel("loss (nats a byte)")
     axes.set_title(f"byte-level GPT, {method}")
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -259,6 +280,7 @@ def planned(step: Any, state: Any, batch: Any) -> Any:
 def train(argv: list[str] | None = None) -> list[float]:
     """Runs the example; gives the loss of every step."""
     args = parse_args(argv)
+    check_plot(args.plot)
     if args.method != "single":
         autopar.init(devices=int(np.prod(args.mesh_shape)))
     from tqdm import tqdm
@@ -321,6 +343,8 @@ def main() -> int:
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

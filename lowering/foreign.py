@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from io import StringIO
 
 from xdsl.context import Context
@@ -34,6 +35,7 @@ _CUSTOM = re.compile(
 _GENERIC = re.compile(
     rf'^[ \t]*(?P<statement>(?:{_RESULTS})?"(?P<name>(?:{_NAMES})\.[a-z_]\w*)"\()', re.MULTILINE
 )
+_OP_NAME = re.compile(r"[a-z_]\w*\.[a-z_]\w*")
 _ALIAS = re.compile(r"^[#!][\w$.\-]+\s*=", re.MULTILINE)
 _BLANKED = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*')
 
@@ -115,8 +117,11 @@ def to_generic(context: Context, text: str, filename: str) -> str:
     """The text with every foreign statement in generic form."""
     blanked = blank(text)
     disguise = text_needs_disguise(text)
-    parser = _StatementParser(context, text, filename)
-    parser.read_aliases(blanked)
+    try:
+        parser = _StatementParser(context, text, filename)
+        parser.read_aliases(blanked)
+    except ParseError as error:
+        raise parse_error(error) from None
     parts: list[str] = []
     position = 0
     statements = [(m.start(), len(m["results"] or "")) for m in _CUSTOM.finditer(blanked)]
@@ -129,12 +134,13 @@ def to_generic(context: Context, text: str, filename: str) -> str:
         try:
             op, end, names = parser.statement(start)
         except ParseError as error:
+            name = _OP_NAME.match(text, start + results)
+            if name is not None and issubclass(context.get_op(name[0]), UnregisteredOp):
+                raise _refused(parser, filename, start, _unknown(context, name[0])) from None
             raise parse_error(error) from None
         except Exception as error:
-            raise DiagnosticError(
-                FileLineColLoc(StringAttr(filename), *map(IntAttr, parser.position_of(start))),
-                str(error),
-            ) from None
+            message = f"this operation cannot be read: {error}"
+            raise _refused(parser, filename, start, message) from None
         if isinstance(op, UnregisteredOp):
             continue
         if disguise and isinstance(op, GridOp):
@@ -145,6 +151,18 @@ def to_generic(context: Context, text: str, filename: str) -> str:
         parts += [text[position : start + results], statement, newlines]
         position = end
     return "".join([*parts, text[position:]])
+
+
+def _refused(parser: _StatementParser, filename: str, offset: int, message: str) -> DiagnosticError:
+    place = parser.position_of(offset)
+    return DiagnosticError(FileLineColLoc(StringAttr(filename), *map(IntAttr, place)), message)
+
+
+def _unknown(context: Context, name: str) -> str:
+    dialect = name.partition(".")[0] + "."
+    known = [op.name for op in context.loaded_ops if op.name.startswith(dialect)]
+    close = get_close_matches(name, known, n=1)
+    return f"'{name}' op is not known" + (f"; did you mean '{close[0]}'?" if close else "")
 
 
 def to_custom(context: Context, text: str) -> str:

@@ -46,7 +46,7 @@ from .bytecode_reader import (
     strings_are_utf8,
 )
 from .native_attributes import Attributes
-from .native_text import Native, is_known, op_name, properties_in_text, unknown_ops
+from .native_text import Native, is_known, op_name, unknown_ops
 
 
 class _OpClass(NamedTuple):
@@ -119,8 +119,7 @@ class _Importer:
         properties: dict[str, Attribute] = {}
         shared = True
         if op_class.unknown and (texts := self._unknown_ops()):
-            told = properties_in_text(self.context, texts.pop())
-            properties = self._found.resolved(native, told)
+            properties = self._found.properties(native, texts.pop())
             shared = False
         if op_class.property_names is None:
             if "op_name__" in attributes:

@@ -45,7 +45,13 @@ from autopar.dialects.text import (
 )
 from autopar.dialects.unverified import dictionary, unverified
 
-from .native_text import Native, attributes_in_text, generic_text, string_in
+from .native_text import (
+    Native,
+    attributes_in_text,
+    generic_text,
+    properties_in_text,
+    string_in,
+)
 
 UNKNOWN = UnknownLoc()
 
@@ -163,21 +169,26 @@ class Attributes:
     def named(self, op: Native, *, known: bool = True) -> dict[str, Attribute]:
         """All attributes of an operation, the properties that jaxlib knows among them."""
         try:
-            return {name: self.attribute(item) for name, item in op.attributes.items()}
-        except (TypeError, RuntimeError):
-            # jaxlib has no Python class for one of them (complex constants raise TypeError as soon
-            # as they are touched), or a name is not UTF-8
-            properties, attributes = attributes_in_text(self.context, generic_text(op))
-            return self.resolved(op, {**properties, **attributes} if known else attributes)
+            try:
+                return {name: self.attribute(item) for name, item in op.attributes.items()}
+            except (TypeError, RuntimeError):
+                # jaxlib has no Python class for one of them (complex constants raise TypeError as
+                # soon as they are touched), or a name is not UTF-8
+                properties, attributes = attributes_in_text(self.context, generic_text(op))
+                return self._resolved({**properties, **attributes} if known else attributes)
         except LiteralError as error:
             raise DiagnosticError(self.location(op.location), str(error)) from None
 
-    def resolved(self, op: Native, found: dict[str, Attribute]) -> dict[str, Attribute]:
-        """Attributes of an op that were read from text, with constants in place of resources."""
+    def properties(self, op: Native, line: str) -> dict[str, Attribute]:
+        """The properties of an op, of which `line` is the first in generic form."""
         try:
-            return {name: self._with_resources(item) for name, item in found.items()}
+            return self._resolved(properties_in_text(self.context, line))
         except LiteralError as error:
             raise DiagnosticError(self.location(op.location), str(error)) from None
+
+    def _resolved(self, found: dict[str, Attribute]) -> dict[str, Attribute]:
+        """Attributes that were read from text, with constants in place of resources."""
+        return {name: self._with_resources(item) for name, item in found.items()}
 
     def type(self, native: Native) -> Attribute:
         found = self._types.get(native)

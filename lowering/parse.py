@@ -17,6 +17,7 @@ from xdsl.ir import Operation
 from xdsl.utils.exceptions import DiagnosticException, VerifyException
 
 from autopar.dialects import make_context
+from autopar.dialects.attributes import AttributeChecker
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.text import parse_text
 
@@ -40,9 +41,11 @@ def parse_module(
     native = parse_native(text, filename)
     module = import_module(native, context, filename=filename)
     undisguise(module)
+    check = AttributeChecker()
     for op in module.walk():
         if op.name.partition(".")[0] in FOREIGN_DIALECTS:
             verify_op(op)
+        check(op)
     return module
 
 
@@ -99,5 +102,7 @@ def verify_op(op: Operation) -> None:
 
 def verify(module: ModuleOp) -> None:
     """xDSL's verification of a module; slow, for user text where there is no jaxlib."""
+    check = AttributeChecker()
     for op in module.walk():
         verify_op(op)
+        check(op)

@@ -5,6 +5,7 @@ Read off a module after `convert-shard-to-stablehlo`; nothing else tells the run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,14 +16,16 @@ from xdsl.dialects.builtin import (
     StringAttr,
     TensorType,
 )
-from xdsl.dialects.func import FuncOp
+from xdsl.dialects.func import CallOp, FuncOp
 from xdsl.ir import Attribute, Operation
+from xdsl.utils.hints import isa
 
-from autopar.dialects.autopar import GRID, LAYOUT, aliases, stated_grid
+from autopar.dialects.autopar import GRID, LAYOUT, aliases, entries_of, stated_grid
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import op_name
-from autopar.dialects.sharding import Grid
+from autopar.dialects.sharding import DimSharding, Grid, Sharding, local_shape, parse_axis
+from autopar.passes.sharding.propagation.check import ShardingChecker
 from autopar.passes.walk import inner_ops
 
 
@@ -55,8 +58,9 @@ class DeviceProgram:
 def device_program(module: ModuleOp) -> DeviceProgram:
     """Reads the contract's attributes off a per-device module.
 
-    DiagnosticError where the module has not been through convert-shard-to-stablehlo, and for an op
-    that XLA does not know (it would end the process).
+    DiagnosticError where the module has not been through convert-shard-to-stablehlo, and for what
+    would end the process in XLA: an op that it does not know, recursion, arrays of other sizes than
+    @main's.
     """
     grid = _grid(module)
     _check_ops(module)
@@ -65,8 +69,10 @@ def device_program(module: ModuleOp) -> DeviceProgram:
     )
     if func is None:
         raise DiagnosticError(module, "a per-device module needs a function @main")
-    arguments = _layouts(func, func.arg_attrs, "argument")
-    results = _layouts(func, func.res_attrs, "result")
+    inputs, outputs = func.function_type.inputs.data, func.function_type.outputs.data
+    reader = _LayoutReader(func, grid)
+    arguments = reader.read(func.arg_attrs, inputs, "argument")
+    results = reader.read(func.res_attrs, outputs, "result")
     return DeviceProgram(module, grid, arguments, results, tuple(aliases(func)))
 
 
@@ -75,7 +81,10 @@ _RUNNABLE = frozenset({"builtin", "chlo", "func", "stablehlo"})
 
 def _check_ops(module: ModuleOp) -> None:
     checked: set[type[Operation]] = set()
+    calls: list[CallOp] = []
     for op in inner_ops(module):
+        if type(op) is CallOp:
+            calls.append(op)
         if type(op) in checked:
             continue
         checked.add(type(op))
@@ -86,6 +95,37 @@ def _check_ops(module: ModuleOp) -> None:
                 f"'{name}' op: XLA runs StableHLO only; convert the op, or make it a "
                 "stablehlo.custom_call to a registered target",
             )
+    if calls:
+        _check_calls(calls)
+
+
+def _check_calls(calls: Sequence[CallOp]) -> None:
+    """Refuses functions that call themselves, directly or not."""
+    called: dict[str, list[CallOp]] = {}
+    for call in calls:
+        scope = call.parent_op()
+        while scope is not None and not isinstance(scope, FuncOp):
+            scope = scope.parent_op()
+        if scope is not None:
+            called.setdefault(scope.sym_name.data, []).append(call)
+    finished: set[str] = set()
+    for root in called:
+        path = {root: iter(called[root])}  # a function on the way, and its calls to follow
+        while path:
+            name, rest = next(reversed(path.items()))
+            call = next(rest, None)
+            if call is None:
+                path.popitem()
+                finished.add(name)
+                continue
+            callee = call.callee.string_value()
+            if callee in path:
+                raise DiagnosticError(
+                    call,
+                    f"@{callee} calls itself: XLA knows no recursion, write a stablehlo.while",
+                )
+            if callee not in finished:
+                path[callee] = iter(called.get(callee, ()))
 
 
 def _grid(module: ModuleOp) -> Grid:
@@ -99,35 +139,56 @@ def _grid(module: ModuleOp) -> Grid:
     return grid
 
 
-def _layouts(
-    func: FuncOp, attrs: ArrayAttr[DictionaryAttr] | None, what: str
-) -> tuple[Layout, ...]:
-    if attrs is None:
-        return ()
-    layouts: list[Layout] = []
-    seen: dict[int, Layout] = {}
-    for index, entry in enumerate(attrs.data):
-        attr = entry.data.get(LAYOUT)
+class _LayoutReader:
+    """Reads the layouts of a function's boundary, and checks them against its types."""
+
+    def __init__(self, func: FuncOp, grid: Grid) -> None:
+        self._func = func
+        self._grid = grid
+        self._check = ShardingChecker({grid.name: grid})
+        self._read: dict[tuple[int, int], Layout] = {}  # by identity of layout and type
+
+    def read(
+        self, attrs: ArrayAttr[DictionaryAttr] | None, types: Sequence[Attribute], what: str
+    ) -> tuple[Layout, ...]:
+        layouts: list[Layout] = []
+        for index, (entry, type_) in enumerate(
+            zip(entries_of(attrs, len(types)), types, strict=True)
+        ):
+            attr = entry.data.get(LAYOUT)
+            layout = self._read.get((id(attr), id(type_)))
+            if layout is None:
+                layout = self._layout(attr, type_, f"{what} {index} of @main")
+                self._read[id(attr), id(type_)] = layout
+            layouts.append(layout)
+        return tuple(layouts)
+
+    def _layout(self, attr: Attribute | None, local: Attribute, what: str) -> Layout:
         if not isinstance(attr, DictionaryAttr):
-            raise DiagnosticError(func, f"{what} {index} of @main has no {LAYOUT}")
-        layout = seen.get(id(attr))
-        if layout is None:
-            layout = seen[id(attr)] = _layout(attr)
-        layouts.append(layout)
-    return tuple(layouts)
-
-
-def _layout(attr: DictionaryAttr) -> Layout:
-    whole = attr.data.get("global")
-    if not isinstance(whole, TensorType):
-        return Layout((), (), None)
-    whole = cast("TensorType[Attribute]", whole)
-    dims = cast(ArrayAttr[Attribute], attr.data["dims"])
-    axes = tuple(tuple(_strings(dim)) for dim in dims)
-    dtype = numpy_dtype(whole.element_type)
-    return Layout(axes, whole.get_shape(), dtype, "partial" in attr.data)
-
-
-def _strings(attr: Attribute) -> list[str]:
-    texts = cast(ArrayAttr[StringAttr], attr)
-    return [text.data for text in texts]
+            raise DiagnosticError(self._func, f"{what} has no {LAYOUT}")
+        whole = attr.data.get("global")
+        if not isinstance(whole, TensorType):
+            if isinstance(local, TensorType):
+                raise DiagnosticError(
+                    self._func, f"{what} is {local}, its {LAYOUT} names no global tensor type"
+                )
+            return Layout((), (), None)
+        whole = cast("TensorType[Attribute]", whole)
+        axes = attr.data.get("dims")
+        if not isa(axes, ArrayAttr[ArrayAttr[StringAttr]]):
+            raise DiagnosticError(self._func, f"{what}: {LAYOUT} has no lists of axes: {attr}")
+        names = tuple(tuple(name.data for name in dim) for dim in axes)
+        dims = tuple(DimSharding(tuple(parse_axis(name) for name in dim)) for dim in names)
+        sharding = Sharding(self._grid.name, dims)
+        self._check(sharding, whole.get_num_dims(), self._func, what)
+        expected = TensorType(
+            whole.element_type, local_shape(whole.get_shape(), sharding, self._grid)
+        )
+        if local != expected:
+            raise DiagnosticError(
+                self._func,
+                f"{what} is {local}, its {LAYOUT} of {whole} says {expected}: a device's part of a "
+                "dimension is ceil(global size / parts)",
+            )
+        dtype = numpy_dtype(whole.element_type)
+        return Layout(names, whole.get_shape(), dtype, "partial" in attr.data)

@@ -32,6 +32,7 @@ __all__ = [
     "build_pass",
     "build_pipeline",
     "option_help",
+    "option_types",
     "parse_options",
     "parse_pipeline",
     "run_passes",
@@ -75,6 +76,18 @@ def option_help(cls: type[ModulePass]) -> dict[str, str]:
             case _:
                 pass
     return documents
+
+
+def option_types(cls: type[ModulePass]) -> dict[str, str]:
+    """The type of each option of a pass as documents show it: the words of a Literal, whatever its
+    name."""
+    hints = typing.get_type_hints(cls)
+    shown: dict[str, str] = {}
+    for option in dataclasses.fields(cls):
+        hint = hints[option.name]
+        kind = str(hint if typing.get_origin(hint) is typing.Literal else option.type)
+        shown[option.name] = kind.removeprefix("typing.").replace(" | None", "")
+    return shown
 
 
 # ---- options -------------------------------------------------------------------------------------
@@ -162,6 +175,8 @@ def build_pass(spec: PassSpec) -> ModulePass:
         field = fields[name].name
         if field in values:
             raise PipelineError(f"option '{key}' of pass '{spec.name}' is given twice")
+        if text is None and hints[field] is not bool:
+            raise PipelineError(f"option '{key}' of pass '{spec.name}' needs a value: {key}=…")
         try:
             values[field] = _convert("true" if text is None else text, hints[field])
         except ValueError as error:

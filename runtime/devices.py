@@ -20,6 +20,8 @@ _PROGRAMS_IN_FLIGHT = 8
 """For how many programs with collectives virtual devices have threads: half for ours, half for the
 user's own."""
 _has_enough_threads = False
+MOST_VIRTUAL_DEVICES = 1024
+"""XLA takes ten seconds to make as many on two cores, and fails after minutes at some thousands."""
 _FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -52,7 +54,10 @@ def init_devices(count: int | None) -> list[Any]:
     import jax
 
     with _enough_threads():
-        devices = jax.devices()
+        try:
+            devices = jax.devices()
+        except RuntimeError as error:  # JAX_PLATFORMS names none, or a driver fails
+            raise DeviceError(f"JAX finds no devices: {error}") from error
     if count is not None and len(devices) < count:
         devices = _virtual_devices(count, devices)
     return devices if count is None else devices[:count]
@@ -112,6 +117,11 @@ def runs_in_flight() -> int:
 
 def _request_virtual_devices(count: int) -> None:
     """Sets XLA's flag for the CPU backend, keeping a larger number that the user set."""
+    if count > MOST_VIRTUAL_DEVICES:
+        raise DeviceError(
+            f"{count} devices were asked for: at most {MOST_VIRTUAL_DEVICES} virtual CPU devices "
+            "are made on a machine, ask for fewer"
+        )
     flags = os.environ.get("XLA_FLAGS", "")
     match = re.search(rf"{_FLAG}=(\d+)", flags)
     if match is None:

@@ -14,7 +14,6 @@ import itertools
 import re
 import sys
 import textwrap
-import typing
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -25,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 
 from autopar.cli import make_parser  # noqa: E402
 from autopar.dialects import DIALECTS, all_dialects  # noqa: E402
-from autopar.opt import ALIASES, FLAGS  # noqa: E402
+from autopar.opt import ALIASES, DESCRIPTION, FLAGS, OPTIONS  # noqa: E402
 from autopar.passes import PASSES, load_pass, pipelines  # noqa: E402
 from autopar.passes.cost.cluster import preset_names, read_cluster  # noqa: E402
-from autopar.passes.manager import option_help  # noqa: E402
+from autopar.passes.manager import option_help, option_types  # noqa: E402
 from tests.dialects.rule_differences import DIFFERENCES  # noqa: E402
 from tests.docstrings import own_docstring  # noqa: E402
 
@@ -102,14 +101,11 @@ def pass_section(name: str, phase: str) -> list[str]:
         lines += [paragraph, ""]
     options = dataclasses.fields(cls)
     if options:
-        documents, hints = option_help(cls), typing.get_type_hints(cls)
+        documents, kinds = option_help(cls), option_types(cls)
         lines += ["| option | type | default | |", "|---|---|---|---|"]
         for option in options:
             default = "" if option.default in (None, dataclasses.MISSING) else option.default
-            hint = hints[option.name]  # a Literal is shown, whatever its name
-            kind = str(hint if typing.get_origin(hint) is typing.Literal else option.type)
-            kind = cell(kind.removeprefix("typing.")).replace(" \\| None", "")
-            row = (f"`{option.name.replace('_', '-')}`", kind, str(default))
+            row = (f"`{option.name.replace('_', '-')}`", cell(kinds[option.name]), str(default))
             lines.append(f"| {' | '.join(row)} | {cell(documents.get(option.name, ''))} |")
         lines.append("")
     return lines + example(name, phase)
@@ -252,8 +248,7 @@ def cli_page() -> str:
     lines += [
         "## autopar-opt",
         "",
-        "Reads MLIR (StableHLO, chlo, sdy, func, arith, shard, mesh, tosa, linalg), runs passes in",
-        "the order given, and prints the module.",
+        *textwrap.wrap(DESCRIPTION, 100),
         "",
         "```text",
         "autopar-opt FILE|- [options] [passes]",
@@ -261,12 +256,8 @@ def cli_page() -> str:
         "",
         "| option | |",
         "|---|---|",
-        "| `-o FILE` | write to FILE instead of standard output |",
         '| `--NAME`, `--NAME="OPTION=VALUE …"` | run a pass ([passes](passes.md)) |',
-        "| `-p PIPELINE` | run `pass{option=value},pass` |",
-        "| `--load=MODULE` | import a plug-in, a dotted name or a .py file, before the options "
-        "behind it ([Rules of your own](propagation.md#rules-of-your-own)) |",
-        "| `--pass-pipeline=PIPELINE` | run `builtin.module(pass{option=value},pass)` |",
+        *(f"| `{name}` | {cell(text)} |" for name, text in OPTIONS.items()),
     ]
     short: dict[str, list[str]] = {}
     for alias, name in ALIASES.items():

@@ -106,8 +106,8 @@ def check_rule(
 ) -> None:
     """RuleError where a rule does not fit the tensors of its op.
 
-    Sizes are not looked at in rules that are written in the program (`is_custom`): JAX lets one
-    factor stand for dimensions of different sizes.
+    In rules that are written in the program (`is_custom`) a factor's size is that of one of its
+    dimensions: JAX lets it stand for others of different sizes.
     """
     count = rule.num_factors
     if len(rule.kinds) != count or len(rule.reducers) != count:
@@ -129,6 +129,8 @@ def check_rule(
                 )
             for dim, (factors, size) in enumerate(zip(mapping, shape, strict=True)):
                 _check_dimension(rule, factors, size, f"dimension {dim} of {what} {index}")
+    if rule.is_custom:
+        _check_written_sizes(rule, (*operand_shapes, *result_shapes))
     named = {index for group in (*rule.linear, rule.accumulated) for index in group}
     if any(not 0 <= index < len(rule.operands) for index in named):
         raise RuleError(
@@ -139,6 +141,23 @@ def check_rule(
         if rule.partitioned.factor_sizes != rule.factor_sizes:
             raise RuleError("is partitioned by other factors")
         check_rule(rule.partitioned, operand_shapes, result_shapes)
+
+
+def _check_written_sizes(rule: ShardingRule, shapes: Sequence[Sequence[int]]) -> None:
+    sizes: dict[int, list[int]] = {}
+    fitting: set[int] = set()
+    for mapping, shape in zip((*rule.operands, *rule.results), shapes, strict=True):
+        for factors, size in zip(mapping, shape, strict=True):
+            if prod(rule.factor_sizes[factor] for factor in factors) == size:
+                fitting.update(factors)
+            for factor in factors:
+                sizes.setdefault(factor, []).append(size)
+    for factor, found in sizes.items():
+        if factor not in fitting:
+            raise RuleError(
+                f"has factor {factor} of size {rule.factor_sizes[factor]}, and the dimensions that "
+                f"name it have the sizes {', '.join(map(str, found))}"
+            )
 
 
 def _check_dimension(rule: ShardingRule, factors: Sequence[int], size: int, where: str) -> None:

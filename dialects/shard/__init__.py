@@ -55,6 +55,7 @@ from .grids import (
     grid_of,
     grid_ops,
     make_grid_op,
+    user_grid,
 )
 
 __all__ = [
@@ -97,6 +98,7 @@ __all__ = [
     "make_collective",
     "make_grid_op",
     "named_dims",
+    "user_grid",
 ]
 
 Shard = Dialect(

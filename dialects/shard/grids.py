@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     ArrayAttr,
     DenseArrayBase,
+    ModuleOp,
     StringAttr,
     i16,
     i64,
@@ -26,8 +27,8 @@ from xdsl.irdl import (
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
-from ..autopar import DEVICE_IDS
-from ..sharding import Grid
+from ..autopar import DEVICE_IDS, GRID, stated_grid
+from ..sharding import Grid, parse_axis
 
 AXIS_NAMES = "axis_names"
 """Name of the attribute of a grid that names its axes."""
@@ -190,6 +191,28 @@ def grid_of(op: Operation, name: str | None = None) -> Grid:
             op, f"'{op.name}' op needs a device grid, and the module declares no shard.grid{called}"
         )
     return grid.to_grid()
+
+
+def user_grid(module: ModuleOp) -> Grid:
+    """The grid of a module as the user gave it: partitioning may have cut its axes into smaller
+    ones. DiagnosticError where what the module says of it is of another grid."""
+    grid = grid_of(module)
+    stated = stated_grid(module, grid.name)
+    if stated is None:
+        return grid
+    parts = [(parse_axis(name), size) for name, size in grid.axes]
+    if grid.num_devices != stated.num_devices or not all(
+        axis.name in stated.sizes and stated.axis_size(axis) == size for axis, size in parts
+    ):
+        from ..diagnostics import DiagnosticError
+
+        raise DiagnosticError(
+            module,
+            f"{GRID} = {module.attributes[GRID]} is not the grid @{grid.name} "
+            f"({', '.join(f'{name}={size}' for name, size in grid.axes)}): leave the attribute "
+            "out, insert-reshards writes it",
+        )
+    return stated
 
 
 def axes_attr(axes: Sequence[int]) -> ShardAxesAttr:

@@ -21,6 +21,7 @@ from .grids import find_grid, grid_ops
 
 
 def declared_grid(op: Operation, symbol: SymbolRefAttr) -> Grid:
+    """The grid that an op names; VerifyException where the module declares none of the name."""
     name = symbol.string_value()
     grid = find_grid(op, name)
     if grid is None:
@@ -32,6 +33,7 @@ def declared_grid(op: Operation, symbol: SymbolRefAttr) -> Grid:
 
 
 def check_axes(op: Operation, grid: Grid, axes: Sequence[int], field: str) -> None:
+    """VerifyException where axes are none of the grid's, or one is named twice."""
     for axis in axes:
         if not 0 <= axis < len(grid.axes):
             named = ", ".join(f'{i}: "{n}"={s}' for i, (n, s) in enumerate(grid.axes))
@@ -47,6 +49,7 @@ def check_axes(op: Operation, grid: Grid, axes: Sequence[int], field: str) -> No
 
 
 def collective_axes(op: CollectiveCommunicationOp) -> tuple[Grid, tuple[int, ...]]:
+    """The grid and the axes of a collective; VerifyException where they are wrong."""
     grid = declared_grid(op, op.grid)
     axes = op.grid_axes.get_values()
     check_axes(op, grid, axes, "grid_axes")
@@ -54,7 +57,7 @@ def collective_axes(op: CollectiveCommunicationOp) -> tuple[Grid, tuple[int, ...
 
 
 def check_collective(op: CollectiveCommunicationOp, **dims: tuple[int, int, int]) -> None:
-    """Checks grid, axes, and the result's shape.
+    """VerifyException where grid, axes, or the result's shape are wrong.
 
     `dims`: for each named tensor dimension (dim, m, d): with n devices in a group the result's size
     is the operand's times n**m divided by n**d.
@@ -99,6 +102,7 @@ def check_collective(op: CollectiveCommunicationOp, **dims: tuple[int, int, int]
 
 
 def check_root(op: CollectiveCommunicationOp, field: str, root: Sequence[int]) -> None:
+    """VerifyException where the device that a collective names is none of a group."""
     grid, axes = collective_axes(op)
     if len(root) != len(axes):
         raise VerifyException(

@@ -16,7 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation
 
-from autopar.dialects.autopar import COMBINE, stated_grid
+from autopar.dialects.autopar import COMBINE
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid
 from autopar.dialects.tensors import element_type, num_bytes
@@ -61,14 +61,8 @@ class Price:
         return Price(runs * self.compute, runs * self.memory, communication)
 
 
-def user_grid(module: ModuleOp) -> Grid:
-    """The grid that a partitioned module was written for, whose axes prices are for."""
-    grid = grid_of(module)
-    return stated_grid(module, grid.name) or grid
-
-
 def price_of(module: ModuleOp, model: CostModel) -> Price:
-    """The price of `@main` of a module after shard-partition; `model` is of `user_grid(module)`."""
+    """The price of `@main` of a module after shard-partition; `model` is of its `user_grid`."""
     func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
     return _Pricing(model, grid_of(module)).block(func.body.block)
 

@@ -101,7 +101,18 @@ def _feeds_contraction(arg: SSAValue, phases: PhaseNames) -> bool:
 
 
 def batch_dim(func: FuncOp, index: int) -> int:
-    """The batch dimension of a batch argument (`autopar.batch_dim`, 0 where absent)."""
+    """The batch dimension of a batch argument (`autopar.batch_dim`, 0 where absent);
+    DiagnosticError where it has no such dimension."""
     entry = entries_of(func.arg_attrs, len(func.body.block.args))[index]
     attr = entry.data.get(BATCH_DIM)
-    return attr.value.data if isinstance(attr, IntegerAttr) else 0
+    if attr is None:
+        return 0
+    type_ = func.body.block.args[index].type
+    rank = len(type_.get_shape()) if is_tensor(type_) else 0
+    if not isinstance(attr, IntegerAttr) or not 0 <= attr.value.data < rank:
+        raise DiagnosticError(
+            func,
+            f"argument {index}: {BATCH_DIM} = {attr} is no dimension of {type_}, which has "
+            f"{rank}, counted from 0",
+        )
+    return attr.value.data

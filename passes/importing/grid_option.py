@@ -1,4 +1,4 @@
-"""The `grid=2x4 axis-names=x,y` option of passes: a grid for a module that declares none."""
+"""The grid of a module, and the option `grid=2x4 axis-names=x,y` for one that declares none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ from xdsl.dialects.builtin import ModuleOp
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
 from autopar.dialects.sharding import Grid
+
+
+def find_grid_op(module: ModuleOp) -> GridOp | None:
+    """The module's grid; an error where it has several (import-sdy unifies them)."""
+    adopt_xdsl_ops(module)
+    grids = [op for op in module.ops if isinstance(op, GridOp)]
+    if len(grids) > 1:
+        names = ", ".join(f"@{g.sym_name.data}" for g in grids)
+        raise DiagnosticError(
+            grids[1], f"a program is partitioned over one grid, but the module has {names}"
+        )
+    return grids[0] if grids else None
 
 
 def parse_grid(text: str, axis_names: tuple[str, ...] | None = None, name: str = "mesh") -> Grid:
@@ -42,8 +54,7 @@ def ensure_grid(
     if text is None:
         return
     wanted = parse_grid(text, axis_names)
-    adopt_xdsl_ops(module)
-    existing = next((op for op in module.ops if isinstance(op, GridOp)), None)
+    existing = find_grid_op(module)
     unread = next((op for op in module.ops if op.name in ("sdy.mesh", "mesh.mesh")), None)
     if existing is None and unread is not None:
         first = "import-sdy" if unread.name == "sdy.mesh" else "convert-mesh-to-shard"

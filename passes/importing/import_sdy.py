@@ -36,6 +36,7 @@ from autopar.dialects.stablehlo.shape import ConstantOp
 from autopar.passes.collector import collector_off
 from autopar.passes.walk import SHARDED_BODIES, inner_ops
 
+from .grid_option import find_grid_op
 from .group_axes import list_groups
 from .meshes import axis_problem, overlap, translate_axes, translate_sharding
 from .unify_meshes import name_of_mesh, replace_meshes, unify_meshes
@@ -149,6 +150,10 @@ def import_sdy(module: ModuleOp) -> None:
     """Replaces sdy's meshes and shardings in `module` by autopar's."""
     ops = [op for op in module.body.block.ops if isinstance(op, sdy.MeshOp)]
     meshes = {op.sym_name.data: op.mesh.data for op in ops}
+    existing = find_grid_op(module)  # made before, or written beside
+    if existing is not None:
+        given = existing.as_written()
+        meshes[given.name] = Mesh(given.axes, given.device_ids or ())
     used: set[str] = set()
     last: TensorSharding | None = None
     speaking = _speaking_ops(module)
@@ -164,15 +169,24 @@ def import_sdy(module: ModuleOp) -> None:
             index = next(i for i in range(len(meshes) + 1) if _lifted_name(i) not in meshes)
             meshes[_lifted_name(index)] = mesh
         used.add(name_of_mesh(meshes, mesh))
-    if not meshes and not used:
+    if not ops and not used:
         return
-    importer = _Importer(meshes, unify_meshes(module, ops, meshes, used), len(meshes) > 1)
+    if existing is not None:
+        used.add(existing.sym_name.data)
+    grid = unify_meshes(module, ops, meshes, used)
+    if existing is not None and grid != existing.as_written():
+        raise DiagnosticError(
+            existing,
+            f"the module has the grid @{existing.sym_name.data}, and sdy shardings on the mesh "
+            f"({', '.join(f'{name}={size}' for name, size in grid.axes)}): write both on one mesh",
+        )
+    importer = _Importer(meshes, grid, len(meshes) > 1)
     with collector_off():
         for op in speaking:
             list_groups(op, meshes)
             _import_op(op, importer)
     if meshes:
-        replace_meshes(module, ops, meshes, importer.grid)
+        replace_meshes(module, ops, meshes, grid, existing)
 
 
 def _lifted_name(index: int) -> str:

@@ -8,7 +8,7 @@ from autopar.dialects import sdy
 from autopar.dialects.autopar import MESHES
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy import Mesh, MeshAttr
-from autopar.dialects.shard import make_grid_op
+from autopar.dialects.shard import GridOp, make_grid_op
 from autopar.dialects.sharding import Grid
 
 from .meshes import refine_together
@@ -66,10 +66,14 @@ def unify_meshes(
 
 
 def replace_meshes(
-    module: ModuleOp, ops: list[sdy.MeshOp], meshes: dict[str, Mesh], grid: Grid
+    module: ModuleOp,
+    ops: list[sdy.MeshOp],
+    meshes: dict[str, Mesh],
+    grid: Grid,
+    existing: GridOp | None,
 ) -> None:
     """Puts one grid in the place of all mesh declarations, which it remembers if they differ."""
-    grid_op = make_grid_op(grid)
+    grid_op = make_grid_op(grid) if existing is None else existing
     kept = {op.sym_name.data: op for op in ops}
     own = meshes.get(grid.name)
     same = own is not None and own == Mesh(grid.axes, grid.device_ids or ())
@@ -90,7 +94,9 @@ def replace_meshes(
     elif grid.name in kept:
         grid_op.attributes.update(kept[grid.name].attributes)
     block = module.body.block
-    if ops:
+    if existing is not None:
+        pass
+    elif ops:
         grid_op.location = ops[0].location
         block.insert_op_before(grid_op, ops[0])
     elif block.first_op is not None:

@@ -27,7 +27,15 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from autopar.dialects import sdy, shard, stablehlo
-from autopar.dialects.autopar import COMBINE, GRID, SHARDING, STRATEGY, grid_attribute
+from autopar.dialects.autopar import (
+    COMBINE,
+    GLOBAL,
+    GRID,
+    SHARDING,
+    STRATEGY,
+    ShardingAttr,
+    grid_attribute,
+)
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.stablehlo import ChannelHandle
 from autopar.passes.collector import collector_off
@@ -73,6 +81,8 @@ def _convert(module: ModuleOp, form: Form) -> None:
         names = ", ".join(f"@{op.sym_name.data}" for op in grids)
         raise DiagnosticError(grids[1], f"a program for one device has one grid, found {names}")
     grid = shard.grid_of(module, grids[0].sym_name.data)
+    _refuse_unpartitioned(module)
+    user_grid = shard.user_grid(module)
     found = _find(module)
     _check_ops(found.first.values())
     lowering = DeviceLowering(grid, form, found.last_channel + 1)
@@ -101,8 +111,7 @@ def _convert(module: ModuleOp, form: Form) -> None:
     replicas, partitions = (grid.num_devices, 1) if form == "replica" else (1, grid.num_devices)
     module.attributes["mhlo.num_replicas"] = IntegerAttr(replicas, i32)
     module.attributes["mhlo.num_partitions"] = IntegerAttr(partitions, i32)
-    if GRID not in module.attributes:
-        module.attributes[GRID] = grid_attribute(grid)
+    module.attributes[GRID] = grid_attribute(user_grid)
 
 
 class _Found(NamedTuple):
@@ -152,6 +161,26 @@ _NOT_STABLEHLO = {
 }
 _NOT_PARTITIONED = ("autopar", "sdy", "mesh", "mpmd")
 _ANNOTATIONS = ("shard.shard", "shard.sharding", "shard.get_sharding")
+
+
+def _refuse_unpartitioned(module: ModuleOp) -> None:
+    """DiagnosticError where an argument or a result is split, but has its whole type still."""
+    for func in module.ops:
+        if isinstance(func, FuncOp):
+            for what, attrs in (("argument", func.arg_attrs), ("result", func.res_attrs)):
+                for index, entry in enumerate(attrs or ()):
+                    sharding = entry.data.get(SHARDING)
+                    if (
+                        isinstance(sharding, ShardingAttr)
+                        and not sharding.data.is_replicated
+                        and GLOBAL not in entry.data
+                    ):
+                        raise DiagnosticError(
+                            func,
+                            f"{what} {index} of @{func.sym_name.data} is split <{sharding.data}>, "
+                            f"and has no {GLOBAL}: run shard-partition before "
+                            "convert-shard-to-stablehlo",
+                        )
 
 
 def _check_ops(ops: Iterable[Operation]) -> None:

@@ -39,12 +39,13 @@ from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.rules.access import op_label, operands_of
 from autopar.dialects.rules.registry import NO_RULE, get_rule
 from autopar.dialects.shard import ShardOp
-from autopar.dialects.tensors import is_splittable, num_bytes
+from autopar.dialects.tensors import is_splittable, num_bytes, shape_of
+from autopar.passes.importing.grid_option import find_grid_op
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
 from .decisions import Decisions
-from .grid_refinement import STATED, find_grid_op, refine_grid, refinement
+from .grid_refinement import STATED, refine_grid, refinement
 from .hints import drop_propagation_ops, has_propagation_ops
 from .partials import Partials
 from .regions import RegionDecider
@@ -192,12 +193,15 @@ class FunctionDecider:
     # ---- remarks ----
 
     def _remark_replicated(self, op: Operation) -> None:
+        label, devices = op_label(op), f"all {self._table.grid.num_devices} devices"
+        if any(size < 0 for value in (*op.operands, *op.results) for size in shape_of(value.type)):
+            remark(op, f"{label} is of dynamic shape: it is replicated on {devices}")
+            return
         result_bytes = sum(num_bytes(r.type) for r in op.results)
         remark(
             op,
-            f"{op_label(op)} has no sharding rule: it is replicated on all "
-            f"{self._table.grid.num_devices} devices ({result_bytes} result bytes each); "
-            f"{_registration(op)} gives it one",
+            f"{label} has no sharding rule: it is replicated on {devices} ({result_bytes} result "
+            f"bytes each); {_registration(op)} gives it one",
         )
 
     def _remark_gathered(self, op: Operation, gathered: Iterable[tuple[int, int, int]]) -> None:

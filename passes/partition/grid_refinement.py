@@ -26,7 +26,7 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.sdy import ManualComputationOp
-from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
+from autopar.dialects.shard import GridOp, make_grid_op, user_grid
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.importing.meshes import axis_problem
@@ -35,18 +35,6 @@ from autopar.passes.walk import sharded_ops
 
 from .specs import AxisTable
 from .survey import Survey
-
-
-def find_grid_op(module: ModuleOp) -> GridOp | None:
-    """The module's grid; an error where it has several (import-sdy unifies them)."""
-    adopt_xdsl_ops(module)
-    grids = [op for op in module.ops if isinstance(op, GridOp)]
-    if len(grids) > 1:
-        names = ", ".join(f"@{g.sym_name.data}" for g in grids)
-        raise DiagnosticError(
-            grids[1], f"a program is partitioned over one grid, but the module has {names}"
-        )
-    return grids[0] if grids else None
 
 
 def refinement(module: ModuleOp, found: Survey, grid: Grid) -> AxisTable:
@@ -164,10 +152,7 @@ def _remark_left_out(
 
 def refine_grid(module: ModuleOp, grid_op: GridOp, table: AxisTable) -> None:
     """Puts the refined grid in the place of the user's, which is kept as `autopar.grid`."""
-    module.attributes.setdefault(
-        GRID,
-        grid_attribute(table.grid),
-    )
+    module.attributes[GRID] = grid_attribute(user_grid(module))
     if table.refined.axes != table.grid.axes:
         Rewriter.replace_op(grid_op, make_grid_op(table.refined), [])
 
@@ -191,7 +176,15 @@ def _checked(stating: Iterable[Operation], grid: Grid) -> Iterator[_Use]:
             stated += STATED[type(op)](op)
         for sharding, type_, what in stated:
             if sharding is not None:
-                check(sharding, len(shape_of(type_)), op, what)
+                shape = shape_of(type_)
+                check(sharding, len(shape), op, what)
+                for index, (dim, size) in enumerate(zip(sharding.dims, shape, strict=True)):
+                    if dim.axes and size < 0:
+                        raise DiagnosticError(
+                            op,
+                            f"{what}: sharding <{sharding}> splits dimension {index} of {type_}, "
+                            "whose size is not known: only dimensions of known size can be split",
+                        )
                 yield _Use(sharding, type_, op, what)
 
 

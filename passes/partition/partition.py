@@ -32,13 +32,14 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.sdy import ManualComputationOp
+from autopar.dialects.shard import user_grid
 from autopar.dialects.tensors import is_tensor, shape_of
+from autopar.passes.importing.grid_option import find_grid_op
 from autopar.passes.splice import move_body
 
 from .collectives import emit_steps
 from .effects import EFFECTS, is_effect, refuse_ordered, run_once
 from .global_program import GlobalProgram
-from .grid_refinement import find_grid_op
 from .local_builder import LocalBuilder, resized
 from .localize import localize
 from .regions import manual_axes
@@ -51,6 +52,7 @@ def partition(module: ModuleOp) -> None:
     grid_op = find_grid_op(module)
     if grid_op is None:
         raise DiagnosticError(module, "a partitioned program needs a shard.grid in the module")
+    user_grid(module)  # refuses that of another program
     table = AxisTable(grid_op.to_grid(), ())
     for op in module.ops:
         if isinstance(op, FuncOp) and op.body.blocks:

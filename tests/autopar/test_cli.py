@@ -19,6 +19,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autopar.cli import main
+from autopar.embed import apply
+from autopar.lowering.parse import parse_module
+from autopar.lowering.print import print_module
 from autopar.run import file_dtype, parse_passes
 from autopar.terminal import coloured
 
@@ -189,6 +192,100 @@ func.func @main(%a: tensor<5xf32>) -> tensor<5xf32> {
         np.testing.assert_allclose(results[0], np.tanh(a), rtol=1e-6)
 
 
+def levels(text: str) -> dict[str, tuple[str, str]]:
+    """The text of every level of a program, and the passes that it still needs to run."""
+    passes = ("import-sdy", "sharding-propagation", "shard-partition", "convert-shard-to-stablehlo")
+    found: dict[str, tuple[str, str]] = {}
+    for index, name in enumerate(passes):
+        lowered = print_module(apply(parse_module(text), ",".join(passes[: index + 1])))
+        found[name] = lowered, ",".join(passes[index + 1 :]) or "cse"
+    return found
+
+
+def test_every_level_runs_with_global_arrays(tmp_path: Path) -> None:
+    arrays = [random(7, 6), random(6, 10, seed=1)]
+    expected = run(tmp_path, UNEVEN, arrays, 8)
+    assert expected is not None
+    for name, (text, rest) in levels(UNEVEN).items():
+        outputs = run(tmp_path, text, arrays, 8, f"--passes={rest}")
+        assert outputs is not None, name
+        for output, wanted in zip(outputs, expected, strict=True):
+            np.testing.assert_array_equal(output, wanted, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("level", "old", "new", "message"),
+    [
+        (
+            "sharding-propagation",
+            "",
+            "",
+            'argument 0 of @main is split <@mesh, [{"x"}, {"y"}]>, and has no autopar.global: '
+            "run shard-partition before convert-shard-to-stablehlo",
+        ),
+        (
+            "shard-partition",
+            "autopar.global = tensor<7x6xf32>",
+            "autopar.global = tensor<70x6xf32>",
+            "argument 0 of @main is tensor<4x2xf32>, its autopar.layout of tensor<70x6xf32> says "
+            "tensor<35x2xf32>",
+        ),
+        (
+            "shard-partition",
+            "autopar.global = tensor<7x6xf32>",
+            "autopar.global = tensor<7x6xf64>",
+            "its autopar.layout of tensor<7x6xf64> says tensor<4x2xf64>",
+        ),
+        (
+            "shard-partition",
+            "autopar.global = tensor<7x6xf32>",
+            "autopar.global = tensor<7xf32>",
+            "has 2 dimensions, the tensor has 1",
+        ),
+        (
+            "shard-partition",
+            'autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {"y"}]>}, %arg1',
+            'autopar.sharding = #autopar.sharding<@mesh, [{"y"}, {"x"}]>}, %arg1',
+            "its autopar.layout of tensor<7x6xf32> says tensor<2x3xf32>",
+        ),
+        (
+            "shard-partition",
+            "shape = array<i64: 2, 4>",
+            "shape = array<i64: 4, 4>",
+            "is not the grid @mesh (x=2, y=4)",
+        ),
+        (
+            "convert-shard-to-stablehlo",
+            'dims = [["x"], ["y"]], global = tensor<7x6xf32>',
+            'dims = [["x"], ["q"]], global = tensor<7x6xf32>',
+            'axis "q" does not exist',
+        ),
+        (
+            "convert-shard-to-stablehlo",
+            'dims = [["x"], ["y"]], global = tensor<7x6xf32>',
+            "dims = 3, global = tensor<7x6xf32>",
+            "has no lists of axes",
+        ),
+    ],
+)
+def test_a_level_that_contradicts_itself(
+    level: str,
+    old: str,
+    new: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """XLA would end the process, or run another program."""
+    text, rest = levels(UNEVEN)[level]
+    rest = "convert-shard-to-stablehlo" if rest != "cse" else rest
+    assert old in text
+    arrays = [random(7, 6), random(6, 10)]
+    assert run(tmp_path, text.replace(old, new, 1), arrays, 8, f"--passes={rest}") is None
+    error = capsys.readouterr().err
+    assert message in error and error.startswith(f"{tmp_path}/m.mlir:"), error
+
+
 def test_json_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = random(7, 6), random(6, 10, seed=1)
     assert run(tmp_path, UNEVEN, [a, b], 8, "--json") is not None
@@ -283,6 +380,37 @@ WRONG: dict[str, tuple[str, Sequence[Array], int, tuple[str, ...], str]] = {
         8,
         (),
         "the shape of argument 0 of @main must be static, found 2x?",
+    ),
+    "recursion": (
+        """shard.grid @m(shape = 8)
+        func.func private @g(%a: tensor<2xf32>) -> tensor<2xf32> {
+          %0 = func.call @h(%a) : (tensor<2xf32>) -> tensor<2xf32>
+          return %0 : tensor<2xf32>
+        }
+        func.func private @h(%a: tensor<2xf32>) -> tensor<2xf32> {
+          %0 = func.call @g(%a) : (tensor<2xf32>) -> tensor<2xf32>
+          return %0 : tensor<2xf32>
+        }
+        func.func @main(%a: tensor<2xf32>) -> tensor<2xf32> {
+          %0 = func.call @g(%a) : (tensor<2xf32>) -> tensor<2xf32>
+          return %0 : tensor<2xf32>
+        }""",
+        (random(2),),
+        8,
+        (),
+        "m.mlir:7:16: error: @g calls itself: XLA knows no recursion",
+    ),
+    "custom call": (
+        """shard.grid @m(shape = 8)
+        func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+          %0 = stablehlo.custom_call @nothing(%a) : (tensor<8xf32>) -> tensor<8xf32>
+          return %0 : tensor<8xf32>
+        }""",
+        (random(8),),
+        8,
+        (),
+        "m.mlir:3:16: error: 'stablehlo.custom_call' op: No registered implementation for untyped "
+        "custom call to nothing",
     ),
     "pass": (UNEVEN, GOOD, 8, ("--passes=import-sdi",), "did you mean 'import-sdy'"),
     "option": (UNEVEN, GOOD, 8, ("--passes=cse{x=1}",), "pass 'cse' has no option 'x'"),
@@ -426,6 +554,20 @@ def test_version_help_and_env() -> None:
     assert facts["packages"]["jax"] == jax.__version__ and facts["jax"] == "supported"
     assert facts["variables"]["JAX_PLATFORMS"] == "cpu"
     assert "cpu" in next(iter(facts["devices"]))
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--version", "--help", "run --help", "env", "env --json", "selftest --help"]
+)
+def test_an_output_that_cannot_be_written(arguments: str) -> None:
+    for redirection, message in (
+        (">&-", "cannot write -: standard output is closed"),
+        ("> /dev/full", "cannot write -: No space left on device"),
+    ):
+        shell = f"{sys.executable} -m autopar.cli {arguments} {redirection}"
+        done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert message in done.stderr
 
 
 def test_env_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,7 @@ def test_options_by_every_spelling() -> None:
         ("annotate-method{small-tensor-elements=-1}", "expected a whole number of at least 0"),
         ("shard-partition{grid=2xq}", "grid=2xq: expected sizes joined by x, as in grid=2x4"),
         ("shard-partition{axis-names=a,b}", "axis-names=a,b without grid=: give both"),
+        ("shard-partition{grid}", "option 'grid' of pass 'shard-partition' needs a value: grid=…"),
         ("probe{flag=maybe}", "expected true or false, found 'maybe'"),
         ("probe{kind=c}", "expected one of a, b, found 'c'"),
         ("probe{count=1 count=2}", "given twice"),
@@ -151,6 +152,26 @@ def test_streams_and_files_that_fail(arguments: str, message: str, tmp_path: Pat
     done = opt(arguments)
     assert done.returncode == 1 and message in done.stderr
     assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_an_output_stays_where_the_disk_is_full(tmp_path: Path) -> None:
+    text = "".join(f"func.func private @f{i}()\n" for i in range(1000))
+    (tmp_path / "a.mlir").write_text(text)
+    (tmp_path / "b.mlir").write_text("old")
+    program = f"{sys.executable} -B -m autopar.opt {tmp_path}/a.mlir -o {tmp_path}/b.mlir"
+    command = ["sh", "-c", f"ulimit -f 1; {program}"]
+    done = subprocess.run(command, text=True, capture_output=True, cwd=ROOT, check=False)
+    assert done.returncode == 1 and "b.mlir: File too large" in done.stderr
+    assert (tmp_path / "b.mlir").read_text() == "old"
+
+
+def test_out_of_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def exhaust(*arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("autopar.opt.read_input", exhaust)
+    assert main(["a.mlir"]) == 1
+    assert capsys.readouterr() == ("", "autopar-opt: error: out of memory\n")
 
 
 def test_bytecode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,3 +241,9 @@ def test_every_pass_says_what_it_does(name: str) -> None:
     cls = load_pass(name)
     assert cls.name == name
     assert (cls.__doc__ or "").strip().partition("\n")[0].endswith("."), name
+
+
+def test_a_pipeline_is_a_text() -> None:
+    for pipeline in (["inline"], None):
+        with pytest.raises(TypeError, match="apply expects a pipeline text"):
+            apply(parse_module("func.func private @f()"), pipeline)  # pyright: ignore

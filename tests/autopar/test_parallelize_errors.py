@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import autopar
+from autopar.methods import resolve_method
 from autopar.passes.importing.annotate_method import AnnotateMethodPass
 from autopar.passes.importing.methods import METHODS, MethodName
 
@@ -289,14 +290,21 @@ def test_one_list_of_methods() -> None:
     assert get_args(MethodName) == tuple(METHODS)
     for name in METHODS:
         assert f"`{name}`" in (AnnotateMethodPass.__doc__ or "")
+    classes = {
+        type(resolve_method(name)).__name__ for name in autopar.method_names() if name != "auto"
+    }
+    assert classes <= set(autopar.__all__)
     root = Path(__file__).parents[2]
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    assert f"--method {'|'.join(autopar.method_names())} " in readme
     page = (root / "docs" / "methods.md").read_text(encoding="utf-8")
-    for name in names:
-        assert f"`{name}`" in page
-        if name != "alpa":
-            assert f'"{name}"' in (autopar.parallelize.__doc__ or "")
+    doc = autopar.parallelize.__doc__ or ""
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    spelled = f"--method {'|'.join(autopar.method_names())} "
+    lacking = {
+        "README.md": [] if spelled in readme else [spelled],
+        "docs/methods.md": [name for name in names if f"`{name}`" not in page],
+        "parallelize": [n for n in names if n != "alpa" and f'"{n}"' not in doc],
+    }
+    assert not any(lacking.values()), lacking
 
 
 def test_array_that_was_donated_before() -> None:
@@ -307,3 +315,10 @@ def test_array_that_was_donated_before() -> None:
     step(state, x)
     with pytest.raises(RuntimeError, match="state has been deleted, as what an earlier call"):
         step(state, x)
+
+
+def test_arguments_of_the_wrong_type() -> None:
+    with pytest.raises(TypeError, match=r"batch_argnums=1.0: expected ints"):
+        autopar.parallelize(lambda x: x, batch_argnums=1.0)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="method='' is unknown"):
+        autopar.parallelize(lambda x: x, method="")

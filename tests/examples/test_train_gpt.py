@@ -88,6 +88,10 @@ def test_resumes_on_another_mesh(example: Any, single: list[float], tmp_path: Pa
             "--batch-size 16 is not divisible over 3 devices",
         ),
         (["--method", "magic"], "invalid choice"),
+        (["--seed", "9" * 23], "--seed 99999999999999999999999: expected at least 0"),
+        (["--learning-rate", "nan"], "--learning-rate nan: expected a number above 0"),
+        (["--learning-rate=-1"], "--learning-rate -1.0: expected a number above 0"),
+        (["--sample-bytes=-5"], "--sample-bytes -5: expected at least 0"),
     ],
 )
 def test_wrong_options(
@@ -104,6 +108,29 @@ def test_wrong_size_and_data(example: Any, tmp_path: Path) -> None:
         example.train(["--size", "huge"])
     with pytest.raises(SystemExit, match="too little to train on"):
         example.train(["--data", str(tmp_path)])
+
+
+def test_a_plot_that_cannot_be_written(example: Any, tmp_path: Path) -> None:
+    """Said before the training."""
+    (tmp_path / "d.png").mkdir()
+    (tmp_path / "file").touch()
+    for name, message in (
+        ("x.foo", r"expected a name that ends in \."),
+        (".", "expected a name that ends in"),
+        ("d.png", "cannot be written"),
+        ("file/x.png", "--plot"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            example.train(["--plot", str(tmp_path / name)])
+    assert not (tmp_path / "x.foo").exists()
+
+
+def test_interrupted(example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(example, "train", interrupt)
+    assert example.main() == 130
 
 
 def test_help() -> None:

@@ -270,3 +270,28 @@ def test_deep_nesting() -> None:
     text = f"func.func @f() attributes {{a.b = {'[' * 5000}{']' * 5000}}} {{ return }}"
     with pytest.raises(DiagnosticError, match=r"m.mlir:1:1: error: .* nested too deeply"):
         parse_module(text, "m.mlir")
+
+
+def test_a_text_that_no_token_begins() -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        parse_module("%/ x\nshard.grid @m(shape = 2)\n", "t.mlir")
+    assert str(caught.value) == "t.mlir:1:1: error: Expected suffix identifier after %"
+
+
+def test_operations_that_are_misspelt_or_not_complete() -> None:
+    grid = "shard.grid @m(shape = 2)\n"
+    for statement, message in (
+        (
+            "%s = shard.shrading @m split_axes = [[0]] : !shard.sharding",
+            "'shard.shrading' op is not known; did you mean 'shard.sharding'?",
+        ),
+        (
+            "%0 = linalg.matmul ins(%a, %a : tensor<4x4xf32>, tensor<4x4xf32>) -> tensor<4x4xf32>",
+            "this operation cannot be read",
+        ),
+    ):
+        text = f"{grid}func.func @f(%a: tensor<4x4xf32>) {{\n{statement}\nreturn\n}}\n"
+        with pytest.raises(DiagnosticError) as caught:
+            parse_module(text, "t.mlir")
+        assert message in caught.value.message
+        assert str(caught.value).startswith("t.mlir:3:")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
+from autopar.lowering import jax_compat
 from autopar.runtime import devices
 from autopar.runtime.devices import DeviceError, init_devices
 
@@ -34,6 +35,12 @@ def machine(gpus: int, cpus: int | None) -> Callable[[str | None], list[Device]]
 def test_the_first_of_all() -> None:
     assert init_devices(None) == jax.devices()
     assert init_devices(3) == jax.devices()[:3]
+
+
+def test_more_than_a_machine_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax_compat, "backend_is_initialized", lambda: False)
+    with pytest.raises(DeviceError, match="20000 devices were asked for: at most 1024 virtual"):
+        init_devices(20000)
 
 
 def test_virtual_devices_stand_in(
@@ -80,3 +87,12 @@ def test_the_flag_of_xla(before: str, after: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XLA_FLAGS", before)
     devices._request_virtual_devices(6)  # pyright: ignore[reportPrivateUsage]
     assert os.environ["XLA_FLAGS"] == after
+
+
+def test_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("Unable to initialize backend 'foo'")
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(DeviceError, match="JAX finds no devices: Unable to initialize backend"):
+        init_devices(2)

@@ -34,3 +34,14 @@ sdy.mesh @mesh = <["x"=2, "y"=4]>
 func.func @main(%a: tensor<8xf32> {sdy.sharding = #sdy.sharding<@mesh, [{"z"}]>}) {
   return
 }
+
+// -----
+
+// expected-error@+1 {{the module has the grid @mesh, and sdy shardings on the mesh (x=2, y=4): write both on one mesh}}
+shard.grid @mesh(shape = 8) {axis_names = ["z"]}
+func.func @main(%a: tensor<8x16xf32>) -> tensor<8x16xf32> {
+  %0 = sdy.manual_computation(%a) in_shardings=[<mesh<["x"=2, "y"=4]>, [{}, {}]>] out_shardings=[<mesh<["x"=2, "y"=4]>, [{}, {}]>] manual_axes={} (%q: tensor<8x16xf32>) {
+    sdy.return %q : tensor<8x16xf32>
+  } : (tensor<8x16xf32>) -> tensor<8x16xf32>
+  return %0 : tensor<8x16xf32>
+}

@@ -67,7 +67,27 @@ func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
 
 shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
 func.func @number(%x: tensor<8xf32>) -> tensor<8xf32> {
-  // expected-error@+1 {{'stablehlo.sine' op: autopar.sharding is no list of shardings: 1 : i64}}
+  // expected-error@+1 {{'stablehlo.sine' op: autopar.sharding = 1 : i64: expected a list of shardings}}
   %0 = stablehlo.sine %x {autopar.sharding = 1} : tensor<8xf32>
   func.return %0 : tensor<8xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
+func.func @main(%a: tensor<8x16xf32>) -> tensor<8x16xf32> {
+  // expected-error@+1 {{is on no grid of the module: run import-sdy first}}
+  %0 = sdy.manual_computation(%a) in_shardings=[<mesh<["x"=2, "y"=4]>, [{}, {}]>] out_shardings=[<mesh<["x"=2, "y"=4]>, [{}, {}]>] manual_axes={} (%q: tensor<8x16xf32>) {
+    sdy.return %q : tensor<8x16xf32>
+  } : (tensor<8x16xf32>) -> tensor<8x16xf32>
+  return %0 : tensor<8x16xf32>
+}
+
+// -----
+
+shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
+func.func @main(%a: tensor<8x16xf32>) -> tensor<8x16xf32> {
+  // expected-error@+1 {{the sdy.sharding_rule of 'stablehlo.tanh' has factor 0 of size 7, and the dimensions that name it have the sizes 8, 8}}
+  %0 = stablehlo.tanh %a {sdy.sharding_rule = #sdy.op_sharding_rule<([i, j])->([i, j]) {i=7, j=16}>} : tensor<8x16xf32>
+  return %0 : tensor<8x16xf32>
 }

@@ -20,10 +20,12 @@ from .lowering import DeviceLowering
 
 
 def process_linear_index(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """The row-major number of the device."""
     return [as_index(op, 0, lowering.device_index(op))]
 
 
 def process_multi_index(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """The device's coordinate along each of the axes (none named: all)."""
     attr = op.properties.get("axes")
     axes: Sequence[int] = attr.get_values() if isinstance(attr, DenseArrayBase) else ()  # pyright: ignore
     axes = axes or range(len(lowering.grid.axes))
@@ -34,6 +36,7 @@ def process_multi_index(lowering: DeviceLowering, op: Operation) -> list[SSAValu
 
 
 def grid_shape(lowering: DeviceLowering, op: Operation) -> list[SSAValue]:
+    """The size of each of the axes (none named: all)."""
     attr = op.properties.get("axes")
     axes: Sequence[int] = attr.get_values() if isinstance(attr, DenseArrayBase) else ()  # pyright: ignore
     axes = axes or range(len(lowering.grid.axes))

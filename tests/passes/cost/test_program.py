@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from autopar.dialects.shard import user_grid
 from autopar.lowering.parse import parse_module
 from autopar.passes.cost.cluster import Cluster, Device, Link
 from autopar.passes.cost.prices import CostModel, Objective
-from autopar.passes.cost.program import Price, price_of, user_grid
+from autopar.passes.cost.program import Price, price_of
 
 CLUSTER = Cluster(
     "test",
