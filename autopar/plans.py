@@ -89,7 +89,7 @@ class Plan:
         shared = {result for _, result in aliases(func)}
         fresh = sum(v.local_bytes for i, v in enumerate(given) if i not in shared)
         return Plan(
-            road.options.method,
+            road.method,
             grid,
             arguments,
             given,

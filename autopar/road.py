@@ -104,6 +104,11 @@ class Road:
     planner: AutoShardPass | None = None
     """What decides in the place of propagation."""
 
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return "auto" if self.planner is not None else self.options.method
+
     def at(self, level: str) -> ModuleOp:
         """The program at a level (README.md, the road a program travels); ValueError names them."""
         if level not in LEVELS:

@@ -78,6 +78,7 @@ class Fusion:
         self._own: frozenset[Operation | Block] = frozenset(self.ops)
         self._arguments = frozenset[SSAValue](block.args)
         self._kept: set[SSAValue] = set(block.args)
+        self._reads: dict[Operation, dict[SSAValue, float]] = {}
         self._leaves: dict[SSAValue, frozenset[SSAValue]] = {}
         """What a value is computed from, if all that may be is computed inside others."""
         self._places: dict[SSAValue, frozenset[int]] = {}
@@ -106,6 +107,12 @@ class Fusion:
         """The kept values that an op reads, with what is computed inside it, and how many bytes of
         each: what is sliced off is not read, nor what is updated in place. An op that is computed
         inside others reads nothing itself."""
+        found = self._reads.get(op)
+        if found is None:
+            found = self._reads[op] = self._find_reads(op)
+        return found
+
+    def _find_reads(self, op: Operation) -> dict[SSAValue, float]:
         if op.results and not self.written(op):
             return {}
         wanted = [(operand, _share(op, operand)) for operand in op.operands]

@@ -83,6 +83,7 @@ class PlanGraph:
         """(choices of one, choices of the other): what they cost together."""
         self.place_of: dict[SSAValue, int] = {}
         """The node of each place, by the value that stands for it."""
+        self._node_of: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
         self.places = Places(func)
         self.ops = list(planned_ops(func))
@@ -112,12 +113,13 @@ class PlanGraph:
 
     def node_of(self, value: SSAValue) -> int | None:
         """The node of the place where a value lies; None where it is free."""
+        if value in self._node_of:
+            return self._node_of[value]
         place = self.places.of(value)
-        if place is None:
-            return None
-        node = self.place_of.get(place)
-        if node is None:
+        node = None if place is None else self.place_of.get(place)
+        if place is not None and node is None:
             node = self.place_of[place] = self._add_place(place)
+        self._node_of[value] = node
         return node
 
     def _add_place(self, value: SSAValue) -> int:
