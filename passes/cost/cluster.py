@@ -30,7 +30,9 @@ from typing import Any, cast
 VERSION = 1
 _PRESETS = Path(__file__).with_name("presets")
 
-_DTYPE = re.compile(r"(bf16|tf32|f\d+(E\w+)?|u?i\d+|complex<f(32|64)>)$")
+_DTYPE = re.compile(
+    r"(bf16|tf32|f(8|16|32|64)|f[468]E\w+|u?i([1248]|16|32|64)|complex<f(32|64)>)$"
+)
 _NEAREST: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = (
     (r"f16", (("bf16", 1), ("f32", 1))),
     (r"bf16", (("f16", 1), ("f32", 1))),
@@ -201,6 +203,12 @@ class _Reader:
                     f"link {index}: size",
                     f"found {outer.size} after {inner.size}; write links from the innermost out, "
                     "each joining more devices than the one before",
+                )
+            if outer.size % inner.size:
+                raise self.error(
+                    f"link {index}: size",
+                    f"found {outer.size} after {inner.size}; a link joins whole blocks of the one "
+                    "before: write a multiple",
                 )
         return Cluster(name, device, tuple(links))
 

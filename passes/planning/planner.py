@@ -36,6 +36,8 @@ _SURE = 0.6
 """A plan whose footprint is below this share of the limit is not partitioned to see if it fits."""
 _STEP = 0.005
 """The least share by which the next plan is sought lower."""
+_WORTH_SAYING = 1e-3
+"""Gaps above this share are told."""
 _HEAVIEST = 5
 """Tensors that are named where nothing fits."""
 
@@ -133,7 +135,7 @@ def _write(module: ModuleOp, graph: PlanGraph, chosen: Sequence[int]) -> None:
 
 def _tell(module: ModuleOp, choices: Choices) -> None:
     func, solution = main_function(module), choices.solution
-    if not solution.optimal:
+    if solution.gap > _WORTH_SAYING:
         remark(func, f"auto-shard: the plan is within {solution.gap:.2%} of the cheapest")
     if not solution.reproducible:
         remark(func, "auto-shard: the time limit ended the search; the plan is not reproducible")

@@ -188,6 +188,15 @@ def without(line: str) -> str:
             "devices than the one before",
         ),
         (
+            PLAIN.replace("size = 64", "size = 12"),
+            "link 1: size: found 12 after 8; a link joins whole blocks of the one before: write a "
+            "multiple",
+        ),
+        (
+            PLAIN.replace("flops.f32", "flops.f33"),
+            "device.flops.f33: not an element type; f32, bf16, f16, f64, i8 … are",
+        ),
+        (
             PLAIN.replace("size = 64", "size = 64.5"),
             "link 1: size: found 64.5; give a whole number of devices",
         ),
