@@ -30,9 +30,7 @@ from typing import Any, cast
 VERSION = 1
 _PRESETS = Path(__file__).with_name("presets")
 
-_DTYPE = re.compile(
-    r"(bf16|tf32|f(8|16|32|64)|f[468]E\w+|u?i([1248]|16|32|64)|complex<f(32|64)>)$"
-)
+_DTYPE = re.compile(r"(bf16|tf32|f(8|16|32|64)|f[468]E\w+|u?i([1248]|16|32|64)|complex<f(32|64)>)$")
 _NEAREST: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = (
     (r"f16", (("bf16", 1), ("f32", 1))),
     (r"bf16", (("f16", 1), ("f32", 1))),

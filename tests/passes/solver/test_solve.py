@@ -155,3 +155,13 @@ def test_forbidden_is_legal_but_dear() -> None:
     )
     solution = solve(problem)
     assert solution.cost == FORBIDDEN + 1 and solution.optimal
+
+
+def test_a_gap_that_is_allowed_ends_the_search() -> None:
+    problem = chain(80, 6, 0, 100)
+    exact = solve(problem, SolveOptions(time_limit_s=30))
+    near = solve(problem, SolveOptions(time_limit_s=30, gap=0.2))
+    assert near.gap <= 0.2
+    assert near.cost >= exact.lower_bound
+    with pytest.raises(ValueError, match=r"gap is 1.5; it must be at least 0 and below 1"):
+        SolveOptions(gap=1.5)
