@@ -20,6 +20,7 @@ from .batch_flow import BatchFlow, BatchPlace, inputs_of, lost_by
 from .crossing import Combination, Combiner, is_gradient, no_mean, take_conversions
 from .degrees import UNKNOWN, Degrees
 from .examples import Examples
+from .foreign_rows import refuse_foreign_rows
 from .second_pass import refuse_second_pass
 
 
@@ -47,6 +48,7 @@ def find_cut(func: FuncOp, flow: BatchFlow, reduction: Literal["mean", "sum"], c
     terminator = block.last_op
     assert terminator is not None
     refuse_second_pass(block, flow)
+    refuse_foreign_rows(block, flow)
     stated = next_values(func)
     degrees = None if stated is None else Degrees(block, flow, count)
     if stated is None:

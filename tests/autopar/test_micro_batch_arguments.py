@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import autopar
+from autopar.dialects.diagnostics import DiagnosticError
 
 from .test_micro_batch_state import descend
 from .test_micro_batches import PARAMS, batches, check, data, forward, parallel, squares
@@ -116,3 +117,39 @@ def test_the_size_of_a_teacher() -> None:
         ours,
         jax.jit(step)(*args),
     )
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "before"])
+def test_rows_by_an_index_of_the_batch_are_refused(inside: bool) -> None:
+    """A permutation of the batch (mixup): JAX would clamp what a microbatch does not have."""
+
+    def mixed(batch: Any) -> Any:
+        return {n: 0.5 * (batch[n] + batch[n][batch["perm"]]) for n in ("x", "y")}
+
+    def step(params: Any, batch: Any) -> Any:
+        if not inside:
+            batch = mixed(batch)
+        value, grads = jax.value_and_grad(lambda p: squares(p, mixed(batch) if inside else batch))(
+            params
+        )
+        return descend(params, grads), value
+
+    perm = np.random.default_rng(0).permutation(32).astype(np.int32)
+    model = Training(step, PARAMS, [batch | {"perm": perm} for batch in batches()])
+    with pytest.raises(DiagnosticError, match=rf"{re.escape(__file__)}:.*index that comes with"):
+        run(model, parallel(model))
+
+
+def test_rows_by_an_index_of_the_microbatch() -> None:
+    """Own rows, and an example's place in another array, are told by the batch as well."""
+
+    def step(params: Any, batch: Any) -> Any:
+        def loss(p: Any) -> Any:
+            out = forward(p, batch["x"])
+            own = out[jnp.arange(len(out)), batch["kind"] % 3]
+            return jnp.mean(own**2) + jnp.mean(p["w"][batch["kind"] % 6] ** 2)
+
+        value, grads = jax.value_and_grad(loss)(params)
+        return descend(params, grads), value
+
+    check(Training(step, PARAMS, with_weights(12)))
