@@ -1,6 +1,7 @@
-"""Donation: which arguments a program may overwrite, and with which result."""
+"""Donation and state: what a program may overwrite, and which results are next values of what."""
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .arguments import Leaf, Marked, Slot, by_slot
 
@@ -69,6 +71,89 @@ def next_values(
     for index, aval in enumerate(avals):
         take(index, free[_kind(aval)])
     return result
+
+
+def states(
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    leaves: Sequence[Leaf],
+    avals: Sequence[Any],
+    result: Any,
+) -> dict[int, int]:
+    """For each flat argument that is state the flat result that is its next value, by their places.
+
+    `args` and `kwargs` hold the dynamic arguments, `result` the results' shapes and dtypes. A
+    container of an argument goes on in the first container of the results that is built alike,
+    down to shapes and dtypes; what has no such container in the leaves at its own keys; an array
+    that is an argument by itself in the result of its own position. A float scalar that is an
+    argument by itself is none: by its type a loss may be anything's next value.
+    """
+    found: dict[int, int] = {}
+    taken: set[int] = set()
+    places: dict[Any, deque[int]] = defaultdict(deque)
+    outs = jax.tree.leaves(result)
+    for start, node in _containers(result, 0):
+        places[_built(node)].append(start)
+
+    def take(first: int, node: Any) -> None:
+        size = len(jax.tree.leaves(node))
+        for start in places.get(_built(node, avals[first : first + size]), ()):
+            if taken.isdisjoint(range(start, start + size)):
+                taken.update(range(start, start + size))
+                found.update(
+                    zip(range(first, first + size), range(start, start + size), strict=True)
+                )
+                return
+        for start, child in _children(node, first):
+            if not _is_leaf(child):
+                take(start, child)
+
+    first = 0
+    for node in (*args, *(kwargs[name] for name in sorted(kwargs))):
+        if not _is_leaf(node):
+            take(first, node)
+        first += len(jax.tree.leaves(node))
+    at: dict[Any, int] = {}
+    for index, (path, out) in enumerate(jax.tree.leaves_with_path(result)):
+        for inside in (jax.tree_util.keystr(path), jax.tree_util.keystr(path[1:])):
+            at.setdefault((inside, _kind(out)), index)
+        if len(path) == 1:
+            at.setdefault((getattr(path[0], "idx", None), _kind(out)), index)
+    for index, (leaf, aval) in enumerate(zip(leaves, avals, strict=True)):
+        is_float = jnp.issubdtype(aval.dtype, jnp.floating)
+        place = leaf.path or (leaf.slot if aval.shape or not is_float else None)
+        other = at.get((place, _kind(aval)))
+        if place is not None and index not in found and other is not None and other not in taken:
+            found[index] = other
+            taken.add(other)
+    assert all(_kind(avals[a]) == _kind(outs[r]) for a, r in found.items())
+    return found
+
+
+def _is_leaf(node: Any) -> bool:
+    return jax.tree_util.treedef_is_leaf(jax.tree.structure(node))
+
+
+def _children(node: Any, start: int) -> list[tuple[int, Any]]:
+    """The parts of a container, and at which leaf each begins."""
+    found: list[tuple[int, Any]] = []
+    for child in jax.tree.leaves(node, is_leaf=lambda inner: inner is not node):
+        found.append((start, child))
+        start += len(jax.tree.leaves(child))
+    return found
+
+
+def _containers(node: Any, start: int) -> list[tuple[int, Any]]:
+    """All containers in a tree, the outer ones first."""
+    if _is_leaf(node):
+        return []
+    inner = (_containers(child, first) for first, child in _children(node, start))
+    return [(start, node), *(place for places in inner for place in places)]
+
+
+def _built(node: Any, avals: Sequence[Any] | None = None) -> Any:
+    leaves = jax.tree.leaves(node) if avals is None else avals
+    return jax.tree.structure(node), tuple(map(_kind, leaves))
 
 
 def match_aliases(

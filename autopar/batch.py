@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ class Batch:
 
     leaves: frozenset[int] = frozenset()
     why: str = ""
+    whole: frozenset[int] = frozenset()
+    """Other leaves of the arguments that hold the batch: each microbatch gets them whole."""
 
 
 def find_batch(
@@ -24,15 +27,15 @@ def find_batch(
     following: Mapping[int, int],
     num_args: int,
     *,
-    splits: bool = False,
+    splits: int = 0,
 ) -> Batch:
     """As `batch_argnums` says, else inferred.
 
     Inferred: the arguments (of the function) whose arrays do not all come back among the
     results (`following`: the next values of flat arguments) and share one first dimension.
     ValueError asks for `batch_argnums` where that leaves candidates of different batch sizes,
-    or, if the batch is to be split into microbatches (`splits`), other arguments of the batch's
-    size.
+    or, if the batch is to be split into so many microbatches (`splits`), other arguments of the
+    batch's size.
     """
     arguments = by_slot(leaves)
     arrays = {s: [i for i in found if avals[i].shape] for s, found in arguments.items()}
@@ -49,7 +52,14 @@ def find_batch(
                     "it has no batch dimension: leave it out"
                 )
         chosen = [i for slot in slots for i in arrays[slot]]
-        return Batch(frozenset(chosen), _said(signature, slots, "as batch_argnums says"))
+        said = _said(signature, slots, "as batch_argnums says")
+        if not splits:
+            return Batch(frozenset(chosen), said)
+        whole = _whole_leaves(chosen, leaves, avals, splits)
+        if whole:
+            names = ", ".join(f"{leaves[i].name} ({avals[i].shape[0]})" for i in sorted(whole))
+            said += f"; whole in every microbatch, of another first dimension: {names}"
+        return Batch(frozenset(chosen) - whole, said, whole)
     candidates: dict[Any, int] = {}
     for slot, indices in arrays.items():
         sizes = {avals[i].shape[0] for i in indices}
@@ -79,6 +89,35 @@ def find_batch(
     chosen = [i for slot in candidates for i in arrays[slot]]
     why = "inferred: it does not come back among the results"
     return Batch(frozenset(chosen), _said(signature, candidates, why))
+
+
+def _whole_leaves(
+    chosen: Sequence[int], leaves: Sequence[Leaf], avals: Sequence[Any], count: int
+) -> frozenset[int]:
+    """The leaves of batch arguments that do not hold the batch: the batch's size is the first
+    dimension that most of them share.
+
+    ValueError names a leaf where that is open: no size that most have, or a larger one that could
+    be split as well.
+    """
+    sizes = Counter(avals[i].shape[0] for i in chosen)
+    if len(sizes) < 2:
+        return frozenset()
+    size, often = sizes.most_common(1)[0]
+    doubtful = [
+        i
+        for i in chosen
+        if (own := avals[i].shape[0]) != size
+        and (2 * often <= len(chosen) or (own > size and own % count == 0))
+    ]
+    if doubtful:
+        shown = ", ".join(f"{leaves[i].name} ({avals[i].shape[0]})" for i in chosen)
+        raise ValueError(
+            f"num_micro_batches={count}: which size the batch has is ambiguous, the first "
+            f"dimensions of the batch's arrays differ: {shown}; pass what holds no examples "
+            f"({leaves[doubtful[0]].name}?) as an argument that batch_argnums does not name"
+        )
+    return frozenset(i for i in chosen if avals[i].shape[0] != size)
 
 
 def _said(signature: Signature, slots: Any, why: str) -> str:

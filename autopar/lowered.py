@@ -18,17 +18,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from autopar.lowering.jax_compat import (
-    batch_size_in_update,
     canonical_dtype,
     is_key_dtype,
     lower_traced,
     lowered_parts,
+    mark_batch_sizes,
     ordered_effect,
     program_meshes,
+    user_place,
 )
 from autopar.lowering.mlir_context import merge_equal_ops
 
-from .aliasing import donated_leaves, match_aliases, next_values
+from .aliasing import donated_leaves, match_aliases, next_values, states
 from .arguments import Leaf, Signature
 from .batch import Batch, find_batch
 from .meshes import (
@@ -147,6 +148,10 @@ class _TracedStep:
     out_tree: Any
     following: Mapping[int, int]
     """The next values of flat arguments among the results."""
+    states: Mapping[int, int] | None
+    """As `following`, by their places in the trees alone, where there are microbatches."""
+    sizes_known: bool
+    """Whether a microbatch's program tells all that comes of the batch's size."""
     batch: Batch
     late_arguments: dict[int, Any]
     """The mesh axes of arguments that a microbatch is too small for."""
@@ -233,6 +238,7 @@ class Lowering:
             method.micro_batch_reduction,
             step.late_results,
             [_array_shape(out) for out in step.outs] if request.num_micro_batches > 1 else None,
+            step.sizes_known,
             method.planner(mesh),
         )
         return LoweredProgram(
@@ -242,9 +248,10 @@ class Lowering:
     def _argument_infos(self, step: _TracedStep, aliases: dict[int, int]) -> list[ArgumentInfo]:
         return [
             ArgumentInfo(
-                "batch" if i in step.batch.leaves else ("state" if aval.shape else "other"),
+                _kind_of(i, aval, step.batch),
                 0,
                 aliases.get(i),
+                None if step.states is None else step.states.get(i, -1),
                 step.late_arguments.get(i),
             )
             for i, aval in enumerate(self.avals)
@@ -276,20 +283,31 @@ class Lowering:
             following = next_values(self.leaves, self.avals, outs, paths)
             batch = self._find_batch(following)
             late_arguments, late_results = dict[int, Any](), dict[int, Any]()
+            following_states, sizes_known = None, True
             if count > 1:
+                args, kwargs = jax.tree.unflatten(self.tree, self.values)
+                following_states = states(args, kwargs, self.leaves, self.avals, out_info)
                 avals, shardings, late_arguments = self._microbatches(batch, count)
                 late_results = {
                     i: dim_axes(sharding, len(outs[i].shape))
                     for i, sharding in enumerate(results)
                     if sharding is not None
                 }
-                whole, traced = traced, self._trace(jitted, avals, shardings)
-                problem = batch_size_in_update(whole, traced, count)
-                if problem is not None:
-                    raise ValueError(problem)
+                whole, micro = traced, self._trace_microbatch(jitted, avals, shardings, batch)
+                traced, sizes_known = mark_batch_sizes(whole, micro, count)
             lowered = self._lower_traced(traced, mesh)
         out_tree = jax.tree.structure(out_info)
-        return _TracedStep(lowered, outs, out_tree, following, batch, late_arguments, late_results)
+        return _TracedStep(
+            lowered,
+            outs,
+            out_tree,
+            following,
+            following_states,
+            sizes_known,
+            batch,
+            late_arguments,
+            late_results,
+        )
 
     def _lower_traced(self, traced: Any, mesh: Mesh | None) -> Any:
         """JAX's lowered program; ValueError for effects that a partitioned one cannot have."""
@@ -325,6 +343,37 @@ class Lowering:
                 ) from error
             raise
 
+    def _trace_microbatch(
+        self, jitted: Any, avals: Sequence[ArgumentAval], shardings: Sequence[Any], batch: Batch
+    ) -> Any:
+        """As `_trace`; what is raised that the whole batch does not raise names the reason."""
+        count = self.request.num_micro_batches
+        try:
+            return self._trace(jitted, avals, shardings)
+        except (TypeError, ValueError, IndexError, AssertionError) as error:
+            size = self.avals[min(batch.leaves)].shape[0]
+            same = [
+                f"{leaf.name} {aval.shape}"
+                for i, (leaf, aval) in enumerate(zip(self.leaves, self.avals, strict=True))
+                if i not in batch.leaves and size in aval.shape
+            ]
+            if same:
+                advice = (
+                    f"{', '.join(same)} is as long as the batch, but no batch argument, so that it "
+                    "is not split: pass it in the batch (batch_argnums), and return what follows "
+                    "it as a result of its own"
+                )
+            else:
+                advice = (
+                    "arrays of the batch's size that it closes over, and sizes written as numbers, "
+                    f"are not split: take arrays as arguments of the batch, and {size} from a shape"
+                )
+            place, text = user_place(error), (str(error).splitlines() or [""])[0].rstrip(".")
+            raise ValueError(
+                f"num_micro_batches={count}: {place}{text}: the step does not take a microbatch of "
+                f"{size // count} of the {size} examples; {advice}"
+            ) from error
+
     def _result_shardings(self, out_shardings: Any, out_info: Any) -> list[NamedSharding | None]:
         """The sharding demanded of each result, checked against its shape."""
         found = sharding_leaves(out_shardings, out_info, "out_shardings")
@@ -344,7 +393,7 @@ class Lowering:
             self.avals,
             following,
             len(self.args),
-            splits=request.num_micro_batches > 1,
+            splits=request.num_micro_batches if request.num_micro_batches > 1 else 0,
         )
         if not batch.leaves and not request.follow and any(aval.shape for aval in self.avals):
             logger.warning("no argument looks like a batch: every device computes the whole")
@@ -376,6 +425,12 @@ class Lowering:
                     late[index] = dim_axes(sharding, len(avals[index].shape))
                     shardings[index] = None
         return avals, shardings, late
+
+
+def _kind_of(index: int, aval: ArgumentAval, batch: Batch) -> str:
+    if index in batch.leaves:
+        return "batch"
+    return "state" if aval.shape and index not in batch.whole else "other"
 
 
 def _array_shape(out: Any) -> tuple[int, ...] | None:

@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import (
     ArrayAttr,
     ModuleOp,
     StringAttr,
+    UnitAttr,
     i32,
     i64,
 )
@@ -26,6 +27,8 @@ from autopar.dialects.autopar import (
     ALIASING_OUTPUT,
     BATCH_DIM,
     KIND,
+    NEXT,
+    OWN_SIZES,
     arg_shardings,
     entries_of,
     set_arg_shardings,
@@ -77,6 +80,8 @@ class ArgumentInfo:
     batch_dim: int = 0
     alias: int | None = None
     """The result whose buffer it shares (donation)."""
+    next: int | None = None
+    """The result that is its next value, -1: none does; None: not looked for."""
     axes: tuple[tuple[str, ...], ...] | None = None
     """The mesh axes of each dimension where the module itself could not say it (a microbatch that
     is too small for them)."""
@@ -101,6 +106,8 @@ class Road:
     """As `ArgumentInfo.axes`, of results."""
     result_shapes: Sequence[tuple[int, ...] | None] | None = None
     """The shapes of the whole batch's results (None: not known), where there are microbatches."""
+    sizes_known: bool = True
+    """Whether a microbatch's program tells all that comes of the batch's size."""
     planner: AutoShardPass | None = None
     """What decides in the place of propagation."""
 
@@ -176,10 +183,14 @@ class Road:
             data[KIND] = kinds[kind]
             if info.kind == "batch":
                 data[BATCH_DIM] = integer_attr(info.batch_dim, i64)
+            if info.next is not None:
+                data[NEXT] = integer_attr(info.next, i32)
             if info.alias is not None:
                 data[ALIASING_OUTPUT] = integer_attr(info.alias, i32)
             entries[index] = dictionary(data)
         func.properties["arg_attrs"] = ArrayAttr(entries)
+        if not self.sizes_known:
+            func.attributes[OWN_SIZES] = UnitAttr()
 
     def _place_boundary(self, func: FuncOp, grid: Grid) -> None:
         shardings = arg_shardings(func)

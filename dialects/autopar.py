@@ -68,6 +68,18 @@ KIND = "autopar.kind"
 BATCH_DIM = "autopar.batch_dim"
 """On a batch argument of @main: its batch dimension, 0 where absent. Made by `parallelize` or the
 user; stays."""
+NEXT = "autopar.next"
+"""On an argument of @main: the result that is its next value, -1 where there is none. Made by
+`parallelize`, which also marks what comes of the batch's size then; read by split-step; stays."""
+WHOLE_BATCH = "autopar.whole_batch"
+"""On a constant of one microbatch's program: what it is for the whole batch, where it comes of the
+batch's size. Made by `parallelize`; gone after split-step."""
+BATCH_DIMS = "autopar.batch_dims"
+"""On a broadcast of one microbatch's program: the dimensions as long as the batch, whose elements
+are a microbatch's own. Made by `parallelize`; gone after split-step."""
+OWN_SIZES = "autopar.own_sizes"
+"""On @main of one microbatch: its model takes another course than for the whole batch, so that not
+all that comes of the batch's size is marked. Made by `parallelize`; gone after split-step."""
 PHASE = "autopar.phase"
 """On constraints, reshards and collectives: the phase of the step that gathers a parameter, those
 of different phases are never merged. Made by annotate-method; gone after

@@ -20,6 +20,8 @@ from autopar.dialects.rules.access import backend_config
 from autopar.dialects.tensors import shape_of, tensor_type
 from autopar.passes.partition.effects import is_python_callback
 
+from .in_flight import in_flight
+
 Array = np.ndarray[Any, Any]
 Callback = Callable[..., tuple[Any, ...]]
 """What JAX hands to XLA: arrays in, a tuple of arrays out."""
@@ -41,7 +43,8 @@ class HostCallbacks:
         def call(*arguments: Any) -> tuple[Any, ...]:
             if self._raised is None:  # after that, arguments may come from the zeros below
                 try:
-                    return callback(*arguments)
+                    with in_flight.inside_a_run():
+                        return callback(*arguments)
                 except BaseException as error:  # SystemExit too would leave the others waiting
                     self._raised = error
             return tuple(results)

@@ -111,7 +111,7 @@ def _enough_threads() -> Generator[None]:
 
 
 def runs_in_flight() -> int:
-    """How many runs of a program with collectives may be under way on virtual devices."""
+    """How many runs of programs with collectives may be under way at once on virtual devices."""
     return _PROGRAMS_IN_FLIGHT // 2 if _has_enough_threads else 1
 
 

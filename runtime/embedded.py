@@ -10,7 +10,6 @@ ordinary global jax.Arrays with NamedSharding, made by JAX's own result handlers
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ from autopar.lowering.program import DeviceProgram, Layout
 from autopar.passes.partition.specs import AxisTable
 
 from .callbacks import HostCallbacks
-from .devices import runs_in_flight
+from .in_flight import in_flight
 
 
 class MeshExecutable:
@@ -85,22 +84,23 @@ class MeshExecutable:
         ]
         self._has_effects = has_effects
         self._is_ordered = self.devices[0].platform == "cpu" and has_collectives(program.module)
-        self._in_flight: deque[Any] = deque()
 
     def run(self, arguments: Sequence[jax.Array]) -> list[jax.Array]:
         """Runs on arguments that lie as `input_shardings` say; asynchronous, unless the program has
         host callbacks: what one of these raises is raised here.
 
-        On virtual CPU devices a program with collectives waits for an earlier run of it: the
-        devices share threads, and those of one run could otherwise wait for those of the other.
+        On virtual CPU devices a program with collectives waits for earlier runs, of any program and
+        thread: the devices share threads, and those of one run could otherwise wait for those of
+        the other.
         """
         if not (self._is_ordered or self._has_effects):
             return execute(self.loaded, arguments, self._handlers)
-        if len(self._in_flight) >= runs_in_flight():
-            self._in_flight.popleft().block_until_ready()
-        results, token = execute_with_token(self.loaded, arguments, self._handlers)
         if self._is_ordered:
-            self._in_flight.append(token)
+            with in_flight.slot() as slot:
+                results, token = execute_with_token(self.loaded, arguments, self._handlers)
+                slot.token = token
+        else:
+            results, token = execute_with_token(self.loaded, arguments, self._handlers)
         if self._has_effects:
             register_effects(token, self.devices)
         if self._callbacks is not None:

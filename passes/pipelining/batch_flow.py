@@ -19,6 +19,8 @@ from math import prod
 
 from xdsl.ir import Block, Operation, SSAValue
 
+from autopar.dialects.autopar import BATCH_DIMS
+from autopar.dialects.rules.access import ints
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
@@ -39,6 +41,8 @@ class BatchPlace:
 
 BatchPlaces = frozenset[BatchPlace]
 
+CHOICE = "choice"
+"""How `lost_by` calls what is no reduction."""
 _CONTROL_FLOW = ("stablehlo.while", "stablehlo.case", "stablehlo.if")
 
 
@@ -69,6 +73,11 @@ class BatchFlow:
     def _op(self, op: Operation) -> None:
         if op.name in _CONTROL_FLOW:
             self._control_flow(op)
+            return
+        if BATCH_DIMS in op.attributes:  # says itself where it holds the batch
+            shape = shape_of(op.results[0].type)
+            own = frozenset(BatchPlace(d, 1, shape[d], 1) for d in ints(op, BATCH_DIMS))
+            self.places[op.results[0]] = own
             return
         if not any(v in self.places for v in inputs_of(op)):
             return
@@ -233,3 +242,24 @@ def reshaped(place: BatchPlace, old: tuple[int, ...], new: tuple[int, ...]) -> l
         return alone or whole or parts[:1]
     same = (d for d in range(len(new)) if new[d] > 1 and prod(new[:d]) == prod(old[: place.dim]))
     return [BatchPlace(dim, 1, new[dim], 1) for dim in same]
+
+
+def lost_by(op: Operation, flow: BatchFlow) -> str | None:
+    """The kind of reduction by which an op makes one of examples that its results do not hold;
+    `choice` where it is none; None where the op loses none.
+    """
+    rule = get_rule(op)
+    if rule is None:
+        return None
+    found: str | None = None
+    for operand, mapping in zip(op.operands, rule.operands, strict=True):
+        for place in flow.places.get(operand, ()):
+            if op.name == "stablehlo.reshape":  # drops a batch of one, or what was chosen before
+                return None if place.size in flow.sizes else CHOICE
+            for factor in mapping[place.dim]:
+                if rule.factor_sizes[factor] > 1:
+                    # split, a gather is a sum of what each device has; of examples it is a choice
+                    gathers = op.name == "stablehlo.gather"
+                    kind = None if gathers else rule.reducers[factor]
+                    found = found or kind or CHOICE
+    return found

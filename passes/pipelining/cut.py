@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from xdsl.dialects.builtin import IntegerType, StringAttr
+from xdsl.dialects.builtin import IntegerAttr, IntegerType, StringAttr
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
-from autopar.dialects.autopar import aliases, entries_of
+from autopar.dialects.autopar import NEXT, OWN_SIZES, aliases, entries_of
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import element_type, is_tensor, num_bytes, shape_of
 
-from .batch_flow import BatchFlow, BatchPlace, inputs_of
-from .crossing import (
-    Combination,
-    combination,
-    is_counted,
-    lost_by,
-    no_mean,
-    take_conversions,
-)
+from .averages import Scaling, find_scalings
+from .batch_flow import BatchFlow, BatchPlace, inputs_of, lost_by
+from .crossing import Combination, Combiner, is_gradient, no_mean, take_conversions
+from .degrees import UNKNOWN, Degrees
 from .examples import Examples
+from .foreign_rows import refuse_foreign_rows
 from .second_pass import refuse_second_pass
 
 
@@ -42,25 +38,33 @@ class Cut:
     """Results that are computed example by example, and where they hold the batch."""
     carried: list[tuple[int, SSAValue]] = field(default_factory=list[tuple[int, SSAValue]])
     """(argument index, value): state that the forward part writes."""
+    scalings: list[Scaling] = field(default_factory=list[Scaling])
+    """What the update reads of sums that are to be averaged."""
 
 
-def find_cut(func: FuncOp, flow: BatchFlow, reduction: Literal["mean", "sum"]) -> Cut:
+def find_cut(func: FuncOp, flow: BatchFlow, reduction: Literal["mean", "sum"], count: int) -> Cut:
     """Cuts the step by data flow; DiagnosticError where a loop and an update cannot compute it."""
     block = func.body.block
     terminator = block.last_op
     assert terminator is not None
     refuse_second_pass(block, flow)
-    carried = _forward_state(func, flow)
+    refuse_foreign_rows(block, flow)
+    stated = next_values(func)
+    degrees = None if stated is None else Degrees(block, flow, count)
+    if stated is None:
+        shared = ((argument, result) for argument, result in aliases(func))
+        stated = {r: a for a, r in shared if shape_of(block.args[a].type)}
+    carried = _forward_state(func, flow, stated, degrees)
     seeds = [op for op in block.ops if op is not terminator and _touches_examples(op, flow)]
     seeds += [v.owner for _, v in carried if isinstance(v.owner, Operation)]
     micro = _needed_by(seeds, block)
     _take_gradient_ops(micro, block, flow)
     _take_linear_followers(micro, block, flow)
     crossing = _crossing(micro, block, flow)
-    if take_conversions(crossing, micro, block):
+    if degrees is None and take_conversions(crossing, micro, block):
         crossing = _crossing(micro, block, flow)
     cut = Cut(micro, carried=carried)
-    results = _Results(func, flow, cut)
+    results = _Results(func, flow, cut, stated)
     for index, value in enumerate(terminator.operands):
         if not flow.depends(value) or any(value is written for _, written in carried):
             continue
@@ -71,7 +75,15 @@ def find_cut(func: FuncOp, flow: BatchFlow, reduction: Literal["mean", "sum"]) -
             crossing[value] = None
         elif not any(value is known for known, _ in cut.examples):
             cut.examples.append((value, place))
-    cut.reduced = {value: combination(value, flow, reduction) for value in crossing}
+    for _, written in carried:
+        crossing.pop(written, None)
+    own_sizes = OWN_SIZES in func.attributes
+    combiner = Combiner(
+        flow, results.examples, degrees, reduction, count, frozenset(stated), own_sizes
+    )
+    cut.reduced = {value: combiner.of(value) for value in crossing}
+    if degrees is not None:
+        cut.scalings = find_scalings(block, micro, crossing, degrees, combiner)
     return cut
 
 
@@ -98,49 +110,65 @@ def _touches_examples(op: Operation, flow: BatchFlow) -> bool:
     )
 
 
-def _forward_state(func: FuncOp, flow: BatchFlow) -> list[tuple[int, SSAValue]]:
-    """State that goes from one microbatch to the next: a result that depends on the batch, whose
-    argument shares its buffer or is the only one that it was computed from element by element, and
-    that the forward phase makes (running statistics of a normalisation) or counts up."""
+def _forward_state(
+    func: FuncOp, flow: BatchFlow, stated: Mapping[int, int], degrees: Degrees | None
+) -> list[tuple[int, SSAValue]]:
+    """State that goes from one microbatch to the next: a result of the forward phase that depends
+    on the batch and is the next value of an argument which that phase reads (running statistics of
+    a normalisation). A float scalar that stays as it is where the batch is repeated is averaged."""
     terminator = func.body.block.last_op
     assert terminator is not None
-    argument_of = {result: argument for argument, result in aliases(func)}
     found: list[tuple[int, SSAValue]] = []
     for result, value in enumerate(terminator.operands):
         if (
-            not isinstance(value.owner, Operation)
+            result not in stated
+            or not isinstance(value.owner, Operation)
             or not flow.depends(value)
             or flow.is_per_example(value)
-            or flow.phases.of(value.owner) == "backward"
+            or flow.phases.of(value.owner) != "forward"
         ):
             continue
-        argument = argument_of.get(result)
-        if argument is None:
-            argument = _updated_argument(value)
-        if argument is not None and (
-            flow.phases.of(value.owner) == "forward"
-            or is_counted(value, func.body.block.args[argument], flow)
-        ):
-            found.append((argument, value))
+        argument = func.body.block.args[stated[result]]
+        if not _is_read_forward(argument, flow):
+            continue
+        is_float = is_tensor(value.type) and not isinstance(element_type(value.type), IntegerType)
+        if degrees is not None and is_float and not shape_of(value.type):
+            if degrees.of(value) is not UNKNOWN:
+                continue
+            if not (value.owner.name == "stablehlo.add" and argument.has_one_use()):
+                raise DiagnosticError(
+                    value.owner,
+                    f"result {result}{result_path(func, result)} ({value.type}) stands where "
+                    f"argument {argument.index} stands, which the loss function reads, and is made "
+                    "in it of a sum over the batch: whether it is state that goes from one "
+                    "microbatch to the next or is to be averaged is not told; return it at "
+                    "another place, or make a mean over the batch of it",
+                )
+        found.append((argument.index, value))
     return found
 
 
-def _updated_argument(value: SSAValue) -> int | None:
-    """The one argument of @main of the value's type that it is computed from elementwise."""
-    arguments: set[int] = set()
-    seen: set[SSAValue] = set()
-    stack: list[SSAValue] = [value]
+def _is_read_forward(argument: SSAValue, flow: BatchFlow) -> bool:
+    """Whether the forward or backward phase reads an argument, or a view of it."""
+    stack, seen = [argument], {argument}
     while stack:
-        current = stack.pop()
-        if current in seen or current.type != value.type:
-            continue
-        seen.add(current)
-        if isinstance(current, BlockArgument):
-            arguments.add(current.index)
-        elif isinstance(current.owner, Operation):
-            operands = current.owner.operands
-            stack += operands if all(v.type == value.type for v in operands) else ()
-    return arguments.pop() if len(arguments) == 1 else None
+        for use in stack.pop().uses:
+            if flow.phases.of(use.operation) != "update":
+                return True
+            if use.operation.name in _VIEWS and use.operation.results[0] not in seen:
+                seen.add(use.operation.results[0])
+                stack.append(use.operation.results[0])
+    return False
+
+
+_VIEWS = (
+    "stablehlo.broadcast_in_dim",
+    "stablehlo.convert",
+    "stablehlo.dynamic_slice",
+    "stablehlo.reshape",
+    "stablehlo.slice",
+    "stablehlo.transpose",
+)
 
 
 def _take_gradient_ops(micro: set[Operation], block: Block, flow: BatchFlow) -> None:
@@ -208,11 +236,12 @@ def _take_linear_followers(micro: set[Operation], block: Block, flow: BatchFlow)
 class _Results:
     """What becomes of the results of @main that depend on the batch."""
 
-    def __init__(self, func: FuncOp, flow: BatchFlow, cut: Cut) -> None:
+    def __init__(self, func: FuncOp, flow: BatchFlow, cut: Cut, stated: Mapping[int, int]) -> None:
         self._func = func
+        self._stated = stated
         self._flow = flow
         self._micro = cut.micro
-        self._examples = Examples(func.body.block, flow)
+        self.examples = Examples(func.body.block, flow)
 
     def place_of(self, index: int, value: SSAValue) -> BatchPlace | None:
         """Where a result holds the batch; None: it is averaged, or made of averages.
@@ -221,7 +250,7 @@ class _Results:
         scalar or an updated state.
         """
         if self._flow.is_per_example(value):
-            place = self._examples.place_of(value)
+            place = self.examples.place_of(value)
             if place is None:
                 why = "mixes examples of the batch, or holds a part of them"
                 if self._flow.sizes == {1}:
@@ -229,6 +258,8 @@ class _Results:
                 raise self._refusal(index, value, why)
             return place
         type = value.type
+        if index in self._stated:
+            return None
         if not is_tensor(type) or isinstance(element_type(type), IntegerType):
             if is_made_in(value, self._micro):
                 raise self._refusal(
@@ -253,7 +284,7 @@ class _Results:
             value.owner if isinstance(value.owner, Operation) else self._func,
             f"result {index}{result_path(self._func, index)} ({value.type}) {why}: it cannot be "
             "put together from microbatches; return a float scalar (it is averaged), a value an "
-            "example, or compute it outside the step",
+            "example, or state at the place of its argument, or compute it outside the step",
         )
 
     def _is_statistic(self, value: SSAValue) -> bool:
@@ -271,7 +302,7 @@ class _Results:
             if is_made_in(current, self._micro):
                 if not self._flow.depends(current):
                     continue
-                if _is_gradient(current, self._flow):
+                if is_gradient(current, self._flow, of_examples=True):
                     return False
                 found |= bool(shape_of(current.type))
                 continue
@@ -282,24 +313,12 @@ class _Results:
         return found
 
 
-def _is_gradient(value: SSAValue, flow: BatchFlow) -> bool:
-    """Whether the backward phase makes a value, or ops without a phase's name make it of such."""
-    seen: set[SSAValue] = {value}
-    stack = [value]
-    while stack:
-        current = stack.pop()
-        if not isinstance(current.owner, Operation):
-            continue
-        phase = flow.phases.of(current.owner)
-        if phase == "backward":
-            return True
-        if phase == "forward":
-            continue
-        for other in current.owner.operands:
-            if flow.depends(other) and other not in seen:
-                seen.add(other)
-                stack.append(other)
-    return False
+def next_values(func: FuncOp) -> dict[int, int] | None:
+    """The arguments whose next values results are, by result; None where no argument says it."""
+    entries = entries_of(func.arg_attrs, len(func.body.block.args))
+    said = {index: entry.data.get(NEXT) for index, entry in enumerate(entries)}
+    found = {a: r.value.data for a, r in said.items() if isinstance(r, IntegerAttr)}
+    return {r: a for a, r in found.items() if r >= 0} if found else None
 
 
 def result_path(func: FuncOp, index: int) -> str:

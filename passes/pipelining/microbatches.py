@@ -25,6 +25,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from autopar.dialects import stablehlo
+from autopar.dialects.autopar import BATCH_DIMS, OWN_SIZES, WHOLE_BATCH
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.reductions import COMBINERS
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
@@ -33,8 +34,8 @@ from autopar.passes.importing.arguments import argument_kinds, batch_dim, main_f
 from autopar.passes.partition.local_builder import i64_array, resized, splat_neutral
 
 from .batch_flow import BatchFlow, BatchPlace, inputs_of
-from .crossing import AVERAGE
 from .cut import Cut, find_cut, is_made_in, result_path
+from .scatters import split_scatters
 
 _OPS: dict[str, type[Operation]] = {op.name: op for op in stablehlo.StableHLO.operations}
 
@@ -66,8 +67,11 @@ def split_step(module: ModuleOp, count: int, reduction: str) -> None:
         )
     flow = BatchFlow(batch)
     flow.follow(func.body.block)
-    cut = find_cut(func, flow, cast(Literal["mean", "sum"], reduction))
-    _Splitter(func, flow, cut, batch, count, reduction).run()
+    if split_scatters(func.body.block, flow):
+        flow = BatchFlow(batch)
+        flow.follow(func.body.block)
+    cut = find_cut(func, flow, cast(Literal["mean", "sum"], reduction), count)
+    _Splitter(func, flow, cut, batch, count).run()
 
 
 def check_result_shapes(func: FuncOp, shapes: Sequence[tuple[int, ...] | None]) -> None:
@@ -98,14 +102,12 @@ class _Splitter:
         cut: Cut,
         batch: dict[SSAValue, int],
         count: int,
-        reduction: str,
     ) -> None:
         self._func = func
         self._flow = flow
         self._cut = cut
         self._batch = batch
         self._count = count
-        self._reduction = reduction
         self._block = func.body.block
 
     def run(self) -> None:
@@ -118,8 +120,8 @@ class _Splitter:
         states = [block.args[i] for i, _ in cut.carried]
         inits = [self._at(anchor, _constant(0, index_type))]
         inits += [
-            self._at(anchor, splat_neutral("sum" if kind == AVERAGE else kind, type_))
-            for kind, type_ in zip(cut.reduced.values(), reduced_types, strict=True)
+            self._at(anchor, splat_neutral(how.kind, type_))
+            for how, type_ in zip(cut.reduced.values(), reduced_types, strict=True)
         ]
         inits += [self._at(anchor, _constant(0, t)) for t in buffers]
         inits += states
@@ -140,9 +142,11 @@ class _Splitter:
         loop.location = self._func.location
         block.insert_op_before(loop, anchor)
         self._end_body(body, index, mapping)
+        self._loop = loop
         self._use_results(loop, anchor)
         self._retype_main()
         self._drop_moved()
+        self._take_whole_sizes()
 
     def _loop_position(self) -> Operation:
         """The first op that is not of the microbatch part and reads something of it."""
@@ -219,15 +223,14 @@ class _Splitter:
         )
         body.add_ops([one, following])
         values: list[SSAValue] = [following.results[0]]
-        for value, kind in cut.reduced.items():
+        for value, how in cut.reduced.items():
             acc = next(args)
             new = mapping[value]
             if new.type != acc.type:
                 convert = stablehlo.ConvertOp.create(operands=[new], result_types=[acc.type])
                 body.add_op(convert)
                 new = convert.results[0]
-            combine = COMBINERS["sum" if kind == AVERAGE else kind]
-            total = _OPS[combine].create(operands=[acc, new], result_types=[acc.type])
+            total = _OPS[COMBINERS[how.kind]].create(operands=[acc, new], result_types=[acc.type])
             body.add_op(total)
             values.append(total.results[0])
         for value, place in cut.examples:
@@ -258,19 +261,11 @@ class _Splitter:
         cut = self._cut
         results = list(loop.results[1:])
         split = len(cut.reduced), len(cut.reduced) + len(cut.examples)
-        terminator = self._block.last_op
-        assert terminator is not None
         for (_, value), state in zip(cut.carried, results[split[1] :], strict=True):
-            for index, operand in enumerate(terminator.operands):
-                if operand is value:
-                    terminator.operands[index] = state
-        for (value, kind), total in zip(cut.reduced.items(), results[: split[0]], strict=True):
-            if kind == AVERAGE and self._reduction == "mean":
-                scale = self._at(anchor, _constant(1.0 / self._count, total.type))
-                total = self._at(
-                    anchor,
-                    stablehlo.MulOp.create(operands=[total, scale], result_types=[total.type]),
-                )
+            self._replace_outside(value, state)
+        for (value, how), total in zip(cut.reduced.items(), results[: split[0]], strict=True):
+            if how.scale != 1:
+                total = self._scaled(anchor, total, how.scale)
             if total.type != value.type:
                 total = self._at(
                     anchor,
@@ -284,6 +279,34 @@ class _Splitter:
                 operands=[buffer], result_types=[resized(value.type, shape)]
             )
             self._replace_outside(value, self._at(anchor, merged))
+        for scaling in cut.scalings:
+            place = self._block.find_ancestor_op_in_block(scaling.op)
+            assert place is not None
+            value = scaling.op.operands[scaling.index]
+            scaling.op.operands[scaling.index] = self._scaled(place, value, scaling.factor)
+
+    def _scaled(self, anchor: Operation, value: SSAValue, factor: float) -> SSAValue:
+        scale = self._at(anchor, _constant(factor, value.type))
+        return self._at(
+            anchor, stablehlo.MulOp.create(operands=[value, scale], result_types=[value.type])
+        )
+
+    def _take_whole_sizes(self) -> None:
+        """Gives constants that come of the batch's size those of the whole batch; the loop's own
+        stay as they are."""
+        self._func.attributes.pop(OWN_SIZES, None)
+        for op in self._func.walk():
+            op.attributes.pop(BATCH_DIMS, None)
+            whole = op.attributes.pop(WHOLE_BATCH, None)
+            if whole is not None and not self._is_in(op, self._loop):
+                op.properties["value"] = whole
+
+    @staticmethod
+    def _is_in(op: Operation, loop: Operation) -> bool:
+        parent = op.parent_op()
+        while parent is not None and parent is not loop:
+            parent = parent.parent_op()
+        return parent is loop
 
     def _replace_outside(self, value: SSAValue, new: SSAValue) -> None:
         for use in list(value.uses):

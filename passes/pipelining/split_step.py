@@ -21,15 +21,18 @@ class SplitStepPass(ModulePass):
     what has a batch dimension, or is needed by such, is the microbatch part; what only reads values
     reduced over the batch (gradients, losses) is the update part. Name stacks that JAX leaves in
     locations are read for three questions: whether a state is written by the forward part, whether
-    a result that is no scalar is a gradient, and whether what is made of gradients meets the batch
-    again.
+    a value is a gradient, and whether what is made of gradients meets the batch again. Of state
+    `autopar.next` tells; where no argument has it, `tf.aliasing_output` stands for it but for
+    scalars, and nothing tells what comes of the batch's size (`autopar.whole_batch`,
+    `autopar.batch_dims`): all floats are averaged then.
 
     Guarantees: @main takes the batch of `num-micro-batches` microbatches: gradients and float
     scalars are averaged over them (`reduction=sum`: summed), results that are computed example by
     example put together in the order of the examples, and state that the forward part writes handed
-    from one microbatch to the next. Any other result that depends on the batch is an error that
-    names it, and a second pass over the batch, with what its gradients were turned into, one at the
-    op.
+    from one microbatch to the next. What else the update reads is what the whole batch gives: sums
+    over it, means, extremes, its size. Any other result that depends on the batch is an error that
+    names it, and so is, at the op, a second pass over the batch, with what its gradients were
+    turned into, and what the update reads of statistics of statistics.
     """
 
     name = "split-step"

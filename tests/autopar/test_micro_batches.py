@@ -610,6 +610,15 @@ READ: dict[str, tuple[Any, Any]] = {
         jnp.float32(0),
         lambda h, b, v: (h, (b["x"][:, 0] > 0).sum() / (b["x"][:, 1] > 0).sum()),
     ),
+    "integer": (
+        jnp.float32(0),
+        lambda h, b, v: (h, 1.0 / jnp.maximum((b["x"][:, 0] > 0).sum(), 1)),
+    ),
+    "threshold": (
+        jnp.float32(0),
+        lambda h, b, v: (h, jnp.where((b["x"][:, 0] > 0).sum() > 9, 1.0, 0.0)),
+    ),
+    "size": (jnp.float32(0), lambda h, b, v: (h + b["x"].shape[0], b["x"].shape[0] / 256)),
     "mean": (jnp.float32(0), lambda h, b, v: (0.9 * h + 0.1 * v, jnp.abs(b["x"]).mean())),
 }
 
@@ -629,23 +638,7 @@ def test_what_the_update_reads_is_that_of_the_whole_batch(name: str, method: str
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "integer": (
-        lambda h, b, v: (h, 1.0 / jnp.maximum((b["x"][:, 0] > 0).sum(), 1)),
-        "an integer .* integers have no average; make it a float",
-    ),
-    "threshold": (
-        lambda h, b, v: (h, jnp.where((b["x"][:, 0] > 0).sum() > 9, 1.0, 0.0)),
-        "integers have no average",
-    ),
     "choice": (lambda h, b, v: (h, b["x"][0, 0]), "a choice from the batch, which the update"),
-    "size": (
-        lambda h, b, v: (h + b["x"].shape[0], 1.0),
-        "32.* whole batch is 8",
-    ),
-    "size_as_rate": (
-        lambda h, b, v: (h, b["x"].shape[0] / 256),
-        "of the whole batch is",
-    ),
 }
 
 

@@ -292,21 +292,42 @@ def _traced(fn: Any, size: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("fn", "is_found"),
+    ("fn", "marks"),
     [
-        (lambda x: x.sum() + x.shape[0], True),
-        (lambda x: x.sum() * (x.shape[0] / 256), True),
-        (lambda x: x.mean(), False),
-        (lambda x: x.sum() * 2 + 1, False),
-        (lambda x: jax.grad(lambda v: (v * x.shape[0]).sum())(1.0) * x.sum(), False),
+        (lambda x: x.sum() * x.shape[0], ["dense<3.2"]),
+        (lambda x: (x.mean(0), x.shape[0]), ["dense<3.2", "dense<32>"]),
+        (lambda x: x.sum() + jnp.ones(x.shape[0]).sum(), ["array<i64: 0>"]),
+        (lambda x: jax.grad(lambda v: (v * x).mean())(1.0), ["dense<3.2", "array<i64: 0>"]),
+        (lambda x: x.sum() * jnp.nan, []),
     ],
 )
-def test_the_size_of_the_batch_in_the_update(fn: Any, is_found: bool) -> None:
-    problem = jax_compat.batch_size_in_update(_traced(fn, 32), _traced(fn, 8), 4)
-    assert (problem is not None) == is_found
-    if problem is not None:
-        assert f"{Path(__file__).name}:" in problem
-        assert "of the whole batch is" in problem
+def test_the_size_of_the_batch_is_marked(fn: Any, marks: list[str]) -> None:
+    traced, complete = jax_compat.mark_batch_sizes(_traced(fn, 32), _traced(fn, 8), 4)
+    text = jax_compat.lower_traced(traced, "cpu").as_text()
+    assert complete
+    assert ("autopar." in text) == bool(marks)
+    assert all(mark in text for mark in marks)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: jax.lax.fori_loop(0, x.shape[0], lambda i, a: a * 2, x.sum()),
+        lambda x: x.sum() if x.shape[0] > 16 else jnp.sin(x.sum()),
+    ],
+)
+def test_another_course_for_a_microbatch(fn: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{Path(__file__).name}:.*num_micro_batches=4"):
+        jax_compat.mark_batch_sizes(_traced(fn, 32), _traced(fn, 8), 4)
+
+
+def test_the_place_of_an_error() -> None:
+    def step(x: Any) -> Any:
+        return x + jnp.ones(7)
+
+    with pytest.raises(ValueError, match="Incompatible shapes") as info:
+        _traced(step, 8)
+    assert f"{Path(__file__).name}:" in jax_compat.user_place(info.value)
 
 
 # ---- this file -----------------------------------------------------------------------------------
