@@ -151,10 +151,10 @@ def experts_of(grid: Grid, *, transformer: bool, trains: bool, routes: bool) -> 
     """
     axes = tuple(name for name, size in grid.axes if size > 1)
     found: list[Expert] = []
-    for tensor in _subsets(axes):
+    for tensor in _runs(axes):
         batch = tuple(axis for axis in axes if axis not in tensor)
         for zero in _zeros(batch) if trains else [("dp", (), ())]:
-            for experts in [(), *_subsets(axes)[1:]] if routes else [()]:
+            for experts in [(), *_runs(axes)[1:]] if routes else [()]:
                 for sequence in (False, True) if tensor and transformer else (False,):
                     found.append(_expert(batch, zero, tensor, experts, sequence))
     return found
@@ -180,16 +180,17 @@ def _zeros(batch: Axes) -> list[tuple[str, Axes, Axes]]:
     return found
 
 
-def _subsets(axes: Axes) -> list[Axes]:
-    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
+def _runs(axes: Axes) -> list[Axes]:
+    """None of the axes, and those next to each other."""
+    return [(), *(axes[first:end] for first, end in combinations(range(len(axes) + 1), 2))]
 
 
 # ---- What a model is made of ---------------------------------------------------------------------
 
 ROLES = ("residual", "whole", "heads", "scores", "wide", "rows")
 """Of activations: [batch, length, width] between layers; the same where column-parallel layers read
-it; [batch, length, heads, size]; [batch, heads, queries, keys]; what is split along its last dimension (inside an MLP, logits);
-the rows of experts [experts, groups, capacity, width]."""
+it; [batch, length, heads, size]; [batch, heads, queries, keys]; what is split along its last
+dimension (inside an MLP, logits); the rows of experts [experts, groups, capacity, width]."""
 _EINSUMS = {"bhqk": "scores", "bqhd": "heads", "egcm": "rows", "egch": "rows"}
 """Of the models' einsums, by what they give."""
 _BLOCKS = ("Block", "ExpertBlock", "Bottleneck", "ResidualBlock", "PixelAttention")

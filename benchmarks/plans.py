@@ -60,6 +60,7 @@ from .experts import (  # noqa: E402
     write_arguments,
     write_constraints,
 )
+from .plans_run import Compiled, compiled_jit, compiled_ours, measured  # noqa: E402
 
 MODELS = {
     "gpt-350M": 32,
@@ -74,8 +75,11 @@ MODELS = {
 }
 """The cases of a plain run, with the examples of a batch on 8 devices."""
 _TRANSFORMERS = ("gpt", "bert", "moe", "vit", "gpt_decode")
-TINY = {"gpt": 16, "bert": 16, "moe": 16, "wide_resnet": 16, "unet": 16, "vit": 16, "mlp": 64}
-"""Examples of a batch of the sizes that run on this machine."""
+SMALL = (
+    "gpt-mini", "bert-mini", "moe-mini", "wide_resnet-tiny", "unet-tiny", "vit-mini", "mlp-mini",
+    "gpt_decode-mini",
+)  # fmt: skip
+"""Sizes that this machine runs."""
 
 
 class Step(NamedTuple):
@@ -112,7 +116,9 @@ def step_of(model: str, layers: int | None, batch: int) -> Step:
     if model.startswith("gpt_decode"):
         cache = module.abstract_cache(config, batch)
         args = module.abstract_params(config), cache, module.abstract_tokens(batch)
-        return Step(module.make_decode_step(config), args, 1, _paths(("params", "cache", "batch"), args))
+        return Step(
+            module.make_decode_step(config), args, 1, _paths(("params", "cache", "batch"), args)
+        )
     optimizer = make_optimizer(1e-3, 100)
     args = module.abstract_state(config, optimizer), module.abstract_batch(config, batch)
     return Step(module.make_train_step(config, optimizer), args, 0, _paths(("", "batch"), args))
@@ -193,6 +199,10 @@ class Case:
     def partitioned(self, module: ModuleOp) -> ModuleOp:
         run_passes(module, (*DECIDE, *PARTITION), self._context)
         return module
+
+    def compiled(self, name: str, module: ModuleOp) -> Compiled:
+        """Partitions and compiles it."""
+        return compiled_ours(name, self.partitioned(module), self._context)
 
     def figures(self, name: str, module: ModuleOp) -> Figures:
         """Partitions it."""
@@ -291,16 +301,20 @@ def summary(ratios: dict[str, float]) -> str:
     )
 
 
+def kind_of(model: str) -> dict[str, bool]:
+    """What `experts_of` asks of a model."""
+    name = model.partition("-")[0]
+    return {
+        "transformer": name in _TRANSFORMERS,
+        "trains": name != "gpt_decode",
+        "routes": name == "moe",
+    }
+
+
 def modelled(args: argparse.Namespace) -> dict[str, float]:
     """Compares by the cost model."""
     ratios: dict[str, float] = {}
     for model in args.models.split(","):
-        name = model.partition("-")[0]
-        kind = {
-            "transformer": name in _TRANSFORMERS,
-            "trains": name != "gpt_decode",
-            "routes": name == "moe",
-        }
         for shape in args.grids.split(","):
             grid = parse_grid(shape)
             batch = (args.batch or MODELS.get(model, 32)) * grid.num_devices // 8
@@ -310,7 +324,7 @@ def modelled(args: argparse.Namespace) -> dict[str, float]:
             lower = time.perf_counter() - began
             module = import_module(native)
             took = time.perf_counter() - began - lower
-            experts = experts_of(grid, **kind)
+            experts = experts_of(grid, **kind_of(model))
             for preset in args.clusters.split(","):
                 title = f"{model} {shape} {preset}"
                 print(
@@ -323,17 +337,56 @@ def modelled(args: argparse.Namespace) -> dict[str, float]:
     return ratios
 
 
+def on_this_machine(args: argparse.Namespace) -> dict[str, float]:
+    """Compares what XLA compiles of the models' smallest sizes, or what the clock says of it."""
+    ratios: dict[str, float] = {}
+    for model in args.models.split(","):
+        step = step_of(model, args.layers or None, args.batch or 16)
+        module = import_module(lowered(step))
+        for shape in args.grids.split(","):
+            grid = parse_grid(shape)
+            experts = {expert.name: expert for expert in experts_of(grid, **kind_of(model))}
+            for preset in args.clusters.split(","):
+                title = f"{model} {shape} {preset}"
+                case = Case(module, step.paths, grid, read_cluster(preset))
+                found = [
+                    case.figures(name, case.expert(expert)) for name, expert in experts.items()
+                ]
+                best = min(found, key=lambda figures: figures.price.total).name
+                plans = [
+                    case.compiled("auto", case.auto(None)),
+                    case.compiled(f"{best} by autopar", case.expert(experts[best])),
+                    compiled_jit(step, experts[best], grid),
+                ]
+                print(title, flush=True)
+                seconds = [plan.seconds(grid, case.prices) for plan in plans]
+                if args.measure:
+                    seconds = measured(plans, step, args.rounds)
+                for plan, took in zip(plans, seconds, strict=True):
+                    text = plan.describe(grid, case.prices)
+                    took_ms = f"{1e3 * took:9.3f} ms measured" if args.measure else ""
+                    print(f"  {plan.name:32} {took_ms} {text}", flush=True)
+                ratios[title] = seconds[0] / seconds[-1]
+    return ratios
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", help="names and sizes, as gpt-1.3B,moe-380M")
     parser.add_argument("--layers", type=int, default=4, help="at most; 0: as the size says")
     parser.add_argument("--batch", type=int, help="examples on 8 devices; more on more")
     parser.add_argument("--grids", default="2x4")
-    parser.add_argument("--clusters", default="8xh100")
+    parser.add_argument("--clusters", help="presets and files (8xh100; on this machine cpu)")
     parser.add_argument("--memory", choices=("device", "tight"), default="device")
     parser.add_argument("--verbose", action="store_true", help="every expert; splits of times")
+    parser.add_argument("--compiled", action="store_true", help="read what XLA compiles")
+    parser.add_argument("--measure", action="store_true", help="run what XLA compiles")
+    parser.add_argument("--rounds", type=int, default=20, help="steps of which the fastest counts")
     args = parser.parse_args()
-    print(summary(modelled(args)))
+    runs = args.compiled or args.measure
+    args.models = args.models or ",".join(SMALL if runs else MODELS)
+    args.clusters = args.clusters or ("cpu" if runs else "8xh100")
+    print(summary(on_this_machine(args) if runs else modelled(args)))
 
 
 if __name__ == "__main__":
