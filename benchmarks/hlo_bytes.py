@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def _axes(line: str, kind: str, grid: Grid) -> tuple[str, ...]:
     """The grid axes of a collective."""
     names = tuple(name for name, size in grid.axes if size > 1)
     if kind == "permute":
-        pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
+        pairs = re.search(r"source_target_pairs=\{.*?\}\}", line)
         ends = (
             [tuple(map(int, p.split(","))) for p in re.findall(r"\{(\d+,\d+)", pairs[0])]
             if pairs
@@ -107,25 +107,48 @@ def _axes(line: str, kind: str, grid: Grid) -> tuple[str, ...]:
 
 def _groups(line: str) -> set[frozenset[int]]:
     """The replica groups of a collective; none: all devices."""
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    mesh = re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?)\))? \{(.*?)\}", line)
+    if mesh:
+        return _mesh_groups(mesh[1], mesh[2], mesh[3])
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", line)
     if iota:
-        devices = np.arange(prod(map(int, iota[3].split(",")))).reshape(
-            [int(n) for n in iota[3].split(",")]
-        )
-        if iota[4]:
-            devices = devices.transpose([int(n) for n in iota[4].split(",")])
-        return {frozenset(g) for g in devices.reshape(int(iota[1]), int(iota[2])).tolist()}
+        return {frozenset(g) for g in _devices(iota[3]).reshape(-1, int(iota[2])).tolist()}
     listed = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line)
     found = re.findall(r"\{([\d,]+)\}", listed[1]) if listed else []
     return {frozenset(map(int, group.split(","))) for group in found}
 
 
+def _devices(text: str) -> np.ndarray[Any, Any]:
+    """The devices of `[2,4]T(1,0)`, which numbers them row-major and transposes."""
+    shape, _, order = text.partition("T")
+    sizes = [int(n) for n in re.findall(r"\d+", shape)]
+    devices = np.arange(prod(sizes)).reshape(sizes)
+    return devices.transpose([int(n) for n in re.findall(r"\d+", order)]) if order else devices
+
+
+def _mesh_groups(axes: str, devices: str | None, along: str) -> set[frozenset[int]]:
+    """Groups along axes, or sub-axes `'a':(pre)size`, of a mesh `'a'=2,'b'=4`."""
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
+    parts = {
+        name: (int(pre or 1), int(size or sizes[name]))
+        for name, pre, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", along)
+    }
+    shape: list[int] = []
+    last: list[int] = []
+    for name, size in sizes.items():
+        pre, own = parts.get(name, (size, 1))
+        shape += [pre, own, size // pre // own]
+        if name in parts:
+            last.append(len(shape) - 2)
+    found = _devices(devices) if devices else np.arange(prod(sizes.values()))
+    moved = np.moveaxis(found.reshape(shape), last, range(-len(last), 0))
+    group = prod(shape[axis] for axis in last)
+    return {frozenset(g) for g in moved.reshape(-1, group).tolist()}
+
+
 def _group_size(line: str, num_devices: int) -> int:
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", line)
-    if iota:
-        return int(iota[2])
-    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
-    return len(listed[1].split(",")) if listed and listed[1] else num_devices
+    groups = _groups(line)
+    return len(next(iter(groups))) if groups else num_devices
 
 
 def total_bytes(hlo: str, num_devices: int) -> float:
