@@ -163,8 +163,6 @@ def test_axes_of_a_permutation() -> None:
 
 
 def test_grids() -> None:
-    names = [
-        one.name for one in experts_of(Grid("mesh", (("x", 2), ("y", 4))), **plans.kind_of("gpt"))
-    ]
+    names = [one.name for one in experts_of(parse_grid("2x4"), **plans.kind_of("gpt"))]
     assert {"dp(x,y)", "zero3(x,y)", "hsdp[y](x,y)", "dp(x) tp+sp(y)", "dp(y) tp(x)"} <= {*names}
     assert len(names) == len(set(names)) == 19
