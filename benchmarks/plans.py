@@ -38,7 +38,7 @@ from autopar.dialects.diagnostics import DiagnosticError  # noqa: E402
 from autopar.dialects.sharding import Grid  # noqa: E402
 from autopar.lowering.importer import import_module  # noqa: E402
 from autopar.lowering.mlir_context import merge_equal_ops  # noqa: E402
-from autopar.passes.cost.cluster import Cluster, read_cluster  # noqa: E402
+from autopar.passes.cost.cluster import read_cluster  # noqa: E402
 from autopar.passes.cost.flops import flops_of  # noqa: E402
 from autopar.passes.cost.liveness import memory_of  # noqa: E402
 from autopar.passes.cost.prices import CostModel  # noqa: E402
@@ -60,7 +60,7 @@ from .experts import (  # noqa: E402
     write_arguments,
     write_constraints,
 )
-from .plans_run import Compiled, compiled_jit, compiled_ours, measured  # noqa: E402
+from .plans_run import compiled_jit, compiled_ours, measured  # noqa: E402
 
 MODELS = {
     "gpt-350M": 32,
@@ -166,54 +166,49 @@ class Figures(NamedTuple):
 
 
 class Case:
-    """A step on a grid of a cluster."""
+    """A step on a grid."""
 
-    def __init__(self, module: ModuleOp, paths: list[str], grid: Grid, cluster: Cluster) -> None:
+    def __init__(self, module: ModuleOp, paths: list[str], grid: Grid) -> None:
         self._module, self._paths, self.grid = module, paths, grid
-        self.prices = CostModel.of(cluster, grid)
         self._context = make_context()
         self.seconds: dict[str, float] = {}
         """Of the parts of auto-shard."""
 
-    def auto(self, limit: int | None) -> ModuleOp:
-        """The program as auto-shard plans it, before it is partitioned."""
+    def auto(self, prices: CostModel, limit: int | None) -> ModuleOp:
+        """The partitioned program as auto-shard plans it."""
+        self.seconds.clear()
         module = self._module.clone()
         without_marks(module)
         declare_mesh(module, self.grid)
         with _timing(self.seconds, "import"):
             run_passes(module, IMPORT, self._context)
         with _timed(self.seconds):
-            planner.make_plan(module, self._context, self.prices, SolveOptions(60.0), limit)
-        return module
+            planner.make_plan(module, self._context, prices, SolveOptions(60.0), limit)
+        return self._partitioned(module)
 
     def expert(self, expert: Expert) -> ModuleOp:
-        """The program with an expert's shardings, before it is partitioned."""
+        """The partitioned program with an expert's shardings."""
         module = self._module.clone()
         write_constraints(module, expert, self.grid)
         declare_mesh(module, self.grid)
         run_passes(module, IMPORT, self._context)
         write_arguments(module, self._paths, expert, self.grid)
         run_passes(module, (*PROPAGATE, *BOUNDARY), self._context)
-        return module
+        return self._partitioned(module)
 
-    def partitioned(self, module: ModuleOp) -> ModuleOp:
+    def _partitioned(self, module: ModuleOp) -> ModuleOp:
         run_passes(module, (*DECIDE, *PARTITION), self._context)
         return module
 
-    def compiled(self, name: str, module: ModuleOp) -> Compiled:
-        """Partitions and compiles it."""
-        return compiled_ours(name, self.partitioned(module), self._context)
 
-    def figures(self, name: str, module: ModuleOp) -> Figures:
-        """Partitions it."""
-        self.partitioned(module)
-        return Figures(
-            name,
-            price_of(module, self.prices),
-            memory_of(module).peak,
-            sum(use.num_bytes * use.times for use in collectives_of(module)),
-            flops_of(module),
-        )
+def figures_of(name: str, partitioned: ModuleOp, prices: CostModel) -> Figures:
+    return Figures(
+        name,
+        price_of(partitioned, prices),
+        memory_of(partitioned).peak,
+        sum(use.num_bytes * use.times for use in collectives_of(partitioned)),
+        flops_of(partitioned),
+    )
 
 
 @contextmanager
@@ -258,16 +253,16 @@ def ratio_of(auto: Figures, experts: Sequence[Figures], limit: float) -> tuple[f
     return auto.price.total / best.price.total, best
 
 
-def compare(case: Case, experts: Sequence[Expert], memory: str, *, verbose: bool) -> float:
+def compare(
+    case: Case, experts: dict[str, ModuleOp], prices: CostModel, memory: str, *, verbose: bool
+) -> float:
     """Prints a case; gives the ratio, inf where auto-shard finds no plan."""
-    found: list[Figures] = []
-    for expert in experts:
-        found.append(case.figures(expert.name, case.expert(expert)))
-    limit = case.prices.links.cluster.device.memory_bytes
+    found = [figures_of(name, module, prices) for name, module in experts.items()]
+    limit = prices.links.cluster.device.memory_bytes
     if memory == "tight":
         limit = min(limit, int(1.05 * min(figures.memory for figures in found)))
     try:
-        auto = case.figures("auto", case.auto(limit))
+        auto = figures_of("auto", case.auto(prices, limit), prices)
     except DiagnosticError as error:
         print(f"  no plan: {str(error).splitlines()[0]}", flush=True)
         return math.inf
@@ -324,7 +319,8 @@ def modelled(args: argparse.Namespace) -> dict[str, float]:
             lower = time.perf_counter() - began
             module = import_module(native)
             took = time.perf_counter() - began - lower
-            experts = experts_of(grid, **kind_of(model))
+            case = Case(module, step.paths, grid)
+            experts = {one.name: case.expert(one) for one in experts_of(grid, **kind_of(model))}
             for preset in args.clusters.split(","):
                 title = f"{model} {shape} {preset}"
                 print(
@@ -332,8 +328,8 @@ def modelled(args: argparse.Namespace) -> dict[str, float]:
                     f"JAX lowers in {lower:.1f} s, import {took:.1f} s",
                     flush=True,
                 )
-                case = Case(module, step.paths, grid, read_cluster(preset))
-                ratios[title] = compare(case, experts, args.memory, verbose=args.verbose)
+                prices = CostModel.of(read_cluster(preset), grid)
+                ratios[title] = compare(case, experts, prices, args.memory, verbose=args.verbose)
     return ratios
 
 
@@ -345,25 +341,27 @@ def on_this_machine(args: argparse.Namespace) -> dict[str, float]:
         module = import_module(lowered(step))
         for shape in args.grids.split(","):
             grid = parse_grid(shape)
-            experts = {expert.name: expert for expert in experts_of(grid, **kind_of(model))}
+            case = Case(module, step.paths, grid)
+            experts = {one.name: one for one in experts_of(grid, **kind_of(model))}
+            modules = {name: case.expert(one) for name, one in experts.items()}
             for preset in args.clusters.split(","):
                 title = f"{model} {shape} {preset}"
-                case = Case(module, step.paths, grid, read_cluster(preset))
-                found = [
-                    case.figures(name, case.expert(expert)) for name, expert in experts.items()
-                ]
-                best = min(found, key=lambda figures: figures.price.total).name
+                prices = CostModel.of(read_cluster(preset), grid)
+                seconds_of = {
+                    name: price_of(module, prices).total for name, module in modules.items()
+                }
+                best = min(seconds_of, key=lambda name: seconds_of[name])
                 plans = [
-                    case.compiled("auto", case.auto(None)),
-                    case.compiled(f"{best} by autopar", case.expert(experts[best])),
+                    compiled_ours("auto", case.auto(prices, None)),
+                    compiled_ours(f"{best} by autopar", modules[best].clone()),
                     compiled_jit(step, experts[best], grid),
                 ]
                 print(title, flush=True)
-                seconds = [plan.seconds(grid, case.prices) for plan in plans]
+                seconds = [plan.seconds(grid, prices) for plan in plans]
                 if args.measure:
                     seconds = measured(plans, step, args.rounds)
                 for plan, took in zip(plans, seconds, strict=True):
-                    text = plan.describe(grid, case.prices)
+                    text = plan.describe(grid, prices)
                     took_ms = f"{1e3 * took:9.3f} ms measured" if args.measure else ""
                     print(f"  {plan.name:32} {took_ms} {text}", flush=True)
                 ratios[title] = seconds[0] / seconds[-1]

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from xdsl.dialects.builtin import ModuleOp
 
+from autopar.dialects import make_context
 from autopar.dialects.sharding import Grid
 from autopar.lowering.program import device_program
 from autopar.passes.cost.prices import CostModel
@@ -75,9 +76,9 @@ class Compiled(NamedTuple):
         )
 
 
-def compiled_ours(name: str, partitioned: ModuleOp, context: Any) -> Compiled:
+def compiled_ours(name: str, partitioned: ModuleOp) -> Compiled:
     """A partitioned module, compiled and run by autopar's runtime."""
-    run_passes(partitioned, LOWER, context)
+    run_passes(partitioned, LOWER, make_context())
     program = device_program(partitioned)
     executable = MeshExecutable(program, jax.devices()[: program.grid.num_devices])
     costs: Any = executable.loaded.cost_analysis()

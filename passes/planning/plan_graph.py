@@ -147,7 +147,10 @@ class PlanGraph:
             self._hold(arg)
         self._find_combined()
         for arg, value, op in places.reads:
-            self._add_reshard(arg, value, times(op, self._loops))
+            # what is only converted is moved in the narrower type
+            is_narrowed = len(op.operands) == 1 and item_bytes(value.type) < item_bytes(arg.type)
+            moved = value if is_narrowed else arg
+            self._add_reshard(arg, value, times(op, self._loops), moved)
         for op in places.others:
             self._add_op(op)
         chosen = {op for op, _ in self.op_nodes}
@@ -400,11 +403,13 @@ class PlanGraph:
             self._readers[key] = found
         return found
 
-    def _add_reshard(self, source: SSAValue, target: SSAValue, trips: int) -> None:
-        """A value that may lie elsewhere than what it is joined with."""
+    def _add_reshard(
+        self, source: SSAValue, target: SSAValue, trips: int, moved: SSAValue | None = None
+    ) -> None:
+        """A value that may lie elsewhere than what it is joined with; `moved`: what goes there."""
         one, two = self.node_of(source), self.node_of(target)
         if one is not None and two is not None and one != two:
-            self._add_edge(one, two, self._reshards(one, two, source), trips)
+            self._add_edge(one, two, self._reshards(one, two, moved or source), trips)
 
     def _reshards(self, one: int, two: int, value: SSAValue) -> Floats:
         combined = not self._combined.isdisjoint((one, two))

@@ -10,9 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from autopar.dialects import make_context
 from autopar.lowering.importer import import_module
-from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.liveness import memory_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.importing.grid_option import parse_grid
@@ -32,8 +30,7 @@ def step_and_module(model: str, layers: int) -> tuple[plans.Step, Any]:
 
 def partitioned(model: str, layers: int, shape: str, name: str) -> Any:
     step, module = step_and_module(model, layers)
-    case = plans.Case(module, step.paths, parse_grid(shape), read_cluster("cpu"))
-    return case.partitioned(case.expert(expert(model, shape, name)))
+    return plans.Case(module, step.paths, parse_grid(shape)).expert(expert(model, shape, name))
 
 
 def expert(model: str, shape: str, name: str) -> Expert:
@@ -107,7 +104,7 @@ def test_expert_parallelism_moves_rows() -> None:
 @pytest.mark.parametrize("name", ["hsdp[y](x,y)", "dp(y) tp(x) ep(x)", "zero3(x) tp+sp(y) ep(x)"])
 def test_experts_compute_what_one_device_does(name: str) -> None:
     module = partitioned("moe-tiny", 2, "2x4", name)
-    plan = compiled_ours(name, module, make_context())
+    plan = compiled_ours(name, module)
     compare(plan, one_device())
 
 
