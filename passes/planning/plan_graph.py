@@ -331,7 +331,12 @@ class PlanGraph:
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
                 self._add_edge(node, target, matrix, trips)
             elif not shape_of(result.type):
-                left = [self._resharding(spec, Spec(()), result) for spec in gives]
+                # norms of gradients wait for each other
+                read = {self.node_of(value) for value in operands_of(op)}
+                combined = not self._combined.isdisjoint(read)
+                left = [
+                    self._resharding(spec, Spec(()), result, combined=combined) for spec in gives
+                ]
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * np.array(left)
 
     def _every_strategy(self, rule: ShardingRule, splittable: Splittable) -> list[Strategy]:
