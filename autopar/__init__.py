@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .embed import apply
     from .methods import (
         FSDP,
+        AutoShardParallel,
         DataParallel,
         ShardParallel,
         Zero2Parallel,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .session import init, local_devices, shutdown
 
 _PUBLIC = {
+    "AutoShardParallel": "methods",
     "DataParallel": "methods",
     "FSDP": "methods",
     "Plan": "plans",
@@ -44,6 +46,7 @@ _PUBLIC = {
 
 __all__ = [
     "FSDP",
+    "AutoShardParallel",
     "DataParallel",
     "Plan",
     "ShardParallel",

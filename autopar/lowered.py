@@ -27,7 +27,6 @@ from autopar.lowering.jax_compat import (
     program_meshes,
 )
 from autopar.lowering.mlir_context import merge_equal_ops
-from autopar.passes.importing.methods import MethodOptions
 
 from .aliasing import donated_leaves, match_aliases, next_values
 from .arguments import Leaf, Signature
@@ -229,11 +228,12 @@ class Lowering:
             native,
             self._argument_infos(step, aliases),
             grid_of_mesh(mesh),
-            MethodOptions(method.name, **method.pass_options(mesh)),
+            method.annotation(mesh),
             request.num_micro_batches,
             method.micro_batch_reduction,
             step.late_results,
             [_array_shape(out) for out in step.outs] if request.num_micro_batches > 1 else None,
+            method.planner(mesh),
         )
         return LoweredProgram(
             road, step.lowered, self, step.outs, step.out_tree, donated, aliases, step.batch, mesh

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .runtime.devices import is_count
+
+if TYPE_CHECKING:
+    from autopar.passes.importing.methods import MethodOptions
+    from autopar.passes.planning.auto_shard import AutoShardPass
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,7 @@ class Method:
         """ValueError names the option that is wrong."""
         from autopar.passes.importing.methods import MethodOptions
 
-        if self.mesh is not None:
-            from .meshes import mesh_shape
-
-            mesh_shape(self.mesh)
-        check_num_micro_batches(self.num_micro_batches)
-        if self.micro_batch_reduction not in ("mean", "sum"):
-            raise ValueError(
-                f"micro_batch_reduction={self.micro_batch_reduction!r}: expected 'mean' or 'sum'"
-            )
+        self._check()
         known = [f.name for f in fields(MethodOptions) if f.name not in ("method", "batch_axis")]
         for option in self.options:
             if option not in known:
@@ -50,8 +46,28 @@ class Method:
                 )
         MethodOptions(self.name, self.batch_axis, **self.options)
 
-    def pass_options(self, mesh: Any) -> dict[str, Any]:
-        """Options of annotate-method on a jax Mesh; ValueError for an axis that it has not."""
+    def _check(self) -> None:
+        if self.mesh is not None:
+            from .meshes import mesh_shape
+
+            mesh_shape(self.mesh)
+        check_num_micro_batches(self.num_micro_batches)
+        if self.micro_batch_reduction not in ("mean", "sum"):
+            raise ValueError(
+                f"micro_batch_reduction={self.micro_batch_reduction!r}: expected 'mean' or 'sum'"
+            )
+
+    def annotation(self, mesh: Any) -> MethodOptions:
+        """What annotate-method is to do on a jax Mesh; ValueError for an axis that it has not."""
+        from autopar.passes.importing.methods import MethodOptions
+
+        return MethodOptions(self.name, **self._pass_options(mesh))
+
+    def planner(self, mesh: Any) -> AutoShardPass | None:
+        """The pass that decides in the place of propagation, if there is one."""
+        return None
+
+    def _pass_options(self, mesh: Any) -> dict[str, Any]:
         if self.batch_axis is None:
             return self.options
         if self.batch_axis not in mesh.axis_names:
@@ -64,6 +80,53 @@ def check_num_micro_batches(count: Any) -> None:
     """ValueError where `count` is neither a whole number of at least 1 nor None."""
     if count is not None and not is_count(count):
         raise ValueError(f"num_micro_batches={count!r}: expected a whole number of at least 1")
+
+
+@dataclass(frozen=True)
+class AutoShardParallel(Method):
+    """Every value where a step takes least time by the cost model, within a device's memory
+    (`auto-shard`); shardings that the user gives bind.
+
+    `options` are those of the pass: cluster, memory_per_device, objective, time_limit, seed, …
+    The cluster is by default the preset that is nearest to the mesh's devices.
+    """
+
+    name = "auto"
+    aliases = ("alpa",)
+
+    def __post_init__(self) -> None:
+        """ValueError names the option that is wrong."""
+        self._check()
+        if self.batch_axis is not None:
+            raise ValueError("batch_axis: auto-shard takes all axes of the mesh")
+        self._planner(self.options)
+
+    def annotation(self, mesh: Any) -> MethodOptions:
+        from autopar.passes.importing.methods import MethodOptions
+
+        return MethodOptions("shard")
+
+    def planner(self, mesh: Any) -> AutoShardPass:
+        from .runtime.devices import host_memory
+
+        devices = list(mesh.devices.flat)
+        options = {"cluster": nearest_preset(devices[0].platform, devices[0].device_kind)}
+        if devices[0].platform == "cpu":
+            options["memory_per_device"] = str(host_memory() // len(devices))
+        return self._planner({**options, **self.options})
+
+    @staticmethod
+    def _planner(options: dict[str, Any]) -> AutoShardPass:
+        from autopar.passes.planning.auto_shard import AutoShardPass
+
+        known = [f.name for f in fields(AutoShardPass) if f.name not in ("grid", "axis_names")]
+        for option in options:
+            if option not in known:
+                raise ValueError(
+                    f"options of AutoShardParallel: {option!r} is unknown; known options: "
+                    f"{', '.join(known)}"
+                )
+        return AutoShardPass(**options)
 
 
 @dataclass(frozen=True)
@@ -100,23 +163,31 @@ class ShardParallel(Method):
     name = "shard"
 
 
+def nearest_preset(platform: str, kind: str) -> str:
+    """The cluster preset for a device by its platform and kind, as JAX names them."""
+    if platform == "cpu":
+        return "cpu"
+    if platform == "tpu":
+        return "tpu-v5e"
+    found = next((name for name in ("v100", "a100", "h100") if name in kind.lower()), "h100")
+    return f"8x{found}"
+
+
 _METHODS: tuple[type[Method], ...] = (
+    AutoShardParallel,
     DataParallel,
     Zero2Parallel,
     Zero3Parallel,
     ShardParallel,
 )
 _BY_NAME = {name: cls for cls in _METHODS for name in (cls.name, *cls.aliases)}
-_BEST = ("auto", "alpa")
-"""Strings for `DEFAULT_METHOD`."""
-
-DEFAULT_METHOD = "dp"
-"""The best road that this version has when no method is given ("auto", "alpa")."""
+DEFAULT_METHOD = "auto"
+"""The best road that this version has, when no method is given."""
 
 
 def method_names(*, aliases: bool = False) -> tuple[str, ...]:
     """The methods by name; with `aliases` every string that `parallelize` takes."""
-    return (*_BEST, *_BY_NAME) if aliases else tuple(cls.name for cls in _METHODS)
+    return tuple(_BY_NAME) if aliases else tuple(cls.name for cls in _METHODS)
 
 
 def resolve_method(method: Method | str | None) -> Method:
@@ -125,9 +196,7 @@ def resolve_method(method: Method | str | None) -> Method:
         return method
     if isinstance(method, type) and issubclass(method, Method):
         raise ValueError(f"method={method.__name__} is a class: give a method, {method.__name__}()")
-    name = method or "auto"
-    if name in _BEST:
-        name = DEFAULT_METHOD
+    name = DEFAULT_METHOD if method is None else method
     if name not in _BY_NAME:
         known = ", ".join(method_names(aliases=True))
         raise ValueError(f"method={method!r} is unknown; known methods: {known}")

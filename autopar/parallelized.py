@@ -43,7 +43,8 @@ def parallelize(
 ) -> Any:
     """Parallelizes a function over a mesh; a decorator or a call.
 
-    `method`: a method object or one of "auto", "dp", "zero2", "zero3" (alias "fsdp"), "shard".
+    `method`: a method object or one of "auto" (the default), "dp", "zero2", "zero3" (alias
+    "fsdp"), "shard".
     `mesh`: a jax Mesh, a shape such as (2, 4) (axes "data" and "model"), or None: the ambient mesh
     of `jax.set_mesh`, else that of the given shardings, else all devices in a row.
     `num_micro_batches`: run the batch in so many parts and accumulate gradients.

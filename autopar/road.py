@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -50,12 +50,15 @@ from autopar.passes.importing.arguments import (
 from autopar.passes.importing.methods import MethodOptions
 from autopar.passes.importing.phases import PhaseNames
 from autopar.passes.manager import run_passes
-from autopar.passes.pipelines import LEVELS
+from autopar.passes.pipelines import LEVELS, PROPAGATE
 from autopar.passes.pipelining.microbatches import check_result_shapes
 from autopar.passes.pipelining.split_step import SplitStepPass
 
 from .dump import Dump
 from .plugins import load_installed_plugins
+
+if TYPE_CHECKING:
+    from autopar.passes.planning.auto_shard import AutoShardPass
 
 LAST_LEVEL = "per-device"
 
@@ -98,6 +101,8 @@ class Road:
     """As `ArgumentInfo.axes`, of results."""
     result_shapes: Sequence[tuple[int, ...] | None] | None = None
     """The shapes of the whole batch's results (None: not known), where there are microbatches."""
+    planner: AutoShardPass | None = None
+    """What decides in the place of propagation."""
 
     def at(self, level: str) -> ModuleOp:
         """The program at a level (README.md, the road a program travels); ValueError names them."""
@@ -136,7 +141,10 @@ class Road:
                 small_tensor_elements=self.options.small_tensor_elements,
             ),
         )
-        return {pass_.name: pass_ for pass_ in made}
+        passes: dict[str, ModulePass] = {pass_.name: pass_ for pass_ in made}
+        if self.planner is not None:
+            passes[PROPAGATE[0]] = self.planner
+        return passes
 
     def _prepare(self, pass_name: str, module: ModuleOp) -> None:
         """Writes into the module what a pass is to read and only `parallelize` knows."""

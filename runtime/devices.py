@@ -32,6 +32,11 @@ def is_count(value: Any) -> bool:
     return isinstance(value, Integral) and value is not True and int(value) >= 1
 
 
+def host_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def init_devices(count: int | None) -> list[Any]:
     """The first `count` devices (None: all), making virtual CPU devices if JAX has not started.
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import refuse_partitioned
-from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.cluster import ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel
+from autopar.passes.importing.arguments import main_function
 from autopar.passes.importing.grid_option import check_grid, ensure_grid
 from autopar.passes.solver.solve import SolveOptions
 
-from .planner import make_plan
+from .demands import Demands
+from .planner import make_plan, tried
+from .report import report_of, table_of, write_report
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([KMGT]i?)?B?$")
 _UNITS = {
@@ -65,16 +68,41 @@ class AutoShardPass(ModulePass):
     """What is least: the time of a step, or of its collectives alone."""
     memory_per_device: str | None = None
     """Arguments, results and temporaries of a device at most, as 16GiB; the cluster's memory."""
+    allow_all_gather: bool = True
+    """Whether plans may use all-gathers."""
+    allow_all_to_all: bool = True
+    """Whether plans may use all-to-alls."""
+    allow_replicated_parameters: bool = True
+    """Whether parameters and optimizer state may be whole on every device."""
+    allow_replicated_compute: bool = True
+    """Whether two devices may do the same FLOPs of a dot or convolution."""
+    flatten_axes: bool = True
+    """Whether several axes may split one dimension."""
+    force_data_parallel: bool = False
+    """Split every batch over the batch axes, and keep parameters whole."""
+    batch_axis: str | None = None
+    """The axis that the batch dimension of every batch argument lies on; all where absent."""
+    zero: int | None = None
+    """Split over the batch axes: 0 nothing, 2 optimizer state, 3 parameters too; absent: free."""
+    prefer_reduce_scatter: bool = False
+    """Reduce gradients where they are to lie, rather than everywhere."""
     time_limit: float = 60.0
     """Seconds of search."""
     seed: int = 0
     """Of the solver's random numbers."""
+    report: str | None = None
+    """A JSON file to write what was planned to."""
 
     def __post_init__(self) -> None:
         check_grid(self.grid, self.axis_names)
         SolveOptions(self.time_limit, self.seed)
+        self._demands()
         if self.memory_per_device is not None:
             parse_bytes(self.memory_per_device)
+
+    def _demands(self) -> Demands:
+        chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Demands)}
+        return Demands(**chosen)
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         refuse_partitioned(op, self.name)
@@ -86,4 +114,9 @@ class AutoShardPass(ModulePass):
             raise DiagnosticError(op, f"auto-shard: {error}") from None
         given = self.memory_per_device
         limit = cluster.device.memory_bytes if given is None else parse_bytes(given)
-        make_plan(op, ctx, prices, SolveOptions(self.time_limit, self.seed), limit)
+        options = SolveOptions(self.time_limit, self.seed)
+        planned = make_plan(op, ctx, prices, options, limit, self._demands())
+        if self.report is not None:
+            report = report_of(op, planned, tried(op, ctx, prices), limit)
+            write_report(op, report, self.report)
+            remark(main_function(op), f"auto-shard:\n{table_of(report)}")

@@ -25,6 +25,8 @@ from autopar.passes.walk import SHARDED_BODIES, ops_in
 _CONSTANTS = frozenset(
     {"stablehlo.constant", "stablehlo.iota", "arith.constant", "chlo.constant", "tensor.empty"}
 )
+_BARRIER = "stablehlo.optimization_barrier"
+"""Each result is the operand at its place."""
 MOVES = frozenset({"autopar.constraint", "autopar.reshard"})
 """Ops whose results lie where the program says, not where their operands do."""
 
@@ -82,6 +84,9 @@ class Places:
                 first, *rest = edge.targets
                 for value in (*rest, *edge.source_values):
                     self._join(first, value, op)
+        elif op.name == _BARRIER:
+            for result, value in zip(op.results, operands, strict=True):
+                self._join(result, value, op)
         elif self._is_elementwise(op):
             self.joining.append(op)
             (result,) = op.results

@@ -16,21 +16,21 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
-from autopar.passes.cost.fusion import BODIES, Fusion
+from autopar.passes.cost.fusion import BODIES, DOTS, Fusion
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
+from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import splittable_factors
 from autopar.passes.partition.specs import AxisTable, Spec
@@ -38,19 +38,16 @@ from autopar.passes.partition.strategy import (
     Splittable,
     Strategy,
     StrategyChooser,
-    TensorUse,
 )
 
+from .demands import Demands, demanded_shardings
 from .places import MOVES, Places, every_spec, planned_ops, specs_that_keep
-
-Floats = NDArray[np.float64]
+from .reshard_prices import Floats, ReshardPrices
 
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte of an argument on a device: only breaks ties."""
+_STATE = ("parameter", "optimizer_state")
 _RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
-_SMALL_BYTES = OptimizeCollectivesPass.small_bytes
-"""Collectives of arguments and gradients up to this size are made one; each pays its share of the
-message by its size."""
 
 
 @dataclass(eq=False)
@@ -72,8 +69,15 @@ class Node:
 class PlanGraph:
     """The choices of a function on a grid."""
 
-    def __init__(self, func: FuncOp, table: AxisTable, prices: CostModel) -> None:
+    def __init__(
+        self,
+        func: FuncOp,
+        table: AxisTable,
+        prices: CostModel,
+        demands: Demands | None = None,
+    ) -> None:
         self.func, self.table, self._prices = func, table, prices
+        self._demands = demands or Demands()
         self.nodes: list[Node] = []
         self.edges: dict[tuple[int, int], Floats] = {}
         """(choices of one, choices of the other): what they cost together."""
@@ -81,12 +85,14 @@ class PlanGraph:
         """The node of each place, by the value that stands for it."""
         self.op_nodes: list[tuple[Operation, int]] = []
         self.places = Places(func)
-        self._planner = ReshardPlanner(table)
-        self._chooser = StrategyChooser(table, self._planner)
+        self.ops = list(planned_ops(func))
+        """Propagation may add copies of constants later, which are not planned."""
+        self._reshard = ReshardPrices(table, prices, self._demands)
+        self._chooser = StrategyChooser(table, ReshardPlanner(table))
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
+        """By what the axes may divide of the dimensions."""
         self._strategies: dict[tuple[int, Splittable], list[Strategy]] = {}
         self._matrices: dict[tuple[Any, ...], Floats] = {}
-        self._seconds: dict[tuple[Spec, Spec, tuple[int, ...], int, bool], float] = {}
         self._parts: dict[int, Floats] = {}
         self._loops: dict[Operation, int] = {}
         self._readers: dict[tuple[SSAValue, int], int] = {}
@@ -116,9 +122,13 @@ class PlanGraph:
 
     def _add_place(self, value: SSAValue) -> int:
         shape = shape_of(value.type)
-        specs = self._specs.get(shape)
+        signature = self._reshard.signature(shape)
+        specs = self._specs.get(signature)
         if specs is None:
-            specs = self._specs[shape] = every_spec(shape, self.table)
+            specs = every_spec(shape, self.table)
+            if not self._demands.flatten_axes:
+                specs = [spec for spec in specs if all(len(axes) < 2 for axes in spec.dims)]
+            self._specs[signature] = specs
         return self._add(Node(specs, seconds=np.zeros(len(specs))))
 
     def _add(self, node: Node) -> int:
@@ -137,8 +147,12 @@ class PlanGraph:
 
     def _build(self) -> None:
         func, places = self.func, self.places
-        for arg, sharding in zip(func.body.block.args, arg_shardings(func), strict=True):
-            self._restrict(arg, sharding)
+        demanded = demanded_shardings(func, self.table.grid, self._demands)
+        stated = arg_shardings(func)
+        for arg, own, other in zip(func.body.block.args, stated, demanded, strict=True):
+            self._restrict(arg, own or other)
+            if own is None and other is None and not self._demands.allow_replicated_parameters:
+                self._forbid_whole(arg)
         for op in places.others:
             if op.name in MOVES:
                 self._restrict(op.results[0], sharding_of(op.results[0]))
@@ -154,9 +168,19 @@ class PlanGraph:
         for op in places.others:
             self._add_op(op)
         chosen = {op for op, _ in self.op_nodes}
-        for op in planned_ops(func):
+        for op in self.ops:
+            for result in op.results:
+                self.node_of(result)  # every value has a place, also one that nothing decides
             if op not in chosen:
                 self._add_traffic(op)
+
+    def _forbid_whole(self, arg: BlockArgument) -> None:
+        """A parameter or optimizer state is split where it can be."""
+        node = self.node_of(arg)
+        if node is not None and argument_kinds(self.func)[arg.index] in _STATE:
+            specs = [spec for spec in self.nodes[node].specs if spec.dim_axes]
+            if specs:
+                self.nodes[node] = Node(specs, seconds=np.zeros(len(specs)))
 
     def _find_combined(self) -> None:
         """Arguments, what elementwise ops join with them, and both in other shapes."""
@@ -243,7 +267,7 @@ class PlanGraph:
             self._add_whole(op, trips)
         else:
             read = [i for i, v in enumerate(operands_of(op)) if self.node_of(v) is not None]
-            if len(read) == 1 and len(op.results) == 1:
+            if len(read) == 1 and len(op.results) == 1 and op.name not in DOTS:
                 self._add_unary(op, rule, read[0], trips)
             else:
                 self._add_choice(op, rule, trips)
@@ -254,65 +278,37 @@ class PlanGraph:
             node = self.node_of(value)
             if node is None:
                 continue
-            whole = self.table.replicated(len(shape_of(value.type)))
-            back = value in op.results
-            seconds = [
-                self._resharding(*((whole, s) if back else (s, whole)), value)
-                for s in self.nodes[node].specs
-            ]
-            self.nodes[node].seconds = self.nodes[node].seconds + trips * np.array(seconds)
+            whole, specs = (
+                [self.table.replicated(len(shape_of(value.type)))],
+                self.nodes[node].specs,
+            )
+            ends = (whole, specs) if value in op.results else (specs, whole)
+            seconds = self._matrix(*ends, value).reshape(-1)
+            self.nodes[node].seconds = self.nodes[node].seconds + trips * seconds
 
     def _add_unary(self, op: Operation, rule: ShardingRule, index: int, trips: int) -> None:
+        """An op of one operand: an edge that costs what its best strategy moves."""
         value, (result,) = operands_of(op)[index], op.results
         source, target = self.node_of(value), self.node_of(result)
         assert source is not None
-        splittable = splittable_factors(op, rule)
         if target is None:  # a scalar: what is left to resolve
             self._add_choice(op, rule, trips)
             return
-        specs = self.nodes[source].specs, self.nodes[target].specs
+        strategies = self._every_strategy(rule, splittable_factors(op, rule))
         combined = not self._combined.isdisjoint((source, target))
-        types = value.type, result.type
-        key = ("unary", id(rule), splittable, index, *map(tuple, specs), *types, combined)
-        matrix = self._matrices.get(key)
-        if matrix is None:
-            self._keep.append(rule)
-            matrix = np.array(
-                [
-                    [
-                        self._unary(op, rule, splittable, index, one, two, combined=combined)
-                        for two in specs[1]
-                    ]
-                    for one in specs[0]
-                ]
-            )
-            self._matrices[key] = matrix
+        needs = [s.operands[index].with_partial(()) for s in strategies]
+        gives = [s.results[0] for s in strategies]
+        before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
+        after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+        matrix = (before[:, :, None] + after[None, :, :]).min(axis=1)
         self._add_edge(source, target, matrix, trips)
-
-    def _unary(
-        self,
-        op: Operation,
-        rule: ShardingRule,
-        splittable: Splittable,
-        index: int,
-        source: Spec,
-        target: Spec,
-        *,
-        combined: bool,
-    ) -> float:
-        operands = [_use(v, self.table.replicated(len(shape_of(v.type)))) for v in operands_of(op)]
-        operands[index] = _use(operands_of(op)[index], source)
-        (result,) = op.results
-        strategy = self._chooser.choose(rule, splittable, operands, [_use(result, target)])
-        needed = strategy.operands[index].with_partial(())
-        before = self._resharding(source, needed, operands_of(op)[index], combined=combined)
-        after = self._resharding(strategy.results[0], target, result, combined=combined)
-        return before + after
 
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
         strategies = self._every_strategy(rule, splittable)
+        if op.name in DOTS and not self._demands.allow_replicated_compute:
+            strategies = self._on_all_devices(op, strategies)
         seconds = self._op_seconds(op, rule, splittable, strategies)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
@@ -334,10 +330,24 @@ class PlanGraph:
                 # norms of gradients wait for each other
                 read = {self.node_of(value) for value in operands_of(op)}
                 combined = not self._combined.isdisjoint(read)
-                left = [
-                    self._resharding(spec, Spec(()), result, combined=combined) for spec in gives
-                ]
-                self.nodes[node].seconds = self.nodes[node].seconds + trips * np.array(left)
+                left = self._matrix(gives, [Spec(())], result, combined=combined).reshape(-1)
+                self.nodes[node].seconds = self.nodes[node].seconds + trips * left
+
+    def _on_all_devices(self, op: Operation, strategies: list[Strategy]) -> list[Strategy]:
+        """The strategies by which each device does a part of its own."""
+        devices = self.table.parts(range(len(self.table.sizes)))
+        found = [
+            strategy
+            for strategy in strategies
+            if self.table.parts(a for axes in strategy.factors for a in axes) == devices
+        ]
+        if not found:
+            raise DiagnosticError(
+                op,
+                f"auto-shard: allow-replicated-compute=false: '{op.name}' cannot be split over all "
+                f"{devices} devices: no dimensions that they divide",
+            )
+        return found
 
     def _every_strategy(self, rule: ShardingRule, splittable: Splittable) -> list[Strategy]:
         """All assignments of grid axes to factors that split evenly."""
@@ -353,6 +363,8 @@ class PlanGraph:
                     tuple(a for a, f in zip(axes, choice, strict=True) if f == factor)
                     for factor in range(rule.num_factors)
                 )
+                if not self._demands.flatten_axes and any(len(own) > 1 for own in factors):
+                    continue
                 sizes = zip(rule.factor_sizes, factors, strict=True)
                 if all(size % self.table.parts(own) == 0 for size, own in sizes):
                     mappings = (*rule.operands, *rule.results)
@@ -422,16 +434,15 @@ class PlanGraph:
         return self._matrix(*specs, value, combined=combined)
 
     def _matrix(
-        self, ones: Sequence[Spec], twos: Sequence[Spec], value: SSAValue, *, combined: bool
+        self,
+        ones: Sequence[Spec],
+        twos: Sequence[Spec],
+        value: SSAValue,
+        *,
+        combined: bool = False,
     ) -> Floats:
-        key = (tuple(ones), tuple(twos), shape_of(value.type), item_bytes(value.type), combined)
-        found = self._matrices.get(key)
-        if found is None:
-            found = np.array(
-                [[self._resharding(a, b, value, combined=combined) for b in twos] for a in ones]
-            )
-            self._matrices[key] = found
-        return found
+        shape, size = shape_of(value.type), num_bytes(value.type)
+        return self._reshard.seconds(ones, twos, shape, size, combined=combined)
 
     def _add_edge(self, one: int, two: int, seconds: Floats, trips: int) -> None:
         if one == two:
@@ -441,33 +452,3 @@ class PlanGraph:
             one, two, seconds = two, one, seconds.T
         have = self.edges.get((one, two))
         self.edges[one, two] = trips * seconds if have is None else have + trips * seconds
-
-    def _resharding(
-        self, source: Spec, target: Spec, value: SSAValue, *, combined: bool = False
-    ) -> float:
-        """Seconds from one spec to another; `combined`: by collectives that wait for others of
-        their kind, of which small ones are made one (`passes/partition/combining.py`)."""
-        if source == target:
-            return 0.0
-        shape, width = shape_of(value.type), item_bytes(value.type)
-        key = (source, target, shape, width, combined)
-        found = self._seconds.get(key)
-        if found is None:
-            found = 0.0
-            spec = source
-            for step in self._planner.plan(source, target, shape, width):
-                local = num_bytes(value.type) / self.table.parts(spec.dim_axes)
-                axes = self.table.axes(step.axes or tuple(target.dim_axes | spec.dim_axes))
-                kind = {"window": "permute", "to_partial": "all_slice"}.get(step.kind, step.kind)
-                found += self._prices.collective_seconds(kind, local, axes)
-                if combined:
-                    full = local * (self.table.parts(step.axes) if kind == "all_gather" else 1)
-                    share = min(1.0, full / _SMALL_BYTES)
-                    found -= (1 - share) * self._prices.collective_seconds(kind, 0.0, axes)
-                spec = step.after
-            self._seconds[key] = found
-        return found
-
-
-def _use(value: SSAValue, spec: Spec) -> TensorUse:
-    return TensorUse(spec, shape_of(value.type), item_bytes(value.type))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import floor
@@ -15,13 +16,16 @@ from autopar.dialects.shard import grid_of
 from autopar.passes.cost.liveness import Memory, memory_of
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price, price_of
+from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.importing.arguments import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import DECIDE, PARTITION
 from autopar.passes.sharding.propagation import propagate_shardings
+from autopar.passes.solver.problem import FORBIDDEN
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
+from .demands import Demands
 from .plan_graph import PlanGraph
 from .search import Choices, Search
 from .writing import Attributes, write_choices
@@ -42,6 +46,8 @@ class Planned:
 
     graph: PlanGraph
     choices: Choices
+    seconds: float
+    """That planning took."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Trial:
 
     memory: Memory
     price: Price
+    collectives: list[CollectiveUse]
 
 
 def make_plan(
@@ -58,6 +65,7 @@ def make_plan(
     prices: CostModel,
     options: SolveOptions,
     limit: int | None = None,
+    demands: Demands | None = None,
     plugin: Plugin | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Planned:
@@ -65,15 +73,23 @@ def make_plan(
 
     DiagnosticError, with the tensors that weigh most, where no plan is found that does.
     """
-    graph = PlanGraph(main_function(module), AxisTable(grid_of(module), ()), prices)
+    start = time.perf_counter()
+    func = main_function(module)
+    graph = PlanGraph(func, AxisTable(grid_of(module), ()), prices, demands)
     search = Search(graph, options, plugin, progress)
     if limit is None:
         choices = search.run(None)
         _write(module, graph, choices.of_node)
     else:
         choices = _fitting(module, context, prices, search, limit)
+    if choices.solution.cost >= FORBIDDEN:
+        raise DiagnosticError(
+            func,
+            "auto-shard: no plan does without the collectives that the options forbid: allow them, "
+            "or take back shardings that demand them",
+        )
     _tell(module, choices)
-    return Planned(graph, choices)
+    return Planned(graph, choices, time.perf_counter() - start)
 
 
 def _fitting(
@@ -107,7 +123,7 @@ def tried(module: ModuleOp, context: Context, prices: CostModel) -> Trial:
     copy = module.clone()
     with collect_remarks():  # those of the real partition tell the user
         run_passes(copy, (*DECIDE, *PARTITION), context)
-    return Trial(memory_of(copy), price_of(copy, prices))
+    return Trial(memory_of(copy), price_of(copy, prices), list(collectives_of(copy)))
 
 
 def _write(module: ModuleOp, graph: PlanGraph, chosen: Sequence[int]) -> None:

@@ -18,8 +18,9 @@ from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem, make_problem
 from autopar.passes.solver.solve import Plugin, Solution, SolveOptions, solve
 
 from .footprint import Bytes, Footprint
-from .plan_graph import Floats, PlanGraph
+from .plan_graph import PlanGraph
 from .repeats import Repeats, find_repeats
+from .reshard_prices import Floats
 
 _UNIT = 1e-12
 """Seconds of one unit of the solver's whole costs."""
@@ -104,7 +105,7 @@ class Search:
         builder = _Builder()
         for node in kept:
             count = len(repeats.stands_for[node])
-            builder.add(count * self._costs[node])
+            builder.add(_times(count, self._costs[node]))
         for (one, two), costs in self._edges.items():
             builder.join(of[one], of[two], costs)
         for node in kept:
@@ -133,12 +134,12 @@ class _Builder:
     def join(self, one: int, two: int, costs: Ints) -> None:
         """Adds what two nodes cost together, (choices of one, choices of the other)."""
         if one == two:
-            self._costs[one] = self._costs[one] + np.diagonal(costs)
+            self._costs[one] = _sum(self._costs[one], np.diagonal(costs))
             return
         if one > two:
             one, two, costs = two, one, costs.T
         have = self._edges.get((one, two))
-        self._edges[one, two] = costs if have is None else have + costs
+        self._edges[one, two] = costs if have is None else _sum(have, costs)
 
     def take(self, node: int, usage: Ints) -> None:
         """Memory (rows, choices) of a node; from its second value on by nodes that choose alike."""
@@ -172,7 +173,16 @@ class _Builder:
 
 
 def _whole(seconds: Floats) -> Ints:
-    return np.rint(seconds / _UNIT).astype(np.int64)
+    return np.rint(np.minimum(seconds / _UNIT, float(FORBIDDEN))).astype(np.int64)
+
+
+def _sum(one: Ints, two: Ints) -> Ints:
+    """Costs together: what either forbids stays forbidden."""
+    return np.minimum(one + two, FORBIDDEN)
+
+
+def _times(count: int, costs: Ints) -> Ints:
+    return np.where(costs < FORBIDDEN, count * np.minimum(costs, FORBIDDEN // count), FORBIDDEN)
 
 
 def _whole_rows(rows: Sequence[tuple[dict[int, Bytes], float]], node: int, size: int) -> Ints:

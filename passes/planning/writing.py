@@ -19,7 +19,7 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.sharding import Sharding
 
-from .places import MOVES, planned_ops
+from .places import MOVES
 from .plan_graph import PlanGraph
 
 
@@ -44,7 +44,7 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
         node = graph.node_of(value)
         return None if node is None else table.sharding(graph.nodes[node].specs[chosen[node]])
 
-    for op in planned_ops(func):
+    for op in graph.ops:
         if op.name not in MOVES and op.name != MANUAL:
             for result in op.results:
                 own = sharding(result)

@@ -1,0 +1,101 @@
+"""What a plan may do and must do, by the user's options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import BlockArgument
+
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
+from autopar.dialects.tensors import is_splittable, shape_of
+from autopar.passes.importing.arguments import argument_kinds, batch_dim
+from autopar.passes.importing.methods import MethodOptions, state_dim
+
+
+@dataclass(frozen=True)
+class Demands:
+    """Limits on plans; as a whole they allow everything and demand nothing."""
+
+    allow_all_gather: bool = True
+    allow_all_to_all: bool = True
+    allow_replicated_parameters: bool = True
+    """Whether a parameter or optimizer state may be whole on every device."""
+    allow_replicated_compute: bool = True
+    """Whether two devices may do the same FLOPs of a dot or convolution."""
+    flatten_axes: bool = True
+    """Whether several axes may split one dimension."""
+    force_data_parallel: bool = False
+    """Every batch over the batch axes, parameters whole."""
+    batch_axis: str | None = None
+    """The axis that the batch lies on; None: all axes, where a demand speaks of them."""
+    zero: Literal[0, 2, 3] | None = None
+    """What is sharded over the batch axes: 0 nothing, 2 optimizer state, 3 parameters too."""
+    prefer_reduce_scatter: bool = False
+    """Whether gradients are reduced where they are to lie, rather than everywhere."""
+
+    def __post_init__(self) -> None:
+        if self.zero not in (None, 0, 2, 3):
+            raise ValueError(f"zero={self.zero}: expected 0, 2 or 3")
+        if self.force_data_parallel and self.zero == 3:
+            raise ValueError("force-data-parallel keeps parameters whole, zero=3 splits them")
+
+    @property
+    def forbidden(self) -> frozenset[str]:
+        """Collectives that a plan may not use."""
+        allowed = {"all_gather": self.allow_all_gather, "all_to_all": self.allow_all_to_all}
+        return frozenset(kind for kind, is_allowed in allowed.items() if not is_allowed)
+
+
+def demanded_shardings(func: FuncOp, grid: Grid, demands: Demands) -> list[Sharding | None]:
+    """Where the demands put each argument of a function; None: anywhere.
+
+    DiagnosticError where the batch axis is none of the grid's.
+    """
+    name = demands.batch_axis
+    if name is not None and name not in grid.sizes:
+        raise DiagnosticError(
+            func,
+            f"auto-shard: batch-axis={name}: grid @{grid.name} has no such axis (its axes: "
+            f"{', '.join(grid.axis_names)})",
+        )
+    axes = tuple(AxisRef(own) for own, size in grid.axes if size > 1 and name in (None, own))
+    kinds = argument_kinds(func)
+    return [
+        _demanded(func, grid, axes, arg, kind, demands)
+        for arg, kind in zip(func.body.block.args, kinds, strict=True)
+    ]
+
+
+def _demanded(
+    func: FuncOp,
+    grid: Grid,
+    axes: tuple[AxisRef, ...],
+    arg: BlockArgument,
+    kind: str,
+    demands: Demands,
+) -> Sharding | None:
+    shape = shape_of(arg.type)
+    if not shape or not is_splittable(arg.type):
+        return None
+    if kind == "batch" and (demands.force_data_parallel or demands.batch_axis is not None):
+        return _split(grid, len(shape), batch_dim(func, arg.index), axes)
+    if kind not in ("parameter", "optimizer_state"):
+        return None
+    sharded = {2: ("optimizer_state",), 3: ("optimizer_state", "parameter")}
+    if kind in sharded.get(demands.zero or 0, ()):
+        dim = state_dim(shape, grid.parts(axes), MethodOptions.small_tensor_elements)
+        if dim is not None:
+            return _split(grid, len(shape), dim, axes)
+    if demands.zero is not None or (demands.force_data_parallel and kind == "parameter"):
+        return Sharding(grid.name, (DimSharding((), is_open=True),) * len(shape), replicated=axes)
+    return None
+
+
+def _split(grid: Grid, rank: int, dim: int, axes: tuple[AxisRef, ...]) -> Sharding:
+    """One dimension over the axes; other axes may split whatever they like."""
+    dims = [DimSharding((), is_open=True)] * rank
+    dims[dim] = DimSharding(axes, is_open=True)
+    return Sharding(grid.name, tuple(dims))

@@ -1,0 +1,132 @@
+"""What was planned, as data (JSON) and as a table."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from xdsl.dialects.builtin import ModuleOp
+
+from autopar.dialects.autopar import arg_shardings
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.passes.cost.report import CollectiveUse
+from autopar.passes.importing.arguments import argument_kinds, main_function
+
+from .planner import Planned, Trial
+
+VERSION = 1
+
+
+def report_of(
+    module: ModuleOp, planned: Planned, trial: Trial, limit: int | None
+) -> dict[str, Any]:
+    """The facts of a plan that stands in a module, and of its partitioned copy.
+
+    Seconds are the cost model's, of one step; bytes are those of one device. `reshard_s` is the
+    part of `communication_s` that moves values from one layout to another: all but the reduction of
+    partial sums.
+    """
+    solution, price, memory = planned.choices.solution, trial.price, trial.memory
+    reduces = ("all_reduce", "reduce_scatter")
+    resharding = sum(s for (kind, _), s in price.communication.items() if kind not in reduces)
+    func = main_function(module)
+    arguments = [
+        {
+            "index": index,
+            "kind": kind,
+            "type": str(arg.type),
+            "sharding": None
+            if sharding is None
+            else [[axis.spelled for axis in dim.axes] for dim in sharding.dims],
+        }
+        for index, (arg, kind, sharding) in enumerate(
+            zip(func.body.block.args, argument_kinds(func), arg_shardings(func), strict=True)
+        )
+    ]
+    return {
+        "version": VERSION,
+        "grid": {name: size for name, size in planned.graph.table.grid.axes},
+        "objective": {
+            "total_s": price.total,
+            "compute_s": price.compute,
+            "memory_s": price.memory,
+            "communication_s": price.communication_total,
+            "reshard_s": resharding,
+        },
+        "memory": {
+            "peak_bytes": memory.peak,
+            "arguments_bytes": memory.arguments,
+            "results_bytes": memory.results,
+            "temporaries_bytes": memory.temporaries,
+            "limit_bytes": limit,
+        },
+        "collectives": _collectives(trial.collectives),
+        "solver": {
+            "planned_s": solution.cost * 1e-12,
+            "bound_s": solution.lower_bound * 1e-12,
+            "gap": solution.gap,
+            "optimal": solution.optimal,
+            "reproducible": solution.reproducible,
+            "nodes": len(planned.graph.nodes),
+            "edges": len(planned.graph.edges),
+            "seconds": planned.seconds,
+        },
+        "arguments": arguments,
+    }
+
+
+def _collectives(uses: list[CollectiveUse]) -> list[dict[str, Any]]:
+    counts: dict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+    sent: dict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+    for use in uses:
+        counts[use.kind, use.axes] += use.times
+        sent[use.kind, use.axes] += use.times * use.num_bytes
+    return [
+        {
+            "kind": kind,
+            "axes": list(axes),
+            "count": counts[kind, axes],
+            "ring_bytes": sent[kind, axes],
+        }
+        for kind, axes in sorted(sent, key=lambda key: -sent[key])
+    ]
+
+
+def table_of(report: dict[str, Any]) -> str:
+    """The report for people."""
+    objective, memory, solver = report["objective"], report["memory"], report["solver"]
+    limit = memory["limit_bytes"]
+    lines = [
+        f"step {_ms(objective['total_s'])}: compute {_ms(objective['compute_s'])}, memory traffic "
+        f"{_ms(objective['memory_s'])}, communication {_ms(objective['communication_s'])} "
+        f"(resharding {_ms(objective['reshard_s'])})",
+        f"memory {_mib(memory['peak_bytes'])} a device"
+        + ("" if limit is None else f" of {_mib(limit)}"),
+    ]
+    lines += [
+        f"{use['kind']} over {', '.join(use['axes'])}: {use['count']} times, "
+        f"{_mib(use['ring_bytes'])} sent by each device"
+        for use in report["collectives"]
+    ]
+    proof = "optimal" if solver["optimal"] else f"within {solver['gap']:.2%} of the cheapest"
+    lines.append(f"{proof}; searched for {solver['seconds']:.1f} s")
+    return "\n".join(lines)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:.4g} MiB"
+
+
+def write_report(module: ModuleOp, report: dict[str, Any], path: str) -> None:
+    """Writes a report; DiagnosticError where the file cannot be written."""
+    try:
+        Path(path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DiagnosticError(module, f"auto-shard: report={path}: {reason}") from None

@@ -1,0 +1,166 @@
+"""The options of auto-shard that limit plans, seen in what the partitioned program does."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from xdsl.dialects.builtin import ModuleOp
+
+from autopar.dialects import make_context
+from autopar.dialects.autopar import arg_shardings
+from autopar.dialects.diagnostics import DiagnosticError, collect_remarks
+from autopar.dialects.sharding import Grid
+from autopar.lowering.importer import import_module
+from autopar.passes.cost.flops import flops_of
+from autopar.passes.cost.report import collectives_of
+from autopar.passes.importing.arguments import main_function
+from autopar.passes.manager import run_passes
+from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
+from autopar.passes.planning.auto_shard import AutoShardPass
+from autopar.road import declare_mesh
+
+GRID = Grid("mesh", (("x", 2), ("y", 4)))
+WEIGHTS, ROWS = 3, 1024
+
+
+def _step(state: Any, batch: Any) -> Any:
+    params, moments = state
+
+    def loss(params: Any) -> Any:
+        h = batch
+        for weight in params:
+            h = jax.nn.relu(h @ weight)
+        return jnp.mean(h**2)
+
+    value, grads = jax.value_and_grad(loss)(params)
+    moments = jax.tree.map(lambda m, g: 0.9 * m + g, moments, grads)
+    return (jax.tree.map(lambda p, m: p - 0.1 * m, params, moments), moments), value
+
+
+def _planned(width: int = 256, rows: int = ROWS, **options: Any) -> ModuleOp:
+    params = [jax.ShapeDtypeStruct((width, width), np.float32) for _ in range(WEIGHTS)]
+    batch = jax.ShapeDtypeStruct((rows, width), np.float32)
+    lowered = jax.jit(_step, donate_argnums=0).lower((params, params), batch)
+    module = import_module(lowered.compiler_ir("stablehlo"))
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    AutoShardPass(cluster="8xv100", **options).apply(make_context(), module)
+    return module
+
+
+def _axes(module: ModuleOp) -> list[list[list[str]]]:
+    """The axes of each dimension, per argument: parameters, moments, batch."""
+    found = [sharding for sharding in arg_shardings(main_function(module)) if sharding]
+    return [[[axis.name for axis in dim.axes] for dim in sharding.dims] for sharding in found]
+
+
+def _kinds(module: ModuleOp) -> Counter[str]:
+    run_passes(module, (*DECIDE, *PARTITION), make_context())
+    return Counter(use.kind for use in collectives_of(module))
+
+
+def test_collectives_that_are_forbidden() -> None:
+    demanding = {"zero": 3, "force_data_parallel": False, "batch_axis": "y"}
+    assert _kinds(_planned(**demanding))["all_gather"]
+    assert not _kinds(_planned(allow_all_gather=False))["all_gather"]
+    assert not _kinds(_planned(allow_all_to_all=False))["all_to_all"]
+
+
+def test_forbidden_collectives_that_the_program_demands() -> None:
+    params = jax.ShapeDtypeStruct((64, 64), np.float32)
+    module = import_module(jax.jit(jnp.tanh).lower(params).compiler_ir("stablehlo"))
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    func = main_function(module)
+    from autopar.dialects.autopar import set_arg_shardings, set_result_shardings
+    from autopar.dialects.sharding import Sharding
+
+    set_arg_shardings(func, [Sharding.of("mesh", [["y"], []])])
+    set_result_shardings(func, [Sharding.of("mesh", [[], []])])
+    with pytest.raises(DiagnosticError, match="no plan does without the collectives"):
+        AutoShardPass(allow_all_gather=False).apply(make_context(), module)
+
+
+def test_parameters_may_not_be_replicated() -> None:
+    assert all(any(dims) for dims in _axes(_planned(allow_replicated_parameters=False))[:-1])
+
+
+def test_compute_may_not_be_replicated() -> None:
+    module = _planned(width=32, rows=64, allow_replicated_compute=False)
+    whole = flops_of(module)
+    run_passes(module, (*DECIDE, *PARTITION), make_context())
+    assert flops_of(module) * GRID.num_devices == whole
+    with pytest.raises(DiagnosticError, match="cannot be split over all 8 devices"):
+        _planned(width=3, rows=5, allow_replicated_compute=False)
+
+
+def test_one_axis_a_dimension() -> None:
+    flat = _axes(_planned(rows=2**15))
+    assert any(len(dim) == 2 for dims in flat for dim in dims)
+    assert all(
+        len(dim) < 2 for dims in _axes(_planned(rows=2**15, flatten_axes=False)) for dim in dims
+    )
+
+
+@pytest.mark.parametrize(("axis", "batch"), [(None, ["x", "y"]), ("y", ["y"]), ("x", ["x"])])
+def test_data_parallelism(axis: str | None, batch: list[str]) -> None:
+    shardings = _axes(_planned(force_data_parallel=True, batch_axis=axis))
+    assert shardings[-1][0][: len(batch)] == batch
+    assert not any(set(batch) & {a for dim in dims for a in dim} for dims in shardings[:WEIGHTS])
+
+
+def test_the_batch_axis_alone() -> None:
+    assert _axes(_planned(batch_axis="x"))[-1][0][:1] == ["x"]
+    with pytest.raises(DiagnosticError, match=r"batch-axis=z: grid @mesh has no such axis .*x, y"):
+        _planned(batch_axis="z")
+
+
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_zero(zero: int) -> None:
+    shardings = _axes(_planned(zero=zero, batch_axis="y"))
+    holds = [any("y" in dim for dim in dims) for dims in shardings]
+    assert holds[:WEIGHTS] == [zero == 3] * WEIGHTS
+    assert holds[WEIGHTS : 2 * WEIGHTS] == [zero >= 2] * WEIGHTS
+
+
+def test_reduce_scatters_are_preferred() -> None:
+    without = _kinds(_planned(rows=8192))
+    preferred = _kinds(_planned(rows=8192, prefer_reduce_scatter=True))
+    assert preferred["reduce_scatter"] >= max(1, without["reduce_scatter"])
+    assert preferred["all_reduce"] <= without["all_reduce"]
+
+
+def test_options_that_contradict() -> None:
+    with pytest.raises(ValueError, match="zero=1: expected 0, 2 or 3"):
+        AutoShardPass(zero=1)
+    with pytest.raises(ValueError, match="keeps parameters whole, zero=3 splits them"):
+        AutoShardPass(zero=3, force_data_parallel=True)
+    with pytest.raises(ValueError, match="memory-per-device=lots: expected bytes, as in 16GiB"):
+        AutoShardPass(memory_per_device="lots")
+
+
+def test_report(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    with collect_remarks() as remarks:
+        module = _planned(rows=8192, memory_per_device="64MiB", report=str(path))
+    report = json.loads(path.read_text())
+    objective, memory = report["objective"], report["memory"]
+    parts = ("compute_s", "memory_s", "communication_s")
+    assert objective["total_s"] == pytest.approx(sum(objective[part] for part in parts))
+    assert memory["peak_bytes"] <= memory["limit_bytes"] == 64 * 2**20
+    assert report["solver"]["gap"] < 1e-3
+    assert [argument["sharding"] for argument in report["arguments"]] == _axes(module)
+    sent = {(use["kind"], tuple(use["axes"])): use["ring_bytes"] for use in report["collectives"]}
+    run_passes(module, (*DECIDE, *PARTITION), make_context())
+    assert sum(sent.values()) == pytest.approx(sum(use.num_bytes for use in collectives_of(module)))
+    text = "\n".join(diagnostic.message for diagnostic in remarks)
+    assert "of 64 MiB" in text and "sent by each device" in text
+    with pytest.raises(DiagnosticError, match=r"report=.*No such file"):
+        _planned(report=str(tmp_path / "none" / "report.json"))
