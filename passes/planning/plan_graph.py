@@ -98,6 +98,8 @@ class PlanGraph:
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self._keep: list[object] = []  # rules whose identity is a key
         self._fusions: dict[Block, Fusion] = {}
+        self._num_norms = 0
+        """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
         self._combined: set[int] = set()
         """Places of arguments and of what elementwise ops join with them (gradients)."""
         self._choosers = {
@@ -192,6 +194,12 @@ class PlanGraph:
             ends = {self.node_of(op.operands[0]), self.node_of(op.results[0])}
             if not self._combined.isdisjoint(ends):
                 self._combined.update(node for node in ends if node is not None)
+
+        self._num_norms = sum(
+            not shape_of(op.results[0].type)
+            and not self._combined.isdisjoint(map(self.node_of, operands_of(op)))
+            for op in self.places.others
+        )
 
     def _boundary(self) -> None:
         """Results lie where an argument whose buffer they share does, or where the user says."""
@@ -327,10 +335,9 @@ class PlanGraph:
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
                 self._add_edge(node, target, matrix, trips)
             elif not shape_of(result.type):
-                # norms of gradients wait for each other
-                read = {self.node_of(value) for value in operands_of(op)}
-                combined = not self._combined.isdisjoint(read)
-                left = self._matrix(gives, [Spec(())], result, combined=combined).reshape(-1)
+                left = self._matrix(gives, [Spec(())], result).reshape(-1)
+                if not self._combined.isdisjoint(map(self.node_of, operands_of(op))):
+                    left = left / self._num_norms  # they wait for each other
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * left
 
     def _on_all_devices(self, op: Operation, strategies: list[Strategy]) -> list[Strategy]:
