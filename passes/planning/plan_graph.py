@@ -25,7 +25,7 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
-from autopar.dialects.tensors import element_type, is_splittable, num_bytes, shape_of
+from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import BODIES, DOTS, Fusion
 from autopar.passes.cost.loops import times
@@ -99,6 +99,8 @@ class PlanGraph:
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self._keep: list[object] = []  # rules whose identity is a key
         self._fusions: dict[Block, Fusion] = {}
+        self._num_norms = 0
+        """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
         self._combined: set[int] = set()
         """Places of arguments and of what elementwise ops join with them (gradients)."""
         self._choosers = {
@@ -163,7 +165,10 @@ class PlanGraph:
             self._hold(arg)
         self._find_combined()
         for arg, value, op in places.reads:
-            self._add_reshard(arg, value, times(op, self._loops))
+            # what is only converted is moved in the narrower type
+            is_narrowed = len(op.operands) == 1 and item_bytes(value.type) < item_bytes(arg.type)
+            moved = value if is_narrowed else arg
+            self._add_reshard(arg, value, times(op, self._loops), moved)
         for op in places.others:
             self._add_op(op)
         chosen = {op for op, _ in self.op_nodes}
@@ -191,6 +196,12 @@ class PlanGraph:
             ends = {self.node_of(op.operands[0]), self.node_of(op.results[0])}
             if not self._combined.isdisjoint(ends):
                 self._combined.update(node for node in ends if node is not None)
+
+        self._num_norms = sum(
+            not shape_of(op.results[0].type)
+            and not self._combined.isdisjoint(map(self.node_of, operands_of(op)))
+            for op in self.places.others
+        )
 
     def _boundary(self) -> None:
         """Results lie where an argument whose buffer they share does, or where the user says."""
@@ -327,6 +338,8 @@ class PlanGraph:
                 self._add_edge(node, target, matrix, trips)
             elif not shape_of(result.type):
                 left = self._matrix(gives, [Spec(())], result).reshape(-1)
+                if not self._combined.isdisjoint(map(self.node_of, operands_of(op))):
+                    left = left / self._num_norms  # they wait for each other
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * left
 
     def _on_all_devices(self, op: Operation, strategies: list[Strategy]) -> list[Strategy]:
@@ -416,11 +429,13 @@ class PlanGraph:
             self._readers[key] = found
         return found
 
-    def _add_reshard(self, source: SSAValue, target: SSAValue, trips: int) -> None:
-        """A value that may lie elsewhere than what it is joined with."""
+    def _add_reshard(
+        self, source: SSAValue, target: SSAValue, trips: int, moved: SSAValue | None = None
+    ) -> None:
+        """A value that may lie elsewhere than what it is joined with; `moved`: what goes there."""
         one, two = self.node_of(source), self.node_of(target)
         if one is not None and two is not None and one != two:
-            self._add_edge(one, two, self._reshards(one, two, source), trips)
+            self._add_edge(one, two, self._reshards(one, two, moved or source), trips)
 
     def _reshards(self, one: int, two: int, value: SSAValue) -> Floats:
         combined = not self._combined.isdisjoint((one, two))

@@ -66,7 +66,7 @@ def _planned(limit: int | None) -> tuple[float, int]:
 def test_the_limit_holds_and_costs_time() -> None:
     free, most = _planned(None)
     seconds = free
-    for share in (0.9, 0.75):
+    for share in (0.95, 0.85):
         limit = int(share * most)
         slower, used = _planned(limit)
         assert used <= limit
