@@ -20,6 +20,7 @@ from autopar.dialects.shard import AllGatherOp, AllReduceOp, ReduceScatterOp
 from autopar.dialects.tensors import element_type, num_bytes
 
 _COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
+_VIEWS = frozenset({"stablehlo.convert", "stablehlo.reshape", "stablehlo.transpose"})
 
 
 class _Window(NamedTuple):
@@ -43,6 +44,7 @@ def combine_collectives(
     small = list(_small(ops, largest))
     if len(small) < 2:
         return counter
+    _sink_views(block, small)
     at: list[Operation] = []
     inner = block.first_op
     while inner is not None:
@@ -134,3 +136,34 @@ def _first_user(value: SSAValue, block: Block, order: Mapping[int, int]) -> int:
         if op is not None:
             first = min(first, order[id(op)])
     return first
+
+
+def _sink_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
+    """Moves what only converts or reshapes a collective's result down to the first use of that.
+
+    A gradient that is reduced in bfloat16 is converted by the next op, which would close its window
+    at once.
+    """
+    at = list(block.ops)
+    order = {id(op): place for place, op in enumerate(at)}
+    moves: list[tuple[list[Operation], Operation]] = []
+    for op, _ in ops:
+        value: SSAValue = op.results[0]
+        chain: list[Operation] = []
+        while value.has_one_use() and (user := _only_user(value)).name in _VIEWS:
+            if user.parent is not block:
+                break
+            chain.append(user)
+            value = user.results[0]
+        first = _first_user(value, block, order)
+        if chain and first < len(at):
+            moves.append((chain, at[first]))
+    for chain, target in moves:
+        for op in chain:
+            op.detach()
+            block.insert_op_before(op, target)
+
+
+def _only_user(value: SSAValue) -> Operation:
+    (use,) = value.uses
+    return use.operation

@@ -30,7 +30,8 @@ def random_block(seed: int) -> str:
                 f"reduction = {reduction} : {VALUE} -> {VALUE}"
             )
         else:
-            lines.append(f'{name} = "stablehlo.sine"({operand}) : ({VALUE}) -> {VALUE}')
+            op = rng.choice(["sine", "convert", "reshape"])
+            lines.append(f'{name} = "stablehlo.{op}"({operand}) : ({VALUE}) -> {VALUE}')
         values.append(name)
     results = rng.sample(values, 3)
     return (

@@ -18,10 +18,16 @@
 // What is made of the first cannot run with it.
 // CHECK-LABEL: @dependent
 // CHECK-NOT:   autopar.combine
+// A conversion behind a collective does not close its window.
+// CHECK-LABEL: @combine_converted
+// CHECK:       stablehlo.sine
+// CHECK-NEXT:  shard.all_reduce %arg0 {{.*}} {autopar.combine = 2 : i64}
+// CHECK-NEXT:  shard.all_reduce %{{.*}} {autopar.combine = 2 : i64}
+// CHECK-NEXT:  stablehlo.convert
 // CHECK-LABEL: @combine_scatters
 // CHECK:       stablehlo.negate
-// CHECK-NEXT:  shard.reduce_scatter %arg0 {{.*}} scatter_axis = 0 {autopar.combine = 2 : i64}
-// CHECK-NEXT:  shard.reduce_scatter %{{.*}} scatter_axis = 1 {autopar.combine = 2 : i64}
+// CHECK-NEXT:  shard.reduce_scatter %arg0 {{.*}} scatter_axis = 0 {autopar.combine = 3 : i64}
+// CHECK-NEXT:  shard.reduce_scatter %{{.*}} scatter_axis = 1 {autopar.combine = 3 : i64}
 
 shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
 func.func @merge(%a: tensor<4x8xf32>) -> (tensor<4x32xf32>, tensor<4x32xf32>) {
@@ -51,6 +57,14 @@ func.func @dependent(%a: tensor<4xf32>) -> tensor<4xf32> {
   %1 = stablehlo.sine %0 : tensor<4xf32>
   %2 = shard.all_reduce %1 on @mesh grid_axes = [1] : tensor<4xf32> -> tensor<4xf32>
   return %2 : tensor<4xf32>
+}
+func.func @combine_converted(%a: tensor<4xbf16>, %b: tensor<8xbf16>) -> (tensor<4xf32>, tensor<8xf32>) {
+  %0 = shard.all_reduce %a on @mesh grid_axes = [0] : tensor<4xbf16> -> tensor<4xbf16>
+  %1 = stablehlo.convert %0 : (tensor<4xbf16>) -> tensor<4xf32>
+  %2 = stablehlo.sine %b : tensor<8xbf16>
+  %3 = shard.all_reduce %2 on @mesh grid_axes = [0] : tensor<8xbf16> -> tensor<8xbf16>
+  %4 = stablehlo.convert %3 : (tensor<8xbf16>) -> tensor<8xf32>
+  return %1, %4 : tensor<4xf32>, tensor<8xf32>
 }
 func.func @combine_scatters(%a: tensor<8x3xf32>, %b: tensor<2x4xf32>) -> (tensor<2x3xf32>, tensor<2x1xf32>) {
   %0 = shard.reduce_scatter %a on @mesh grid_axes = [1] scatter_axis = 0 : tensor<8x3xf32> -> tensor<2x3xf32>
