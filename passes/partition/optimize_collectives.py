@@ -41,7 +41,8 @@ class OptimizeCollectivesPass(ModulePass):
     - an all_reduce whose only user slices along the same axes becomes a reduce_scatter;
     - independent all_reduces, all_gathers or reduce_scatters over the same axes, of at most
       `small-bytes` each and `group-bytes` in all, are moved together and marked to be lowered as
-      one (`autopar.combine`); what only converts or reshapes the result of one moves down to its use.
+      one (`autopar.combine`); what only converts or reshapes the result of one moves down to its
+      use.
     """
 
     name = "optimize-collectives"
