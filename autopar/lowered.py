@@ -385,8 +385,9 @@ class Lowering:
 
     def _find_batch(self, following: Mapping[int, int]) -> Batch:
         request = self.request
-        if request.follow and request.num_micro_batches == 1 and request.signature.batch is None:
-            return Batch(why="as the user's shardings say")
+        decides = request.follow or request.method.planner(self.mesh or default_mesh()) is not None
+        if decides and request.num_micro_batches == 1 and request.signature.batch is None:
+            return Batch(why="as the user's shardings say" if request.follow else "not told apart")
         batch = find_batch(
             request.signature,
             self.leaves,

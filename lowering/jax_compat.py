@@ -26,6 +26,7 @@ from jax._src.interpreters import mlir, pxla
 from jax._src.lib import _jax  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 from jax.sharding import NamedSharding
 from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo as hlo  # pyright: ignore[reportMissingTypeStubs]
 
 __all__ = ["ArrayImpl"]  # the type of all jax.Arrays that are neither traced nor keys
 
@@ -424,12 +425,21 @@ def _aligned(whole: Sequence[Any], micro: Sequence[Any]) -> list[tuple[Any, Any]
 
 
 def _batch_sized_lowering(ctx: Any, *, value: Any, whole: Any, dtype: str) -> Any:
+    if np.issubdtype(np.dtype(dtype), np.complexfloating):  # jaxlib cannot hand such attributes on
+        part = "float32" if dtype == "complex64" else "float64"
+        pairs = ((value.real, whole.real), (value.imag, whole.imag))
+        parts = [_marked_constant(one, other, part) for one, other in pairs]
+        return [hlo.complex(*parts)]
+    return [_marked_constant(value, whole, dtype)]
+
+
+def _marked_constant(value: Any, whole: Any, dtype: str) -> Any:
     constants: list[Any] = [
         mlir.ir_constant(np.asarray(n, np.dtype(dtype))) for n in (value, whole)
     ]
     found, other = (constant.owner for constant in constants)
     found.attributes[_WHOLE_BATCH] = other.attributes["value"]
-    return [found.results[0]]
+    return found.results[0]
 
 
 def _batch_shaped_lowering(ctx: Any, *values: Any, inner: Any, options: Any, dims: Any) -> Any:

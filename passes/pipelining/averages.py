@@ -35,6 +35,8 @@ _CARRY_ON = (
     "stablehlo.slice",
     "stablehlo.transpose",
 )
+_INVARIANT = ("stablehlo.compare", "stablehlo.sign", "stablehlo.is_finite")
+"""What they give is the same for an average and for the sum, or decided once."""
 _PRODUCTS = ("stablehlo.divide", "stablehlo.dot_general", "stablehlo.multiply")
 
 
@@ -76,6 +78,8 @@ class _Averages:
         """Gradients that grow with the batch, and multiples of such."""
         self._vague: set[SSAValue] = set()
         """Gradients and losses of which it is not known how they grow, and multiples of such."""
+        self._averaged: set[SSAValue] = set()
+        """What is made of gradients that were averaged."""
         self._found: list[Scaling] = []
         self._summed = combiner.reduction == "sum"
         phases = combiner.flow.phases
@@ -137,14 +141,40 @@ class _Averages:
             self._vague.update(op.results)
         whole = op.regions and op.name not in ("stablehlo.reduce", "stablehlo.scatter")
         degree = UNKNOWN if whole else degree_of(op, degrees)
-        if sums and degree is UNKNOWN:
+        self._check_averaged(op, inputs)
+        if sums and degree is UNKNOWN and op.name in _PRODUCTS and self._is_guarded(op):
+            pass  # the sum over a count that is held above 0: both are the whole batch's
+        elif sums and degree is UNKNOWN:
             self._average(op, sums)
+            if op.name not in _INVARIANT:
+                self._averaged.update(op.results)
             without = [0.0 if v in self._sums else self._of(v) for v in op.operands]
             degree = UNKNOWN if whole else degree_of(op, without)
         elif sums and degree not in (0, ZERO):
             self._sums.update(op.results)
         for result in op.results:
             self._know(result, degree)
+
+    def _is_guarded(self, op: Operation) -> bool:
+        """Whether a factor or divisor of gradients follows the batch's size, by no power of it."""
+        return any(self._of(v) is UNKNOWN for v in op.operands if v not in self._sums)
+
+    def _check_averaged(self, op: Operation, inputs: Iterable[SSAValue]) -> None:
+        """An average that is divided by a count of the whole batch would be divided twice."""
+        inputs = list(inputs)
+        if op.name in _INVARIANT or self._averaged.isdisjoint(inputs):
+            return
+        self._averaged.update(op.results)
+        for value in inputs:
+            if value in self._averaged or value in self._sums or self._of(value) in (0, ZERO):
+                continue
+            raise DiagnosticError(
+                op,
+                f"'{op.name}' puts a gradient of a sum over the batch, which is averaged over the "
+                "microbatches where it meets what does not grow with the batch (a weight, a "
+                "bound), together with what does (a count): divide the gradient by it first, or "
+                "inside the loss function, so that the loss is a mean",
+            )
 
     def _average(self, op: Operation, sums: Iterable[SSAValue]) -> None:
         """Lets an op read averages, its regions included."""

@@ -103,7 +103,7 @@ class Footprint:
         if self._flat is None:
             self._flat = _Flat(self._items)
         flat = self._flat
-        sizes = flat.bytes[flat.starts + np.asarray(chosen)[flat.nodes]]
+        sizes = flat.bytes[flat.starts + np.asarray(chosen, np.int64)[flat.nodes]]
         begins = np.bincount(flat.first, sizes, self._end + 1)
         ends = np.bincount(flat.last + 1, sizes, self._end + 1)
         change = begins - ends

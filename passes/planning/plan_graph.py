@@ -152,7 +152,7 @@ class PlanGraph:
     def _build(self) -> None:
         func, places = self.func, self.places
         demanded = demanded_shardings(func, self.table.grid, self._demands)
-        stated = arg_shardings(func)
+        stated = self.stated_arguments = arg_shardings(func)
         for arg, own, other in zip(func.body.block.args, stated, demanded, strict=True):
             self._restrict(arg, own or other)
             if own is None and other is None and not self._demands.allow_replicated_parameters:
@@ -208,13 +208,15 @@ class PlanGraph:
         last = self.func.body.block.last_op
         assert last is not None
         argument_of = {result: argument for argument, result in aliases(self.func)}
-        stated = result_shardings(self.func)
+        stated = self.stated_results = result_shardings(self.func)
         for index, value in enumerate(operands_of(last)):
             node = self.node_of(value)
             if node is None:
                 continue
             if index in argument_of:
                 argument = self.func.body.block.args[argument_of[index]]
+                if self.stated_arguments[argument.index] is None:
+                    self._restrict(argument, stated[index])
                 self._add_reshard(value, argument, 1)
             elif (wanted := stated[index]) is not None:
                 specs = specs_that_keep(self.nodes[node].specs, wanted, self.table)

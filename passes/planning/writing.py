@@ -53,11 +53,23 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
     for op, node in graph.op_nodes:
         factors = graph.nodes[node].strategies[chosen[node]].factors
         op.attributes[STRATEGY] = StrategyAttr(tuple(table.axes(axes) for axes in factors))
-    arguments = [sharding(argument) for argument in func.body.block.args]
+    arguments = [
+        stated if stated is not None and _has_sub_axes(stated) else sharding(argument)
+        for argument, stated in zip(func.body.block.args, graph.stated_arguments, strict=True)
+    ]
     set_arg_shardings(func, arguments)
     last = func.body.block.last_op
     assert last is not None
-    results = [sharding(value) for value in operands_of(last)]
+    results = [
+        sharding(value) if stated is None else stated
+        for value, stated in zip(operands_of(last), graph.stated_results, strict=True)
+    ]
     for argument, result in aliases(func):
-        results[result] = arguments[argument]
+        if graph.stated_results[result] is None:
+            results[result] = arguments[argument]
     set_result_shardings(func, results)
+
+
+def _has_sub_axes(sharding: Sharding) -> bool:
+    """Whether a sharding names what plans do not."""
+    return not all(axis.is_whole for axis in sharding.used_axes())

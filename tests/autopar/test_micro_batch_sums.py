@@ -307,3 +307,40 @@ def test_a_loss_that_takes_another_course(divided: bool) -> None:
         return
     with pytest.raises(DiagnosticError, match=rf"{re.escape(__file__)}:.*divide inside the loss"):
         run(model, parallel(model))
+
+
+GUARDED: dict[str, Any] = {
+    "maximum": lambda count: jnp.maximum(count, 1.0),
+    "epsilon": lambda count: count + 1e-6,
+    "clip": lambda count: jnp.clip(count, 1.0, None),
+    "where": lambda count: jnp.where(count > 0, count, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_a_sum_divided_by_a_guarded_count(name: str) -> None:
+    def step(params: Any, batch: Any) -> Any:
+        (value, count), grads = jax.value_and_grad(masked, has_aux=True)(params, batch)
+        count = GUARDED[name](count.astype(jnp.float32))
+        return descend(params, jax.tree.map(lambda g: g / count, grads)), value / count
+
+    check(Training(step, PARAMS, batches()))
+
+
+def test_an_averaged_gradient_divided_by_a_count_is_refused() -> None:
+    def step(params: Any, batch: Any) -> Any:
+        (value, count), grads = jax.value_and_grad(masked, has_aux=True)(params, batch)
+        decayed = jax.tree.map(lambda g, p: g + 0.1 * p, grads, params)
+        return descend(params, jax.tree.map(lambda g: g / count, decayed)), value
+
+    model = Training(step, PARAMS, batches())
+    with pytest.raises(DiagnosticError, match="divide the gradient by it first, or inside the"):
+        run(model, parallel(model))
+
+
+def test_a_complex_mean() -> None:
+    def step(params: Any, batch: Any) -> Any:
+        value, grads = jax.value_and_grad(squares)(params, batch)
+        return descend(params, grads), (value, (forward(params, batch["x"]) + 1j).mean())
+
+    check(Training(step, PARAMS, batches()))

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
+import autopar
 from autopar.dialects import make_context
 from autopar.dialects.autopar import arg_shardings
 from autopar.dialects.sharding import Grid
@@ -162,3 +164,41 @@ def test_norms_of_gradients_wait_for_each_other() -> None:
     planned, actual = _collectives(function, *[((512, 512), ("x", None))] * 6)
     assert planned == pytest.approx(actual, rel=0.01)
     assert actual <= 2.1e-5
+
+
+def _auto(fn: Any, *args: Any, **options: Any) -> Any:
+    return autopar.parallelize(fn, method="auto", mesh=MESH, **options)(*args)
+
+
+MESH = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+@pytest.mark.parametrize("spec", [P("a"), P(), P(("b", "a")), P(None, ("b", "a"))])
+def test_results_lie_where_the_user_says(spec: P) -> None:
+    x = np.ones((64, 64), np.float32)
+    result = _auto(lambda x: x @ x, x, out_shardings=spec)
+    assert result.sharding.is_equivalent_to(jax.sharding.NamedSharding(MESH, spec), 2)
+
+
+@pytest.mark.parametrize("spec", [P("a"), P()])
+def test_donated_arguments_follow_their_results(spec: P) -> None:
+    x = jnp.ones((512, 512), np.float32)
+    step = autopar.parallelize(
+        lambda p, x: p - 0.1 * (x.T @ x), mesh=MESH, donate_argnums=0, out_shardings=spec
+    )
+    result = step(jnp.ones((512, 512)), x)
+    assert result.sharding.is_equivalent_to(jax.sharding.NamedSharding(MESH, spec), 2)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (lambda x: x + 1, np.float32(2)),
+        (lambda: jnp.arange(16.0),),
+        (lambda: (),),
+        (lambda a, b: a @ b, np.ones((64, 128), np.float32), np.ones((128, 64), np.float32)),
+    ],
+)
+def test_functions_without_a_batch(case: Any) -> None:
+    fn, *args = case
+    jax.tree.map(np.testing.assert_allclose, _auto(fn, *args), fn(*args))
