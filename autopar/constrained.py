@@ -132,7 +132,7 @@ class _Constraints:
 
 def _is_array(value: Any) -> bool:
     dtype = getattr(value, "dtype", None)
-    return dtype is not None and not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+    return dtype is not None and not jax.numpy.issubdtype(dtype, jax.dtypes.extended)
 
 
 def _check_arguments(plan: Plan, abstract: Sequence[Any]) -> None:

@@ -40,6 +40,7 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import MANUAL
+from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import Sharding
 from autopar.passes.importing.arguments import main_function
 from autopar.passes.planning.places import MOVES, planned_ops
@@ -198,6 +199,8 @@ def _lines(module: ModuleOp) -> Iterator[str]:
         return found[1]
 
     for op in inner_ops(module):
+        if isinstance(op, GridOp):
+            continue  # meshes are named otherwise where one is ambient
         attributes = {**op.properties, **op.attributes}
         if isinstance(op, FuncOp):
             attributes.pop("arg_attrs", None)
@@ -225,9 +228,21 @@ def _demands(func: FuncOp) -> tuple[str, ...]:
         for index, (entry, type) in enumerate(
             zip(entries_of(attrs, len(types)), types, strict=True)
         ):
-            said = [f"{key.split('.')[-1]}={entry.data[key]}" for key in keys if key in entry.data]
+            said = [
+                f"{key.split('.')[-1]}={entry.data[key]}"
+                for key in keys
+                if key in entry.data and not _says_nothing(entry.data[key])
+            ]
             found.append(" ".join([f"{what} {index} is {type}", *said]))
     return tuple(found)
+
+
+def _says_nothing(attribute: Attribute) -> bool:
+    """Whether it is a sharding that leaves all dimensions open, as that of every scalar does."""
+    if not isinstance(attribute, ShardingAttr):
+        return False
+    own = attribute.data
+    return all(dim.is_open for dim in own.dims) and not any(own.used_axes())
 
 
 def _label(op: Operation) -> str:

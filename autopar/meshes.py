@@ -225,7 +225,6 @@ class MeshChoice:
                 return NamedSharding(mesh, partition_spec(spec))
         return None
 
-
     def boundary_sharding(self, dims: Sequence[Sequence[str]]) -> NamedSharding:
         """The layout of an argument or a result of a plan: where no mesh can say it, whole along
         the dimensions that sub-axes split, so that all arrays lie on one mesh."""

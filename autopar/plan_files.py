@@ -102,7 +102,9 @@ def _plan(data: dict[str, Any]) -> Plan:
     decisions = Decisions(
         str(data["program"]),
         bool(data["searched"]),
-        *(_tuples(data[k]) for k in ("demands", "argument_shardings", "result_shardings")),
+        _tuples(data["demands"]),
+        _tuples(data["argument_shardings"]),
+        _tuples(data["result_shardings"]),
         tuple(lists["ops"]),
     )
     return Plan(

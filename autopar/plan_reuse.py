@@ -48,7 +48,9 @@ class ReusedPlan(Method):
         plan = self._plan
         axes = tuple(zip(map(str, mesh.axis_names), mesh.devices.shape, strict=True))
         if axes != plan.grid.axes:
-            raise StalePlanError(f"the mesh is {_said(axes)}, the plan is for {_said(plan.grid.axes)}")
+            raise StalePlanError(
+                f"the mesh is {_said(axes)}, the plan is for {_said(plan.grid.axes)}"
+            )
         assert plan.decisions is not None
         return plan.decisions
 

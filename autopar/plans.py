@@ -1,7 +1,8 @@
 """The plan of a program, as data and as a table."""
 
 # jax's functions are typed in part only:
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -323,7 +323,11 @@ def evaluate_numbered(jaxpr: Any, values: Sequence[Any], rewrite: Rewrite) -> li
 
 
 def _evaluate(
-    jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], path: tuple[int, ...], rewrite: Rewrite
+    jaxpr: Any,
+    consts: Sequence[Any],
+    values: Sequence[Any],
+    path: tuple[int, ...],
+    rewrite: Rewrite,
 ) -> list[Any]:
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, values, strict=True))
@@ -331,7 +335,12 @@ def _evaluate(
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, jax_core.Literal) else env[atom]
 
+    equal: dict[Any, Sequence[Any]] = {}
     for eqn in jaxpr.eqns:
+        key = _equation_key(eqn, env)
+        if key is not None and key in equal:  # lowering merges them too: the first has the ops
+            env.update(zip(eqn.outvars, equal[key], strict=True))
+            continue
         stack = eqn.source_info.name_stack
         own = (*path, int(stack.stack[-1].name.partition("~")[2]))
         outer = source_info_util.current_name_stack() + stack[:-1]
@@ -350,7 +359,27 @@ def _evaluate(
                     results = [results]
                 results = rewrite(own, results)
         env.update(zip(eqn.outvars, results, strict=True))
+        if key is not None:
+            equal[key] = results
     return list(map(read, jaxpr.outvars))
+
+
+def _equation_key(eqn: Any, env: dict[Any, Any]) -> Any:
+    """What is the same for equations that compute the same; None where that is not told."""
+    if eqn.effects or eqn.primitive.name == "optimization_barrier":
+        return None
+    operands = [
+        (str(atom.aval), np.asarray(atom.val).tobytes())
+        if isinstance(atom, jax_core.Literal)
+        else id(env[atom])
+        for atom in eqn.invars
+    ]
+    key = (eqn.primitive, tuple(operands), *sorted(eqn.params.items()))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
 
 
 def _rewritten(body: Any, path: tuple[int, ...], rewrite: Rewrite) -> Any:
