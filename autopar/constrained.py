@@ -61,18 +61,12 @@ def constrained(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Any]:
             f"the plan is of a program that runs in {plan.num_micro_batches} microbatches, the "
             "function of a whole batch: plan with num_micro_batches=1"
         )
-    known: dict[Any, _Constraints] = {}
 
     @functools.wraps(fn)
     def apply(*args: Any, **kwargs: Any) -> Any:
         leaves, tree = jax.tree.flatten((args, kwargs))
-        avals = [ArgumentAval(leaf) for leaf in leaves]
-        key = tree, *map(str, avals)
-        found = known.get(key)
-        if found is None:
-            abstract = [a.abstract(leaf, None) for a, leaf in zip(avals, leaves, strict=True)]
-            found = known[key] = _Constraints.of(plan, decisions, fn, tree, abstract)
-        return found(leaves)
+        abstract = [ArgumentAval(leaf).abstract(leaf, None) for leaf in leaves]
+        return _Constraints.of(plan, decisions, fn, tree, abstract)(leaves)
 
     return apply
 
@@ -93,6 +87,11 @@ class _Constraints:
         _check_arguments(plan, abstract)
         args, kwargs = jax.tree.unflatten(tree, abstract)
         numbered = number_equations(jax.jit(fn, keep_unused=True).trace(*args, **kwargs))
+        if len(numbered.jaxpr.in_avals) != len(abstract):
+            raise ValueError(
+                "the function reads values of the function around it that JAX is tracing: make "
+                "them its arguments"
+            )
         lowered = lower_traced(numbered, plan.mesh.devices.flat[0].platform)
         native = lowered.compiler_ir("stablehlo")
         merge_equal_ops(native)

@@ -75,6 +75,8 @@ class Decisions:
 
     program: str
     """A hash of the operations."""
+    inputs: tuple[str, ...]
+    """The types of the arguments, of one microbatch where there are several."""
     searched: bool
     """Whether a search made them: then they are written, not found anew."""
     demands: tuple[str, ...]
@@ -88,6 +90,11 @@ class Decisions:
         if fingerprint(module) == self.program:
             return
         func = main_function(module)
+        for index, (old, new) in enumerate(zip(self.inputs, _inputs(func), strict=False)):
+            if old != new:
+                raise StalePlanError(
+                    f"the plan is of another program: argument {index} is {new}, in the plan {old}"
+                )
         planned = [op for op in self.ops if op.number is not None]
         found = [(_label(op), _types(op)) for op in planned_ops(func)]
         for index, (old, (name, types)) in enumerate(zip(planned, found, strict=False)):
@@ -142,13 +149,15 @@ class Recorder:
         self._numbers: dict[Operation, int] = {}
         self._ops: list[tuple[Operation, bool]] = []
         self._program = ""
+        self._inputs: tuple[str, ...] = ()
         self._demands: tuple[str, ...] = ()
         self.decisions: Decisions | None = None
 
     def imported(self, module: ModuleOp) -> None:
         """To be called once calls are inlined and dead code is gone."""
-        self._program = fingerprint(module)
-        self._numbers = {op: i for i, op in enumerate(planned_ops(main_function(module)))}
+        func = main_function(module)
+        self._program, self._inputs = fingerprint(module), _inputs(func)
+        self._numbers = {op: i for i, op in enumerate(planned_ops(func))}
 
     def before(self, module: ModuleOp) -> None:
         """To be called before anything is decided."""
@@ -165,6 +174,7 @@ class Recorder:
         func = main_function(module)
         self.decisions = Decisions(
             self._program,
+            self._inputs,
             searched,
             self._demands,
             tuple(map(_text, shardings_of_arguments(func))),
@@ -248,6 +258,10 @@ def _says_nothing(attribute: Attribute) -> bool:
 def _label(op: Operation) -> str:
     target = op.properties.get("call_target_name")
     return op.name if target is None else f"{op.name} @{str(target).strip(chr(34))}"
+
+
+def _inputs(func: FuncOp) -> tuple[str, ...]:
+    return tuple(map(str, func.function_type.inputs.data))
 
 
 def _types(op: Operation) -> tuple[str, ...]:

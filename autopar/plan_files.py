@@ -48,6 +48,7 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
         "flops": plan.flops,
         "result_bytes": plan.result_bytes,
         "program": decisions.program,
+        "inputs": decisions.inputs,
         "searched": decisions.searched,
         "demands": decisions.demands,
         "argument_shardings": decisions.arguments,
@@ -101,6 +102,7 @@ def _plan(data: dict[str, Any]) -> Plan:
     lists = {key: [_read(cls, row) for row in data[key]] for key, cls in _LISTS.items()}
     decisions = Decisions(
         str(data["program"]),
+        _tuples(data["inputs"]),
         bool(data["searched"]),
         _tuples(data["demands"]),
         _tuples(data["argument_shardings"]),
