@@ -62,7 +62,7 @@ class DecidedOp:
     types: tuple[str, ...]
     """Of its results, global."""
     shardings: tuple[str | None, ...]
-    """Of its results, as `#autopar.sharding` has them; None: nobody's choice."""
+    """Of its results, as `#autopar.sharding` has them; None: nobody's choice (constants)."""
     strategy: str | None
     """The grid axes of each factor of its rule, as `#autopar.strategy` has them."""
     number: int | None
@@ -273,7 +273,7 @@ def _said(name: str, types: Sequence[str]) -> str:
 
 
 def _text(sharding: Sharding | None) -> str | None:
-    return None if sharding is None else str(sharding)
+    return None if sharding is None or not sharding.rank else str(sharding)
 
 
 def parsed_sharding(text: str | None) -> Sharding | None:
