@@ -267,6 +267,17 @@ def test_a_loaded_plan_runs_and_applies(tmp_path: Path) -> None:
         loaded.shardings_of(params())
 
 
+def test_microbatches_and_donation_belong_to_a_plan() -> None:
+    plan = autopar.plan(
+        train, params(), batch(), mesh=mesh(), num_micro_batches=2, donate_argnums=0
+    )
+    again = autopar.parallelize(train, method=plan, donate_argnums=0)
+    assert again.lower(params(), batch()).plan.decisions == plan.decisions
+    assert_close(again(params(), batch()), jax.jit(train)(params(), batch()))
+    with pytest.raises(autopar.StalePlanError, match="aliasing_output=0"):
+        autopar.parallelize(train, method=plan)(params(), batch())
+
+
 def test_stale_plans_are_refused() -> None:
     plan = autopar.plan(train, params(), batch(), mesh=mesh())
     again = autopar.parallelize(train, method=plan)
