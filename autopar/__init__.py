@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .decisions import StalePlanError
     from .embed import apply
     from .methods import (
         FSDP,
@@ -32,6 +33,7 @@ _PUBLIC = {
     "FSDP": "methods",
     "Plan": "plans",
     "ShardParallel": "methods",
+    "StalePlanError": "decisions",
     "Zero2Parallel": "methods",
     "Zero3Parallel": "methods",
     "apply": "embed",
@@ -50,6 +52,7 @@ __all__ = [
     "DataParallel",
     "Plan",
     "ShardParallel",
+    "StalePlanError",
     "Zero2Parallel",
     "Zero3Parallel",
     "__version__",

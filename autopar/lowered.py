@@ -33,6 +33,7 @@ from .aliasing import donated_leaves, match_aliases, next_values, states
 from .arguments import Leaf, Signature
 from .batch import Batch, find_batch
 from .meshes import (
+    MeshChoice,
     automatic,
     check_fits,
     default_mesh,
@@ -44,8 +45,9 @@ from .meshes import (
     sharding_leaves,
     tracing_context,
 )
-from .methods import Method, ShardParallel
+from .methods import Method
 from .plans import Plan
+from .plans import Signature as PlanSignature
 from .road import ArgumentInfo, Road
 from .session import local_devices
 
@@ -71,7 +73,7 @@ class Request:
     @property
     def follow(self) -> bool:
         """Whether the shardings of arguments are the user's wish (method `shard`)."""
-        return isinstance(self.method, ShardParallel)
+        return self.method.follows
 
     def jitted(self, out_shardings: Any = None) -> Any:
         """The function as jax.jit sees it."""
@@ -240,6 +242,7 @@ class Lowering:
             [_array_shape(out) for out in step.outs] if request.num_micro_batches > 1 else None,
             step.sizes_known,
             method.planner(mesh),
+            method.decisions(mesh),
         )
         return LoweredProgram(
             road, step.lowered, self, step.outs, step.out_tree, donated, aliases, step.batch, mesh
@@ -492,7 +495,15 @@ class LoweredProgram:
             jax.tree.unflatten(self.out_tree, range(len(self.outs)))
         )
         results = [f"result{jax.tree_util.keystr(path)}" for path, _ in paths]
-        return Plan.of(self.road, names, results, self.batch.why)
+        plan = Plan.of(self.road, names, results, self.batch.why)
+        plan.signature = PlanSignature(
+            self.call.tree,
+            tuple(len(aval.shape) for aval in self.call.avals),
+            self.out_tree,
+            tuple(len(out.shape) for out in self.outs),
+        )
+        plan.own_mesh = MeshChoice(plan.grid, self.meshes, []).mesh
+        return plan
 
     def compile(self) -> CompiledProgram:
         """The executable program."""

@@ -225,6 +225,16 @@ class MeshChoice:
                 return NamedSharding(mesh, partition_spec(spec))
         return None
 
+    def boundary_sharding(self, dims: Sequence[Sequence[str]]) -> NamedSharding:
+        """The layout of an argument or a result of a plan: where no mesh can say it, whole along
+        the dimensions that sub-axes split, so that all arrays lie on one mesh."""
+        found = self.sharding(Layout(tuple(map(tuple, dims)), (), None))
+        if found is None:
+            kept = [[a for a in dim if parse_axis(a).is_whole] for dim in dims]
+            found = self.sharding(Layout(tuple(map(tuple, kept)), (), None))
+        assert found is not None, "the last mesh has the grid's own axes"
+        return found
+
 
 def partition_spec(dims: Sequence[Sequence[str]]) -> PartitionSpec:
     """The spec of the axes of each dimension, without trailing Nones."""

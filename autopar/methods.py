@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from autopar.passes.importing.methods import MethodOptions
     from autopar.passes.planning.auto_shard import AutoShardPass
 
+    from .decisions import Decisions
+    from .plans import Plan
+
 
 @dataclass(frozen=True)
 class Method:
@@ -66,6 +69,15 @@ class Method:
     def planner(self, mesh: Any) -> AutoShardPass | None:
         """The pass that decides in the place of propagation, if there is one."""
         return None
+
+    def decisions(self, mesh: Any) -> Decisions | None:
+        """What is decided already on a jax Mesh, if anything is."""
+        return None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the shardings of arguments are the user's wish."""
+        return False
 
     def _pass_options(self, mesh: Any) -> dict[str, Any]:
         if self.batch_axis is None:
@@ -162,6 +174,10 @@ class ShardParallel(Method):
 
     name = "shard"
 
+    @property
+    def follows(self) -> bool:
+        return True
+
 
 def nearest_preset(platform: str, kind: str) -> str:
     """The cluster preset for a device by its platform and kind, as JAX names them."""
@@ -190,8 +206,14 @@ def method_names(*, aliases: bool = False) -> tuple[str, ...]:
     return tuple(_BY_NAME) if aliases else tuple(cls.name for cls in _METHODS)
 
 
-def resolve_method(method: Method | str | None) -> Method:
+def resolve_method(method: Method | Plan | str | None) -> Method:
     """A method object from what the user gave; ValueError names the known strings."""
+    from .plans import Plan
+
+    if isinstance(method, Plan):
+        from .plan_reuse import ReusedPlan
+
+        return ReusedPlan.of(method)
     if isinstance(method, Method):
         return method
     if isinstance(method, type) and issubclass(method, Method):

@@ -30,7 +30,7 @@ check_jax_version()
 def parallelize(
     fn: Callable[..., Any] | None = None,
     *,
-    method: Method | str | None = None,
+    method: Method | Plan | str | None = None,
     mesh: Any = None,
     num_micro_batches: int | None = None,
     in_shardings: Any = None,
@@ -44,7 +44,7 @@ def parallelize(
     """Parallelizes a function over a mesh; a decorator or a call.
 
     `method`: a method object or one of "auto" (the default), "dp", "zero2", "zero3" (alias
-    "fsdp"), "shard".
+    "fsdp"), "shard"; or a `Plan`, to be used again without a search.
     `mesh`: a jax Mesh, a shape such as (2, 4) (axes "data" and "model"), or None: the ambient mesh
     of `jax.set_mesh`, else that of the given shardings, else all devices in a row.
     `num_micro_batches`: run the batch in so many parts and accumulate gradients.

@@ -1,14 +1,22 @@
 """The plan of a program, as data and as a table."""
 
+# jax's functions are typed in part only:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
+import numpy as np
 from xdsl.ir import Attribute
 
 from autopar.dialects.autopar import GLOBAL, aliases, result_sharding, sharding_of
@@ -22,6 +30,12 @@ from autopar.passes.importing.arguments import argument_kinds, main_function
 from autopar.passes.importing.meshes import merge_axes
 
 if TYPE_CHECKING:
+    from jax.sharding import NamedSharding
+
+    from autopar.passes.importing.methods import MethodOptions
+
+    from .decisions import Decisions
+    from .meshes import MeshChoice
     from .road import Road
 
 
@@ -36,8 +50,27 @@ class PlannedValue:
     shape: tuple[int, ...]
     local_shape: tuple[int, ...]
     local_bytes: int
-    layout: str
-    """The mesh axes of each dimension, `-` for a dimension that is whole."""
+    dims: tuple[tuple[str, ...], ...]
+    """The mesh axes of each dimension, major to minor; sub-axes as `x:(1)2`."""
+
+    @property
+    def layout(self) -> str:
+        """`dims` as text: `-` for a dimension that is whole, `whole` where all are."""
+        if not any(self.dims):
+            return "whole"
+        return f"[{', '.join(','.join(dim) or '-' for dim in self.dims)}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a function takes and gives: pytrees, and the rank of each array in them as JAX knows it
+    (typed PRNG keys have a dimension less than in the program)."""
+
+    arguments: Any
+    """The tree of (positional arguments, keyword arguments)."""
+    argument_ranks: tuple[int, ...]
+    results: Any
+    result_ranks: tuple[int, ...]
 
 
 @dataclass
@@ -59,6 +92,99 @@ class Plan:
     remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
     temporary_bytes: int | None = None
     """XLA's figure for one device, once the program is compiled."""
+    options: MethodOptions | None = field(default=None, repr=False)
+    """Of the method, as `annotate-method` takes them."""
+    reduction: str = "mean"
+    """Of what microbatches give."""
+    decisions: Decisions | None = field(default=None, repr=False)
+    """Op by op; None: not known."""
+    signature: Signature | None = field(default=None, repr=False)
+    """None for a plan from a file."""
+    own_mesh: Any = field(default=None, repr=False)
+    """The jax Mesh that it was made for; None for a plan from a file."""
+
+    @property
+    def mesh(self) -> Any:
+        """The jax Mesh of its shardings; a plan from a file takes the first devices."""
+        return self.choice.mesh
+
+    @cached_property
+    def choice(self) -> MeshChoice:
+        """Says layouts on the plan's mesh. ValueError where there are too few devices."""
+        from .meshes import MeshChoice
+
+        return MeshChoice(self.grid, [self.own_mesh], [])
+
+    @property
+    def in_shardings(self) -> Any:
+        """A NamedSharding for every array of the positional arguments, as `jax.jit` takes them.
+
+        ValueError for a plan from a file, which knows no pytrees (`shardings_of(*args)` does it),
+        and of a function that is called with keyword arguments, for which jax.jit has no shardings.
+        """
+        signature = self._known_signature("in_shardings")
+        found = self._named(self.arguments, signature.argument_ranks)
+        positional, keywords = jax.tree.unflatten(signature.arguments, found)
+        if keywords:
+            raise ValueError("in_shardings: jax.jit has none for keyword arguments")
+        return positional
+
+    @property
+    def out_shardings(self) -> Any:
+        """A NamedSharding for every array of the result. ValueError for a plan from a file."""
+        signature = self._known_signature("out_shardings")
+        found = self._named(self.results, signature.result_ranks)
+        return jax.tree.unflatten(signature.results, found)
+
+    def shardings_of(self, *args: Any) -> Any:
+        """`in_shardings` for these arguments, also of a plan from a file. ValueError where they
+        are not as many arrays, or of other ranks."""
+        leaves, tree = jax.tree.flatten(args)
+        if len(leaves) != len(self.arguments):
+            raise ValueError(
+                f"the plan is for {len(self.arguments)} arrays, the arguments are {len(leaves)}"
+            )
+        ranks = [np.ndim(leaf) for leaf in leaves]
+        for value, rank in zip(self.arguments, ranks, strict=True):
+            if rank > len(value.dims):
+                raise ValueError(
+                    f"{value.name} has {rank} dimensions, in the plan {len(value.dims)}"
+                )
+        return jax.tree.unflatten(tree, self._named(self.arguments, ranks))
+
+    def _known_signature(self, what: str) -> Signature:
+        if self.signature is None:
+            raise ValueError(
+                f"{what}: a plan from a file knows names, not pytrees: take shardings_of(*args)"
+            )
+        return self.signature
+
+    def _named(self, values: Sequence[PlannedValue], ranks: Sequence[int]) -> list[NamedSharding]:
+        return [
+            self.choice.boundary_sharding(value.dims[:rank])
+            for value, rank in zip(values, ranks, strict=True)
+        ]
+
+    def apply(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """`fn` with a sharding constraint at every planned value: plain JAX, to be jitted,
+        differentiated, mapped. StalePlanError, when it is traced, where it is not the function
+        that was planned, and here for a plan of microbatches."""
+        from .constrained import constrained
+
+        return constrained(self, fn)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the plan to a readable file (JSON)."""
+        from .plan_files import save_plan
+
+        save_plan(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """A plan from a file that `save` wrote. ValueError says in a line why it is none."""
+        from .plan_files import load_plan
+
+        return load_plan(path)
 
     @staticmethod
     def of(
@@ -66,7 +192,7 @@ class Plan:
     ) -> Plan:
         """Reads the plan off the partitioned program."""
         with collect_remarks() as remarks:
-            module = road.at("spmd")
+            module, decisions = road.decided("spmd")
         func = main_function(module)
         grid = user_grid(module)
         args = func.body.block.args
@@ -89,7 +215,7 @@ class Plan:
         shared = {result for _, result in aliases(func)}
         fresh = sum(v.local_bytes for i, v in enumerate(given) if i not in shared)
         return Plan(
-            road.method,
+            "auto" if decisions.searched else road.options.method,
             grid,
             arguments,
             given,
@@ -99,6 +225,9 @@ class Plan:
             batch,
             road.num_micro_batches,
             remarks,
+            options=road.options,
+            reduction=road.reduction,
+            decisions=decisions,
         )
 
     @property
@@ -166,17 +295,17 @@ def _value(
     local_shape = shape_of(local)
     shape = shape_of(whole) if whole is not None else local_shape
     num_bytes = int(item_bytes(local) * prod(local_shape)) if hasattr(local, "shape") else 0
-    return PlannedValue(name, kind, shape, local_shape, num_bytes, _layout(sharding, grid))
+    return PlannedValue(name, kind, shape, local_shape, num_bytes, _dims(sharding, grid))
 
 
-def _layout(sharding: Sharding | None, grid: Grid) -> str:
-    if sharding is None or not any(sharding.dim_axes):
-        return "whole"
-    dims: list[str] = []
+def _dims(sharding: Sharding | None, grid: Grid) -> tuple[tuple[str, ...], ...]:
+    if sharding is None:
+        return ()
+    found: list[tuple[str, ...]] = []
     for dim in sharding.dim_axes:
         axes = merge_axes([parse_axis(axis.spelled) for axis in dim], grid.axes)
-        dims.append(",".join(axis.spelled for axis in axes) or "-")
-    return f"[{', '.join(dims)}]"
+        found.append(tuple(axis.spelled for axis in axes))
+    return tuple(found)
 
 
 def _value_rows(values: Iterable[PlannedValue]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from xdsl.context import Context
 from xdsl.dialects.builtin import (
     ArrayAttr,
     ModuleOp,
@@ -53,10 +54,11 @@ from autopar.passes.importing.arguments import (
 from autopar.passes.importing.methods import MethodOptions
 from autopar.passes.importing.phases import PhaseNames
 from autopar.passes.manager import run_passes
-from autopar.passes.pipelines import LEVELS, PROPAGATE
+from autopar.passes.pipelines import IMPORT, LEVELS, PROPAGATE
 from autopar.passes.pipelining.microbatches import check_result_shapes
 from autopar.passes.pipelining.split_step import SplitStepPass
 
+from .decisions import Decisions, Recorder
 from .dump import Dump
 from .plugins import load_installed_plugins
 
@@ -110,11 +112,8 @@ class Road:
     """Whether a microbatch's program tells all that comes of the batch's size."""
     planner: AutoShardPass | None = None
     """What decides in the place of propagation."""
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return "auto" if self.planner is not None else self.options.method
+    decisions: Decisions | None = None
+    """A plan to be used again, without a search."""
 
     def at(self, level: str) -> ModuleOp:
         """The program at a level (README.md, the road a program travels); ValueError names them."""
@@ -123,7 +122,15 @@ class Road:
         with collector_off():
             return self._at(level)
 
-    def _at(self, level: str) -> ModuleOp:
+    def decided(self, level: str) -> tuple[ModuleOp, Decisions]:
+        """The program at a level that comes after deciding, and what was decided."""
+        recorder = Recorder()
+        with collector_off():
+            module = self._at(level, recorder)
+        assert recorder.decisions is not None, "the level comes before deciding"
+        return module, recorder.decisions
+
+    def _at(self, level: str, recorder: Recorder | None = None) -> ModuleOp:
         load_installed_plugins()
         module = import_module(self.native)
         context = make_context()
@@ -132,7 +139,12 @@ class Road:
         for name, pass_names in LEVELS.items():
             for pass_name in pass_names:
                 self._prepare(pass_name, module)
-                run_passes(module, [passes.get(pass_name, pass_name)], context)
+                if pass_name == PROPAGATE[0]:
+                    self._decide(module, context, passes.get(pass_name, pass_name), recorder)
+                else:
+                    run_passes(module, [passes.get(pass_name, pass_name)], context)
+                if pass_name == IMPORT[-1]:
+                    self._imported(module, recorder)
                 if pass_name == SplitStepPass.name and self.result_shapes is not None:
                     check_result_shapes(main_function(module), self.result_shapes)
             if dump is not None:
@@ -140,6 +152,29 @@ class Road:
             if name == level:
                 break
         return module
+
+    def _imported(self, module: ModuleOp, recorder: Recorder | None) -> None:
+        if self.decisions is not None:
+            self.decisions.check_program(module)
+        if recorder is not None:
+            recorder.imported(module)
+
+    def _decide(
+        self, module: ModuleOp, context: Context, how: ModulePass | str, recorder: Recorder | None
+    ) -> None:
+        """Propagation, a search, or what a plan says already."""
+        if recorder is not None:
+            recorder.before(module)
+        reused = self.decisions
+        if reused is not None:
+            reused.check_boundary(module)
+        if reused is not None and reused.searched:
+            reused.write(module)
+        else:
+            run_passes(module, [how], context)
+        if recorder is not None:
+            was_searched = self.planner is not None if reused is None else reused.searched
+            recorder.after(module, was_searched)
 
     def _passes_with_options(self) -> dict[str, ModulePass]:
         """The passes that have options on this road, by name."""

@@ -345,3 +345,27 @@ def test_every_function_is_tested_here() -> None:
     assert [name for name in public if f"jax_compat.{name}(" not in text] == [
         "backend_is_initialized"  # in a process of its own
     ]
+
+
+def test_number_equations() -> None:
+    def function(x: Any) -> Any:
+        y, _ = jax.lax.scan(lambda c, _: (jnp.sin(c), None), x, None, length=2)
+        return jax.jit(jnp.cos)(y) + jax.checkpoint(jnp.tanh)(y)
+
+    traced = jax.jit(function).trace(SHAPED)
+    numbered = jax_compat.number_equations(traced)
+    text = [jax_compat.lower_traced(t, "cpu").as_text() for t in (traced, numbered)]
+    assert text[0] == text[1]
+    named = jax_compat.lower_traced(numbered, "cpu").as_text(debug_info=True)
+    assert len(set(jax_compat.EQUATION.findall(named))) >= 5
+    seen: list[tuple[tuple[int, ...], int]] = []
+
+    def rewrite(path: tuple[int, ...], values: Any) -> Any:
+        seen.append((path, len(values)))
+        return values
+
+    x = np.arange(4, dtype=np.float32)
+    (result,) = jax_compat.evaluate_numbered(numbered.jaxpr, [x], rewrite)
+    np.testing.assert_allclose(result, function(x), rtol=1e-6)
+    assert {len(path) for path, _ in seen} == {1, 2}
+    assert "eqn~" not in str(jax.make_jaxpr(lambda x: x)(x))

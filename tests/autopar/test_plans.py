@@ -1,0 +1,321 @@
+"""Plans without our runtime, and plans in files."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+import autopar
+from autopar.passes.planning.auto_shard import AutoShardPass
+from benchmarks.hlo_bytes import collectives
+from tests.models.tiny import tiny
+
+DEVICES = 8
+
+
+def mesh() -> Mesh:
+    return jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def random(*shape: int) -> Any:
+    return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32) / 4
+
+
+def loss(params: Any, batch: Any) -> Any:
+    hidden = jnp.tanh(batch["x"] @ params["in"] + params["bias"])
+    return jnp.mean((hidden @ params["out"] - batch["y"]) ** 2)
+
+
+def train(params: Any, batch: Any) -> Any:
+    value, grads = jax.value_and_grad(loss)(params, batch)
+    return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+
+def params() -> Any:
+    return {"in": random(64, 128), "bias": random(128), "out": random(128, 64)}
+
+
+def batch(size: int = 32) -> Any:
+    return {"x": random(size, 64), "y": random(size, 64)}
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    def close(a: Any, b: Any) -> None:
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=2e-4)
+
+    jax.tree.map(close, actual, expected)
+
+
+# ---- shardings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dp", "zero3", "auto"])
+def test_shardings_are_those_of_the_executable(method: str) -> None:
+    plan = autopar.plan(train, params(), batch(), mesh=mesh(), method=method)
+    step = jax.jit(train, in_shardings=plan.in_shardings, out_shardings=plan.out_shardings)
+    results = step(params(), batch())
+    assert_close(results, jax.jit(train)(params(), batch()))
+    ours = autopar.parallelize(train, mesh=mesh(), method=method)
+    executable = ours.get_executable(params(), batch())
+    assert plan.in_shardings == executable.input_shardings[0]
+    assert plan.out_shardings == executable.output_shardings
+    assert jax.tree.map(lambda x: x.sharding.spec, results) == jax.tree.map(
+        lambda s: s.spec, plan.out_shardings
+    )
+
+
+def test_uneven_boundaries_are_whole() -> None:
+    plan = autopar.plan(train, params(), batch(12), mesh=mesh(), method="dp")
+    assert plan.in_shardings[1]["x"].spec == PartitionSpec()
+    assert any("not divisible" in remark.text for remark in plan.remarks)
+    jax.jit(train, in_shardings=plan.in_shardings)(params(), batch(12))
+
+
+def test_keys_and_grids_of_two_axes() -> None:
+    def noisy(keys: Any, x: Any) -> Any:
+        return keys, x + jax.vmap(lambda k: jax.random.normal(k, (16,)))(keys)
+
+    keys, x = jax.random.split(jax.random.key(0), 8), random(8, 16)
+    plan = autopar.plan(noisy, keys, x, mesh=(2, 4), method="dp", batch_argnums=1)
+    assert plan.in_shardings[1].spec == PartitionSpec(("data", "model"))
+    step = jax.jit(noisy, in_shardings=plan.in_shardings, out_shardings=plan.out_shardings)
+    assert_close(step(keys, x)[1], noisy(keys, x)[1])
+    assert_close(jax.jit(plan.apply(noisy))(keys, x)[1], noisy(keys, x)[1])
+
+
+def test_keyword_arguments_have_no_shardings() -> None:
+    lowered = autopar.parallelize(train, mesh=mesh(), method="dp").lower(params(), batch=batch())
+    with pytest.raises(ValueError, match="none for keyword arguments"):
+        _ = lowered.plan.in_shardings
+
+
+# ---- apply ---------------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def halved(x: Any) -> Any:
+    return x / 2
+
+
+halved.defvjp(lambda x: (x / 2, None), lambda _, g: (g / 2,))
+
+
+def with_bodies(w: Any, x: Any) -> Any:
+    @jax.checkpoint
+    def block(x: Any) -> Any:
+        return jax.nn.relu(halved(jnp.tanh(x @ w)))
+
+    x, _ = lax.scan(lambda c, _: (block(c), None), x, None, length=3)
+    x = lax.cond(x.sum() > 0, lambda x: jnp.sin(x) @ w, lambda x: jnp.cos(x), x)
+    x = lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] @ w), (0, x))[1]
+    return jax.jit(lambda x: jnp.sort(x, axis=1))(x)
+
+
+def constraints_in(jaxpr: Any) -> int:
+    return str(jaxpr).count("sharding_constraint")
+
+
+def test_apply_constrains_inside_bodies() -> None:
+    w, x = random(16, 16), random(32, 16)
+    plan = autopar.plan(with_bodies, w, x, mesh=mesh(), method="dp", batch_argnums=1)
+    applied = plan.apply(with_bodies)
+    assert_close(jax.jit(applied)(w, x), with_bodies(w, x))
+    jaxpr = jax.make_jaxpr(applied)(w, x)
+    inner = {
+        eqn.primitive.name: sum(
+            constraints_in(eqn.params[name])
+            for name in ("jaxpr", "body_jaxpr")
+            if name in eqn.params
+        )
+        for eqn in jaxpr.eqns
+    }
+    assert inner["scan"] >= 2 and inner["while"] >= 1
+    outside = sum(eqn.primitive.name == "sharding_constraint" for eqn in jaxpr.eqns)
+    assert outside >= 5
+
+
+def test_apply_is_differentiated_and_mapped() -> None:
+    def function(w: Any, x: Any) -> Any:
+        y, _ = lax.scan(lambda c, _: (halved(jnp.tanh(c @ w)), None), x, None, length=2)
+        return jnp.sum(y**2)
+
+    w, x = random(16, 16), random(32, 16)
+    plan = autopar.plan(function, w, x, mesh=mesh(), method="dp", batch_argnums=1)
+    applied = plan.apply(function)
+    assert_close(jax.jit(jax.grad(applied))(w, x), jax.grad(function)(w, x))
+    many = np.stack([x, -x, 2 * x])
+    mapped = jax.jit(jax.vmap(applied, (None, 0)))(w, many)
+    assert_close(mapped, jax.vmap(function, (None, 0))(w, many))
+
+
+def test_apply_refuses_what_was_not_planned() -> None:
+    plan = autopar.plan(train, params(), batch(), mesh=mesh(), method="dp")
+
+    def other(params: Any, batch: Any) -> Any:
+        new, value = train(params, batch)
+        return new, jnp.sin(value)
+
+    with pytest.raises(autopar.StalePlanError, match=r"sine .*, in the plan func\.return"):
+        plan.apply(other)(params(), batch())
+    with pytest.raises(autopar.StalePlanError, match=r"batch\['x'\] has the shape \(16, 64\), in"):
+        plan.apply(train)(params(), batch(16))
+    with pytest.raises(autopar.StalePlanError, match=r"is for 5 arrays, .* called with 3"):
+        plan.apply(lambda p: p)(params())
+
+    def rate(params: Any, batch: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        return jax.tree.map(lambda p, g: p - 0.2 * g, params, grads), value
+
+    with pytest.raises(autopar.StalePlanError, match="the same operations, with other constants"):
+        plan.apply(rate)(params(), batch())
+    parts = autopar.plan(train, params(), batch(), mesh=mesh(), method="dp", num_micro_batches=2)
+    with pytest.raises(autopar.StalePlanError, match="2 microbatches"):
+        parts.apply(train)
+
+
+def test_apply_refuses_traced_values_from_around() -> None:
+    def function(x: Any) -> Any:
+        return jnp.sin(x)
+
+    plan = autopar.plan(function, random(32, 4), mesh=mesh(), method="dp")
+
+    def outer(x: Any, y: Any) -> Any:
+        return plan.apply(lambda x: jnp.sin(x) + y)(x)
+
+    with pytest.raises(ValueError, match="make them its arguments"):
+        jax.jit(outer)(random(32, 4), random(32, 4))
+
+
+@cache
+def program(name: str) -> tuple[Callable[..., Any], Any, Any]:
+    if name == "mlp":
+        return train, params(), batch()
+    model = tiny("gpt")
+    return model.step, model.state, model.batch
+
+
+@pytest.mark.parametrize("method", ["dp", "zero2", "auto"])
+@pytest.mark.parametrize("name", ["mlp", "gpt"])
+def test_xla_communicates_as_planned(name: str, method: str) -> None:
+    """Ring bytes of XLA's partitioner, on CPU, where it makes an all-reduce (of twice the bytes)
+    and a slice in the place of each reduce-scatter."""
+    step, state, examples = program(name)
+    plan = autopar.plan(step, state, examples, mesh=mesh(), method=method)
+    applied = jax.jit(
+        plan.apply(step), in_shardings=plan.in_shardings, out_shardings=plan.out_shardings
+    )
+    compiled = applied.lower(state, examples).compile()
+    found = list(collectives(compiled.as_text() or "", DEVICES))
+    planned = {use.kind.replace("_", "-"): 0.0 for use in plan.collectives}
+    for use in plan.collectives:
+        planned[use.kind.replace("_", "-")] += use.num_bytes * use.times
+    assert {kind for kind, _ in found} <= planned.keys()
+    on_cpu = sum(planned.values()) + planned.get("reduce-scatter", 0.0)
+    actual = sum(num_bytes for _, num_bytes in found)
+    assert 0.7 * sum(planned.values()) <= actual <= 1.1 * on_cpu
+    assert_close(applied(state, examples), jax.jit(step)(state, examples))
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dp", "zero2", "zero3", "auto"])
+@pytest.mark.parametrize("name", ["mlp", "gpt"])
+def test_a_loaded_plan_gives_the_same_program(
+    name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, state, examples = program(name)
+    lowered = autopar.parallelize(step, mesh=mesh(), method=method).lower(state, examples)
+    expected = lowered.as_text("spmd")
+    lowered.plan.save(tmp_path / "plan.json")
+    loaded = autopar.Plan.load(tmp_path / "plan.json")
+    assert str(loaded) == str(lowered.plan).partition("\n\nremarks")[0]
+
+    def search(*_: Any) -> None:
+        raise AssertionError("a search")
+
+    monkeypatch.setattr(AutoShardPass, "apply", search)
+    again = autopar.parallelize(step, method=loaded).lower(state, examples)
+    assert again.as_text("spmd") == expected
+    assert again.plan.decisions == lowered.plan.decisions
+
+
+def test_a_loaded_plan_runs_and_applies(tmp_path: Path) -> None:
+    plan = autopar.plan(train, params(), batch(), mesh=mesh())
+    plan.save(tmp_path / "plan.json")
+    loaded = autopar.Plan.load(tmp_path / "plan.json")
+    expected = jax.jit(train)(params(), batch())
+    assert_close(autopar.parallelize(train, method=loaded)(params(), batch()), expected)
+    assert_close(jax.jit(loaded.apply(train))(params(), batch()), expected)
+    with pytest.raises(ValueError, match="knows names, not pytrees"):
+        _ = loaded.in_shardings
+    assert loaded.shardings_of(params(), batch()) == plan.in_shardings
+    with pytest.raises(ValueError, match="for 5 arrays, the arguments are 3"):
+        loaded.shardings_of(params())
+
+
+def test_microbatches_and_donation_belong_to_a_plan() -> None:
+    plan = autopar.plan(
+        train, params(), batch(), mesh=mesh(), num_micro_batches=2, donate_argnums=0
+    )
+    again = autopar.parallelize(train, method=plan, donate_argnums=0)
+    assert again.lower(params(), batch()).plan.decisions == plan.decisions
+    assert_close(again(params(), batch()), jax.jit(train)(params(), batch()))
+    with pytest.raises(autopar.StalePlanError, match="aliasing_output=0"):
+        autopar.parallelize(train, method=plan)(params(), batch())
+
+
+def test_stale_plans_are_refused() -> None:
+    plan = autopar.plan(train, params(), batch(), mesh=mesh())
+    again = autopar.parallelize(train, method=plan)
+    with pytest.raises(
+        autopar.StalePlanError,
+        match="argument 3 is tensor<8x64xf32>, in the plan tensor<32x64xf32>",
+    ):
+        again(params(), batch(8))
+    with pytest.raises(autopar.StalePlanError, match="is data=4, the plan is for data=8"):
+        autopar.parallelize(train, method=plan, mesh=(4,))(params(), batch())
+    demanded = NamedSharding(mesh(), PartitionSpec("data"))
+    held = autopar.parallelize(
+        train, method=plan, in_shardings=({"in": demanded, "bias": None, "out": None}, None)
+    )
+    with pytest.raises(autopar.StalePlanError, match=r"argument 1 is .* in the plan argument 1 is"):
+        held(params(), batch())
+    with pytest.raises(autopar.StalePlanError, match="another program"):
+        autopar.parallelize(loss, method=plan)(params(), batch())
+
+
+def test_files_that_are_no_plans(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    autopar.plan(train, params(), batch(), mesh=mesh(), method="dp").save(path)
+    good = json.loads(path.read_text())
+
+    def refused(kind: type[Exception], match: str, **changes: Any) -> None:
+        path.write_text(json.dumps({k: v for k, v in {**good, **changes}.items() if v is not None}))
+        with pytest.raises(kind, match=match) as error:
+            autopar.Plan.load(path)
+        assert "\n" not in str(error.value)
+
+    refused(autopar.StalePlanError, "a plan of version 99, this autopar reads", version=99)
+    refused(ValueError, "does not say 'autopar plan'", format="something")
+    refused(ValueError, "'ops' is missing", ops=None)
+    refused(ValueError, "expected op, types, shardings", ops=[{"op": "x"}])
+    refused(ValueError, "method=dq is unknown", options={"method": "dq"})
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is no plan: Expecting"):
+        autopar.Plan.load(path)
+    with pytest.raises(FileNotFoundError):
+        autopar.Plan.load(tmp_path / "nothing.json")
