@@ -388,18 +388,25 @@ class Lowering:
 
     def _find_batch(self, following: Mapping[int, int]) -> Batch:
         request = self.request
-        decides = request.follow or request.method.planner(self.mesh or default_mesh()) is not None
-        if decides and request.num_micro_batches == 1 and request.signature.batch is None:
-            return Batch(why="as the user's shardings say" if request.follow else "not told apart")
-        batch = find_batch(
-            request.signature,
-            self.leaves,
-            self.avals,
-            following,
-            len(self.args),
-            splits=request.num_micro_batches if request.num_micro_batches > 1 else 0,
-        )
-        if not batch.leaves and not request.follow and any(aval.shape for aval in self.avals):
+        free = request.num_micro_batches == 1 and request.signature.batch is None
+        if request.follow and free:
+            return Batch(why="as the user's shardings say")
+        optional = free and not request.method.splits_batch
+        try:
+            batch = find_batch(
+                request.signature,
+                self.leaves,
+                self.avals,
+                following,
+                len(self.args),
+                splits=request.num_micro_batches if request.num_micro_batches > 1 else 0,
+            )
+        except ValueError:
+            if not optional:
+                raise
+            return Batch(why="not told apart")
+        needed = not (optional or request.follow)
+        if needed and not batch.leaves and any(aval.shape for aval in self.avals):
             logger.warning("no argument looks like a batch: every device computes the whole")
         return batch
 

@@ -75,6 +75,11 @@ class Method:
         return None
 
     @property
+    def splits_batch(self) -> bool:
+        """Whether the method has to know which arguments are the batch."""
+        return not self.follows
+
+    @property
     def follows(self) -> bool:
         """Whether the shardings of arguments are the user's wish."""
         return False
@@ -112,6 +117,10 @@ class AutoShardParallel(Method):
         if self.batch_axis is not None:
             raise ValueError("batch_axis: auto-shard takes all axes of the mesh")
         self._planner(self.options)
+
+    @property
+    def splits_batch(self) -> bool:
+        return False
 
     def annotation(self, mesh: Any) -> MethodOptions:
         from autopar.passes.importing.methods import MethodOptions

@@ -39,6 +39,10 @@ class ReusedPlan(Method):
     def follows(self) -> bool:
         return self._plan.method == "shard"
 
+    @property
+    def splits_batch(self) -> bool:
+        return self._plan.method not in ("auto", "shard")
+
     def annotation(self, mesh: Any) -> MethodOptions:
         options = self._plan.options
         assert options is not None

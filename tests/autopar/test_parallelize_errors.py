@@ -283,7 +283,7 @@ def test_init_twice_and_shutdown() -> None:
 
 
 def test_one_list_of_methods() -> None:
-    """Every string of `parallelize` but those of auto-shard is one of the pass; the docs have all."""
+    """Every string of `parallelize` but those of auto-shard is one of the pass, and documented."""
     names = autopar.method_names(aliases=True)
     assert names[:2] == ("auto", "alpa") and set(autopar.method_names()) < set(names)
     assert set(names[2:]) == set(METHODS)
