@@ -26,6 +26,7 @@ from .training import (
     cross_entropy,
     fresh_state,
     make_optimizer,
+    random_tokens,
     train_step_of,
 )
 from .transformer import Block, causal_mask
@@ -114,8 +115,7 @@ def init_state(config: GPTConfig, optimizer: Any, seed: int = 0) -> State:
 
 def random_batch(config: GPTConfig, batch_size: int, seed: int = 0) -> Batch:
     """{"tokens": int32 [batch, sequence + 1]}: inputs, and the same shifted by one as targets."""
-    shape = (batch_size, config.sequence_length + 1)
-    return {"tokens": jax.random.randint(jax.random.key(seed), shape, 0, config.vocab_size)}
+    return random_tokens(config, batch_size, seed)
 
 
 def abstract_state(config: GPTConfig, optimizer: Any) -> State:

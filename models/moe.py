@@ -25,6 +25,7 @@ from .training import (
     abstract,
     cross_entropy,
     fresh_state,
+    random_tokens,
     train_step_of,
 )
 from .transformer import Attention, Block, causal_mask
@@ -188,8 +189,7 @@ def init_state(config: MoEConfig, optimizer: Any, seed: int = 0) -> State:
 
 def random_batch(config: MoEConfig, batch_size: int, seed: int = 0) -> Batch:
     """{"tokens": int32 [batch, sequence + 1]}: inputs, and the same shifted by one as targets."""
-    shape = (batch_size, config.sequence_length + 1)
-    return {"tokens": jax.random.randint(jax.random.key(seed), shape, 0, config.vocab_size)}
+    return random_tokens(config, batch_size, seed)
 
 
 def abstract_state(config: MoEConfig, optimizer: Any) -> State:

@@ -64,3 +64,19 @@ def abstract(function: Callable[..., Any], *args: Any) -> Any:
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """-log softmax(logits)[labels], float32; logits [..., classes], int32 labels [...]."""
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+
+
+def random_tokens(config: Any, batch_size: int, seed: int = 0) -> Batch:
+    """{"tokens": int32 [batch, sequence + 1]}: inputs, and the same shifted by one as targets."""
+    shape = (batch_size, config.sequence_length + 1)
+    return {"tokens": jax.random.randint(jax.random.key(seed), shape, 0, config.vocab_size)}
+
+
+def random_images(config: Any, batch_size: int, seed: int = 0) -> Batch:
+    """{"images": float32 [batch, height, width, 3], "labels": int32 [batch]}."""
+    image_key, label_key = jax.random.split(jax.random.key(seed))
+    shape = (batch_size, config.image_size, config.image_size, 3)
+    return {
+        "images": jax.random.normal(image_key, shape),
+        "labels": jax.random.randint(label_key, (batch_size,), 0, config.num_classes),
+    }

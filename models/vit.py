@@ -21,6 +21,7 @@ from .training import (
     abstract,
     cross_entropy,
     fresh_state,
+    random_images,
     train_step_of,
 )
 from .transformer import Block
@@ -75,23 +76,15 @@ class ViT(nn.Module):
         return nn.Dense(c.num_classes, name="head")(x.astype(jnp.float32))
 
 
-def _images(config: ViTConfig, batch_size: int) -> tuple[int, ...]:
-    return (batch_size, config.image_size, config.image_size, 3)
-
-
 def init_state(config: ViTConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "opt_state"}."""
-    images = jnp.zeros(_images(config, 1))
+    images = jnp.zeros((1, config.image_size, config.image_size, 3))
     return fresh_state(ViT(config).init(jax.random.key(seed), images), optimizer)
 
 
 def random_batch(config: ViTConfig, batch_size: int, seed: int = 0) -> Batch:
     """{"images": float32 [batch, height, width, 3], "labels": int32 [batch]}."""
-    image_key, label_key = jax.random.split(jax.random.key(seed))
-    return {
-        "images": jax.random.normal(image_key, _images(config, batch_size)),
-        "labels": jax.random.randint(label_key, (batch_size,), 0, config.num_classes),
-    }
+    return random_images(config, batch_size, seed)
 
 
 def abstract_state(config: ViTConfig, optimizer: Any) -> State:

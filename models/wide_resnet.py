@@ -14,7 +14,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .training import Batch, State, TrainStep, abstract, cross_entropy, fresh_state, update
+from .training import (
+    Batch,
+    State,
+    TrainStep,
+    abstract,
+    cross_entropy,
+    fresh_state,
+    random_images,
+    update,
+)
 
 
 @dataclass(frozen=True)
@@ -95,23 +104,15 @@ class WideResNet(nn.Module):
         return nn.Dense(c.num_classes, name="head")(x)
 
 
-def _images(config: WideResNetConfig, batch_size: int) -> tuple[int, ...]:
-    return (batch_size, config.image_size, config.image_size, 3)
-
-
 def init_state(config: WideResNetConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "batch_stats", "opt_state"}."""
-    images = jnp.zeros(_images(config, 1))
+    images = jnp.zeros((1, config.image_size, config.image_size, 3))
     return fresh_state(WideResNet(config).init(jax.random.key(seed), images), optimizer)
 
 
 def random_batch(config: WideResNetConfig, batch_size: int, seed: int = 0) -> Batch:
     """{"images": float32 [batch, height, width, 3], "labels": int32 [batch]}."""
-    image_key, label_key = jax.random.split(jax.random.key(seed))
-    return {
-        "images": jax.random.normal(image_key, _images(config, batch_size)),
-        "labels": jax.random.randint(label_key, (batch_size,), 0, config.num_classes),
-    }
+    return random_images(config, batch_size, seed)
 
 
 def abstract_state(config: WideResNetConfig, optimizer: Any) -> State:
