@@ -60,7 +60,9 @@ class Places:
         self.others: list[Operation] = []
         """Ops whose operands and results may lie differently."""
         self._classes = op_classes()
-        for op in planned_ops(func):
+        self.ops = list(planned_ops(func))
+        """Propagation may add copies of constants later, which are not planned."""
+        for op in self.ops:
             self._visit(op)
 
     def of(self, value: SSAValue) -> SSAValue | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
 from autopar.dialects.diagnostics import DiagnosticError
@@ -25,6 +25,7 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import BODIES, DOTS, Fusion
@@ -41,7 +42,7 @@ from autopar.passes.partition.strategy import (
 )
 
 from .demands import Demands, demanded_shardings
-from .places import MOVES, Places, every_spec, planned_ops, specs_that_keep
+from .places import MOVES, Places, every_spec, specs_that_keep
 from .reshard_prices import Floats, ReshardPrices
 
 _HELD_BYTE = 1e-15
@@ -86,8 +87,6 @@ class PlanGraph:
         self._node_of: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
         self.places = Places(func)
-        self.ops = list(planned_ops(func))
-        """Propagation may add copies of constants later, which are not planned."""
         self._reshard = ReshardPrices(table, prices, self._demands)
         self._chooser = StrategyChooser(table, ReshardPlanner(table))
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
@@ -155,8 +154,8 @@ class PlanGraph:
         stated = self.stated_arguments = arg_shardings(func)
         for arg, own, other in zip(func.body.block.args, stated, demanded, strict=True):
             self._restrict(arg, own or other)
-            if own is None and other is None and not self._demands.allow_replicated_parameters:
-                self._forbid_whole(arg)
+        if not self._demands.allow_replicated_parameters:
+            self._forbid_whole(demanded)
         for op in places.others:
             if op.name in MOVES:
                 self._restrict(op.results[0], sharding_of(op.results[0]))
@@ -172,22 +171,26 @@ class PlanGraph:
         for op in places.others:
             self._add_op(op)
         chosen = {op for op, _ in self.op_nodes}
-        for op in self.ops:
+        for op in places.ops:
             for result in op.results:
                 self.node_of(result)  # every value has a place, also one that nothing decides
             if op not in chosen:
                 self._add_traffic(op)
 
-    def _forbid_whole(self, arg: BlockArgument) -> None:
-        """A parameter or optimizer state is split where it can be."""
-        node = self.node_of(arg)
-        if node is not None and argument_kinds(self.func)[arg.index] in _STATE:
+    def _forbid_whole(self, demanded: Sequence[Sharding | None]) -> None:
+        """Parameters and optimizer state are split where they can be, and nothing says how."""
+        args, kinds = self.func.body.block.args, argument_kinds(self.func)
+        for arg, kind, own, other in zip(args, kinds, self.stated_arguments, demanded, strict=True):
+            node = self.node_of(arg)
+            if kind not in _STATE or own is not None or other is not None or node is None:
+                continue
             specs = [spec for spec in self.nodes[node].specs if spec.dim_axes]
             if specs:
                 self.nodes[node] = Node(specs, seconds=np.zeros(len(specs)))
 
     def _find_combined(self) -> None:
-        """Arguments, what elementwise ops join with them, and both in other shapes."""
+        """Arguments, what elementwise ops join with them, and both in other shapes; how many sums
+        of these there are."""
         for arg, value, _ in self.places.reads:
             ends = self.node_of(arg), self.node_of(value)
             self._combined.update(node for node in ends if node is not None)
@@ -196,7 +199,6 @@ class PlanGraph:
             ends = {self.node_of(op.operands[0]), self.node_of(op.results[0])}
             if not self._combined.isdisjoint(ends):
                 self._combined.update(node for node in ends if node is not None)
-
         self._num_norms = sum(
             not shape_of(op.results[0].type)
             and not self._combined.isdisjoint(map(self.node_of, operands_of(op)))
@@ -290,10 +292,8 @@ class PlanGraph:
             node = self.node_of(value)
             if node is None:
                 continue
-            whole, specs = (
-                [self.table.replicated(len(shape_of(value.type)))],
-                self.nodes[node].specs,
-            )
+            whole = [self.table.replicated(len(shape_of(value.type)))]
+            specs = self.nodes[node].specs
             ends = (whole, specs) if value in op.results else (specs, whole)
             seconds = self._matrix(*ends, value).reshape(-1)
             self.nodes[node].seconds = self.nodes[node].seconds + trips * seconds

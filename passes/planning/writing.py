@@ -44,7 +44,7 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
         node = graph.node_of(value)
         return None if node is None else table.sharding(graph.nodes[node].specs[chosen[node]])
 
-    for op in graph.ops:
+    for op in graph.places.ops:
         if op.name not in MOVES and op.name != MANUAL:
             for result in op.results:
                 own = sharding(result)
