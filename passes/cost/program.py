@@ -23,6 +23,7 @@ from autopar.dialects.tensors import element_type, num_bytes
 
 from .flops import op_flops
 from .fusion import BODIES, DOTS, Fusion, updates_in_place
+from .liveness import FusionOf
 from .loops import trip_count
 from .prices import CostModel
 from .report import collective_use
@@ -61,10 +62,10 @@ class Price:
         return Price(runs * self.compute, runs * self.memory, communication)
 
 
-def price_of(module: ModuleOp, model: CostModel) -> Price:
+def price_of(module: ModuleOp, model: CostModel, fusion_of: FusionOf = Fusion) -> Price:
     """The price of `@main` of a module after shard-partition; `model` is of its `user_grid`."""
     func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
-    return _Pricing(model, grid_of(module)).block(func.body.block)
+    return _Pricing(model, grid_of(module), fusion_of).block(func.body.block)
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,10 @@ class _Pricing:
 
     model: CostModel
     grid: Grid
+    fusion_of: FusionOf
 
     def block(self, block: Block) -> Price:
-        fusion = Fusion(block)
+        fusion = self.fusion_of(block)
         compute = memory = 0.0
         communication: dict[Collective, float] = defaultdict(float)
         nested: list[Price] = []

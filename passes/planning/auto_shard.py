@@ -20,7 +20,7 @@ from autopar.passes.importing.grid_option import check_grid, ensure_grid
 from autopar.passes.solver.solve import SolveOptions
 
 from .demands import Demands
-from .planner import make_plan, tried
+from .planner import Trial, make_plan
 from .report import report_of, table_of, write_report
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([KMGT]i?)?B?$")
@@ -117,6 +117,7 @@ class AutoShardPass(ModulePass):
         options = SolveOptions(self.time_limit, self.seed)
         planned = make_plan(op, ctx, prices, options, limit, self._demands())
         if self.report is not None:
-            report = report_of(op, planned, tried(op, ctx, prices), limit)
+            trial = planned.tried or Trial(op.clone(), ctx, prices)
+            report = report_of(op, planned, trial, limit)
             write_report(op, report, self.report)
             remark(main_function(op), f"auto-shard:\n{table_of(report)}")

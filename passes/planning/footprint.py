@@ -61,6 +61,7 @@ class Footprint:
         self._end = max(1, timeline.end)
         self._items: list[_Item] = []
         self._flat: _Flat | None = None
+        self._at: dict[int, dict[int, Bytes]] = {}
         last = func.body.block.last_op
         assert last is not None
         held = {result for _, result in aliases(func)}
@@ -115,7 +116,9 @@ class Footprint:
 
     def at(self, time: int) -> dict[int, Bytes]:
         """The bytes in use at a time: per node (choices,)."""
-        found: dict[int, Bytes] = {}
+        if time in self._at:
+            return self._at[time]
+        found = self._at[time] = {}
         for item in self._items:
             if item.first <= time <= item.last:
                 found[item.node] = found.get(item.node, 0.0) + item.bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import floor
 
 from xdsl.context import Context
@@ -13,6 +14,7 @@ from xdsl.ir import BlockArgument, OpResult, SSAValue
 
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, remark
 from autopar.dialects.shard import grid_of
+from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.liveness import Memory, memory_of
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price, price_of
@@ -42,6 +44,35 @@ _HEAVIEST = 5
 """Tensors that are named where nothing fits."""
 
 
+class Trial:
+    """What a plan comes to: one device of the partitioned program.
+
+    `module` is a copy of the program whose plan is written; it is partitioned.
+    """
+
+    def __init__(self, module: ModuleOp, context: Context, prices: CostModel) -> None:
+        with collect_remarks():  # those of the real partition tell the user
+            run_passes(module, (*DECIDE, *PARTITION), context)
+        self.module = module
+        self._prices = prices
+        self._fusions = Fusions()
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Of one device."""
+        return memory_of(self.module, self._fusions)
+
+    @cached_property
+    def price(self) -> Price:
+        """Seconds of one step."""
+        return price_of(self.module, self._prices, self._fusions)
+
+    @cached_property
+    def collectives(self) -> list[CollectiveUse]:
+        """All that it has."""
+        return list(collectives_of(self.module))
+
+
 @dataclass(frozen=True)
 class Planned:
     """A plan that stands in its module."""
@@ -50,15 +81,8 @@ class Planned:
     choices: Choices
     seconds: float
     """That planning took."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a plan comes to: memory and price of one device of the partitioned program."""
-
-    memory: Memory
-    price: Price
-    collectives: list[CollectiveUse]
+    tried: Trial | None
+    """The plan partitioned, where it had to be."""
 
 
 def make_plan(
@@ -79,11 +103,12 @@ def make_plan(
     func = main_function(module)
     graph = PlanGraph(func, AxisTable(grid_of(module), ()), prices, demands)
     search = Search(graph, options, plugin, progress)
+    trial = None
     if limit is None:
         choices = search.run(None)
         _write(module, graph, choices.of_node)
     else:
-        choices = _fitting(module, context, prices, search, limit)
+        choices, trial = _fitting(module, context, prices, search, limit)
     if choices.solution.cost >= FORBIDDEN:
         raise DiagnosticError(
             func,
@@ -91,12 +116,12 @@ def make_plan(
             "or take back shardings that demand them",
         )
     _tell(module, choices)
-    return Planned(graph, choices, time.perf_counter() - start)
+    return Planned(graph, choices, time.perf_counter() - start, trial)
 
 
 def _fitting(
     module: ModuleOp, context: Context, prices: CostModel, search: Search, limit: int
-) -> Choices:
+) -> tuple[Choices, Trial | None]:
     """Writes the cheapest plan whose partitioned program fits.
 
     The footprint is an estimate: where the program is above it, the next plan is sought by as much
@@ -109,23 +134,16 @@ def _fitting(
         choices, trials = search.run(target), trials + 1
         _write(module, search.graph, choices.of_node)
         if choices.bytes <= _SURE * limit:
-            return choices
-        peak = tried(module, context, prices).memory.peak
+            return choices, None
+        trial = Trial(module.clone(), context, prices)
+        peak = trial.memory.peak
         if peak <= limit:
-            return choices
+            return choices, trial
         if target == least:
             raise _too_large(module, search, choices.of_node, peak, limit)
         before.restore()
         lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
         target = max(lower, least) if trials < _TRIALS else least
-
-
-def tried(module: ModuleOp, context: Context, prices: CostModel) -> Trial:
-    """Partitions a copy of a module whose plan is written."""
-    copy = module.clone()
-    with collect_remarks():  # those of the real partition tell the user
-        run_passes(copy, (*DECIDE, *PARTITION), context)
-    return Trial(memory_of(copy), price_of(copy, prices), list(collectives_of(copy)))
 
 
 def _write(module: ModuleOp, graph: PlanGraph, chosen: Sequence[int]) -> None:

@@ -69,6 +69,8 @@ class Search:
         self._costs = [_whole(node.seconds) for node in graph.nodes]
         self._edges = {ends: _whole(seconds) for ends, seconds in graph.edges.items()}
         self._repeater = Repeater(len(graph.nodes), self._edges)
+        self._kinds = [own.tobytes() for own in self._costs]
+        self._solved_prices: dict[tuple[tuple[int, float], ...], Priced] = {}
 
     def run(self, limit: int | None) -> Choices:
         """The cheapest choices that need no more than a limit (bytes), which is to be no lower than
@@ -92,12 +94,21 @@ class Search:
         return found
 
     def _priced(self, prices: Mapping[int, float]) -> Priced:
-        costs = [own.copy() for own in self._costs]
+        """Solves with prices; the next limit meets many of the same."""
+        key = tuple(prices.items())
+        found = self._solved_prices.get(key)
+        if found is None:
+            found = self._solved_prices[key] = self._solve_priced(prices)
+        return found
+
+    def _solve_priced(self, prices: Mapping[int, float]) -> Priced:
+        costs, kinds = list(self._costs), list(self._kinds)
         for now, price in prices.items():
             for node, used in self.footprint.at(now).items():
                 dearer = costs[node] + np.rint(price * used).astype(np.int64)
                 costs[node] = np.where(costs[node] < FORBIDDEN, dearer, FORBIDDEN)
-        repeats = self._repeater.find([own.tobytes() for own in costs])
+                kinds[node] = costs[node].tobytes()
+        repeats = self._repeater.find(kinds)
         problem = self._problem(repeats, costs)
         solution = solve(problem, self._options, progress=self._progress)
         choices = repeats.expanded(solution.strategies)
@@ -121,10 +132,7 @@ class Search:
     def _solved(self, limit: int | None, times: Sequence[int], spare: float) -> Choices:
         rows = [_without_negligible(self.footprint.at(time), spare) for time in times]
         usages = [_whole_rows(rows, node, len(costs)) for node, costs in enumerate(self._costs)]
-        kinds = [
-            (costs.tobytes(), usage.tobytes())
-            for costs, usage in zip(self._costs, usages, strict=True)
-        ]
+        kinds = [(kind, usage.tobytes()) for kind, usage in zip(self._kinds, usages, strict=True)]
         coupled = {node for node, usage in enumerate(usages) if usage.any()}
         repeats = self._repeater.find(kinds, coupled)
         fixed = [ceil(always) for _, always in rows]
