@@ -71,7 +71,8 @@ def report_of(
             "reproducible": solution.reproducible,
             "nodes": len(planned.graph.nodes),
             "edges": len(planned.graph.edges),
-            "seconds": planned.seconds,
+            "seconds": sum(planned.seconds.values()),
+            "seconds_of": dict(planned.seconds),
         },
         "arguments": arguments,
     }

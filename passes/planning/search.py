@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
 
 import numpy as np
 
+from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem, make_problem
 from autopar.passes.solver.solve import Plugin, Solution, SolveOptions, solve
@@ -59,13 +60,12 @@ class Search:
         graph: PlanGraph,
         options: SolveOptions,
         plugin: Plugin | None = None,
-        progress: Callable[[str], None] | None = None,
     ) -> None:
         self.graph = graph
         self.footprint = Footprint(graph)
         work = min(options.work or options.time_limit_s * UNITS_PER_SECOND, _WORK)
         self._options = replace(options, gap=max(options.gap, _GAP), work=work)
-        self._plugin, self._progress = plugin, progress
+        self._plugin = plugin
         self._costs = [_whole(node.seconds) for node in graph.nodes]
         self._edges = {ends: _whole(seconds) for ends, seconds in graph.edges.items()}
         self._repeater = Repeater(len(graph.nodes), self._edges)
@@ -110,7 +110,7 @@ class Search:
                 kinds[node] = costs[node].tobytes()
         repeats = self._repeater.find(kinds)
         problem = self._problem(repeats, costs)
-        solution = solve(problem, self._options, progress=self._progress)
+        solution = solve(problem, self._options, progress=_tell)
         choices = repeats.expanded(solution.strategies)
         return Priced(choices, solution.lower_bound, repeats, solution.reproducible)
 
@@ -137,7 +137,7 @@ class Search:
         repeats = self._repeater.find(kinds, coupled)
         fixed = [ceil(always) for _, always in rows]
         problem = self._problem(repeats, self._costs, usages, fixed, limit)
-        solution = solve(problem, self._options, plugin=self._plugin, progress=self._progress)
+        solution = solve(problem, self._options, plugin=self._plugin, progress=_tell)
         choices = repeats.expanded(solution.strategies[: len(repeats.kept)])
         return Choices(choices, solution, self.footprint.peak(choices))
 
@@ -228,6 +228,10 @@ class _Builder:
             [costs.reshape(-1).tolist() for costs in self._edges.values()],
             None if limit is None else floor(limit),
         )
+
+
+def _tell(text: str) -> None:
+    tell(f"auto-shard: {text}")
 
 
 def _whole(seconds: Floats) -> Ints:
