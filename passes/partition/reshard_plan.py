@@ -2,7 +2,8 @@
 
 Dijkstra over layouts of one tensor: a state is (axes of each dimension, partial axes); an edge is
 one collective and costs the ring bytes that a device sends (passes/cost/collectives.py), plus a
-small cost a step so that fewer collectives win ties.
+small cost a step so that fewer collectives win ties. Where the order of two collectives changes
+nothing, the one that leaves less for the outer axes of the grid wins: these cross the slower links.
 
     all_slice       adds axes at the minor end of a dimension              no bytes
     all_gather      removes axes at the minor end of a dimension
@@ -51,6 +52,8 @@ StepKind = Literal[
 STEP_COST = 64.0
 """Bytes' worth of starting a collective: only breaks ties between sequences of equal traffic."""
 SLICE_COST = 1.0
+_OUTER_COST = 1e-3
+"""The share by which bytes cost more over an axis than over the next inner one: breaks ties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class ReshardPlanner:
             done.add(state)
             for step in search.steps(state):
                 overhead = SLICE_COST if step.kind in ("all_slice", "to_partial") else STEP_COST
-                new_cost = cost + step.num_bytes + overhead
+                new_cost = cost + step.num_bytes * self._weight(step.axes) + overhead
                 if new_cost < best.get(step.after, float("inf")):
                     best[step.after] = new_cost
                     came_from[step.after] = (state, step)
@@ -132,6 +135,12 @@ class ReshardPlanner:
             state, step = came_from[state]
             path.append(step)
         return tuple(reversed(path))
+
+    def _weight(self, axes: Sequence[int]) -> float:
+        """Of bytes that are sent over some axes, by the innermost: one collective over several
+        axes sends most of them there."""
+        inner = len(self._table.sizes) - 1
+        return 1.0 + _OUTER_COST * (inner - max(axes, default=inner))
 
 
 class _Search:
