@@ -77,13 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="passes instead of the default ones, as autopar-opt takes them: a,b{x=1}, "
         "builtin.module(a,b{x=1}) or '--a --b=\"x=1\"'",
     )
-    run.add_argument(
-        "--load",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import a plug-in first (dotted name or .py file): rules and passes of your own",
-    )
+    _load_option(run, "rules and passes of your own")
     run.add_argument("--remarks", action="store_true", help="print what the passes have to say")
     _common(run)
 
@@ -111,6 +105,10 @@ def make_parser() -> argparse.ArgumentParser:
     solve.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="of the search's random numbers (0)"
     )
+    solve.add_argument(
+        "--solver", metavar="NAME", help="a solver that a plug-in registers, in place of our own"
+    )
+    _load_option(solve, "solvers of your own")
     _common(solve)
 
     profile = commands.add_parser(
@@ -152,6 +150,16 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _load_option(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument(
+        "--load",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help=f"import a plug-in first (dotted name or .py file): {what}",
+    )
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
     parser.add_argument("--json", action="store_true", help="a JSON report on standard output")
@@ -187,13 +195,18 @@ def _seed(text: str) -> int:
     return value
 
 
-def _run(options: argparse.Namespace) -> int:
+def _load_plugins(names: Sequence[str]) -> None:
     from .plugins import load_installed_plugins, load_plugin
-    from .run import Request, run
 
     load_installed_plugins()
-    for name in options.load:
+    for name in names:
         load_plugin(name)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .run import Request, run
+
+    _load_plugins(options.load)
     request = Request(
         options.module, options.devices, options.inputs, options.outputs, options.passes
     )
@@ -218,7 +231,10 @@ def _solve(options: argparse.Namespace) -> int:
 
     # as a program the limit counts from its start; called from Python from the call
     spent = process_age_s() if options.is_program else 0.0
-    request = Request(options.problem, options.output, options.time_limit, options.seed, spent)
+    _load_plugins(options.load)
+    request = Request(
+        options.problem, options.output, options.time_limit, options.seed, options.solver, spent
+    )
     with Progress("autopar solve", quiet=options.quiet) as progress:
         solution = solve_file(request, progress)
         progress.done()

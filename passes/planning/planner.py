@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import DECIDE, PARTITION
 from autopar.passes.progress import tell
 from autopar.passes.sharding.propagation import propagate_shardings
-from autopar.passes.solver.problem import FORBIDDEN
+from autopar.passes.solver.problem import FORBIDDEN, Problem
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .demands import Demands
@@ -95,8 +95,11 @@ def make_plan(
     limit: int | None = None,
     demands: Demands | None = None,
     plugin: Plugin | None = None,
+    keep: Callable[[Problem], None] | None = None,
 ) -> Planned:
     """Chooses and writes the shardings of @main, so that a device needs at most `limit` bytes.
+
+    `keep` is given the problem as a whole, with memory at every time.
 
     DiagnosticError, with the tensors that weigh most, where no plan is found that does.
     """
@@ -104,6 +107,8 @@ def make_plan(
     with clock("graph", "reading the program"):
         graph = PlanGraph(func, AxisTable(grid_of(module), ()), prices, demands)
         search = Search(graph, options, plugin)
+    if keep is not None:
+        keep(search.problem(limit))
     road = _Road(module, context, prices, search, clock)
     choices, trial = road.cheapest() if limit is None else road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:

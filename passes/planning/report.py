@@ -15,6 +15,7 @@ from autopar.passes.cost.report import CollectiveUse
 from autopar.passes.importing.arguments import argument_kinds, main_function
 
 from .planner import Planned, Trial
+from .problems import UNIT_S
 
 VERSION = 1
 
@@ -64,8 +65,8 @@ def report_of(
         },
         "collectives": _collectives(trial.collectives),
         "solver": {
-            "planned_s": solution.cost * 1e-12,
-            "bound_s": solution.lower_bound * 1e-12,
+            "planned_s": solution.cost * UNIT_S,
+            "bound_s": solution.lower_bound * UNIT_S,
             "gap": solution.gap,
             "optimal": solution.optimal,
             "reproducible": solution.reproducible,
