@@ -13,8 +13,9 @@ per example too. What may be put together from microbatches is asked of `example
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 
 from xdsl.ir import Block, Operation, SSAValue
@@ -76,8 +77,8 @@ class BatchFlow:
             return
         if BATCH_DIMS in op.attributes:  # says itself where it holds the batch
             shape = shape_of(op.results[0].type)
-            own = frozenset(BatchPlace(d, 1, shape[d], 1) for d in ints(op, BATCH_DIMS))
-            self.places[op.results[0]] = own
+            places = (self._places_in(d, shape[d]) for d in ints(op, BATCH_DIMS))
+            self.places[op.results[0]] = frozenset(chain.from_iterable(places))
             return
         if not any(v in self.places for v in inputs_of(op)):
             return
@@ -103,6 +104,17 @@ class BatchFlow:
             self.places[result] = (
                 self._by_rule(op, rule, index) if rule is not None else self._guess(op, result)
             )
+
+    def _places_in(self, dim: int, length: int) -> Iterator[BatchPlace]:
+        """Where a dimension may hold the batch that grows with it: as its major or its minor part,
+        as tokens of examples do once they are one dimension."""
+        sizes = [size for size in self.sizes if size > 1 and length % size == 0 and size < length]
+        if length in self.sizes or not sizes:
+            yield BatchPlace(dim, 1, length, 1)
+            return
+        for size in sizes:
+            yield BatchPlace(dim, 1, size, length // size)
+            yield BatchPlace(dim, length // size, size, 1)
 
     def _join(self, target: SSAValue, source: SSAValue) -> bool:
         """Lets `target` be what `source` is as well; whether that is news."""

@@ -176,11 +176,11 @@ class Combiner:
             op = stack.pop().owner
             if not isinstance(op, Operation):
                 continue
+            if not self.examples.joins_alike(op):
+                return False
             for other in op.operands:
-                if self.flow.is_per_example(other):
-                    if self.examples.place_of(other) is None:
-                        return False
-                elif self.flow.depends(other) and other not in seen:
+                reduced = self.flow.depends(other) and not self.flow.is_per_example(other)
+                if reduced and other not in seen:
                     seen.add(other)
                     stack.append(other)
         return True

@@ -18,7 +18,7 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.constants import is_splat
 from autopar.dialects.rules.access import attribute, integer, ints
-from autopar.dialects.rules.core import FactorKind
+from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.stablehlo.attributes import GatherDimensionNumbers
@@ -48,6 +48,30 @@ class Examples:
             if place.size in self._flow.sizes and self._holds((value, place)):
                 return place
         return None
+
+    def joins_alike(self, op: Operation) -> bool:
+        """Whether an op that makes one of examples reads them by example, and beside them nothing
+        that tells their positions in the batch, as `weights[positions] @ examples` does."""
+        rule = get_rule(op)
+        if rule is None:
+            return all(self.place_of(v) for v in op.operands if self._flow.is_per_example(v))
+        return all(
+            any(self._is_alike(op, rule, number, place) for place in sorted(places))
+            for number, operand in enumerate(op.operands)
+            if (places := self._flow.places.get(operand))
+        )
+
+    def _is_alike(self, op: Operation, rule: ShardingRule, number: int, place: BatchPlace) -> bool:
+        """Whether an operand, and what is read at the same positions, is by example at a place."""
+        if place.size not in self._flow.sizes or not self._holds((op.operands[number], place)):
+            return False
+        held = rule.operands[number][place.dim]
+        return all(
+            self._holds((other, BatchPlace(dim, place.outer, place.size, place.inner)))
+            for other, mapping in zip(op.operands, rule.operands, strict=True)
+            for dim, factors in enumerate(mapping)
+            if len(factors) == 1 and factors == held
+        )
 
     def _holds(self, question: Question) -> bool:
         """Whether no value that this one is made of says no (loops: as far as nothing speaks

@@ -160,6 +160,59 @@ def test_state_of_sums(name: str) -> None:
     check(Training(step, (PARAMS, jnp.asarray(start)), batches()))
 
 
+def _tokens(batch: Any) -> Any:
+    return (batch["x"] > 0).astype(jnp.int32) + (batch["x"] > 1)
+
+
+COUNTS: dict[str, Any] = {
+    "table": lambda t: jnp.zeros(3, jnp.int32).at[t].add(1),
+    "flat": lambda t: jnp.zeros(3, jnp.int32).at[t.reshape(-1)].add(1),
+    "flat_floats": lambda t: jnp.zeros(3).at[t.reshape(-1)].add(0.5),
+    "batch_minor": lambda t: jnp.zeros(3, jnp.int32).at[t.T.reshape(-1)].add(2),
+    "bincount": lambda t: jnp.bincount(t.reshape(-1), length=3),
+    "segments": lambda t: jax.ops.segment_sum(jnp.ones(t.size), t.reshape(-1), num_segments=3),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("in_loss", [False, True])
+def test_counts_of_the_tokens_of_examples(name: str, in_loss: bool) -> None:
+    """As the bias of an expert that is chosen too often has them: read by the update."""
+
+    def step(state: Any, batch: Any) -> Any:
+        params, total = state
+
+        def loss(p: Any) -> Any:
+            return squares(p, batch), COUNTS[name](_tokens(batch))
+
+        (value, counts), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        if not in_loss:
+            counts = COUNTS[name](_tokens(batch))
+        bias = jnp.sign(counts.mean() - counts)
+        return (descend(params, grads), total + bias), value
+
+    check(Training(step, (PARAMS, np.zeros(3, np.float32)), batches()))
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        lambda t: jnp.zeros(3, jnp.int32).at[t.reshape(-1)].add(jnp.arange(t.size)),
+        lambda t: jnp.zeros(3).at[t].add(jnp.arange(len(t))[:, None] / 8.0),
+        lambda t: jnp.arange(float(len(t))) @ t,
+    ],
+)
+def test_sums_by_positions_in_the_batch_are_refused(places: Any) -> None:
+    """A microbatch does not know where its examples stand."""
+
+    def step(params: Any, batch: Any) -> Any:
+        value, grads = jax.value_and_grad(squares)(params, batch)
+        return descend(params, grads, 500.0 / (1 + places(_tokens(batch))[0])), value
+
+    with pytest.raises(DiagnosticError, match=r"'stablehlo.*' makes"):
+        run(model := Training(step, PARAMS, batches()), parallel(model, "dp", 4))
+
+
 def test_gradients_of_examples() -> None:
     """Clipped one by one and summed up by hand, divided by a number."""
 
