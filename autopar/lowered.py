@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -243,6 +244,7 @@ class Lowering:
             step.sizes_known,
             method.planner(mesh),
             method.decisions(mesh),
+            _place_of(request.fn),
         )
         return LoweredProgram(
             road, step.lowered, self, step.outs, step.out_tree, donated, aliases, step.batch, mesh
@@ -522,3 +524,9 @@ class LoweredProgram:
 def host_value(leaf: Any) -> Any:
     """An argument as `jax.device_put` takes it, in the dtype that JAX gives it."""
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, canonical_dtype(leaf))
+
+
+def _place_of(fn: Callable[..., Any]) -> tuple[str, int] | None:
+    """File and line where a function begins, as far as Python knows."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return None if code is None else (code.co_filename, code.co_firstlineno)

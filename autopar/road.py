@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
     ArrayAttr,
+    FileLineColLoc,
+    IntAttr,
     ModuleOp,
     StringAttr,
     UnitAttr,
@@ -35,7 +37,7 @@ from autopar.dialects.autopar import (
     set_arg_shardings,
     set_result_sharding,
 )
-from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.diagnostics import DiagnosticError, user_frame
 from autopar.dialects.rules.registry import load_families
 from autopar.dialects.sdy import Mesh, MeshOp
 from autopar.dialects.shard import grid_of
@@ -115,6 +117,8 @@ class Road:
     """What decides in the place of propagation."""
     decisions: Decisions | None = None
     """A plan to be used again, without a search."""
+    place: tuple[str, int] | None = None
+    """File and line of the user's function, which JAX does not tell."""
 
     def at(self, level: str) -> ModuleOp:
         """The program at a level (README.md, the road a program travels); ValueError names them."""
@@ -134,6 +138,7 @@ class Road:
     def _at(self, level: str, recorder: Recorder | None = None) -> ModuleOp:
         load_installed_plugins()
         module = import_module(self.native)
+        self._place(main_function(module))
         context = make_context()
         passes = self._passes_with_options()
         dump = Dump(module, context) if level == LAST_LEVEL else None
@@ -153,6 +158,11 @@ class Road:
             if name == level:
                 break
         return module
+
+    def _place(self, func: FuncOp) -> None:
+        if self.place is not None and user_frame(func.location) is None:
+            filename, line = self.place
+            func.location = FileLineColLoc(StringAttr(filename), IntAttr(line), IntAttr(1))
 
     def _imported(self, module: ModuleOp, recorder: Recorder | None) -> None:
         if self.decisions is not None:

@@ -42,9 +42,11 @@ def first_devices(count: int, what: str) -> list[Any]:
     """The first `count` of `local_devices()`; DeviceError says how to have as many."""
     devices = local_devices()
     if count > len(devices):
+        there = len(init_devices(None))
+        when = "" if there >= count else " before the first JAX computation"
+        chosen = "there are" if there == len(devices) else f"of {there} autopar.init chose"
         raise DeviceError(
-            f"{what} needs {count} devices, there are {len(devices)}: call "
-            f"autopar.init(devices={count}) before the first JAX computation, or choose a mesh of "
-            f"{len(devices)}"
+            f"{what} needs {count} devices, {chosen} {len(devices)}: call "
+            f"autopar.init(devices={count}){when}, or choose a mesh of {len(devices)}"
         )
     return devices[:count]

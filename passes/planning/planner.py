@@ -13,7 +13,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import BlockArgument, OpResult, SSAValue
 
-from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, remark
+from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, location_names, remark
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.liveness import Memory, memory_of
@@ -206,7 +206,8 @@ def _too_large(
 
 def _name(value: SSAValue) -> str:
     if isinstance(value, BlockArgument):
-        return f"argument {value.index} : {value.type}"
+        said = next(location_names(value.location), f"{value.index}")
+        return f"argument {said} : {value.type}"
     assert isinstance(value, OpResult)
     return f"'{value.op.name}' : {value.type}"
 
