@@ -1,7 +1,8 @@
-"""`autopar`: run a module, solve a problem, measure the devices, tell what is installed, test it.
+"""`autopar`: run a module, explain its plan, solve a problem, measure the devices, and so on.
 
     autopar run MODULE.mlir --devices 8 --inputs in.npz --outputs out.npz
     autopar solve PROBLEM.json.gz --time-limit 60 -o SOLUTION.json
+    autopar explain MODULE.mlir "params['w']" --auto-shard="grid=2x4"
     autopar profile-cluster -o cluster.toml
     autopar env [--json]
     autopar selftest [--devices 8]
@@ -113,6 +114,21 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _common(solve)
 
+    explain = commands.add_parser(
+        "explain",
+        help="tell why a value is sharded so, and what another choice would cost",
+        description="Plans MODULE.mlir (StableHLO of a step) as auto-shard does, and tells of "
+        "VALUE where it lies, who decided that (the program, an option, another value, the "
+        "search), and what a step would cost with the next best choices. VALUE is an argument "
+        "(arg3, params['w']), a result (out0), a place in the source (model.py:41) or a part of a "
+        "name stack (Block_0/Dense_1); several that differ in the layer alone are told as one.",
+    )
+    explain.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
+    explain.add_argument("value", metavar="VALUE", nargs="?", help="what is asked for")
+    explain.add_argument("--all", action="store_true", help="a table of all arguments")
+    _planning(explain)
+    _common(explain)
+
     profile = commands.add_parser(
         "profile-cluster",
         help="measure the devices and write a cluster file",
@@ -150,6 +166,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _common(selftest)
     return parser
+
+
+def _planning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--auto-shard",
+        default="",
+        metavar="OPTIONS",
+        help="options of the pass auto-shard, as 'grid=2x4 cluster=8xh100'",
+    )
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -229,6 +254,24 @@ def _solve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _explain_value(options: argparse.Namespace) -> int:
+    from .explain import Request, explain_file
+    from .plugins import load_installed_plugins
+
+    if options.all == (options.value is not None):
+        raise UsageError("give a VALUE, or --all for a table of all arguments")
+    load_installed_plugins()
+    request = Request(options.module, options.value, options.auto_shard)
+    with Progress("autopar explain", quiet=options.quiet) as progress:
+        found = explain_file(request, progress)
+        progress.done()
+    if options.json:
+        write_json(found.as_json())
+    else:
+        write_stdout(f"{found}\n")
+    return 0
+
+
 def _profile_cluster(options: argparse.Namespace) -> int:
     from .profile_cluster import Request, profile_to_file, report, report_text
 
@@ -265,6 +308,7 @@ def _selftest(options: argparse.Namespace) -> int:
 COMMANDS = {
     "run": _run,
     "solve": _solve,
+    "explain": _explain_value,
     "profile-cluster": _profile_cluster,
     "env": _env,
     "selftest": _selftest,
