@@ -3,6 +3,7 @@
     autopar run MODULE.mlir --devices 8 --inputs in.npz --outputs out.npz
     autopar solve PROBLEM.json.gz --time-limit 60 -o SOLUTION.json
     autopar explain MODULE.mlir "params['w']" --auto-shard="grid=2x4"
+    autopar view MODULE.mlir -o plan.html --auto-shard="grid=2x4"
     autopar profile-cluster -o cluster.toml
     autopar env [--json]
     autopar selftest [--devices 8]
@@ -126,8 +127,25 @@ def make_parser() -> argparse.ArgumentParser:
     explain.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
     explain.add_argument("value", metavar="VALUE", nargs="?", help="what is asked for")
     explain.add_argument("--all", action="store_true", help="a table of all arguments")
-    _planning(explain)
+    _planning(explain, "")
     _common(explain)
+
+    view = commands.add_parser(
+        "view",
+        help="a plan as a page for a browser",
+        description="Writes a page, one file that needs no network: the program as layers with "
+        "what is sharded how, its collectives, memory over time, what a step's time is spent on. "
+        "SOURCE is a module (StableHLO of a step), which is planned by auto-shard where options "
+        "for it are given, and else is as it is annotated; or a plan (Plan.save) or a report of "
+        "auto-shard, of which the page has less. PLAN.html is written whole at the end.",
+    )
+    view.add_argument("source", metavar="SOURCE", help="MODULE.mlir, PLAN.json or REPORT.json")
+    view.add_argument(
+        "-o", dest="output", required=True, metavar="PLAN.html", help="where the page goes"
+    )
+    view.add_argument("--title", metavar="TEXT", help="its title (the name of SOURCE)")
+    _planning(view, None)
+    _common(view)
 
     profile = commands.add_parser(
         "profile-cluster",
@@ -168,10 +186,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _planning(parser: argparse.ArgumentParser) -> None:
+def _planning(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument(
         "--auto-shard",
-        default="",
+        default=default,
         metavar="OPTIONS",
         help="options of the pass auto-shard, as 'grid=2x4 cluster=8xh100'",
     )
@@ -272,6 +290,20 @@ def _explain_value(options: argparse.Namespace) -> int:
     return 0
 
 
+def _view(options: argparse.Namespace) -> int:
+    from .plugins import load_installed_plugins
+    from .view.command import Request, view_file
+
+    load_installed_plugins()
+    request = Request(options.source, options.output, options.auto_shard, options.title)
+    with Progress("autopar view", quiet=options.quiet) as progress:
+        size = view_file(request, progress)
+        progress.done(f"{request.output} ({size / 2**20:.1f} MiB)")
+    if options.json:
+        write_json({"version": 1, "page": request.output, "bytes": size})
+    return 0
+
+
 def _profile_cluster(options: argparse.Namespace) -> int:
     from .profile_cluster import Request, profile_to_file, report, report_text
 
@@ -309,6 +341,7 @@ COMMANDS = {
     "run": _run,
     "solve": _solve,
     "explain": _explain_value,
+    "view": _view,
     "profile-cluster": _profile_cluster,
     "env": _env,
     "selftest": _selftest,

@@ -103,7 +103,7 @@ def _explainer_of(plan: Plan) -> Explainer:
     road, decisions = plan.road, plan.decisions
     assert road is not None and decisions is not None
     searched = decisions.searched
-    terms = _terms(plan, road, graph.func.parent_op())
+    terms = terms_of(plan, road, graph.func.parent_op())
     return Explainer(
         graph,
         chosen,
@@ -126,13 +126,14 @@ def choices_read_off(plan: Plan) -> tuple[PlanGraph, list[int]]:
             "autopar explain MODULE.mlir"
         )
     module = road.undecided()
-    terms = _terms(plan, road, module)
+    terms = terms_of(plan, road, module)
     table = AxisTable(grid_of(module), ())
     graph = PlanGraph(main_function(module), table, terms.prices, terms.demands)
     return graph, choices_of(graph, _decided_values(decisions))
 
 
-def _terms(plan: Plan, road: Road, module: Any) -> Terms:
+def terms_of(plan: Plan, road: Road, module: Any) -> Terms:
+    """What a plan's program is judged by: as it was searched, else as auto would search it."""
     from .methods import AutoShardParallel
 
     if road.planner is not None:

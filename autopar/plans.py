@@ -187,6 +187,15 @@ class Plan:
 
         return explain_plan(self, name)
 
+    def view(self, path: str | os.PathLike[str], title: str | None = None) -> None:
+        """Writes the plan as a page for a browser, which needs no network: the program as layers,
+        what is sharded how, collectives, memory over time. Of a plan from a file, which has no
+        program, what the file tells. UsageError where the file cannot be written."""
+        from .files import output_path
+        from .view.command import view_plan
+
+        view_plan(self, output_path(os.fspath(path)), title)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan to a readable file (JSON)."""
         from .plan_files import save_plan
