@@ -27,7 +27,14 @@ OPTIONAL = {
     "hypothesis": "tests",
     "xdsl-jax": "another owner of the stablehlo dialect in xdsl-opt",
 }
-TOOLS = ("autopar-opt", "xdsl-opt", "lit", "filecheck", "mlir-opt-22")
+TOOLS = (
+    "autopar-opt",
+    "xdsl-opt",
+    "lit",
+    "filecheck",
+    "mlir-opt-22",
+    "chromium-headless-shell",
+)
 VARIABLES = (
     "AUTOPAR_DUMP_DIR",
     "AUTOPAR_TRACEBACK",

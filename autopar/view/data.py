@@ -91,7 +91,12 @@ def _program(module: ModuleOp, layouts: Table) -> ProgramTree:
 
 def _strategy(op: Operation) -> str:
     attribute = op.attributes.get(STRATEGY)
-    return str(attribute).removeprefix(f"#{StrategyAttr.name}") if attribute else ""
+    return strategy_text(attribute) if isinstance(attribute, StrategyAttr) else ""
+
+
+def strategy_text(strategy: StrategyAttr) -> str:
+    """The grid axes of each factor: `x,y | - | -`."""
+    return " | ".join(",".join(axis.spelled for axis in axes) or "-" for axes in strategy.data)
 
 
 def _layout_of(value: SSAValue, layouts: Table) -> int:

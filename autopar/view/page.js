@@ -92,7 +92,7 @@ function table(heads, rows) {
       make("thead", {}, make("tr", {}, ...heads.map((head) => cell("th", head, head)))),
       make("tbody", {}, ...rows.map(({ cells, text }) => {
         const row = make("tr", {}, ...cells.map((content, i) => cell("td", content, heads[i])));
-        row.dataset.text = text.toLowerCase();
+        if (text) row.dataset.text = text.toLowerCase();
         return row;
       }))));
 }
@@ -156,7 +156,9 @@ function searchText(solver) {
 
 function drawCollectives() {
   const known = DATA.collectives.some((use) => use.seconds !== null);
-  const rows = DATA.collectives.map((use) => {
+  const weight = (use) => (known ? use.seconds : use.bytes);
+  const sorted = [...DATA.collectives].sort((a, b) => weight(b) - weight(a));
+  const rows = sorted.map((use) => {
     const where = make("details", {},
       make("summary", {}, `${use.places.length + use.more} places`),
       make("ul", { class: "places mono" }, ...use.places.map(([name, times, size]) =>
@@ -199,12 +201,19 @@ function drawArguments() {
   }
 }
 
+/* Sections in which nothing matches are left out, and what is no list. */
 function filterTables(words) {
-  let shown = 0;
-  for (const row of document.querySelectorAll("tr[data-text]")) {
-    if (!row.dataset.text || !row.closest("#arguments, #collectives")) continue;
-    row.hidden = !words.every((word) => row.dataset.text.includes(word));
-    shown += row.hidden ? 0 : 1;
+  let all = 0;
+  for (const id of ["collectives", "arguments"]) {
+    let shown = 0;
+    for (const row of document.querySelectorAll(`#${id} tr[data-text]`)) {
+      row.hidden = !words.every((word) => row.dataset.text.includes(word));
+      shown += row.hidden ? 0 : 1;
+    }
+    document.getElementById(id).hidden = words.length > 0 && !shown;
+    all += shown;
   }
-  return shown;
+  document.getElementById("summary").hidden = words.length > 0;
+  document.getElementById("memory").hidden = words.length > 0 || !DATA.memory;
+  return all;
 }

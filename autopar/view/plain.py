@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autopar.decisions import parsed_sharding
+from autopar.decisions import parsed_sharding, parsed_strategy
 from autopar.dialects.sharding import Grid
 
-from .data import Header, head, layout_number, merged
+from .data import Header, head, layout_number, merged, strategy_text
 from .tree import ProgramTree, Table
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def plan_data(plan: Plan, title: str) -> dict[str, Any]:
         if op.types:
             sharding = parsed_sharding(op.shardings[0])
             layout = -1 if sharding is None else layout_number(sharding, 0, layouts)
-            tree.add_text(op.op, ", ".join(op.types), layout, op.strategy or "")
+            how = "" if op.strategy is None else strategy_text(parsed_strategy(op.strategy))
+            tree.add_text(op.op, ", ".join(op.types), layout, how)
     header = Header(title, plan.method)
     moved: dict[tuple[str, str], list[float]] = {}
     for use in plan.collectives:

@@ -81,7 +81,7 @@ function phase(name) {
 
 function timeCell(microseconds) {
   const whole = DATA.objective ? DATA.objective.total * 1e6 : 0;
-  if (!whole) return make("span", { class: "time" });
+  if (!whole || !microseconds) return make("span", { class: "time" });
   const fill = make("span", {});
   fill.style.width = `${Math.min(100, 100 * microseconds / whole)}%`;
   return make("span", { class: "time", title: `${(100 * microseconds / whole).toFixed(2)} % of a step` },
@@ -109,7 +109,7 @@ function groupElement(group, depth) {
   const fill = () => { if (element.open && !inside.childElementCount) fillGroup(inside, group, depth); };
   element.addEventListener("toggle", fill);
   const share = DATA.objective ? group.s / (DATA.objective.total * 1e6) : 0;
-  const small = view.words.length ? group.hits <= MANY : depth < 1 && share > 0.15;
+  const small = view.words.length ? group.hits <= MANY : depth < 2 && share > 0.15;
   if (view.all || small && (view.open || !view.words.length)) { element.open = true; fill(); }
   return element;
 }
@@ -158,7 +158,7 @@ function rowElement(row) {
   });
   if (strategy >= 0) {
     tags.unshift(make("span", { class: "tag mono", title: "grid axes of each factor of its rule" },
-      `split ${PROGRAM.strategies[strategy]}`));
+      `factors ${PROGRAM.strategies[strategy]}`));
   }
   return make("div", { class: "row" }, layoutChip(layout), name, details, timeCell(microseconds),
     make("span", { class: "moves" }, ...tags));
