@@ -122,9 +122,12 @@ def make_parser() -> argparse.ArgumentParser:
         "VALUE where it lies, who decided that (the program, an option, another value, the "
         "search), and what a step would cost with the next best choices. VALUE is an argument "
         "(arg3, params['w']), a result (out0), a place in the source (model.py:41) or a part of a "
-        "name stack (Block_0/Dense_1); several that differ in the layer alone are told as one.",
+        "name stack (Block_0/Dense_1); several that differ in the layer alone are told as one. Of "
+        "a plan's file (Plan.save) arguments and results are told, without prices.",
     )
-    explain.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
+    explain.add_argument(
+        "module", metavar="MODULE.mlir", help="the module, - for standard input; or PLAN.json"
+    )
     explain.add_argument("value", metavar="VALUE", nargs="?", help="what is asked for")
     explain.add_argument("--all", action="store_true", help="a table of all arguments")
     _planning(explain, "")

@@ -16,10 +16,10 @@ from .passes.manager import PassSpec, build_pass, parse_options
 from .passes.partition.specs import AxisTable
 from .passes.pipelines import IMPORT
 from .passes.planning.auto_shard import AutoShardPass, Terms
-from .passes.planning.decided import DecidedValues, choices_of
+from .passes.planning.decided import DecidedValues, UnevenError, choices_of
 from .passes.planning.explain import Explainer, Explanation
 from .passes.planning.explain_text import table_text
-from .passes.planning.naming import UnknownValueError
+from .passes.planning.naming import UnknownValueError, boundary_text, closest, numbered
 from .passes.planning.plan_graph import PlanGraph
 from .terminal import Progress, UsageError
 
@@ -35,6 +35,7 @@ class Request:
     """What the command line asks for."""
 
     module: str
+    """Or a plan's file."""
     value: str | None
     """None: every argument."""
     options: str = ""
@@ -56,8 +57,11 @@ def explain_file(request: Request, progress: Progress) -> Explanations:
 
     planner = planner_of(request.options)
     progress.step(f"reading {request.module}")
+    text = read_input(request.module)
+    if text.lstrip().startswith("{"):
+        return _explain_plan_file(request)
     context = make_context()
-    module = parse_module(read_input(request.module), request.module, context)
+    module = parse_module(text, request.module, context)
     with collector_off():
         transform(module, [build_pass(PassSpec(name)) for name in IMPORT], context)
         progress.step("planning")
@@ -88,8 +92,27 @@ class Explanations(list[Explanation]):
 
 def explain_plan(plan: Plan, name: str | None) -> Explanations:
     """As `Plan.explain`."""
+    road, decisions = plan.road, plan.decisions
+    if road is None or decisions is None:
+        return unpriced(plan, name, "not priced: the plan is from a file, which has no program")
     with collector_off():
-        return _told(_explainer_of(plan), name)
+        try:
+            graph, chosen = choices_read_off(plan)
+        except UnevenError as error:
+            return unpriced(plan, name, f"not priced: {error}")
+        terms = terms_of(plan, road, graph.func.parent_op())
+        searched = decisions.searched
+        explainer = Explainer(
+            graph,
+            chosen,
+            limit=terms.limit,
+            demands=terms.demands,
+            by="search" if searched else "propagation",
+            stated_by="the program" if searched else f"the method {plan.method!r}, or the program,",
+            arguments=[value.name for value in plan.arguments],
+            results=[value.name for value in plan.results],
+        )
+        return _told(explainer, name)
 
 
 def _told(explainer: Explainer, name: str | None) -> Explanations:
@@ -98,33 +121,11 @@ def _told(explainer: Explainer, name: str | None) -> Explanations:
     return Explanations(explainer.explain(name))
 
 
-def _explainer_of(plan: Plan) -> Explainer:
-    graph, chosen = choices_read_off(plan)
-    road, decisions = plan.road, plan.decisions
-    assert road is not None and decisions is not None
-    searched = decisions.searched
-    terms = terms_of(plan, road, graph.func.parent_op())
-    return Explainer(
-        graph,
-        chosen,
-        limit=terms.limit,
-        demands=terms.demands,
-        by="search" if searched else "propagation",
-        stated_by="the program" if searched else f"the method {plan.method!r}, or the program,",
-        arguments=[value.name for value in plan.arguments],
-        results=[value.name for value in plan.results],
-    )
-
-
 def choices_read_off(plan: Plan) -> tuple[PlanGraph, list[int]]:
     """The graph of a plan's program, and what the plan chose of it. What another method than auto
-    decided is judged by the cost model that auto takes. ValueError for a plan from a file."""
+    decided is judged by the cost model that auto takes. UnevenError where that cannot judge it."""
     road, decisions = plan.road, plan.decisions
-    if road is None or decisions is None:
-        raise ValueError(
-            "explain: a plan from a file has no program: take that of .lower(*args).plan, or "
-            "autopar explain MODULE.mlir"
-        )
+    assert road is not None and decisions is not None, "a plan from a file has no program"
     module = road.undecided()
     terms = terms_of(plan, road, module)
     table = AxisTable(grid_of(module), ())
@@ -146,4 +147,62 @@ def _decided_values(decisions: Decisions) -> DecidedValues:
         [parsed_sharding(text) for text in decisions.arguments],
         [[parsed_sharding(text) for text in op.shardings] for op in decisions.ops],
         [None if op.strategy is None else parsed_strategy(op.strategy) for op in decisions.ops],
+    )
+
+
+# ---- without prices ------------------------------------------------------------------------------
+
+
+def _explain_plan_file(request: Request) -> Explanations:
+    from .plan_files import load_plan
+
+    try:
+        return explain_plan(load_plan(request.module), request.value)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def unpriced(plan: Plan, name: str | None, note: str) -> Explanations:
+    """What a plan says of its arguments and results itself."""
+    arguments, results = plan.arguments, plan.results
+    every = [*arguments, *results]
+    if name is None:
+        return Explanations(
+            [_unpriced(plan, i, note) for i in range(len(arguments))], as_table=True
+        )
+    number = numbered(name)
+    if number is not None and number[1] < len(arguments if number[0] else results):
+        found = [number[1] if number[0] else len(arguments) + number[1]]
+    else:
+        begins = (f"{name}[", f"{name}.")
+        found = [i for i, v in enumerate(every) if v.name == name or v.name.startswith(begins)]
+    if not found:
+        counts = boundary_text(len(arguments), len(results))
+        near = closest(name, [value.name for value in every])
+        raise UnknownValueError(f"no value is named {name!r}: {near}there are {counts}")
+    return Explanations(_unpriced(plan, index, note) for index in found)
+
+
+def _unpriced(plan: Plan, index: int, note: str) -> Explanation:
+    is_argument = index < len(plan.arguments)
+    number = index if is_argument else index - len(plan.arguments)
+    value = (plan.arguments if is_argument else plan.results)[number]
+    decisions = plan.decisions
+    said = decisions.demands[index] if decisions and index < len(decisions.demands) else ""
+    stated = " sharding=" in said
+    by = "search" if decisions and decisions.searched else "propagation"
+    shape = "x".join(map(str, value.shape)) or "scalar"
+    local = "x".join(map(str, value.local_shape))
+    return Explanation(
+        value.name,
+        f"argument {number} ({value.kind})" if is_argument else f"result {number}",
+        shape,
+        "",
+        value.layout,
+        value.dims,
+        f"{local} on each device" if value.shape else "",
+        "user" if stated else by,
+        f"the method {plan.method!r}, or the program, states it" if stated else "",
+        0.0,
+        note=note,
     )

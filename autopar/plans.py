@@ -180,8 +180,9 @@ class Plan:
         """Why a value is sharded so, and what other choices would cost by the cost model; print it.
 
         `name` is an argument (`params['w']`, `arg3`), a result (`out0`), a place in the source
-        (`model.py:41`) or a part of a name stack; None: every argument, as a table. ValueError for
-        a name that means nothing, and for a plan from a file, which has no program.
+        (`model.py:41`) or a part of a name stack; None: every argument, as a table. Of a plan from
+        a file, which has no program, arguments and results only, without prices. ValueError for a
+        name that means nothing.
         """
         from .explain import explain_plan
 

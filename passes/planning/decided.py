@@ -17,6 +17,10 @@ from autopar.dialects.sharding import Sharding
 from .plan_graph import PlanGraph
 
 
+class UnevenError(ValueError):
+    """Decisions are not among the choices that the graph compares."""
+
+
 @dataclass(frozen=True)
 class DecidedValues:
     """Shardings and strategies, in the order of a function's arguments and planned ops."""
@@ -28,7 +32,7 @@ class DecidedValues:
 
 
 def choices_of(graph: PlanGraph, decided: DecidedValues) -> list[int]:
-    """The choice of each node. ValueError where decisions are no choices of the graph: those of
+    """The choice of each node. UnevenError where decisions are no choices of the graph: those of
     propagation may split unevenly, or over sub-axes."""
     chosen: dict[int, int] = {}
     for arg, sharding in zip(graph.func.body.block.args, decided.arguments, strict=True):
@@ -54,7 +58,7 @@ def _note(
         return
     spec, specs = graph.table.spec(sharding).with_partial(()), graph.nodes[node].specs
     if spec not in specs:
-        raise ValueError(
+        raise UnevenError(
             f"a value lies as {sharding}, but the cost model compares even splits over whole axes"
         )
     chosen[node] = specs.index(spec)

@@ -97,6 +97,8 @@ class Explanation:
     """How many values of the name are the same but for numbers in their names."""
     also: tuple[str, ...] = ()
     """Other values of the name that are the same choice."""
+    note: str = ""
+    """Why nothing is priced, where that is so."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -30,6 +30,8 @@ def _lines(one: Explanation) -> Iterator[str]:
     yield f"  decided by {_DECIDED.get(one.decided_by, one.decided_by)}{why}"
     if one.also:
         yield f"  the same choice: {listed([*dict.fromkeys(one.also)], _SHOWN)}"
+    if one.note:
+        yield f"  {one.note}"
     if one.num_choices < 2:
         return
     if not one.others:

@@ -84,9 +84,9 @@ class ValueNames:
 
     def _boundary(self, name: str) -> list[Named]:
         args, results = self._func.body.block.args, self._returned
-        numbered = _NUMBERED.match(name)
-        if numbered is not None:
-            index, is_argument = int(numbered[2]), numbered[1].startswith("arg")
+        number = numbered(name)
+        if number is not None:
+            is_argument, index = number
             if is_argument and index < len(args):
                 return [Named(args[index], argument=index)]
             if not is_argument and index < len(results):
@@ -130,14 +130,29 @@ class ValueNames:
             if frame is not None:
                 known.append(source_place(frame))
             known.append(name_stack(op))
-        names = [*dict.fromkeys(filter(None, known))]
-        holding = [one for one in names if name in one]
-        close = [*dict.fromkeys([*holding, *get_close_matches(name, names, _CLOSE, 0.4)])][:_CLOSE]
-        counts = f"arg0 to arg{len(self.arguments) - 1}" if self.arguments else "no arguments"
-        if self.results:
-            counts += f", out0 to out{len(self.results) - 1}"
-        near = f"near to it are {', '.join(close)}; " if close else ""
+        near = closest(name, known)
+        counts = boundary_text(len(self.arguments), len(self.results))
         return f"{near}there are {counts}, source places as model.py:41, and name stacks"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`near to it are a, b; `, empty where nothing is."""
+    names = [*dict.fromkeys(filter(None, known))]
+    holding = [one for one in names if name in one]
+    close = [*dict.fromkeys([*holding, *get_close_matches(name, names, _CLOSE, 0.4)])][:_CLOSE]
+    return f"near to it are {', '.join(close)}; " if close else ""
+
+
+def boundary_text(num_arguments: int, num_results: int) -> str:
+    """How arguments and results are named by number."""
+    counts = f"arg0 to arg{num_arguments - 1}" if num_arguments else "no arguments"
+    return f"{counts}, out0 to out{num_results - 1}" if num_results else counts
+
+
+def numbered(name: str) -> tuple[bool, int] | None:
+    """(whether it is an argument, its number) of `arg3`, `out0` and the like."""
+    found = _NUMBERED.match(name)
+    return None if found is None else (found[1].startswith("arg"), int(found[2]))
 
 
 def _values_of(ops: Iterable[Operation]) -> Iterator[Named]:

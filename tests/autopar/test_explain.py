@@ -165,11 +165,35 @@ def test_what_a_method_states() -> None:
     assert one.why.startswith("the method 'zero3', or the program, states")
 
 
-def test_plans_from_files_say_what_they_lack(tmp_path: Path) -> None:
+def test_plans_from_files_are_not_priced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "plan.json"
-    plan_of(auto()).save(path)
-    with pytest.raises(ValueError, match="a plan from a file has no program"):
-        Plan.load(path).explain("arg0")
+    plan = plan_of("zero3")
+    plan.save(path)
+    status, out, err = explain(capsys, str(path), "params['up']")
+    assert (status, err) == (0, "")
+    assert out.startswith("params['up'] : 1024x4096, argument 1 (parameter)\n  [-, data,model]:")
+    assert "decided by what is stated: the method 'zero3', or the program, states it" in out
+    assert "not priced: the plan is from a file, which has no program" in out
+    told = Plan.load(path).explain()
+    assert [(one.name, one.layout) for one in told] == [*plan.shardings().items()]
+    status, _, err = explain(capsys, str(path), "params['upp']")
+    assert status == 1
+    assert "no value is named \"params['upp']\": near to it are params['up']" in err
+    assert err.count("\n") == 1
+
+
+def test_what_is_split_unevenly_is_not_priced() -> None:
+    def function(w: Any, x: Any) -> Any:
+        return jnp.tanh(x @ w) @ w.T
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((30, 7), (10, 30))]
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    plan = autopar.parallelize(function, method="dp", mesh=mesh).lower(*shapes).plan
+    (one,) = plan.explain("arg1")
+    assert one.note.startswith("not priced: a value lies as")
+    assert one.others == ()
 
 
 def test_unknown_values() -> None:
