@@ -27,14 +27,7 @@ OPTIONAL = {
     "hypothesis": "tests",
     "xdsl-jax": "another owner of the stablehlo dialect in xdsl-opt",
 }
-TOOLS = (
-    "autopar-opt",
-    "xdsl-opt",
-    "lit",
-    "filecheck",
-    "mlir-opt-22",
-    "chromium-headless-shell",
-)
+TOOLS = ("autopar-opt", "xdsl-opt", "lit", "filecheck", "mlir-opt-22")
 VARIABLES = (
     "AUTOPAR_DUMP_DIR",
     "AUTOPAR_TRACEBACK",

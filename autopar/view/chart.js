@@ -19,7 +19,8 @@ function drawMemory() {
   const memory = DATA.memory;
   if (!memory) { document.getElementById("memory").hidden = true; return; }
   const held = memory.arguments + memory.results;
-  const section = titled("memory", "Memory of a device over a step");
+  const title = memory.points.length ? "Memory of a device over a step" : "Memory of a device";
+  const section = titled("memory", title);
   if (memory.points.length) {
     const figure = make("figure", {});
     section.append(figure);
@@ -43,6 +44,8 @@ function memoryTable(memory) {
   const rows = [
     { cells: ["arguments", "", bytesText(memory.arguments)], text: "" },
     { cells: ["results beside donated arguments", "", bytesText(memory.results)], text: "" },
+    ...(memory.largest ? [] : [
+      { cells: ["temporaries", "", bytesText(memory.temporaries)], text: "" }]),
     ...(memory.largest || []).map(([name, times, size]) => ({
       cells: [make("span", { class: "mono" }, name), count(times), bytesText(size)], text: "" })),
   ];

@@ -185,14 +185,15 @@ function valueRows(values) {
         make("summary", {}, make("span", { class: "mono" }, names[0]),
           make("span", { class: "tag times" }, `×${names.length}`)),
         make("ul", { class: "places mono" }, ...names.map((name) => make("li", {}, name))));
-    const cells = [label, kind, make("span", { class: "mono" }, type), layoutChip(layout),
-      size === null ? "" : bytesText(size)];
+    const cells = [label, kind, make("span", { class: "mono" }, type), layoutChip(layout)];
+    if (size !== null) cells.push(bytesText(size));
     return { cells, text: `${names.join(" ")} ${kind} ${type} ${LAYOUT_TEXTS[layout]}` };
   });
 }
 
 function drawArguments() {
-  const heads = (what) => [what, "kind", "type", "sharding", "a device"];
+  const known = DATA.arguments.some((row) => row[4] !== null);
+  const heads = (what) => [what, "kind", "type", "sharding", ...(known ? ["a device"] : [])];
   const section = titled("arguments", "Arguments and results");
   section.append(table(heads("argument"), valueRows(DATA.arguments)));
   if (DATA.results.length) {

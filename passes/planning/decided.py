@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autopar.dialects.autopar import StrategyAttr
+from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.sharding import Sharding
 
 from .plan_graph import PlanGraph
@@ -38,6 +39,8 @@ def choices_of(graph: PlanGraph, decided: DecidedValues) -> list[int]:
     for arg, sharding in zip(graph.func.body.block.args, decided.arguments, strict=True):
         _note(graph, chosen, graph.node_of(arg), sharding)
     for op, shardings in zip(graph.places.ops, decided.results, strict=True):
+        if op.name == MANUAL:  # lies where it says, which the graph does not price
+            continue
         for result, sharding in zip(op.results, shardings, strict=True):
             _note(graph, chosen, graph.node_of(result), sharding)
     strategy_of = dict(zip(graph.places.ops, decided.strategies, strict=True))

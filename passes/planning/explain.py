@@ -18,7 +18,8 @@ from typing import Any
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue
 
-from autopar.dialects.autopar import aliases
+from autopar.dialects.autopar import aliases, sharding_of
+from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.tensors import shape_of
 
 from .alternatives import Alternative, Alternatives
@@ -224,6 +225,9 @@ class Explainer:
             "",
             self.alternatives.seconds,
         )
+        manual = self._manual(base, value)
+        if manual is not None:
+            return manual, None
         if node is None:
             is_scalar = not shape_of(value.type)
             why = "a scalar is whole on every device" if is_scalar else (
@@ -242,6 +246,22 @@ class Explainer:
             why=why,
             num_choices=self._graph.nodes[node].size,
         ), node
+
+    def _manual(self, base: Explanation, value: SSAValue) -> Explanation | None:
+        """Of what a manual computation gives: it says itself where that lies."""
+        is_manual = isinstance(value.owner, Operation) and value.owner.name == MANUAL
+        sharding = sharding_of(value) if is_manual else None
+        if sharding is None:
+            return None
+        spec, table = self._graph.table.spec(sharding), self._graph.table
+        return replace(
+            base,
+            layout=layout(spec, table),
+            dims=dims_of(spec, table),
+            words=in_words(spec, value.type, table),
+            decided_by="user",
+            why="a shard_map says where its results lie",
+        )
 
     @property
     def _func(self) -> FuncOp:

@@ -21,6 +21,7 @@ from autopar.dialects.rules.access import operands_of
 
 _NUMBERED = re.compile(r"(arg|argument|out|result) ?(\d+)$")
 _SOURCE = re.compile(r"(?P<file>.+?):(?P<line>\d+)(:(?P<column>\d+))?$")
+_LAYER_NUMBER = re.compile(r"(?<=[A-Za-z_\['/(])\d+(?=[\]'/ ,)]|$)|(?<=_)\d+(?=_)")
 _RESULT_INFO = "jax.result_info"
 _CLOSE = 4
 """Names that are offered for one that is unknown."""
@@ -216,7 +217,7 @@ def op_label(op: Operation) -> str:
 
 def pattern(text: str) -> str:
     """The text with numbers as `*`: equal for what differs in the layer alone."""
-    return re.sub(r"(?<=[A-Za-z_\['])\d+(?=[\]'/_ ,)]|$)", "*", text)
+    return _LAYER_NUMBER.sub("*", text)
 
 
 def grouped(texts: Iterable[str]) -> dict[str, list[int]]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import autopar
 from autopar.cli import main
@@ -68,9 +69,7 @@ def test_a_value(module: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_place_in_the_source(module: str, capsys: pytest.CaptureFixture[str]) -> None:
-    line = 1 + next(
-        i for i, text in enumerate(Path(__file__).read_text().splitlines()) if "jnp.tanh(" in text
-    )
+    line = _line("jnp.tanh(")
     status, out, _ = explain(capsys, module, f"test_explain.py:{line}", "--auto-shard", GRID)
     assert status == 0
     assert f"dot_general (jvp(), test_explain.py:{line}) : tensor<4096x4096xf32>, op" in out
@@ -182,6 +181,28 @@ def test_plans_from_files_are_not_priced(
     assert status == 1
     assert "no value is named \"params['upp']\": near to it are params['up']" in err
     assert err.count("\n") == 1
+
+
+def test_a_shard_map_says_where_its_results_lie() -> None:
+    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+
+    def function(x: Any, w: Any) -> Any:
+        mapped = jax.shard_map(
+            lambda part: jax.lax.psum(part, "y"), mesh=mesh, in_specs=P("x", "y"), out_specs=P("x")
+        )
+        return mapped(x) @ w
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1024, 1024), (256, 512))]
+    plan = autopar.parallelize(function, method=auto(), mesh=mesh).lower(*shapes).plan
+    assert all(other.seconds > -1e-9 for other in plan.explain("out0")[0].others)
+    found = [one for one in plan.explain(f"test_explain.py:{_line('mapped(x)')}")]
+    assert (("x",), "user") in [(one.dims[0], one.decided_by) for one in found if one.dims]
+
+
+def _line(text: str) -> int:
+    """The line of this file that begins a function's call with a text in it."""
+    lines = Path(__file__).read_text().splitlines()
+    return next(i for i, row in enumerate(lines, 1) if text in row and "_line" not in row)
 
 
 def test_what_is_split_unevenly_is_not_priced() -> None:
