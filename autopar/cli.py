@@ -35,13 +35,18 @@ if TYPE_CHECKING:
     from .dialects.diagnostics import Diagnostic
 
 
-def _run(options: argparse.Namespace) -> int:
+def _load_plugins(names: Sequence[str]) -> None:
     from .plugins import load_installed_plugins, load_plugin
-    from .run import Request, run
 
     load_installed_plugins()
-    for name in options.load:
+    for name in names:
         load_plugin(name)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .run import Request, run
+
+    _load_plugins(options.load)
     request = Request(
         options.module, options.devices, options.inputs, options.outputs, options.passes
     )
@@ -66,7 +71,10 @@ def _solve(options: argparse.Namespace) -> int:
 
     # as a program the limit counts from its start; called from Python from the call
     spent = process_age_s() if options.is_program else 0.0
-    request = Request(options.problem, options.output, options.time_limit, options.seed, spent)
+    _load_plugins(options.load)
+    request = Request(
+        options.problem, options.output, options.time_limit, options.seed, options.solver, spent
+    )
     with Progress("autopar solve", quiet=options.quiet) as progress:
         solution = solve_file(request, progress)
         progress.done()
@@ -79,11 +87,10 @@ def _solve(options: argparse.Namespace) -> int:
 
 def _explain_value(options: argparse.Namespace) -> int:
     from .explain import Request, explain_file
-    from .plugins import load_installed_plugins
 
     if options.all == (options.value is not None):
         raise UsageError("give a VALUE, or --all for a table of all arguments")
-    load_installed_plugins()
+    _load_plugins(options.load)
     request = Request(options.module, options.value, options.auto_shard)
     with Progress("autopar explain", quiet=options.quiet) as progress:
         found = explain_file(request, progress)
@@ -96,10 +103,9 @@ def _explain_value(options: argparse.Namespace) -> int:
 
 
 def _view(options: argparse.Namespace) -> int:
-    from .plugins import load_installed_plugins
     from .view.command import Request, view_file
 
-    load_installed_plugins()
+    _load_plugins(options.load)
     request = Request(options.source, options.output, options.auto_shard, options.title)
     with Progress("autopar view", quiet=options.quiet) as progress:
         size = view_file(request, progress)

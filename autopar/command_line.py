@@ -53,13 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="passes instead of the default ones, as autopar-opt takes them: a,b{x=1}, "
         "builtin.module(a,b{x=1}) or '--a --b=\"x=1\"'",
     )
-    run.add_argument(
-        "--load",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import a plug-in first (dotted name or .py file): rules and passes of your own",
-    )
+    _load_option(run, "rules and passes of your own")
     run.add_argument("--remarks", action="store_true", help="print what the passes have to say")
     _common(run)
 
@@ -87,6 +81,10 @@ def make_parser() -> argparse.ArgumentParser:
     solve.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="of the search's random numbers (0)"
     )
+    solve.add_argument(
+        "--solver", metavar="NAME", help="a solver that a plug-in registers, in place of our own"
+    )
+    _load_option(solve, "solvers of your own")
     _common(solve)
 
     explain = commands.add_parser(
@@ -105,6 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     explain.add_argument("value", metavar="VALUE", nargs="?", help="what is asked for")
     explain.add_argument("--all", action="store_true", help="a table of all arguments")
     _planning(explain, "")
+    _load_option(explain, "rules and solvers of your own")
     _common(explain)
 
     view = commands.add_parser(
@@ -122,6 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     view.add_argument("--title", metavar="TEXT", help="its title (the name of SOURCE)")
     _planning(view, None)
+    _load_option(view, "rules and solvers of your own")
     _common(view)
 
     profile = commands.add_parser(
@@ -161,6 +161,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _common(selftest)
     return parser
+
+
+def _load_option(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument(
+        "--load",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help=f"import a plug-in first (dotted name or .py file): {what}",
+    )
 
 
 def _planning(parser: argparse.ArgumentParser, default: str | None) -> None:

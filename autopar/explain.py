@@ -21,6 +21,7 @@ from .passes.planning.explain import Explainer, Explanation
 from .passes.planning.explain_text import table_text
 from .passes.planning.naming import UnknownValueError, boundary_text, closest, numbered
 from .passes.planning.plan_graph import PlanGraph
+from .passes.progress import watched
 from .terminal import Progress, UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def explain_file(request: Request, progress: Progress) -> Explanations:
     with collector_off():
         transform(module, [build_pass(PassSpec(name)) for name in IMPORT], context)
         progress.step("planning")
-        with unforeseen(module, "planning"):
+        with unforeseen(module, "planning"), watched(progress.step):
             planned, terms = planner.plan(context, module)
         chosen = planned.choices.of_node
         progress.step("pricing other choices")

@@ -20,7 +20,14 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from .passes import PASSES, load_pass
-from .terminal import OUT_OF_MEMORY, UsageError, silence_stdout, write_error, write_stdout
+from .terminal import (
+    OUT_OF_MEMORY,
+    UsageError,
+    passes_shown,
+    silence_stdout,
+    write_error,
+    write_stdout,
+)
 
 if TYPE_CHECKING:
     from xdsl.context import Context
@@ -466,7 +473,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output != "-":
             output_path(options.output)  # says at once what is wrong
         errors = sys.stderr or io.StringIO()  # None: closed
-        output, success = run(options, read_input(filename), filename, errors)
+        with passes_shown("autopar-opt"):
+            output, success = run(options, read_input(filename), filename, errors)
         if success or options.output == "-":
             write_output(options.output, output)
         return 0 if success else 1

@@ -61,6 +61,7 @@ from autopar.passes.pipelining.split_step import SplitStepPass
 from .decisions import Decisions, Recorder
 from .dump import Dump
 from .plugins import load_installed_plugins
+from .terminal import passes_shown
 
 if TYPE_CHECKING:
     from autopar.passes.planning.auto_shard import AutoShardPass
@@ -180,7 +181,8 @@ class Road:
         if reused is not None and reused.searched:
             reused.write(module)
         else:
-            run_passes(module, [how], context)
+            with passes_shown("autopar"):
+                run_passes(module, [how], context)
         if recorder is not None:
             was_searched = self.planner is not None if reused is None else reused.searched
             recorder.after(module, was_searched)

@@ -34,6 +34,7 @@ from .lowering.program import DeviceProgram, Layout, device_program
 from .opt import parse_arguments, read_input, transform
 from .passes.manager import PassSpec, build_pipeline, parse_pipeline
 from .passes.pipelines import RUN
+from .passes.progress import watched
 from .passes.walk import inner_ops
 from .terminal import Progress, UsageError
 
@@ -109,7 +110,7 @@ def run(request: Request, progress: Progress) -> Report:
     def after(pass_: ModulePass, module: ModuleOp) -> None:
         dump.write(pass_.name, module)
 
-    with collect_remarks() as remarks:
+    with collect_remarks() as remarks, watched(progress.step):
         transform(module, passes, context, after)
         program = device_program(module)
     report.remarks = remarks

@@ -11,6 +11,7 @@ from typing import IO, Any
 from .files import output_path, write_whole
 from .passes.solver.budget import UNITS_PER_SECOND
 from .passes.solver.problem import ProblemError, read_problem
+from .passes.solver.registry import UnknownSolverError, solver_named
 from .passes.solver.solve import Solution, SolveOptions, solve
 from .terminal import Progress, UsageError
 
@@ -27,6 +28,8 @@ class Request:
     time_limit_s: float
     """Of everything, reading and writing included."""
     seed: int = 0
+    solver: str | None = None
+    """A registered one; our own where absent."""
     spent_s: float = 0.0
     """Seconds of the limit that are gone already."""
 
@@ -42,8 +45,9 @@ def solve_file(request: Request, progress: Progress) -> Solution:
         # the work follows from the limit alone, however long reading took
         work = request.time_limit_s * UNITS_PER_SECOND
         options = SolveOptions(max(left, 0.05), request.seed, work)
-        solution = solve(problem, options, progress=progress.step)
-    except ProblemError as error:
+        plugin = None if request.solver is None else solver_named(request.solver)
+        solution = solve(problem, options, plugin=plugin, progress=progress.step)
+    except (ProblemError, UnknownSolverError) as error:
         raise UsageError(str(error)) from None
     text = json.dumps(solution.strategies) + "\n"
 

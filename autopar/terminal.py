@@ -7,7 +7,11 @@ Progress is written only where standard error is a terminal; colours only there 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -15,6 +19,8 @@ _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
 
 OUT_OF_MEMORY = "out of memory"
+_PATIENCE = 2.0
+"""Seconds after which one wants to know what is going on."""
 
 
 class UsageError(Exception):
@@ -82,16 +88,29 @@ def configure_logging(*, quiet: bool) -> None:
 
 
 class Progress:
-    """One line that says what is being done, rewritten in place; nothing off a terminal."""
+    """One line that says what is being done, rewritten in place; nothing off a terminal.
 
-    def __init__(self, program: str, *, quiet: bool = False) -> None:
+    With `after`, nothing in the first so many seconds, and then with the seconds that passed.
+    """
+
+    def __init__(self, program: str, *, quiet: bool = False, after: float = 0.0) -> None:
         self._program = program
         self._shown = not quiet and is_terminal(sys.stderr)
+        self._after = after
+        self._began: float | None = None
 
     def step(self, text: str) -> None:
         """Says what comes now."""
-        if self._shown:
-            sys.stderr.write(f"\r\033[K{self._program}: {text} …")
+        if not self._shown:
+            return
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        took = now - self._began
+        if took >= self._after:
+            clock = f" ({took:.0f} s)" if self._after else ""
+            room = shutil.get_terminal_size().columns - len(clock) - 3
+            line = f"{self._program}: {text}"[:room]
+            sys.stderr.write(f"\r\033[K{line} …{clock}")
             sys.stderr.flush()
 
     def done(self, text: str = "") -> None:
@@ -111,3 +130,16 @@ class Progress:
     ) -> None:
         if error is not None:
             self.done()
+
+
+@contextmanager
+def passes_shown(program: str) -> Generator[None]:
+    """Shows what the passes inside do when they take long, unless somebody watches them already."""
+    from .passes.progress import is_watched, watched
+
+    if is_watched():
+        yield
+        return
+    with Progress(program, after=_PATIENCE) as progress, watched(progress.step):
+        yield
+        progress.done()

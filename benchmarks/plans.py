@@ -21,10 +21,8 @@ import dataclasses
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from unittest import mock
 
 import autopar
 
@@ -38,6 +36,7 @@ from autopar.dialects.diagnostics import DiagnosticError  # noqa: E402
 from autopar.dialects.sharding import Grid  # noqa: E402
 from autopar.lowering.importer import import_module  # noqa: E402
 from autopar.lowering.mlir_context import merge_equal_ops  # noqa: E402
+from autopar.passes.collector import collector_off  # noqa: E402
 from autopar.passes.cost.cluster import read_cluster  # noqa: E402
 from autopar.passes.cost.flops import flops_of  # noqa: E402
 from autopar.passes.cost.liveness import memory_of  # noqa: E402
@@ -47,7 +46,7 @@ from autopar.passes.cost.report import collectives_of  # noqa: E402
 from autopar.passes.importing.grid_option import parse_grid  # noqa: E402
 from autopar.passes.manager import run_passes  # noqa: E402
 from autopar.passes.pipelines import BOUNDARY, DECIDE, IMPORT, PARTITION, PROPAGATE  # noqa: E402
-from autopar.passes.planning import planner  # noqa: E402
+from autopar.passes.planning.planner import make_plan  # noqa: E402
 from autopar.passes.solver.solve import SolveOptions  # noqa: E402
 from autopar.road import declare_mesh  # noqa: E402
 from models.training import make_optimizer  # noqa: E402
@@ -172,18 +171,19 @@ class Case:
         self._module, self._paths, self.grid = module, paths, grid
         self._context = make_context()
         self.seconds: dict[str, float] = {}
-        """Of the parts of auto-shard."""
+        """Of auto-shard's parts, and of the passes before it."""
 
     def auto(self, prices: CostModel, limit: int | None) -> ModuleOp:
         """The partitioned program as auto-shard plans it."""
-        self.seconds.clear()
         module = self._module.clone()
         without_marks(module)
         declare_mesh(module, self.grid)
-        with _timing(self.seconds, "import"):
-            run_passes(module, IMPORT, self._context)
-        with _timed(self.seconds):
-            planner.make_plan(module, self._context, prices, SolveOptions(60.0), limit)
+        began = time.perf_counter()
+        run_passes(module, IMPORT, self._context)
+        took = time.perf_counter() - began
+        with collector_off():
+            planned = make_plan(module, self._context, prices, SolveOptions(60.0), limit)
+        self.seconds = {"import": took, **planned.seconds}
         return self._partitioned(module)
 
     def expert(self, expert: Expert) -> ModuleOp:
@@ -209,35 +209,6 @@ def figures_of(name: str, partitioned: ModuleOp, prices: CostModel) -> Figures:
         sum(use.num_bytes * use.times for use in collectives_of(partitioned)),
         flops_of(partitioned),
     )
-
-
-@contextmanager
-def _timing(seconds: dict[str, float], name: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
-
-
-@contextmanager
-def _timed(seconds: dict[str, float]) -> Iterator[None]:
-    """Takes the time of the parts of `make_plan`; what is left of it is the search."""
-
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with _timing(seconds, name):
-                return function(*args, **kwargs)
-
-        return call
-
-    with ExitStack() as stack:
-        for name, part in (("PlanGraph", "graph"), ("tried", "verify"), ("_write", "write")):
-            stack.enter_context(
-                mock.patch.object(planner, name, timed(part, getattr(planner, name)))
-            )
-        began = time.perf_counter()
-        yield
-    took = time.perf_counter() - began
-    seconds["search"] = took - sum(seconds.get(p, 0.0) for p in ("graph", "verify", "write"))
 
 
 # ---- Comparing -----------------------------------------------------------------------------------

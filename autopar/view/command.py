@@ -15,6 +15,7 @@ from autopar.passes.collector import collector_off
 from autopar.passes.manager import PassSpec, build_pass
 from autopar.passes.pipelines import IMPORT, PROPAGATE
 from autopar.passes.planning.auto_shard import AutoShardPass
+from autopar.passes.progress import watched
 from autopar.terminal import Progress, UsageError
 
 from .data import Header, program_data
@@ -74,7 +75,7 @@ def _module_data(request: Request, text: str, title: str, progress: Progress) ->
             terms = AutoShardPass().terms(module)
             header = Header(title, "the module's own shardings")
         else:
-            with unforeseen(module, "planning"):
+            with unforeseen(module, "planning"), watched(progress.step):
                 planned, terms = planner_of(request.options).plan(context, module)
             solution = planned.choices.solution
             facts = {
@@ -83,7 +84,7 @@ def _module_data(request: Request, text: str, title: str, progress: Progress) ->
                 "reproducible": solution.reproducible,
                 "nodes": len(planned.graph.nodes),
                 "edges": len(planned.graph.edges),
-                "seconds": planned.seconds,
+                "seconds": sum(planned.seconds.values()),
             }
             header = Header(title, f"auto-shard {request.options}".strip(), facts)
         progress.step("partitioning")

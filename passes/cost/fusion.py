@@ -19,7 +19,8 @@ Constants are not in memory: they are part of the program.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
@@ -62,7 +63,12 @@ _CONSTANT = "stablehlo.constant"
 
 def is_elementwise(op: Operation) -> bool:
     """Whether an op computes each element of its result from those at the same place."""
-    return op.has_trait(Elementwise)
+    return _is_elementwise(type(op))
+
+
+@lru_cache(4096)  # looking for a trait goes through all that an op has
+def _is_elementwise(kind: type[Operation]) -> bool:
+    return kind.has_trait(Elementwise, value_if_unregistered=False)
 
 
 def updates_in_place(op: Operation) -> bool:
@@ -79,12 +85,17 @@ class Fusion:
         self._arguments = frozenset[SSAValue](block.args)
         self._kept: set[SSAValue] = set(block.args)
         self._reads: dict[Operation, dict[SSAValue, float]] = {}
+        self._views: dict[SSAValue, SSAValue] = {}
+        """Of which value another one is a name."""
         self._leaves: dict[SSAValue, frozenset[SSAValue]] = {}
         """What a value is computed from, if all that may be is computed inside others."""
         self._places: dict[SSAValue, frozenset[int]] = {}
         """The ops, by their places, in whose code a value is computed."""
         for op in self.ops:
             for value in op.results:
+                viewed = _viewed(value)
+                if viewed is not None:
+                    self._views[value] = viewed
                 self._find_leaves(op, value)
         for place in range(len(self.ops) - 1, -1, -1):
             for value in self.ops[place].results:
@@ -97,10 +108,9 @@ class Fusion:
     def name(self, value: SSAValue) -> SSAValue | None:
         """The kept value that a value is, or is another name of; None: it has no memory."""
         while value not in self._kept and value.owner in self._own:
-            viewed = _viewed(value)
-            if viewed is None:
+            if value not in self._views:
                 return None
-            value = viewed
+            value = self._views[value]
         return value
 
     def reads(self, op: Operation) -> dict[SSAValue, float]:
@@ -128,13 +138,20 @@ class Fusion:
             most[value] = share
             maker = value.owner
             if value not in self._kept and isinstance(maker, Operation) and maker in self._own:
-                for source in _sources(value, maker):
+                for source in self._sources(value, maker):
                     wanted.append((source, share * _share(maker, source)))
         return {
             value: share * num_bytes(value.type)
             for value, share in most.items()
             if value in self._kept or value.owner not in self._own
         }
+
+    def _sources(self, value: SSAValue, op: Operation) -> Sequence[SSAValue]:
+        """What the code of a value reads: of a name the value itself, of a constant nothing."""
+        if op.name == _CONSTANT:
+            return ()
+        viewed = self._views.get(value)
+        return op.operands if viewed is None else (viewed,)
 
     def _captured(self, op: Operation) -> Iterator[SSAValue]:
         """The values of this block that the bodies of an op read."""
@@ -145,11 +162,11 @@ class Fusion:
                         yield operand
 
     def _find_leaves(self, op: Operation, value: SSAValue) -> None:
-        is_written = _viewed(value) is None and not _is_code(op) and op.name != _CONSTANT
+        is_written = value not in self._views and not _is_code(op) and op.name != _CONSTANT
         if is_written or (_is_dear(op) and not value.has_one_use()):
             self._leaves[value] = frozenset((value,))
             return
-        sources = _sources(value, op)
+        sources = self._sources(value, op)
         found = (self._leaves.get(source, frozenset((source,))) for source in sources)
         self._leaves[value] = frozenset[SSAValue]().union(*found)
 
@@ -157,7 +174,7 @@ class Fusion:
         places: set[int] = set()
         is_demanded = self._visit_users(value, places)
         self._places[value] = frozenset(places)
-        if op.name == _CONSTANT or _viewed(value) is not None:
+        if op.name == _CONSTANT or value in self._views:
             return
         if is_demanded or not _is_code(op) or self._is_kept_apart(op, value, places):
             self._kept.add(value)
@@ -171,7 +188,7 @@ class Fusion:
             if user not in self._own:  # in a body
                 is_demanded = True
                 continue
-            views = [v for v in user.results if _viewed(v) is value]
+            views = [v for v in user.results if self._views.get(v) is value]
             for view in views:
                 is_demanded |= self._visit_users(view, places)
             if views and user.name not in _LOOPS:
@@ -191,6 +208,19 @@ class Fusion:
             return False
         again = sum(num_bytes(leaf.type) for leaf in self._leaves[value])
         return _is_dear(op) or again > _WORTH_READING * num_bytes(value.type)
+
+
+class Fusions:
+    """The fusions of blocks that do not change any more, each made once."""
+
+    def __init__(self) -> None:
+        self._of: dict[Block, Fusion] = {}
+
+    def __call__(self, block: Block) -> Fusion:
+        found = self._of.get(block)
+        if found is None:
+            found = self._of[block] = Fusion(block)
+        return found
 
 
 _WORTH_READING = 1.25
@@ -215,14 +245,6 @@ def _viewed(value: SSAValue) -> SSAValue | None:
     if op.name == "stablehlo.broadcast_in_dim":  # adds dimensions of size 1
         return None if _repeats(op) else op.operands[0]
     return op.operands[value.index] if op.name in _VIEWS else None
-
-
-def _sources(value: SSAValue, op: Operation) -> Iterable[SSAValue]:
-    """What the code of a value reads: of another name the value itself, of a constant nothing."""
-    if op.name == _CONSTANT:
-        return ()
-    viewed = _viewed(value)
-    return op.operands if viewed is None else (viewed,)
 
 
 def _is_code(op: Operation) -> bool:

@@ -45,7 +45,10 @@ class Memory:
         return self.arguments + self.results + self.temporaries
 
 
-def memory_of(module: ModuleOp) -> Memory:
+FusionOf = Callable[[Block], Fusion]
+
+
+def memory_of(module: ModuleOp, fusion_of: FusionOf = Fusion) -> Memory:
     """The memory of `@main` of a partitioned module, for one device."""
     func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
     block = func.body.block
@@ -56,7 +59,7 @@ def memory_of(module: ModuleOp) -> Memory:
     return Memory(
         sum(num_bytes(arg.type) for arg in block.args),
         sum(num_bytes(value.type) for value in fresh),
-        _peak(timeline_of(block)),
+        _peak(timeline_of(block, fusion_of)),
     )
 
 
@@ -83,14 +86,14 @@ class Timeline:
     """All times are below."""
 
 
-def timeline_of(block: Block, fusion_of: Callable[[Block], Fusion] = Fusion) -> Timeline:
+def timeline_of(block: Block, fusion_of: FusionOf = Fusion) -> Timeline:
     """The temporaries of a block, and of the bodies inside it; `fusion_of` gives their fusions."""
     timeline = Timeline()
     _add_block(timeline, block, fusion_of)
     return timeline
 
 
-def _add_block(timeline: Timeline, block: Block, fusion_of: Callable[[Block], Fusion]) -> None:
+def _add_block(timeline: Timeline, block: Block, fusion_of: FusionOf) -> None:
     fusion = fusion_of(block)
     schedule = _Schedule(fusion)
     begins: list[int] = []
@@ -186,7 +189,7 @@ class _Schedule:
         self.joined += copied.values()
 
 
-def _add_inside(timeline: Timeline, op: Operation, fusion_of: Callable[[Block], Fusion]) -> None:
+def _add_inside(timeline: Timeline, op: Operation, fusion_of: FusionOf) -> None:
     """Adds what is inside an op: bodies of loops and branches, copies that a convolution makes."""
     if op.name in BODIES:
         for region in op.regions:

@@ -23,6 +23,7 @@ from autopar.dialects.tensors import element_type, num_bytes
 
 from .flops import op_flops
 from .fusion import BODIES, DOTS, Fusion, updates_in_place
+from .liveness import FusionOf
 from .loops import times, trip_count
 from .prices import CostModel
 from .report import collective_use
@@ -61,17 +62,17 @@ class Price:
         return Price(runs * self.compute, runs * self.memory, communication)
 
 
-def price_of(module: ModuleOp, model: CostModel) -> Price:
+def price_of(module: ModuleOp, model: CostModel, fusion_of: FusionOf = Fusion) -> Price:
     """The price of `@main` of a module after shard-partition; `model` is of its `user_grid`."""
     func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
-    return _Pricing(model, grid_of(module)).block(func.body.block)
+    return _Pricing(model, grid_of(module), fusion_of).block(func.body.block)
 
 
 def op_seconds(module: ModuleOp, model: CostModel) -> dict[Operation, float]:
     """Seconds of each op of `@main` of a partitioned module, all its runs together; those of a
     branch as if it were always taken."""
     func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
-    pricing = _Pricing(model, grid_of(module))
+    pricing = _Pricing(model, grid_of(module), Fusion)
     pricing.block(func.body.block)
     loops: dict[Operation, int] = {}
     return {op: times(op, loops) * seconds for op, seconds in pricing.of_op.items()}
@@ -83,11 +84,12 @@ class _Pricing:
 
     model: CostModel
     grid: Grid
+    fusion_of: FusionOf
     of_op: dict[Operation, float] = field(default_factory=dict[Operation, float])
     """Seconds of one run of each op that is priced by itself."""
 
     def block(self, block: Block) -> Price:
-        fusion = Fusion(block)
+        fusion = self.fusion_of(block)
         compute = memory = 0.0
         communication: dict[Collective, float] = defaultdict(float)
         nested: list[Price] = []

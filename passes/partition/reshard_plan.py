@@ -1,8 +1,10 @@
 """The cheapest sequence of collectives from one spec to another.
 
-Dijkstra over layouts of one tensor: a state is (axes of each dimension, partial axes); an edge is
-one collective and costs the ring bytes that a device sends (passes/cost/collectives.py), plus a
-small cost a step so that fewer collectives win ties.
+A* over layouts of one tensor (Hart, Nilsson, Raphael 1968): a state is (axes of each dimension,
+partial axes); an edge is one collective and costs the ring bytes that a device sends
+(passes/cost/collectives.py), plus a small cost a step so that fewer collectives win ties. Where the
+order of two collectives changes nothing, the one that leaves less for the outer axes of the grid
+wins: these cross the slower links.
 
     all_slice       adds axes at the minor end of a dimension              no bytes
     all_gather      removes axes at the minor end of a dimension
@@ -22,9 +24,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count, permutations
-from typing import Literal
+from math import prod
+from typing import Literal, NamedTuple
 
 from autopar.dialects.sharding import local_dim
 from autopar.passes.cost.collectives import (
@@ -51,10 +53,11 @@ StepKind = Literal[
 STEP_COST = 64.0
 """Bytes' worth of starting a collective: only breaks ties between sequences of equal traffic."""
 SLICE_COST = 1.0
+_OUTER_COST = 1e-3
+"""The share by which bytes cost more over an axis than over the next inner one: breaks ties."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One collective of a resharding plan; `after` is the layout that it leaves."""
 
     kind: StepKind
@@ -81,6 +84,10 @@ class ReshardPlanner:
     def __init__(self, table: AxisTable) -> None:
         self._table = table
         self._cache: dict[tuple[Spec, Spec, tuple[int, ...], int], tuple[Step, ...]] = {}
+        inner = len(table.sizes) - 1
+        self._weights = [1.0 + _OUTER_COST * (inner - axis) for axis in range(len(table.sizes))]
+        """Of bytes that are sent over some axes, by the innermost: one collective over several
+        axes sends most of them there."""
 
     def plan(
         self, source: Spec, target: Spec, shape: Sequence[int], item_bytes: int
@@ -105,25 +112,32 @@ class ReshardPlanner:
         self, source: Spec, target: Spec, shape: tuple[int, ...], item_bytes: int
     ) -> tuple[Step, ...]:
         search = _Search(self._table, source, target, shape, item_bytes)
+        weights = self._weights
         tie = count()
         frontier: list[tuple[float, int, Spec]] = [(0.0, next(tie), source)]
         best: dict[Spec, float] = {source: 0.0}
         came_from: dict[Spec, tuple[Spec, Step]] = {}
         done: set[Spec] = set()
         while frontier:
-            cost, _, state = heapq.heappop(frontier)
+            _, _, state = heapq.heappop(frontier)
             if state in done:
                 continue
             if state == target:
                 break
             done.add(state)
+            cost = best[state]
             for step in search.steps(state):
+                after = step.after
+                if after in done:
+                    continue
                 overhead = SLICE_COST if step.kind in ("all_slice", "to_partial") else STEP_COST
-                new_cost = cost + step.num_bytes + overhead
-                if new_cost < best.get(step.after, float("inf")):
-                    best[step.after] = new_cost
-                    came_from[step.after] = (state, step)
-                    heapq.heappush(frontier, (new_cost, next(tie), step.after))
+                inner = max(step.axes) if step.axes else -1
+                new_cost = cost + step.num_bytes * weights[inner] + overhead
+                if new_cost < best.get(after, float("inf")):
+                    best[after] = new_cost
+                    came_from[after] = (state, step)
+                    left = search.least_bytes(after)
+                    heapq.heappush(frontier, (new_cost + left, next(tie), after))
         else:
             raise AssertionError(f"no resharding from {source} to {target} of {shape}")
         path: list[Step] = []
@@ -143,18 +157,37 @@ class _Search:
         self._table = table
         self._target = target
         self._shape = shape
-        self._item_bytes = item_bytes
         changed = [
             dim for dim, (a, b) in enumerate(zip(source.dims, target.dims, strict=True)) if a != b
         ]
         # Axes may rest for a while on a dimension that is the same at both ends (all_to_all there
         # and back), which never pays; only dimensions that change take part.
         self._dims = changed
+        self._parts: dict[tuple[int, ...], int] = {}
+        self._same_bytes = item_bytes * prod(
+            local_dim(size, table.parts(axes))
+            for dim, (size, axes) in enumerate(zip(shape, source.dims, strict=True))
+            if dim not in changed
+        )
+        parts = table.parts(source.dim_axes | target.dim_axes)
+        is_even = all(shape[dim] % parts == 0 for dim in changed)
+        self._least = self._local_bytes(target.dims) if is_even else 0.0
+
+    def least_bytes(self, state: Spec) -> float:
+        """Below what it takes to get from here to the target: nothing but gathers makes more of a
+        tensor local, and these send what they add (padding aside)."""
+        return max(0.0, self._least - self._local_bytes(state.dims)) if self._least else 0.0
+
+    def _count(self, axes: tuple[int, ...]) -> int:
+        found = self._parts.get(axes)
+        if found is None:
+            found = self._parts[axes] = self._table.parts(axes)
+        return found
 
     def _local_bytes(self, dims: Dims) -> float:
-        num = self._item_bytes
-        for size, axes in zip(self._shape, dims, strict=True):
-            num *= local_dim(size, self._table.parts(axes)) if axes else size
+        num = self._same_bytes
+        for dim in self._dims:
+            num *= local_dim(self._shape[dim], self._count(dims[dim]))
         return float(num)
 
     def steps(self, state: Spec) -> Iterator[Step]:
@@ -176,7 +209,7 @@ class _Search:
         }
 
     def _nests(self, dim: int, major: tuple[int, ...], minor: tuple[int, ...]) -> bool:
-        return nests(self._shape[dim], self._table.parts(major), self._table.parts(minor))
+        return nests(self._shape[dim], self._count(major), self._count(minor))
 
     def _with(self, state: Spec, *changes: tuple[int, tuple[int, ...]]) -> Spec:
         dims = list(state.dims)
@@ -190,7 +223,7 @@ class _Search:
         """all_gather of the minor axes `move` of `dim`, or all_to_all of them elsewhere."""
         if not self._nests(dim, keep, move):
             return
-        group = self._table.parts(move)
+        group = self._count(move)
         local = self._local_bytes(state.dims)
         yield Step(
             "all_gather",
@@ -230,10 +263,9 @@ class _Search:
 
     def _permutes(self, state: Spec) -> Iterator[Step]:
         """Blocks of equal shape on other devices: straight to the target, or an order of axes."""
-        table = self._table
         if (
             all(
-                table.parts(a) == table.parts(b)
+                self._count(a) == self._count(b)
                 for a, b in zip(state.dims, self._target.dims, strict=True)
             )
             and not (self._used(state) - state.dim_axes) & self._target.dim_axes
@@ -268,7 +300,7 @@ class _Search:
             elsewhere = self._used(state) - set(axes)
             if elsewhere.intersection(target):
                 continue
-            if size % self._table.parts(axes) == 0 and size % self._table.parts(target) == 0:
+            if size % self._count(axes) == 0 and size % self._count(target) == 0:
                 continue
             after = self._with(state, (dim, target))
             yield Step("window", target, after, dim, num_bytes=2 * self._local_bytes(after.dims))

@@ -20,11 +20,10 @@ from autopar.passes.solver.solve import SolveOptions, solve
 
 from .footprint import Footprint
 from .plan_graph import PlanGraph
+from .problems import UNIT_S, whole_costs
 from .reshard_prices import Floats
 from .search import Search
 
-_UNIT = 1e-12
-"""Seconds of one unit of the solver's whole costs."""
 _NEAR = 48
 """Nodes that are chosen anew around a fixed one."""
 _HUB = 24
@@ -123,10 +122,10 @@ class Alternatives:
         }
         problem = make_problem(
             [(0, 0)] * len(ball),
-            [_units(own) for own in costs],
+            [whole_costs(own).tolist() for own in costs],
             [[0] * len(own) for own in costs],
             list(edges),
-            [_units(table.reshape(-1)) for table in edges.values()],
+            [whole_costs(table.reshape(-1)).tolist() for table in edges.values()],
         )
         solution = solve(problem, SolveOptions(_SECONDS, self._seed, _NEAR_WORK))
         chosen = list(self.chosen)
@@ -183,7 +182,7 @@ class Alternatives:
             return replace(near, replanned=True)
         if found.solution.cost >= FORBIDDEN:
             return replace(near, replanned=True)
-        bound = found.solution.lower_bound * _UNIT
+        bound = found.solution.lower_bound * UNIT_S
         again = self._alternative(node, found.of_node, replanned=True, bound=bound)
         is_better = again.fits if again.fits != near.fits else again.seconds <= near.seconds
         return again if is_better else replace(near, replanned=True, bound=min(bound, near.seconds))
@@ -191,8 +190,3 @@ class Alternatives:
 
 def _order(alternative: Alternative) -> tuple[bool, float, int]:
     return not alternative.fits, alternative.seconds, alternative.choice
-
-
-def _units(seconds: Floats) -> list[int]:
-    whole = np.rint(np.minimum(seconds / _UNIT, float(FORBIDDEN))).astype(np.int64)
-    return whole.tolist()

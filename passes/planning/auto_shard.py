@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal
 
 from xdsl.context import Context
@@ -17,10 +19,12 @@ from autopar.passes.cost.cluster import ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import main_function
 from autopar.passes.importing.grid_option import check_grid, ensure_grid
-from autopar.passes.solver.solve import SolveOptions
+from autopar.passes.solver.problem import Problem, write_problem
+from autopar.passes.solver.registry import UnknownSolverError, solver_named
+from autopar.passes.solver.solve import Plugin, SolveOptions, check_answer
 
 from .demands import Demands
-from .planner import Planned, make_plan, tried
+from .planner import Planned, Trial, make_plan
 from .report import report_of, table_of, write_report
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([KMGT]i?)?B?$")
@@ -100,6 +104,10 @@ class AutoShardPass(ModulePass):
     """Seconds of search."""
     seed: int = 0
     """Of the solver's random numbers."""
+    solver: str | None = None
+    """A registered plug-in that solves in place of our own; its answers are checked."""
+    problem: str | None = None
+    """A JSON file to write the planning problem to, for `autopar solve`."""
     report: str | None = None
     """A JSON file to write what was planned to."""
 
@@ -130,13 +138,44 @@ class AutoShardPass(ModulePass):
         refuse_partitioned(module, self.name)
         ensure_grid(module, self.grid, self.axis_names)
         terms = self.terms(module)
+        plugin = None if self.solver is None else _checked_solver(module, self.solver)
+        keep = None if self.problem is None else partial(_write_problem, module, self.problem)
         options = SolveOptions(self.time_limit, self.seed)
-        planned = make_plan(module, ctx, terms.prices, options, terms.limit, terms.demands)
+        planned = make_plan(
+            module, ctx, terms.prices, options, terms.limit, terms.demands, plugin, keep
+        )
+        if self.report is not None:
+            trial = planned.tried or Trial(module.clone(), ctx, terms.prices)
+            report = report_of(module, planned, trial, terms.limit)
+            write_report(module, report, self.report)
+            remark(main_function(module), f"auto-shard:\n{table_of(report)}")
         return planned, terms
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        planned, terms = self.plan(ctx, op)
-        if self.report is not None:
-            report = report_of(op, planned, tried(op, ctx, terms.prices), terms.limit)
-            write_report(op, report, self.report)
-            remark(main_function(op), f"auto-shard:\n{table_of(report)}")
+        self.plan(ctx, op)
+
+
+def _checked_solver(module: ModuleOp, name: str) -> Plugin:
+    """A registered solver; DiagnosticError where there is none, and where it fails."""
+    try:
+        solver = solver_named(name)
+    except UnknownSolverError as error:
+        raise DiagnosticError(module, f"auto-shard: {error}") from None
+
+    def checked(problem: Problem) -> Sequence[int]:
+        try:
+            return check_answer(problem, solver(problem))
+        except Exception as error:
+            raise DiagnosticError(
+                module, f"auto-shard: solver {name!r} failed: {type(error).__name__}: {error}"
+            ) from error
+
+    return checked
+
+
+def _write_problem(module: ModuleOp, path: str, problem: Problem) -> None:
+    try:
+        write_problem(problem, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DiagnosticError(module, f"auto-shard: problem={path}: {reason}") from None

@@ -28,7 +28,7 @@ Bytes = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """Bytes in use from one time to another (included), by what a node chooses."""
 
     node: int
@@ -42,7 +42,7 @@ class _Item:
 class _Flat:
     """Items as arrays."""
 
-    def __init__(self, items: Sequence[_Item]) -> None:
+    def __init__(self, items: Sequence[Item]) -> None:
         counts = [len(item.bytes) for item in items]
         self.bytes = np.concatenate([item.bytes for item in items] or [np.zeros(0)])
         self.starts = np.cumsum([0, *counts], dtype=np.int64)[:-1]
@@ -59,8 +59,9 @@ class Footprint:
         func = graph.func
         timeline = timeline_of(func.body.block, graph.fusion)
         self._end = max(1, timeline.end)
-        self._items: list[_Item] = []
+        self.items: list[Item] = []
         self._flat: _Flat | None = None
+        self._at: dict[int, dict[int, Bytes]] = {}
         last = func.body.block.last_op
         assert last is not None
         held = {result for _, result in aliases(func)}
@@ -82,7 +83,7 @@ class Footprint:
         value, node = next((item for item in placed if item[1] is not None), (None, None))
         if value is None or node is None:
             return
-        self._items.append(_Item(node, size / self._graph.parts(node), first, last, value))
+        self.items.append(Item(node, size / self._graph.parts(node), first, last, value))
 
     def _add_passing(self, op: Operation, node: int, time: int) -> None:
         """What an op has in memory in forms that may be its own."""
@@ -96,12 +97,12 @@ class Footprint:
                 if spec.partial:
                     size += num_bytes(value.type) / table.parts(spec.dim_axes)
             sizes.append(size)
-        self._items.append(_Item(node, np.array(sizes), time, time, None))
+        self.items.append(Item(node, np.array(sizes), time, time, None))
 
     def over_time(self, chosen: Sequence[int]) -> Bytes:
         """(times,): bytes in use under a choice of each node."""
         if self._flat is None:
-            self._flat = _Flat(self._items)
+            self._flat = _Flat(self.items)
         flat = self._flat
         sizes = flat.bytes[flat.starts + np.asarray(chosen, np.int64)[flat.nodes]]
         begins = np.bincount(flat.first, sizes, self._end + 1)
@@ -115,8 +116,10 @@ class Footprint:
 
     def at(self, time: int) -> dict[int, Bytes]:
         """The bytes in use at a time: per node (choices,)."""
-        found: dict[int, Bytes] = {}
-        for item in self._items:
+        if time in self._at:
+            return self._at[time]
+        found = self._at[time] = {}
+        for item in self.items:
             if item.first <= time <= item.last:
                 found[item.node] = found.get(item.node, 0.0) + item.bytes
         return found
@@ -126,7 +129,7 @@ class Footprint:
         time = int(self.over_time(chosen).argmax())
         sizes = [
             (item.value, int(item.bytes[chosen[item.node]]))
-            for item in self._items
+            for item in self.items
             if item.value is not None and item.first <= time <= item.last
         ]
         return sorted(sizes, key=lambda found: -found[1])[:count]
@@ -135,7 +138,7 @@ class Footprint:
         """The choices that take least memory, at every time."""
         chosen = [0] * len(self._graph.nodes)
         total: dict[int, Bytes] = {}
-        for item in self._items:
+        for item in self.items:
             total[item.node] = total.get(item.node, 0.0) + item.bytes
         for node, sizes in total.items():
             chosen[node] = int(sizes.argmin())

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
 from autopar.dialects.diagnostics import DiagnosticError
@@ -28,7 +28,7 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
-from autopar.passes.cost.fusion import BODIES, DOTS, Fusion
+from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import argument_kinds
@@ -97,7 +97,7 @@ class PlanGraph:
         self._loops: dict[Operation, int] = {}
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self._keep: list[object] = []  # rules whose identity is a key
-        self._fusions: dict[Block, Fusion] = {}
+        self.fusion = Fusions()
         self._num_norms = 0
         """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
         self._combined: set[int] = set()
@@ -232,13 +232,6 @@ class PlanGraph:
             choice = self.nodes[node]
             size = num_bytes(argument.type)
             choice.seconds = choice.seconds + _HELD_BYTE * size / self.parts(node)
-
-    def fusion(self, block: Block) -> Fusion:
-        """Which values of a block lie in memory."""
-        found = self._fusions.get(block)
-        if found is None:
-            found = self._fusions[block] = Fusion(block)
-        return found
 
     def _add_traffic(self, op: Operation) -> None:
         """What an op that has no node of its own reads from memory and writes to it."""

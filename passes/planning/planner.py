@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from math import floor
 
 from xdsl.context import Context
@@ -13,6 +15,7 @@ from xdsl.ir import BlockArgument, OpResult, SSAValue
 
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, remark
 from autopar.dialects.shard import grid_of
+from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.liveness import Memory, memory_of
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price, price_of
@@ -21,8 +24,9 @@ from autopar.passes.importing.arguments import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import DECIDE, PARTITION
+from autopar.passes.progress import tell
 from autopar.passes.sharding.propagation import propagate_shardings
-from autopar.passes.solver.problem import FORBIDDEN
+from autopar.passes.solver.problem import FORBIDDEN, Problem
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .demands import Demands
@@ -42,23 +46,45 @@ _HEAVIEST = 5
 """Tensors that are named where nothing fits."""
 
 
+class Trial:
+    """What a plan comes to: one device of the partitioned program.
+
+    `module` is a copy of the program whose plan is written; it is partitioned.
+    """
+
+    def __init__(self, module: ModuleOp, context: Context, prices: CostModel) -> None:
+        with collect_remarks():  # those of the real partition tell the user
+            run_passes(module, (*DECIDE, *PARTITION), context)
+        self.module = module
+        self._prices = prices
+        self._fusions = Fusions()
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Of one device."""
+        return memory_of(self.module, self._fusions)
+
+    @cached_property
+    def price(self) -> Price:
+        """Seconds of one step."""
+        return price_of(self.module, self._prices, self._fusions)
+
+    @cached_property
+    def collectives(self) -> list[CollectiveUse]:
+        """All that it has."""
+        return list(collectives_of(self.module))
+
+
 @dataclass(frozen=True)
 class Planned:
     """A plan that stands in its module."""
 
     graph: PlanGraph
     choices: Choices
-    seconds: float
-    """That planning took."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a plan comes to: memory and price of one device of the partitioned program."""
-
-    memory: Memory
-    price: Price
-    collectives: list[CollectiveUse]
+    seconds: Mapping[str, float]
+    """That planning took: `graph`, `search`, `write`, `try`."""
+    tried: Trial | None
+    """The plan partitioned, where it had to be."""
 
 
 def make_plan(
@@ -69,21 +95,22 @@ def make_plan(
     limit: int | None = None,
     demands: Demands | None = None,
     plugin: Plugin | None = None,
-    progress: Callable[[str], None] | None = None,
+    keep: Callable[[Problem], None] | None = None,
 ) -> Planned:
     """Chooses and writes the shardings of @main, so that a device needs at most `limit` bytes.
 
+    `keep` is given the problem as a whole, with memory at every time.
+
     DiagnosticError, with the tensors that weigh most, where no plan is found that does.
     """
-    start = time.perf_counter()
-    func = main_function(module)
-    graph = PlanGraph(func, AxisTable(grid_of(module), ()), prices, demands)
-    search = Search(graph, options, plugin, progress)
-    if limit is None:
-        choices = search.run(None)
-        _write(module, graph, choices.of_node)
-    else:
-        choices = _fitting(module, context, prices, search, limit)
+    func, clock = main_function(module), _Clock()
+    with clock("graph", "reading the program"):
+        graph = PlanGraph(func, AxisTable(grid_of(module), ()), prices, demands)
+        search = Search(graph, options, plugin)
+    if keep is not None:
+        keep(search.problem(limit))
+    road = _Road(module, context, prices, search, clock)
+    choices, trial = road.cheapest() if limit is None else road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
         raise DiagnosticError(
             func,
@@ -91,46 +118,69 @@ def make_plan(
             "or take back shardings that demand them",
         )
     _tell(module, choices)
-    return Planned(graph, choices, time.perf_counter() - start)
+    return Planned(graph, choices, clock.seconds, trial)
 
 
-def _fitting(
-    module: ModuleOp, context: Context, prices: CostModel, search: Search, limit: int
-) -> Choices:
-    """Writes the cheapest plan whose partitioned program fits.
+@dataclass(frozen=True)
+class _Road:
+    """From a search to a plan that stands in the module."""
 
-    The footprint is an estimate: where the program is above it, the next plan is sought by as much
-    lower, and at last the cheapest of those with the least footprint.
-    """
-    before = Attributes(module)
-    least = search.footprint.peak(search.footprint.least())
-    target, trials = max(limit, least), 0
-    while True:
-        choices, trials = search.run(target), trials + 1
-        _write(module, search.graph, choices.of_node)
-        if choices.bytes <= _SURE * limit:
-            return choices
-        peak = tried(module, context, prices).memory.peak
-        if peak <= limit:
-            return choices
-        if target == least:
-            raise _too_large(module, search, choices.of_node, peak, limit)
-        before.restore()
-        lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
-        target = max(lower, least) if trials < _TRIALS else least
+    module: ModuleOp
+    context: Context
+    prices: CostModel
+    search: Search
+    clock: _Clock
+
+    def cheapest(self) -> tuple[Choices, None]:
+        """Writes the cheapest plan of all."""
+        return self._written(None), None
+
+    def fitting(self, limit: int) -> tuple[Choices, Trial | None]:
+        """Writes the cheapest plan whose partitioned program fits.
+
+        The footprint is an estimate: where the program is above it, the next plan is sought by as
+        much lower, and at last the cheapest of those with the least footprint.
+        """
+        before, footprint = Attributes(self.module), self.search.footprint
+        least = footprint.peak(footprint.least())
+        target, trials = max(limit, least), 0
+        while True:
+            choices, trials = self._written(target), trials + 1
+            if choices.bytes <= _SURE * limit:
+                return choices, None
+            with self.clock("try", f"partitioning plan {trials}, to see if it fits"):
+                trial = Trial(self.module.clone(), self.context, self.prices)
+                peak = trial.memory.peak
+            if peak <= limit:
+                return choices, trial
+            if target == least:
+                raise _too_large(self.module, self.search, choices.of_node, peak, limit)
+            before.restore()
+            lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
+            target = max(lower, least) if trials < _TRIALS else least
+
+    def _written(self, limit: int | None) -> Choices:
+        with self.clock("search", "searching"):
+            choices = self.search.run(limit)
+        with self.clock("write", "writing the plan"):
+            write_choices(self.search.graph, choices.of_node)
+            propagate_shardings(self.module)  # constants, and what lies anyhow
+        return choices
 
 
-def tried(module: ModuleOp, context: Context, prices: CostModel) -> Trial:
-    """Partitions a copy of a module whose plan is written."""
-    copy = module.clone()
-    with collect_remarks():  # those of the real partition tell the user
-        run_passes(copy, (*DECIDE, *PARTITION), context)
-    return Trial(memory_of(copy), price_of(copy, prices), list(collectives_of(copy)))
+class _Clock:
+    """Says what planning does, and sums up how long it took."""
 
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
 
-def _write(module: ModuleOp, graph: PlanGraph, chosen: Sequence[int]) -> None:
-    write_choices(graph, chosen)
-    propagate_shardings(module)  # constants, and what lies anyhow
+    @contextmanager
+    def __call__(self, part: str, text: str) -> Generator[None]:
+        tell(f"auto-shard: {text}")
+        start = time.perf_counter()
+        yield
+        took = time.perf_counter() - start
+        self.seconds[part] = self.seconds.get(part, 0.0) + took
 
 
 def _tell(module: ModuleOp, choices: Choices) -> None:

@@ -14,8 +14,9 @@ order.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,13 +71,23 @@ class Repeater:
     def find(self, kinds: Sequence[Hashable], coupled: Set[int] = frozenset()) -> Repeats:
         """The repeated parts, where `kinds` tells per node what it costs: copies have equal ones.
         Copies of `coupled` nodes may have to choose differently."""
+        numbers: dict[Hashable, int] = {}
+        numbered = [numbers.setdefault(kind, len(numbers)) for kind in kinds]
         alone = [[node] for node in range(len(kinds))]
         best = Repeats(alone, alone)
-        for hubs in _candidates(self._around):
-            found = _merged(kinds, self._around, hubs, coupled)
+        for split in self._splits:
+            found = split.merged(numbered, coupled)
             if len(found.kept) < len(best.kept):
                 best = found
         return best
+
+    @cached_property
+    def _splits(self) -> list[_Split]:
+        """Without the node that has most neighbours, without the first two, four, …"""
+        around = self._around
+        order = sorted(range(len(around)), key=lambda node: (-len(around[node]), node))
+        counts = [1 << i for i in range(_FEW.bit_length()) if 1 << i <= min(_FEW, len(order))]
+        return [_Split(around, set(order[:count])) for count in counts]
 
 
 class _Tables:
@@ -90,54 +101,46 @@ class _Tables:
         return self._numbers.setdefault(key, len(self._numbers))
 
 
-def _candidates(around: Sequence[Sequence[tuple[int, int]]]) -> Iterable[set[int]]:
-    """The nodes with most neighbours: the first, the first two, four, …"""
-    order = sorted(range(len(around)), key=lambda node: (-len(around[node]), node))
-    count = 1
-    while count <= min(_FEW, len(order)):
-        yield set(order[:count])
-        count *= 2
+class _Split:
+    """The components that are left of a graph without some of its nodes, the hubs."""
+
+    def __init__(self, around: Sequence[Sequence[tuple[int, int]]], hubs: set[int]) -> None:
+        self._hubs = hubs
+        self._parts = list(_components(around, hubs))
+        forms: dict[Hashable, int] = {}
+        self._forms = [forms.setdefault(form, len(forms)) for form in self._edges(around)]
+        """Per component a number, the same where edges are equal."""
+
+    def _edges(self, around: Sequence[Sequence[tuple[int, int]]]) -> Iterator[Hashable]:
+        """Per component all edges in it and to the hubs, its nodes numbered by their order."""
+        for component in self._parts:
+            place = {node: index for index, node in enumerate(component)}
+            edges: list[tuple[int, int, int]] = []
+            for node in component:
+                for other, table in around[node]:
+                    if other in self._hubs:
+                        edges.append((place[node], ~other, table))
+                    elif place[other] < place[node]:
+                        edges.append((place[node], place[other], table))
+            yield tuple(sorted(edges))
+
+    def merged(self, kinds: Sequence[int], coupled: Set[int]) -> Repeats:
+        """Joins components that cost the same."""
+        alike: dict[Hashable, list[list[int]]] = defaultdict(list)
+        for form, component in zip(self._forms, self._parts, strict=True):
+            alike[form, tuple([kinds[node] for node in component])].append(component)
+        stands_for: list[list[int]] = [[] for _ in kinds]
+        for hub in self._hubs:
+            stands_for[hub] = [hub]
+        for copies in alike.values():
+            are_coupled = not coupled.isdisjoint(copies[0])
+            for group in _halves(copies) if are_coupled else [copies]:
+                for nodes in zip(*group, strict=True):
+                    stands_for[nodes[0]] = list(nodes)
+        return Repeats(stands_for, self._parts)
 
 
-def _merged(
-    kinds: Sequence[Hashable],
-    around: Sequence[Sequence[tuple[int, int]]],
-    hubs: set[int],
-    coupled: Set[int],
-) -> Repeats:
-    """The components that are left without the hubs, equal ones joined."""
-    alike: dict[Hashable, list[list[int]]] = defaultdict(list)
-    parts = list(_components(around, hubs))
-    for component in parts:
-        alike[_signature(kinds, around, component, hubs)].append(component)
-    stands_for: list[list[int]] = [[hub] if hub in hubs else [] for hub in range(len(kinds))]
-    for copies in alike.values():
-        are_coupled = not coupled.isdisjoint(copies[0])
-        for group in _halves(copies) if are_coupled else [copies]:
-            for nodes in zip(*group, strict=True):
-                stands_for[nodes[0]] = list(nodes)
-    return Repeats(stands_for, parts)
-
-
-def _signature(
-    kinds: Sequence[Hashable],
-    around: Sequence[Sequence[tuple[int, int]]],
-    component: Sequence[int],
-    hubs: set[int],
-) -> Hashable:
-    """What is equal for two components if one may stand for the other."""
-    place = {node: index for index, node in enumerate(component)}
-    edges: list[tuple[int, int, int]] = []
-    for node in component:
-        for other, table in around[node]:
-            if other in hubs:
-                edges.append((place[node], ~other, table))
-            elif place[other] < place[node]:
-                edges.append((place[node], place[other], table))
-    return tuple(kinds[node] for node in component), tuple(sorted(edges))
-
-
-def _halves(copies: list[list[int]]) -> Iterable[list[list[int]]]:
+def _halves(copies: list[list[int]]) -> Iterator[list[list[int]]]:
     """Groups of which some together have any number of the copies."""
     while copies:
         half = (len(copies) + 1) // 2

@@ -15,6 +15,7 @@ from autopar.passes.cost.report import CollectiveUse
 from autopar.passes.importing.arguments import argument_kinds, main_function
 
 from .planner import Planned, Trial
+from .problems import UNIT_S
 
 VERSION = 1
 
@@ -64,14 +65,15 @@ def report_of(
         },
         "collectives": _collectives(trial.collectives),
         "solver": {
-            "planned_s": solution.cost * 1e-12,
-            "bound_s": solution.lower_bound * 1e-12,
+            "planned_s": solution.cost * UNIT_S,
+            "bound_s": solution.lower_bound * UNIT_S,
             "gap": solution.gap,
             "optimal": solution.optimal,
             "reproducible": solution.reproducible,
             "nodes": len(planned.graph.nodes),
             "edges": len(planned.graph.edges),
-            "seconds": planned.seconds,
+            "seconds": sum(planned.seconds.values()),
+            "seconds_of": dict(planned.seconds),
         },
         "arguments": arguments,
     }

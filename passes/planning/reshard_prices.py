@@ -8,7 +8,7 @@ prices of two lists of specs are arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import gcd, prod
 
 import numpy as np
@@ -36,6 +36,10 @@ _Steps = tuple[tuple[float, float, float], ...]
 of its full buffer for each byte of the whole tensor."""
 
 
+_Move = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""A collective: its kind, its axes, and the axes that split the tensor before it."""
+
+
 class ReshardPrices:
     """Prices of reshardings on one grid."""
 
@@ -45,6 +49,7 @@ class ReshardPrices:
         self._devices = prod(table.sizes)
         self._steps: dict[tuple[Spec, Spec, tuple[int, ...]], _Steps] = {}
         self._arrays: dict[tuple[object, ...], Floats] = {}
+        self._plans: dict[tuple[Spec, Spec, tuple[int, ...]], list[_Move]] = {}
 
     def signature(self, shape: Sequence[int]) -> tuple[int, ...]:
         """What the axes of the grid may divide of each dimension; equal ones have equal steps."""
@@ -107,20 +112,57 @@ class ReshardPrices:
         return tuple((alpha, beta / same, full / same) for alpha, beta, full in found)
 
     def _planned(self, source: Spec, target: Spec, sizes: tuple[int, ...]) -> _Steps:
-        shape = tuple(size * _PRIME for size in sizes)
         found: list[tuple[float, float, float]] = []
-        spec = source
-        for step in self._planner.plan(source, target, shape, 1 << 20):
-            part = 1 / self._table.parts(spec.dim_axes)
-            axes = self._table.axes(step.axes or tuple(target.dim_axes | spec.dim_axes))
-            kind = {"window": "permute", "to_partial": "all_slice"}.get(step.kind, step.kind)
+        for kind, indices, split in self._moves(source, target, sizes):
+            part = 1 / self._table.parts(split)
+            axes = self._table.axes(indices)
             alpha = self._prices.collective_seconds(kind, 0.0, axes)
             beta = self._prices.collective_seconds(kind, part, axes) - alpha
             if kind in self._demands.forbidden:
                 alpha = np.inf
             elif kind == "all_reduce" and self._demands.prefer_reduce_scatter:
                 alpha, beta = _DEARER * alpha, _DEARER * beta
-            full = part * (self._table.parts(step.axes) if kind == "all_gather" else 1)
+            full = part * (self._table.parts(indices) if kind == "all_gather" else 1)
             found.append((alpha, beta, full))
-            spec = step.after
         return tuple(found)
+
+    def _moves(self, source: Spec, target: Spec, sizes: tuple[int, ...]) -> list[_Move]:
+        """The steps of a resharding. They are the same in any order of the dimensions, and over
+        other axes of the same sizes in the same order: each is planned once."""
+        order = sorted(range(len(sizes)), key=lambda d: (sizes[d], source.dims[d], target.dims[d]))
+        spare = iter(range(len(self._table.sizes)))
+        others: dict[int, int] = {}
+        for axis in sorted(_axes_of(source) | _axes_of(target)):
+            others[axis] = next(o for o in spare if self._table.sizes[o] == self._table.sizes[axis])
+        one, two = _renamed(source, order, others), _renamed(target, order, others)
+        shape = tuple(_PRIME * sizes[d] for d in order)
+        found = self._plans.get((one, two, shape))
+        if found is None:
+            found = self._plans[one, two, shape] = self._search(one, two, shape)
+        axes = {other: axis for axis, other in others.items()}
+        return [
+            (kind, tuple(axes[i] for i in indices), tuple(axes[i] for i in split))
+            for kind, indices, split in found
+        ]
+
+    def _search(self, source: Spec, target: Spec, shape: tuple[int, ...]) -> list[_Move]:
+        moves: list[_Move] = []
+        spec = source
+        for step in self._planner.plan(source, target, shape, 1 << 20):
+            kind = {"window": "permute", "to_partial": "all_slice"}.get(step.kind, step.kind)
+            axes = step.axes or tuple(target.dim_axes | spec.dim_axes)
+            moves.append((kind, axes, tuple(spec.dim_axes)))
+            spec = step.after
+        return moves
+
+
+def _axes_of(spec: Spec) -> frozenset[int]:
+    return spec.dim_axes | spec.partial_axes
+
+
+def _renamed(spec: Spec, order: Sequence[int], names: Mapping[int, int]) -> Spec:
+    """The spec with its dimensions in another order, and other axes."""
+    return Spec(
+        tuple(tuple(names[axis] for axis in spec.dims[d]) for d in order),
+        tuple((kind, tuple(names[axis] for axis in axes)) for kind, axes in spec.partial),
+    )

@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor
+from math import ceil
 
 import numpy as np
 
+from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
-from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem, make_problem
+from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
 from autopar.passes.solver.solve import Plugin, Solution, SolveOptions, solve
 
 from .footprint import Bytes, Footprint
 from .memory_prices import MemoryPrices, Priced
 from .plan_graph import PlanGraph
+from .problems import ProblemBuilder, multiplied, whole_costs
 from .repeats import Repeater, Repeats
-from .reshard_prices import Floats
 
-_UNIT = 1e-12
-"""Seconds of one unit of the solver's whole costs."""
 _GAP = 3e-4
 """Share of a step's time that is not searched for."""
 _SMALL = 1000
@@ -59,16 +58,17 @@ class Search:
         graph: PlanGraph,
         options: SolveOptions,
         plugin: Plugin | None = None,
-        progress: Callable[[str], None] | None = None,
     ) -> None:
         self.graph = graph
         self.footprint = Footprint(graph)
         work = min(options.work or options.time_limit_s * UNITS_PER_SECOND, _WORK)
         self._options = replace(options, gap=max(options.gap, _GAP), work=work)
-        self._plugin, self._progress = plugin, progress
-        self._costs = [_whole(node.seconds) for node in graph.nodes]
-        self._edges = {ends: _whole(seconds) for ends, seconds in graph.edges.items()}
+        self._plugin = plugin
+        self._costs = [whole_costs(node.seconds) for node in graph.nodes]
+        self._edges = {ends: whole_costs(seconds) for ends, seconds in graph.edges.items()}
         self._repeater = Repeater(len(graph.nodes), self._edges)
+        self._kinds = [own.tobytes() for own in self._costs]
+        self._solved_prices: dict[tuple[tuple[int, float], ...], Priced] = {}
 
     def run(self, limit: int | None) -> Choices:
         """The cheapest choices that need no more than a limit (bytes), which is to be no lower than
@@ -91,15 +91,36 @@ class Search:
                 return exact
         return found
 
+    def problem(self, limit: int | None) -> Problem:
+        """All of it, with memory at every time: Alpa's integer program, for other solvers."""
+        builder = ProblemBuilder()
+        for costs in self._costs:
+            builder.add(costs)
+        for (one, two), costs in self._edges.items():
+            builder.join(one, two, costs)
+        for item in self.footprint.items if limit is not None else ():
+            usage = np.ceil(item.bytes).astype(np.int64)
+            builder.occupy(item.node, (item.first, item.last + 1), usage)
+        return builder.problem(limit)
+
     def _priced(self, prices: Mapping[int, float]) -> Priced:
-        costs = [own.copy() for own in self._costs]
+        """Solves with prices; the next limit meets many of the same."""
+        key = tuple(prices.items())
+        found = self._solved_prices.get(key)
+        if found is None:
+            found = self._solved_prices[key] = self._solve_priced(prices)
+        return found
+
+    def _solve_priced(self, prices: Mapping[int, float]) -> Priced:
+        costs, kinds = list(self._costs), list(self._kinds)
         for now, price in prices.items():
             for node, used in self.footprint.at(now).items():
                 dearer = costs[node] + np.rint(price * used).astype(np.int64)
                 costs[node] = np.where(costs[node] < FORBIDDEN, dearer, FORBIDDEN)
-        repeats = self._repeater.find([own.tobytes() for own in costs])
+                kinds[node] = costs[node].tobytes()
+        repeats = self._repeater.find(kinds)
         problem = self._problem(repeats, costs)
-        solution = solve(problem, self._options, progress=self._progress)
+        solution = solve(problem, self._options, progress=_tell)
         choices = repeats.expanded(solution.strategies)
         return Priced(choices, solution.lower_bound, repeats, solution.reproducible)
 
@@ -121,15 +142,12 @@ class Search:
     def _solved(self, limit: int | None, times: Sequence[int], spare: float) -> Choices:
         rows = [_without_negligible(self.footprint.at(time), spare) for time in times]
         usages = [_whole_rows(rows, node, len(costs)) for node, costs in enumerate(self._costs)]
-        kinds = [
-            (costs.tobytes(), usage.tobytes())
-            for costs, usage in zip(self._costs, usages, strict=True)
-        ]
+        kinds = [(kind, usage.tobytes()) for kind, usage in zip(self._kinds, usages, strict=True)]
         coupled = {node for node, usage in enumerate(usages) if usage.any()}
         repeats = self._repeater.find(kinds, coupled)
         fixed = [ceil(always) for _, always in rows]
         problem = self._problem(repeats, self._costs, usages, fixed, limit)
-        solution = solve(problem, self._options, plugin=self._plugin, progress=self._progress)
+        solution = solve(problem, self._options, plugin=self._plugin, progress=_tell)
         choices = repeats.expanded(solution.strategies[: len(repeats.kept)])
         return Choices(choices, solution, self.footprint.peak(choices))
 
@@ -145,10 +163,10 @@ class Search:
         kept = repeats.kept
         number = {node: index for index, node in enumerate(kept)}
         of = {copy: number[node] for node in kept for copy in repeats.stands_for[node]}
-        builder = _Builder()
+        builder = ProblemBuilder()
         for node in kept:
             count = len(repeats.stands_for[node])
-            builder.add(_times(count, costs[node]))
+            builder.add(multiplied(count, costs[node]))
         alike = Counter(
             (of[one], of[two], table) for (one, two), table in self._repeater.tables.items()
         )
@@ -157,7 +175,7 @@ class Search:
             key = of[one], of[two], table
             if key not in joined:
                 joined.add(key)
-                builder.join(of[one], of[two], _times(alike[key], self._edges[one, two]))
+                builder.join(of[one], of[two], multiplied(alike[key], self._edges[one, two]))
         for node in kept if fixed else ():
             count = len(repeats.stands_for[node])
             builder.take(number[node], count * usages[node])
@@ -166,73 +184,8 @@ class Search:
         return builder.problem(limit if fixed else None)
 
 
-class _Builder:
-    """Collects the nodes and edges of a problem."""
-
-    def __init__(self) -> None:
-        self._costs: list[Ints] = []
-        self._spans: list[tuple[int, int]] = []
-        self._usages: list[Ints] = []
-        self._edges: dict[tuple[int, int], Ints] = {}
-
-    def add(self, costs: Ints, span: tuple[int, int] = (0, 0), usage: Ints | None = None) -> int:
-        self._costs.append(costs)
-        self._spans.append(span)
-        self._usages.append(np.zeros(len(costs), np.int64) if usage is None else usage)
-        return len(self._costs) - 1
-
-    def join(self, one: int, two: int, costs: Ints) -> None:
-        """Adds what two nodes cost together, (choices of one, choices of the other)."""
-        if one == two:
-            self._costs[one] = _sum(self._costs[one], np.diagonal(costs))
-            return
-        if one > two:
-            one, two, costs = two, one, costs.T
-        have = self._edges.get((one, two))
-        self._edges[one, two] = costs if have is None else _sum(have, costs)
-
-    def take(self, node: int, usage: Ints) -> None:
-        """Memory (rows, choices) of a node; from its second value on by nodes that choose alike."""
-        start = 0
-        is_first = True
-        while start < len(usage):
-            stop = start + 1
-            while stop < len(usage) and np.array_equal(usage[stop], usage[start]):
-                stop += 1
-            if usage[start].any():
-                if is_first:
-                    self._spans[node], self._usages[node] = (start, stop), usage[start]
-                    is_first = False
-                else:
-                    size = len(usage[start])
-                    tied = np.full((size, size), FORBIDDEN)
-                    np.fill_diagonal(tied, 0)
-                    added = self.add(np.zeros(size, np.int64), (start, stop), usage[start])
-                    self.join(node, added, tied)
-            start = stop
-
-    def problem(self, limit: int | None) -> Problem:
-        return make_problem(
-            self._spans,
-            [costs.tolist() for costs in self._costs],
-            [usage.tolist() for usage in self._usages],
-            list(self._edges),
-            [costs.reshape(-1).tolist() for costs in self._edges.values()],
-            None if limit is None else floor(limit),
-        )
-
-
-def _whole(seconds: Floats) -> Ints:
-    return np.rint(np.minimum(seconds / _UNIT, float(FORBIDDEN))).astype(np.int64)
-
-
-def _sum(one: Ints, two: Ints) -> Ints:
-    """Costs together: what either forbids stays forbidden."""
-    return np.minimum(one + two, FORBIDDEN)
-
-
-def _times(count: int, costs: Ints) -> Ints:
-    return np.where(costs < FORBIDDEN, count * np.minimum(costs, FORBIDDEN // count), FORBIDDEN)
+def _tell(text: str) -> None:
+    tell(f"auto-shard: {text}")
 
 
 def _whole_rows(rows: Sequence[tuple[dict[int, Bytes], float]], node: int, size: int) -> Ints:

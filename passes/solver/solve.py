@@ -141,6 +141,14 @@ def check_memory(problem: Problem) -> Ints:
     return entries - problem.node_offsets[:-1]
 
 
+def check_answer(problem: Problem, strategies: Sequence[int]) -> list[int]:
+    """The answer of a solver; ProblemError where it is none, or takes too much memory."""
+    judged = evaluate(problem, list(strategies))
+    if judged.overuse is not None:
+        raise ProblemError(f"the plug-in's solution does not fit: {judged.overuse}")
+    return [int(strategy) for strategy in strategies]
+
+
 class _Run:
     """One call of `solve`: the best solution and bound so far, in exact integers."""
 
@@ -165,11 +173,8 @@ class _Run:
 
     def take(self, plugin: Plugin) -> None:
         """The answer of a plug-in solver, checked."""
-        strategies = list(plugin(self.problem))
-        judged = evaluate(self.problem, strategies)
-        if judged.overuse is not None:
-            raise ProblemError(f"the plug-in's solution does not fit: {judged.overuse}")
-        self.strategies, self.cost = [int(s) for s in strategies], judged.cost
+        self.strategies = check_answer(self.problem, plugin(self.problem))
+        self.cost = evaluate(self.problem, self.strategies).cost
 
     def search(self) -> None:
         """First without forbidden entries; with them, very dear, only if there is no other way."""

@@ -22,7 +22,7 @@ from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning.plan_graph import PlanGraph
-from autopar.passes.planning.planner import make_plan, tried
+from autopar.passes.planning.planner import Trial, make_plan
 from autopar.passes.planning.search import Search
 from autopar.passes.solver.solve import SolveOptions
 from autopar.road import declare_mesh
@@ -59,7 +59,7 @@ def _planned(limit: int | None) -> tuple[float, int]:
     """Seconds of a step and bytes of a device, of the partitioned program."""
     module = _module()
     make_plan(module, make_context(), PRICES, SolveOptions(20), limit)
-    trial = tried(module, make_context(), PRICES)
+    trial = Trial(module.clone(), make_context(), PRICES)
     return trial.price.total, trial.memory.peak
 
 
@@ -91,5 +91,5 @@ def test_the_footprint_is_near_the_partitioned_program() -> None:
     graph = PlanGraph(main_function(module), AxisTable(grid_of(module), ()), PRICES)
     estimate = Search(graph, SolveOptions(5)).run(None).bytes
     make_plan(module, make_context(), PRICES, SolveOptions(5))
-    actual = tried(module, make_context(), PRICES).memory.peak
+    actual = Trial(module.clone(), make_context(), PRICES).memory.peak
     assert 0.85 < estimate / actual < 1.3

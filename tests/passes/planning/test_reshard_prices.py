@@ -1,0 +1,61 @@
+"""Prices of many reshardings at once are those of the steps that the partitioner would make."""
+
+from __future__ import annotations
+
+import random
+from math import prod
+from typing import Any
+
+import pytest
+
+from autopar.dialects.sharding import Grid
+from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.partition.reshard_plan import ReshardPlanner
+from autopar.passes.partition.specs import AxisTable, Spec, merge_partial
+from autopar.passes.planning.demands import Demands
+from autopar.passes.planning.reshard_prices import ReshardPrices
+
+_ITEM = 1 << 20
+"""Bytes of an element: the start of a collective does not count."""
+
+
+def _spec(table: AxisTable, rank: int, rng: random.Random, *, partial: bool) -> Spec:
+    dims: list[list[int]] = [[] for _ in range(rank)]
+    over: list[int] = []
+    for axis in rng.sample(range(len(table.sizes)), len(table.sizes)):
+        place = rng.random()
+        if place < 0.65:
+            rng.choice(dims).append(axis)
+        elif partial and place < 0.8:
+            over.append(axis)
+    return Spec(tuple(map(tuple, dims)), merge_partial([("sum", over)]))
+
+
+@pytest.mark.parametrize("grid", [(2, 2, 2), (4, 2), (2, 3, 2)])
+def test_prices_are_those_of_the_steps(grid: tuple[int, ...]) -> None:
+    rng = random.Random(0)
+    table = AxisTable(Grid("mesh", tuple(zip("xyz", grid, strict=False))), ())
+    # links that are all the same: steps of equal bytes may come in any order
+    model = CostModel.of(read_cluster("8xh100"), table.grid, (0.0,) * len(grid), (1.0,) * len(grid))
+    prices, planner = ReshardPrices(table, model, Demands()), ReshardPlanner(table)
+    priced = 0
+    for _ in range(150):
+        rank = rng.choice((1, 2, 3))
+        shape = [rng.choice((48, 96, 4 * 1009, 12 * 1009)) for _ in range(rank)]
+        sources = [_spec(table, rank, rng, partial=True) for _ in range(2)]
+        targets = [_spec(table, rank, rng, partial=False) for _ in range(2)]
+        evenly = [s for s in (*sources, *targets) if _divides(table, shape, s)]
+        if len(evenly) < 4:
+            continue
+        priced += 1
+        found: Any = prices.seconds(sources, targets, shape, _ITEM * prod(shape))
+        for i, source in enumerate(sources):
+            for j, target in enumerate(targets):
+                steps = planner.plan(source, target, shape, _ITEM)
+                assert found[i, j] == pytest.approx(sum(step.num_bytes for step in steps))
+    assert priced > 30
+
+
+def _divides(table: AxisTable, shape: list[int], spec: Spec) -> bool:
+    return all(table.is_divisible(n, axes) for n, axes in zip(shape, spec.dims, strict=True))
