@@ -1,7 +1,9 @@
-"""`autopar`: run a module, solve a problem, measure the devices, tell what is installed, test it.
+"""`autopar`: run a module, explain its plan, solve a problem, measure the devices, and so on.
 
     autopar run MODULE.mlir --devices 8 --inputs in.npz --outputs out.npz
     autopar solve PROBLEM.json.gz --time-limit 60 -o SOLUTION.json
+    autopar explain MODULE.mlir "params['w']" --auto-shard="grid=2x4"
+    autopar view MODULE.mlir -o plan.html --auto-shard="grid=2x4"
     autopar profile-cluster -o cluster.toml
     autopar env [--json]
     autopar selftest [--devices 8]
@@ -15,8 +17,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
+from .command_line import make_parser
 from .terminal import (
     OUT_OF_MEMORY,
     Progress,
@@ -30,169 +33,6 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from .dialects.diagnostics import Diagnostic
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with our kind of error: one line, exit status 1."""
-
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__(allow_abbrev=False, **keywords)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
-
-    def print_help(self, file: Any = None) -> None:
-        if file is None:
-            write_stdout(self.format_help())
-        else:
-            super().print_help(file)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line, as tools/gen_docs.py documents it."""
-    parser = _Parser(
-        prog="autopar",
-        description="Runs partitioned programs and looks after the installation. "
-        "Single passes are run by autopar-opt.",
-    )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-
-    run = commands.add_parser(
-        "run",
-        help="run a global, annotated module on N devices of this machine",
-        description="Partitions MODULE.mlir (StableHLO with sdy or shard annotations) and runs "
-        "@main on N local devices, with global arrays in and out: arg0, arg1, … and out0, out1, … "
-        "in @main's order. Dtypes are kept; bf16 and f8 are read and written as float32, i4 as "
-        "int8. Virtual CPU devices are made where the machine has no accelerators. OUT.npz is "
-        "written whole at the end: where anything fails, an older one stays as it is.",
-    )
-    run.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
-    run.add_argument("--devices", type=_positive, required=True, metavar="N", help="device count")
-    run.add_argument("--inputs", metavar="IN.npz", help="global arrays arg0, arg1, …")
-    run.add_argument("--outputs", required=True, metavar="OUT.npz", help="where out0, out1, … go")
-    run.add_argument(
-        "--passes",
-        metavar="PIPELINE",
-        help="passes instead of the default ones, as autopar-opt takes them: a,b{x=1}, "
-        "builtin.module(a,b{x=1}) or '--a --b=\"x=1\"'",
-    )
-    _load_option(run, "rules and passes of your own")
-    run.add_argument("--remarks", action="store_true", help="print what the passes have to say")
-    _common(run)
-
-    solve = commands.add_parser(
-        "solve",
-        help="choose a strategy for each node of an IOPDDL problem",
-        description="Finds a strategy for each node of PROBLEM.json (the IOPDDL benchmark's "
-        "format, gzipped or not) such that memory suffices and the cost is the least, or as low as "
-        "the time allows, with a lower bound. SOLUTION.json is a JSON list of strategy indices, "
-        "written whole at the end: where anything fails, an older one stays as it is. The same "
-        "problem, limit and seed give the same solution, unless the clock ends the search; then "
-        "the report says so.",
-    )
-    solve.add_argument("problem", metavar="PROBLEM.json", help="the problem, also as .json.gz")
-    solve.add_argument(
-        "--time-limit",
-        type=_seconds,
-        required=True,
-        metavar="SECONDS",
-        help="for the whole command, reading included",
-    )
-    solve.add_argument(
-        "-o", dest="output", required=True, metavar="SOLUTION.json", help="where the solution goes"
-    )
-    solve.add_argument(
-        "--seed", type=_seed, default=0, metavar="N", help="of the search's random numbers (0)"
-    )
-    solve.add_argument(
-        "--solver", metavar="NAME", help="a solver that a plug-in registers, in place of our own"
-    )
-    _load_option(solve, "solvers of your own")
-    _common(solve)
-
-    profile = commands.add_parser(
-        "profile-cluster",
-        help="measure the devices and write a cluster file",
-        description="Measures the local devices, all at work at once: FLOPs of large matmuls, "
-        "memory bandwidth, latency and bandwidth of collectives over groups of neighbours. Writes "
-        "a cluster file (docs/cost.md), for cluster=FILE. Virtual CPU devices are made where the "
-        "machine has no accelerators. FILE.toml is written whole at the end.",
-    )
-    profile.add_argument(
-        "-o", dest="output", metavar="FILE.toml", help="where it goes (standard output)"
-    )
-    profile.add_argument("--quick", action="store_true", help="smaller and shorter: rough figures")
-    profile.add_argument(
-        "--devices", type=_positive, metavar="N", help="device count (all real ones, else 8)"
-    )
-    _common(profile)
-
-    env = commands.add_parser(
-        "env",
-        help="versions, devices, and what is installed",
-        description="Prints what a bug report needs: versions of autopar and of what it stands on, "
-        "the devices JAX sees, optional packages and tools, and environment variables.",
-    )
-    _common(env)
-
-    selftest = commands.add_parser(
-        "selftest",
-        help="tell within a minute whether this installation works",
-        description="Tries every layer in order, from parsing IR to training steps on N devices "
-        "whose results must be those of one device, and names the layers that fail. "
-        "The same as python -m autopar.selftest.",
-    )
-    selftest.add_argument(
-        "--devices", type=_positive, metavar="N", help="device count (all real ones, else 8)"
-    )
-    _common(selftest)
-    return parser
-
-
-def _load_option(command: argparse.ArgumentParser, what: str) -> None:
-    command.add_argument(
-        "--load",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help=f"import a plug-in first (dotted name or .py file): {what}",
-    )
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
-    parser.add_argument("--json", action="store_true", help="a JSON report on standard output")
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found '{text}'")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, found '{text}'")
-    return value
-
-
-def _seed(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, found '{text}'")
-    return value
 
 
 def _load_plugins(names: Sequence[str]) -> None:
@@ -245,6 +85,36 @@ def _solve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _explain_value(options: argparse.Namespace) -> int:
+    from .explain import Request, explain_file
+
+    if options.all == (options.value is not None):
+        raise UsageError("give a VALUE, or --all for a table of all arguments")
+    _load_plugins(options.load)
+    request = Request(options.module, options.value, options.auto_shard)
+    with Progress("autopar explain", quiet=options.quiet) as progress:
+        found = explain_file(request, progress)
+        progress.done()
+    if options.json:
+        write_json(found.as_json())
+    else:
+        write_stdout(f"{found}\n")
+    return 0
+
+
+def _view(options: argparse.Namespace) -> int:
+    from .view.command import Request, view_file
+
+    _load_plugins(options.load)
+    request = Request(options.source, options.output, options.auto_shard, options.title)
+    with Progress("autopar view", quiet=options.quiet) as progress:
+        size = view_file(request, progress)
+        progress.done(f"{request.output} ({size / 2**20:.1f} MiB)")
+    if options.json:
+        write_json({"version": 1, "page": request.output, "bytes": size})
+    return 0
+
+
 def _profile_cluster(options: argparse.Namespace) -> int:
     from .profile_cluster import Request, profile_to_file, report, report_text
 
@@ -281,6 +151,8 @@ def _selftest(options: argparse.Namespace) -> int:
 COMMANDS = {
     "run": _run,
     "solve": _solve,
+    "explain": _explain_value,
+    "view": _view,
     "profile-cluster": _profile_cluster,
     "env": _env,
     "selftest": _selftest,

@@ -136,7 +136,7 @@ class Decisions:
                 if chosen and len(chosen) == len(shardings):
                     set_op_shardings(op, chosen)
             if decided.strategy is not None:
-                op.attributes[STRATEGY] = _parsed(f"#{StrategyAttr.name}{decided.strategy}")
+                op.attributes[STRATEGY] = parsed_strategy(decided.strategy)
         set_arg_shardings(func, map(parsed_sharding, self.arguments))
         set_result_shardings(func, map(parsed_sharding, self.results))
         propagate_shardings(module)
@@ -283,6 +283,13 @@ def parsed_sharding(text: str | None) -> Sharding | None:
     attribute = _parsed(f"#{ShardingAttr.name}<{text}>")
     assert isinstance(attribute, ShardingAttr)
     return attribute.data
+
+
+def parsed_strategy(text: str) -> StrategyAttr:
+    """A strategy as `DecidedOp` spells it. StalePlanError for text that is none."""
+    attribute = _parsed(f"#{StrategyAttr.name}{text}")
+    assert isinstance(attribute, StrategyAttr)
+    return attribute
 
 
 @cache

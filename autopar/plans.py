@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from autopar.passes.importing.methods import MethodOptions
 
     from .decisions import Decisions
+    from .explain import Explanations
     from .meshes import MeshChoice
     from .road import Road
 
@@ -102,6 +103,8 @@ class Plan:
     """None for a plan from a file."""
     own_mesh: Any = field(default=None, repr=False)
     """The jax Mesh that it was made for; None for a plan from a file."""
+    road: Road | None = field(default=None, repr=False, compare=False)
+    """The program; None for a plan from a file."""
 
     @property
     def mesh(self) -> Any:
@@ -173,6 +176,27 @@ class Plan:
 
         return constrained(self, fn)
 
+    def explain(self, name: str | None = None) -> Explanations:
+        """Why a value is sharded so, and what other choices would cost by the cost model; print it.
+
+        `name` is an argument (`params['w']`, `arg3`), a result (`out0`), a place in the source
+        (`model.py:41`) or a part of a name stack; None: every argument, as a table. Of a plan from
+        a file, which has no program, arguments and results only, without prices. ValueError for a
+        name that means nothing.
+        """
+        from .explain import explain_plan
+
+        return explain_plan(self, name)
+
+    def view(self, path: str | os.PathLike[str], title: str | None = None) -> None:
+        """Writes the plan as a page for a browser, which needs no network: the program as layers,
+        what is sharded how, collectives, memory over time. Of a plan from a file, which has no
+        program, what the file tells. UsageError where the file cannot be written."""
+        from .files import output_path
+        from .view.command import view_plan
+
+        view_plan(self, output_path(os.fspath(path)), title)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan to a readable file (JSON)."""
         from .plan_files import save_plan
@@ -228,6 +252,7 @@ class Plan:
             options=road.options,
             reduction=road.reduction,
             decisions=decisions,
+            road=road,
         )
 
     @property

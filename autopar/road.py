@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from autopar.passes.planning.auto_shard import AutoShardPass
 
 LAST_LEVEL = "per-device"
+_UNDECIDED = "undecided"
+"""A level of its own, inside "sharded"."""
 
 # Every program takes them: loaded with this module, they are not waited for in its first compile.
 load_families()
@@ -135,6 +137,11 @@ class Road:
         assert recorder.decisions is not None, "the level comes before deciding"
         return module, recorder.decisions
 
+    def undecided(self) -> ModuleOp:
+        """The program as it is when all is known of its arguments, and nothing decided yet."""
+        with collector_off():
+            return self._at(_UNDECIDED)
+
     def _at(self, level: str, recorder: Recorder | None = None) -> ModuleOp:
         load_installed_plugins()
         module = import_module(self.native)
@@ -145,6 +152,8 @@ class Road:
         for name, pass_names in LEVELS.items():
             for pass_name in pass_names:
                 self._prepare(pass_name, module)
+                if pass_name == PROPAGATE[0] and level == _UNDECIDED:
+                    return module
                 if pass_name == PROPAGATE[0]:
                     self._decide(module, context, passes.get(pass_name, pass_name), recorder)
                 else:

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from autopar.cli import make_parser  # noqa: E402
+from autopar.command_line import make_parser  # noqa: E402
 from autopar.dialects import DIALECTS, all_dialects  # noqa: E402
 from autopar.opt import ALIASES, DESCRIPTION, FLAGS, OPTIONS  # noqa: E402
 from autopar.passes import PASSES, load_pass, pipelines  # noqa: E402

@@ -24,7 +24,7 @@ from autopar.dialects.tensors import element_type, num_bytes
 from .flops import op_flops
 from .fusion import BODIES, DOTS, Fusion, updates_in_place
 from .liveness import FusionOf
-from .loops import trip_count
+from .loops import times, trip_count
 from .prices import CostModel
 from .report import collective_use
 
@@ -68,6 +68,16 @@ def price_of(module: ModuleOp, model: CostModel, fusion_of: FusionOf = Fusion) -
     return _Pricing(model, grid_of(module), fusion_of).block(func.body.block)
 
 
+def op_seconds(module: ModuleOp, model: CostModel) -> dict[Operation, float]:
+    """Seconds of each op of `@main` of a partitioned module, all its runs together; those of a
+    branch as if it were always taken."""
+    func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
+    pricing = _Pricing(model, grid_of(module), Fusion)
+    pricing.block(func.body.block)
+    loops: dict[Operation, int] = {}
+    return {op: times(op, loops) * seconds for op, seconds in pricing.of_op.items()}
+
+
 @dataclass(frozen=True)
 class _Pricing:
     """Prices the blocks of one module."""
@@ -75,6 +85,8 @@ class _Pricing:
     model: CostModel
     grid: Grid
     fusion_of: FusionOf
+    of_op: dict[Operation, float] = field(default_factory=dict[Operation, float])
+    """Seconds of one run of each op that is priced by itself."""
 
     def block(self, block: Block) -> Price:
         fusion = self.fusion_of(block)
@@ -93,14 +105,17 @@ class _Pricing:
                 elif mark is not None:
                     combined.add(mark)
                 communication[use.kind, use.axes] += seconds
+                self.of_op[op] = seconds
             elif op.name in BODIES:
                 nested.append(self._bodies(op))
             elif op.name in DOTS:
                 dtype = str(element_type(op.operands[0].type))
                 moved = _traffic(fusion, op)
-                compute += self.model.compute_seconds(op_flops(op), moved, dtype)
+                self.of_op[op] = self.model.compute_seconds(op_flops(op), moved, dtype)
+                compute += self.of_op[op]
             elif not op.name.endswith(".return"):
-                memory += self.model.memory_seconds(_traffic(fusion, op))
+                self.of_op[op] = self.model.memory_seconds(_traffic(fusion, op))
+                memory += self.of_op[op]
         return sum(nested, Price(compute, memory, dict(communication)))
 
     def _bodies(self, op: Operation) -> Price:

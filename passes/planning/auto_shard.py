@@ -24,7 +24,7 @@ from autopar.passes.solver.registry import UnknownSolverError, solver_named
 from autopar.passes.solver.solve import Plugin, SolveOptions, check_answer
 
 from .demands import Demands
-from .planner import Trial, make_plan
+from .planner import Planned, Trial, make_plan
 from .report import report_of, table_of, write_report
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([KMGT]i?)?B?$")
@@ -41,6 +41,16 @@ def parse_bytes(text: str) -> int:
     if size < 1:
         raise ValueError(f"memory-per-device={text}: expected bytes, as in 16GiB, 1.5GB or 80e9")
     return size
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What plans are judged by."""
+
+    prices: CostModel
+    limit: int
+    """Bytes of a device."""
+    demands: Demands
 
 
 @dataclass(frozen=True)
@@ -112,25 +122,37 @@ class AutoShardPass(ModulePass):
         chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Demands)}
         return Demands(**chosen)
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        refuse_partitioned(op, self.name)
-        ensure_grid(op, self.grid, self.axis_names)
+    def terms(self, module: ModuleOp) -> Terms:
+        """What the options come to on the grid of a module."""
         try:
             cluster = read_cluster(self.cluster)
-            prices = CostModel.of(cluster, grid_of(op), self.alpha, self.beta, self.objective)
+            prices = CostModel.of(cluster, grid_of(module), self.alpha, self.beta, self.objective)
         except ClusterError as error:
-            raise DiagnosticError(op, f"auto-shard: {error}") from None
-        plugin = None if self.solver is None else _checked_solver(op, self.solver)
+            raise DiagnosticError(module, f"auto-shard: {error}") from None
         given = self.memory_per_device
         limit = cluster.device.memory_bytes if given is None else parse_bytes(given)
+        return Terms(prices, limit, self._demands())
+
+    def plan(self, ctx: Context, module: ModuleOp) -> tuple[Planned, Terms]:
+        """Searches a plan and writes it into a module."""
+        refuse_partitioned(module, self.name)
+        ensure_grid(module, self.grid, self.axis_names)
+        terms = self.terms(module)
+        plugin = None if self.solver is None else _checked_solver(module, self.solver)
+        keep = None if self.problem is None else partial(_write_problem, module, self.problem)
         options = SolveOptions(self.time_limit, self.seed)
-        keep = None if self.problem is None else partial(_write_problem, op, self.problem)
-        planned = make_plan(op, ctx, prices, options, limit, self._demands(), plugin, keep)
+        planned = make_plan(
+            module, ctx, terms.prices, options, terms.limit, terms.demands, plugin, keep
+        )
         if self.report is not None:
-            trial = planned.tried or Trial(op.clone(), ctx, prices)
-            report = report_of(op, planned, trial, limit)
-            write_report(op, report, self.report)
-            remark(main_function(op), f"auto-shard:\n{table_of(report)}")
+            trial = planned.tried or Trial(module.clone(), ctx, terms.prices)
+            report = report_of(module, planned, trial, terms.limit)
+            write_report(module, report, self.report)
+            remark(main_function(module), f"auto-shard:\n{table_of(report)}")
+        return planned, terms
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        self.plan(ctx, op)
 
 
 def _checked_solver(module: ModuleOp, name: str) -> Plugin:

@@ -10,7 +10,7 @@ node for where it is read from, so that a resharding for all of them is paid onc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -423,6 +423,11 @@ class PlanGraph:
                 self._add_edge(node, found, self._reshards(node, found, value), trips)
             self._readers[key] = found
         return found
+
+    @property
+    def readers(self) -> Mapping[tuple[SSAValue, int], int]:
+        """By value and how often it is read: the node that ops read it from."""
+        return self._readers
 
     def _add_reshard(
         self, source: SSAValue, target: SSAValue, trips: int, moved: SSAValue | None = None

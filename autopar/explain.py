@@ -1,0 +1,209 @@
+"""`autopar explain`: why a value is sharded so, and what the next best choice would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .decisions import Decisions, parsed_sharding, parsed_strategy
+from .dialects import make_context
+from .dialects.shard import grid_of
+from .opt import read_input
+from .passes.collector import collector_off
+from .passes.importing.arguments import main_function
+from .passes.manager import PassSpec, build_pass, parse_options
+from .passes.partition.specs import AxisTable
+from .passes.pipelines import IMPORT
+from .passes.planning.auto_shard import AutoShardPass, Terms
+from .passes.planning.decided import DecidedValues, UnevenError, choices_of
+from .passes.planning.explain import Explainer, Explanation
+from .passes.planning.explain_text import table_text
+from .passes.planning.naming import UnknownValueError, boundary_text, closest, numbered
+from .passes.planning.plan_graph import PlanGraph
+from .passes.progress import watched
+from .terminal import Progress, UsageError
+
+if TYPE_CHECKING:
+    from .plans import Plan
+    from .road import Road
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    module: str
+    """Or a plan's file."""
+    value: str | None
+    """None: every argument."""
+    options: str = ""
+    """Of auto-shard, as `grid=2x4 cluster=8xh100`."""
+
+
+def planner_of(options: str) -> AutoShardPass:
+    """The pass with options as autopar-opt takes them. PipelineError names a wrong one."""
+    made = build_pass(PassSpec(AutoShardPass.name, parse_options(options)))
+    assert isinstance(made, AutoShardPass)
+    return made
+
+
+def explain_file(request: Request, progress: Progress) -> Explanations:
+    """Plans a module and explains it. UsageError, PipelineError and DiagnosticError are one
+    line."""
+    from .lowering.parse import parse_module
+    from .opt import transform, unforeseen
+
+    planner = planner_of(request.options)
+    progress.step(f"reading {request.module}")
+    text = read_input(request.module)
+    if text.lstrip().startswith("{"):
+        return _explain_plan_file(request)
+    context = make_context()
+    module = parse_module(text, request.module, context)
+    with collector_off():
+        transform(module, [build_pass(PassSpec(name)) for name in IMPORT], context)
+        progress.step("planning")
+        with unforeseen(module, "planning"), watched(progress.step):
+            planned, terms = planner.plan(context, module)
+        chosen = planned.choices.of_node
+        progress.step("pricing other choices")
+        explainer = Explainer(planned.graph, chosen, limit=terms.limit, demands=terms.demands)
+        try:
+            return _told(explainer, request.value)
+        except UnknownValueError as error:
+            raise UsageError(f"{request.module}: {error}") from None
+
+
+class Explanations(list[Explanation]):
+    """What was asked for; `str()` tells it, `as_json()` gives it as data."""
+
+    def __init__(self, found: Iterable[Explanation], *, as_table: bool = False) -> None:
+        super().__init__(found)
+        self._as_table = as_table
+
+    def __str__(self) -> str:
+        return table_text(self) if self._as_table else "\n\n".join(map(str, self))
+
+    def as_json(self) -> dict[str, Any]:
+        return {"version": VERSION, "values": [one.as_json() for one in self]}
+
+
+def explain_plan(plan: Plan, name: str | None) -> Explanations:
+    """As `Plan.explain`."""
+    road, decisions = plan.road, plan.decisions
+    if road is None or decisions is None:
+        return unpriced(plan, name, "not priced: the plan is from a file, which has no program")
+    with collector_off():
+        try:
+            graph, chosen = choices_read_off(plan)
+        except UnevenError as error:
+            return unpriced(plan, name, f"not priced: {error}")
+        terms = terms_of(plan, road, graph.func.parent_op())
+        searched = decisions.searched
+        explainer = Explainer(
+            graph,
+            chosen,
+            limit=terms.limit,
+            demands=terms.demands,
+            by="search" if searched else "propagation",
+            stated_by="the program" if searched else f"the method {plan.method!r}, or the program,",
+            arguments=[value.name for value in plan.arguments],
+            results=[value.name for value in plan.results],
+        )
+        return _told(explainer, name)
+
+
+def _told(explainer: Explainer, name: str | None) -> Explanations:
+    if name is None:
+        return Explanations(explainer.every_argument(), as_table=True)
+    return Explanations(explainer.explain(name))
+
+
+def choices_read_off(plan: Plan) -> tuple[PlanGraph, list[int]]:
+    """The graph of a plan's program, and what the plan chose of it. What another method than auto
+    decided is judged by the cost model that auto takes. UnevenError where that cannot judge it."""
+    road, decisions = plan.road, plan.decisions
+    assert road is not None and decisions is not None, "a plan from a file has no program"
+    module = road.undecided()
+    terms = terms_of(plan, road, module)
+    table = AxisTable(grid_of(module), ())
+    graph = PlanGraph(main_function(module), table, terms.prices, terms.demands)
+    return graph, choices_of(graph, _decided_values(decisions))
+
+
+def terms_of(plan: Plan, road: Road, module: Any) -> Terms:
+    """What a plan's program is judged by: as it was searched, else as auto would search it."""
+    from .methods import AutoShardParallel
+
+    if road.planner is not None:
+        return road.planner.terms(module)
+    return AutoShardParallel().planner(plan.mesh).terms(module)
+
+
+def _decided_values(decisions: Decisions) -> DecidedValues:
+    return DecidedValues(
+        [parsed_sharding(text) for text in decisions.arguments],
+        [[parsed_sharding(text) for text in op.shardings] for op in decisions.ops],
+        [None if op.strategy is None else parsed_strategy(op.strategy) for op in decisions.ops],
+    )
+
+
+# ---- without prices ------------------------------------------------------------------------------
+
+
+def _explain_plan_file(request: Request) -> Explanations:
+    from .plan_files import load_plan
+
+    try:
+        return explain_plan(load_plan(request.module), request.value)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def unpriced(plan: Plan, name: str | None, note: str) -> Explanations:
+    """What a plan says of its arguments and results itself."""
+    arguments, results = plan.arguments, plan.results
+    every = [*arguments, *results]
+    if name is None:
+        return Explanations(
+            [_unpriced(plan, i, note) for i in range(len(arguments))], as_table=True
+        )
+    number = numbered(name)
+    if number is not None and number[1] < len(arguments if number[0] else results):
+        found = [number[1] if number[0] else len(arguments) + number[1]]
+    else:
+        begins = (f"{name}[", f"{name}.")
+        found = [i for i, v in enumerate(every) if v.name == name or v.name.startswith(begins)]
+    if not found:
+        counts = boundary_text(len(arguments), len(results))
+        near = closest(name, [value.name for value in every])
+        raise UnknownValueError(f"no value is named {name!r}: {near}there are {counts}")
+    return Explanations(_unpriced(plan, index, note) for index in found)
+
+
+def _unpriced(plan: Plan, index: int, note: str) -> Explanation:
+    is_argument = index < len(plan.arguments)
+    number = index if is_argument else index - len(plan.arguments)
+    value = (plan.arguments if is_argument else plan.results)[number]
+    decisions = plan.decisions
+    said = decisions.demands[index] if decisions and index < len(decisions.demands) else ""
+    stated = " sharding=" in said
+    by = "search" if decisions and decisions.searched else "propagation"
+    shape = "x".join(map(str, value.shape)) or "scalar"
+    local = "x".join(map(str, value.local_shape))
+    return Explanation(
+        value.name,
+        f"argument {number} ({value.kind})" if is_argument else f"result {number}",
+        shape,
+        "",
+        value.layout,
+        value.dims,
+        f"{local} on each device" if value.shape else "",
+        "user" if stated else by,
+        f"the method {plan.method!r}, or the program, states it" if stated else "",
+        0.0,
+        note=note,
+    )

@@ -1,0 +1,1 @@
+"""Plans as a page: `autopar view`, `Plan.view`."""

@@ -1,0 +1,96 @@
+"""Who decided where a place lies: the program, an option, the grid, or the search."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from autopar.dialects.autopar import aliases, sharding_of
+from autopar.dialects.sharding import Sharding
+from autopar.passes.importing.arguments import argument_kinds
+
+from .demands import Demands, demanded_shardings
+from .naming import ValueNames, place_of_op
+from .places import MOVES
+from .plan_graph import PlanGraph
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A statement that binds a place."""
+
+    by: str
+    """user, or option."""
+    text: str
+
+
+class Reasons:
+    """What binds each node of a graph."""
+
+    def __init__(
+        self, graph: PlanGraph, demands: Demands, names: ValueNames, stated_by: str
+    ) -> None:
+        self._graph, self._demands, self._names = graph, demands, names
+        self._stated_by = stated_by
+        self._of: dict[int, list[Reason]] = defaultdict(list)
+        self.kinds = argument_kinds(graph.func)
+        self._find_arguments()
+        self._find_constraints()
+
+    def of(self, node: int) -> list[Reason]:
+        return self._of[node]
+
+    def _find_arguments(self) -> None:
+        graph, func = self._graph, self._graph.func
+        result_of = dict(aliases(func))
+        demanded = demanded_shardings(func, graph.table.grid, self._demands)
+        for arg, kind, other in zip(func.body.block.args, self.kinds, demanded, strict=True):
+            node, own = graph.node_of(arg), graph.stated_arguments[arg.index]
+            if node is None:
+                continue
+            result = result_of.get(arg.index)
+            stated = None if result is None else graph.stated_results[result]
+            if own is not None and _says_something(own):
+                self._add(node, "user", f"{self._stated_by} states {_dims(own)} for this argument")
+            elif own is None and other is not None:
+                self._add(node, "option", f"{self._option(kind)} demands {_dims(other)} of it")
+            elif own is None and stated is not None and result is not None:
+                name = self._names.results[result]
+                text = f"{self._stated_by} states {_dims(stated)} for {name}"
+                self._add(node, "user", f"{text}, which takes its buffer")
+            elif not self._demands.allow_replicated_parameters and kind in _STATE:
+                self._add(node, "option", "allow-replicated-parameters=false: it is not whole")
+
+    def _find_constraints(self) -> None:
+        for op in self._graph.places.others:
+            stated = sharding_of(op.results[0]) if op.name in MOVES else None
+            node = None if stated is None else self._graph.node_of(op.results[0])
+            if stated is not None and node is not None:
+                where = place_of_op(op)
+                at = f" at {where}" if where else ""
+                self._add(node, "user", f"the constraint{at} says {_dims(stated)}")
+
+    def _option(self, kind: str) -> str:
+        demands = self._demands
+        if demands.force_data_parallel and (kind == "batch" or demands.zero is None):
+            return "force-data-parallel"
+        return f"batch-axis={demands.batch_axis}" if kind == "batch" else f"zero={demands.zero}"
+
+    def _add(self, node: int, by: str, text: str) -> None:
+        reason = Reason(by, text)
+        if reason not in self._of[node]:
+            self._of[node].append(reason)
+
+
+_STATE = ("parameter", "optimizer_state")
+
+
+def _says_something(sharding: Sharding) -> bool:
+    """Whether it does more than leave all dimensions open."""
+    return any(sharding.used_axes()) or not all(dim.is_open for dim in sharding.dims)
+
+
+def _dims(sharding: Sharding) -> str:
+    dims = f"[{', '.join(map(str, sharding.dims))}]"
+    whole = ", ".join(map(str, sharding.replicated))
+    return f"{dims}, not over {whole}" if whole else dims
