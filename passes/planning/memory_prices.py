@@ -47,6 +47,8 @@ class Found:
     cost: int
     lower_bound: int
     reproducible: bool
+    is_priced: bool
+    """Whether memory had to have a price."""
 
 
 Solver = Callable[[Mapping[int, float]], Priced]
@@ -107,7 +109,7 @@ class MemoryPrices:
     def _result(self) -> Found:
         assert self._fitting is not None
         bound = min(self._cost, ceil(self._bound))
-        return Found(self._fitting, self._cost, bound, self._reproducible)
+        return Found(self._fitting, self._cost, bound, self._reproducible, bool(self._times))
 
     def _solve(self, price: float) -> Priced:
         """Solves at a price; times at which the plan is above the limit get it too."""

@@ -85,7 +85,7 @@ class Search:
             priced.choices, priced.cost, priced.lower_bound, seconds, priced.reproducible
         )
         found = Choices(priced.choices, solution, self.footprint.peak(priced.choices))
-        if solution.gap > _GAP and len(self._costs) <= _SMALL:
+        if priced.is_priced and solution.gap > _GAP and len(self._costs) <= _SMALL:
             exact = self._constrained(limit)
             if exact.bytes <= limit and exact.solution.cost < priced.cost:
                 return exact

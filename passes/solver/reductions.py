@@ -18,6 +18,8 @@ _MOST_PAIRS = 1 << 16
 """Entries of the edge that minimising a node out may make."""
 _MOST_COMPARED = 1 << 22
 """Numbers that comparing all strategies of a node over one edge may take."""
+_SAMPLES = 8
+"""Choices of a neighbour at which pairs of strategies are compared before they are at all."""
 
 
 def reduce_graph(graph: Graph) -> None:
@@ -210,25 +212,52 @@ def drop_dominated(graph: Graph) -> None:
 
 def _undominated(graph: Graph, node: int) -> Ints:
     count = graph.size(node)
-    widest = max((m.shape[1] for m in graph.adjacent[node].values()), default=1)
-    if count * count * max(widest, len(graph.usages[node])) > _MOST_COMPARED:
+    matrices = list(graph.adjacent[node].values())
+    if count * count * max(_SAMPLES, len(graph.usages[node])) > _MOST_COMPARED:
         return np.arange(count)
-    cost = graph.unary[node]
-    more = cost[:, None] - cost[None, :]  # [s, t]: at most this much dearer is s than t
-    with np.errstate(invalid="ignore"):  # not a number: beats nothing
-        for matrix in graph.adjacent[node].values():
-            difference = matrix[:, None, :] - matrix[None, :, :]
-            difference[np.isnan(difference)] = -np.inf  # both forbidden: never this neighbour's
-            more = more + difference.max(axis=2)
+    one, other = _perhaps_beaten(graph.unary[node], matrices)
+    if len(one) * max((matrix.shape[1] for matrix in matrices), default=1) > _MOST_COMPARED:
+        return np.arange(count)
     rows = graph.usages[node]
     if len(rows):
-        fits = (rows[:, :, None] <= rows[:, None, :]).all(axis=0)
-        more = np.where(fits, more, np.inf)
-    beats = more <= 0
-    np.fill_diagonal(beats, False)
+        fits = (rows[:, one] <= rows[:, other]).all(axis=0)
+        one, other = one[fits], other[fits]
+    more = _most_dearer(graph.unary[node], matrices, one, other)
+    beats = np.zeros((count, count), bool)
+    beats[one, other] = more <= 0
     both = beats & beats.T
     beats &= ~(both & (np.arange(count)[:, None] > np.arange(count)))
     return np.flatnonzero(~beats.any(axis=0))
+
+
+def _perhaps_beaten(cost: Floats, matrices: list[Floats]) -> tuple[Ints, Ints]:
+    """Pairs of strategies, all of those among them where the first beats the second: it is no
+    dearer where a neighbour's choice is the dearest, or the cheapest, for it, nor at some others.
+    """
+    with np.errstate(invalid="ignore"):  # not a number: open
+        least = cost[:, None] - cost[None, :]
+        for matrix in matrices:
+            dearest, cheapest = matrix.max(axis=1), matrix.min(axis=1)
+            bound = np.fmax(dearest[:, None] - dearest, cheapest[:, None] - cheapest)
+            bound[np.isnan(bound)] = -np.inf
+            least = least + bound
+        is_open = ~(least > 0)
+    np.fill_diagonal(is_open, False)
+    one, other = np.nonzero(is_open)
+    some = [matrix[:, :: 1 + matrix.shape[1] // _SAMPLES] for matrix in matrices]
+    is_open = ~(_most_dearer(cost, some, one, other) > 0)
+    return one[is_open], other[is_open]
+
+
+def _most_dearer(cost: Floats, matrices: list[Floats], one: Ints, other: Ints) -> Floats:
+    """By how much strategies are dearer than others at most, whatever the neighbours do."""
+    with np.errstate(invalid="ignore"):  # not a number: beats nothing
+        more = cost[one] - cost[other]
+        for matrix in matrices:
+            difference = matrix[one] - matrix[other]
+            difference[np.isnan(difference)] = -np.inf  # both forbidden: never this neighbour's
+            more = more + difference.max(axis=1)
+    return more
 
 
 def minimise_out(graph: Graph) -> None:
