@@ -9,6 +9,7 @@ prices of two lists of specs are arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from math import gcd, prod
 
 import numpy as np
@@ -48,6 +49,7 @@ class ReshardPrices:
         self._planner = ReshardPlanner(table)
         self._devices = prod(table.sizes)
         self._steps: dict[tuple[Spec, Spec, tuple[int, ...]], _Steps] = {}
+        self._pairs: dict[tuple[int, ...], dict[tuple[Spec, Spec], _Steps]] = {}
         self._arrays: dict[tuple[object, ...], Floats] = {}
         self._plans: dict[tuple[Spec, Spec, tuple[int, ...]], list[_Move]] = {}
 
@@ -83,7 +85,11 @@ class ReshardPrices:
         key = sources, targets, signature
         found = self._arrays.get(key)
         if found is None:
-            rows = [[self._between(one, two, signature) for two in targets] for one in sources]
+            pairs = self._pairs.setdefault(signature, {})
+            for pair in product(sources, targets):
+                if pair not in pairs:
+                    pairs[pair] = self._between(*pair, signature)
+            rows = [[pairs[one, two] for two in targets] for one in sources]
             most = max((len(steps) for row in rows for steps in row), default=0)
             found = np.zeros((3, most, len(sources), len(targets)))
             for i, row in enumerate(rows):
