@@ -121,6 +121,8 @@ class Road:
     """A plan to be used again, without a search."""
     place: tuple[str, int] | None = None
     """File and line of the user's function, which JAX does not tell."""
+    _found: Decisions | None = field(default=None, init=False, repr=False)
+    """What the search decided, once it ran: one search serves all levels and the plan."""
 
     def at(self, level: str) -> ModuleOp:
         """The program at a level (README.md, the road a program travels); ValueError names them."""
@@ -148,6 +150,8 @@ class Road:
         self._place(main_function(module))
         context = make_context()
         passes = self._passes_with_options()
+        if recorder is None and self.planner is not None and self._found is None:
+            recorder = Recorder()
         dump = Dump(module, context) if level == LAST_LEVEL else None
         for name, pass_names in LEVELS.items():
             for pass_name in pass_names:
@@ -185,9 +189,9 @@ class Road:
         """Propagation, a search, or what a plan says already."""
         if recorder is not None:
             recorder.before(module)
-        reused = self.decisions
-        if reused is not None:
-            reused.check_boundary(module)
+        if self.decisions is not None:
+            self.decisions.check_boundary(module)
+        reused = self.decisions or self._found
         if reused is not None and reused.searched:
             reused.write(module)
         else:
@@ -196,6 +200,7 @@ class Road:
         if recorder is not None:
             was_searched = self.planner is not None if reused is None else reused.searched
             recorder.after(module, was_searched)
+            self._found = recorder.decisions if was_searched else None
 
     def _passes_with_options(self) -> dict[str, ModulePass]:
         """The passes that have options on this road, by name."""

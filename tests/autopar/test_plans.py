@@ -19,7 +19,9 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import autopar
+from autopar.passes.planning import auto_shard
 from autopar.passes.planning.auto_shard import AutoShardPass
+from autopar.passes.planning.planner import make_plan
 from benchmarks.hlo_bytes import collectives
 from tests.models.tiny import tiny
 
@@ -319,3 +321,24 @@ def test_files_that_are_no_plans(tmp_path: Path) -> None:
         autopar.Plan.load(path)
     with pytest.raises(FileNotFoundError):
         autopar.Plan.load(tmp_path / "nothing.json")
+
+
+def test_one_search_serves_all_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[int] = []
+
+    def counted(*args: Any, **keywords: Any) -> Any:
+        searches.append(1)
+        return make_plan(*args, **keywords)
+
+    monkeypatch.setattr(auto_shard, "make_plan", counted)
+
+    def step(w: Any, x: Any) -> Any:
+        return w - jax.grad(lambda w: (jnp.tanh(x @ w) ** 2).sum())(w)
+
+    w, x = np.ones((64, 32), np.float32), np.ones((16, 64), np.float32)
+    lowered = autopar.parallelize(step, mesh=(2, 4)).lower(w, x)
+    before = lowered.as_text("per-device")
+    assert "auto" in str(lowered.plan)
+    np.testing.assert_allclose(lowered.compile()(w, x), step(w, x), rtol=1e-5)
+    assert lowered.as_text("per-device") == before
+    assert len(searches) == 1
