@@ -3,12 +3,14 @@
     arguments + results that no donated argument holds + the temporaries of the time
 
 as `passes/cost/liveness.py` counts a partitioned program, here from the program as a whole: a
-buffer of a value takes its bytes over the parts of its place. What an op needs of an operand, or
-gives before it is reduced, counts at the time of the op as if it were always another buffer.
+buffer of a value takes its bytes over the parts of its place (`items`, one node each). What an op
+needs of an operand, or gives, otherwise than it lies is a copy at the time of the op (`copies`, two
+nodes each).
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -21,10 +23,12 @@ from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.tensors import num_bytes
 from autopar.passes.cost.liveness import timeline_of
+from autopar.passes.partition.specs import Spec
 
 from .plan_graph import PlanGraph
 
 Bytes = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,44 @@ class Item:
     value: SSAValue | None
 
 
-class _Flat:
-    """Items as arrays."""
+@dataclass(frozen=True)
+class Copy:
+    """Bytes in use from one time to another (included), by what two nodes choose together."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        counts = [len(item.bytes) for item in items]
-        self.bytes = np.concatenate([item.bytes for item in items] or [np.zeros(0)])
-        self.starts = np.cumsum([0, *counts], dtype=np.int64)[:-1]
-        self.nodes = np.array([item.node for item in items], np.int64)
-        self.first = np.array([item.first for item in items], np.int64)
-        self.last = np.array([item.last for item in items], np.int64)
+    one: int
+    two: int
+    bytes: Bytes
+    """(choices of one, choices of two): 0 where a value is used as it lies."""
+    first: int
+    last: int
+
+
+class _Flat:
+    """Items and copies as arrays."""
+
+    def __init__(self, items: Sequence[Item], copies: Sequence[Copy]) -> None:
+        tables = {id(copy.bytes): copy.bytes for copy in copies}
+        arrays = [item.bytes for item in items] + [table.reshape(-1) for table in tables.values()]
+        self.bytes = np.concatenate(arrays or [np.zeros(0)])
+        starts = np.cumsum([0, *map(len, arrays)], dtype=np.int64)[:-1]
+        place = dict(zip(tables, starts[len(items) :].tolist(), strict=True))
+        self.starts = np.array(
+            [*starts[: len(items)].tolist(), *(place[id(copy.bytes)] for copy in copies)], np.int64
+        )
+        # an item is a copy of one choice by its node's
+        self.one = np.array([0] * len(items) + [copy.one for copy in copies], np.int64)
+        self.two = np.array([i.node for i in items] + [copy.two for copy in copies], np.int64)
+        widths = [0] * len(items) + [copy.bytes.shape[1] for copy in copies]
+        self.widths = np.array(widths, np.int64)
+        both = (*items, *copies)
+        self.first = np.array([use.first for use in both], np.int64)
+        self.last = np.array([use.last for use in both], np.int64)
+
+    def over_time(self, chosen: Ints, end: int) -> Bytes:
+        sizes = self.bytes[self.starts + chosen[self.one] * self.widths + chosen[self.two]]
+        begins = np.bincount(self.first, sizes, end + 1)
+        ends = np.bincount(self.last + 1, sizes, end + 1)
+        return np.cumsum((begins - ends)[:-1], dtype=np.float64)
 
 
 class Footprint:
@@ -72,9 +104,18 @@ class Footprint:
                 self._add([value], num_bytes(value.type), 0, self._end - 1)
         for buffer in timeline.buffers:
             self._add(buffer.values, buffer.size, buffer.first, buffer.last)
+        self.copies: list[Copy] = []
+        self._matrices: dict[tuple[object, ...], Bytes] = {}
+        read: dict[tuple[SSAValue, int], list[int]] = defaultdict(list)
         for op, node in graph.op_nodes:
             if op in timeline.times:
-                self._add_passing(op, node, timeline.times[op])
+                self._add_copies(op, node, timeline.times[op], read)
+        for (value, node), times in read.items():
+            place = graph.node_of(value)
+            assert place is not None
+            ends = graph.nodes[place].specs, graph.nodes[node].specs
+            copied = self._copied(*ends, value)
+            self.copies.append(Copy(place, node, copied, min(times), max(times)))
 
     def _add(self, values: Sequence[SSAValue], size: int, first: int, last: int) -> None:
         """A buffer lies where the first of its values that has a place does. What is free is made
@@ -85,37 +126,52 @@ class Footprint:
             return
         self.items.append(Item(node, size / self._graph.parts(node), first, last, value))
 
-    def _add_passing(self, op: Operation, node: int, time: int) -> None:
-        """What an op has in memory in forms that may be its own."""
-        table = self._graph.table
-        sizes: list[float] = []
-        for strategy in self._graph.nodes[node].strategies:
-            size = 0.0
-            for value, spec in zip(operands_of(op), strategy.operands, strict=True):
-                size += num_bytes(value.type) / table.parts(spec.dim_axes)
-            for value, spec in zip(op.results, strategy.results, strict=True):
-                if spec.partial:
-                    size += num_bytes(value.type) / table.parts(spec.dim_axes)
-            sizes.append(size)
-        self.items.append(Item(node, np.array(sizes), time, time, None))
+    def _add_copies(
+        self, op: Operation, node: int, time: int, read: dict[tuple[SSAValue, int], list[int]]
+    ) -> None:
+        """What an op has in memory in forms of its own; notes the copies that it shares."""
+        graph = self._graph
+        strategies = graph.nodes[node].strategies
+        for index, value in enumerate(operands_of(op)):
+            place = graph.node_of(value)
+            source = graph.read_by(value, op)
+            if place is None or source is None:
+                continue
+            if source != place:
+                read[value, source].append(time)
+            needs = [s.operands[index].with_partial(()) for s in strategies]
+            copied = self._copied(graph.nodes[source].specs, needs, value)
+            self.copies.append(Copy(source, node, copied, time, time))
+        for index, value in enumerate(op.results):
+            target = graph.node_of(value)
+            if target is not None:
+                gives = [s.results[index] for s in strategies]
+                copied = self._copied(graph.nodes[target].specs, gives, value)
+                self.copies.append(Copy(target, node, copied, time, time))
+
+    def _copied(self, places: Sequence[Spec], forms: Sequence[Spec], value: SSAValue) -> Bytes:
+        """(places, forms): the bytes of a form that is not where the value lies."""
+        key = tuple(places), tuple(forms), value.type
+        found = self._matrices.get(key)
+        if found is None:
+            parts = self._graph.table.parts
+            sizes = [num_bytes(value.type) / parts(form.dim_axes) for form in forms]
+            other = [[place != form for form in forms] for place in places]
+            found = self._matrices[key] = np.array(other) * np.array(sizes)
+        return found
 
     def over_time(self, chosen: Sequence[int]) -> Bytes:
         """(times,): bytes in use under a choice of each node."""
         if self._flat is None:
-            self._flat = _Flat(self.items)
-        flat = self._flat
-        sizes = flat.bytes[flat.starts + np.asarray(chosen, np.int64)[flat.nodes]]
-        begins = np.bincount(flat.first, sizes, self._end + 1)
-        ends = np.bincount(flat.last + 1, sizes, self._end + 1)
-        change = begins - ends
-        return np.cumsum(change[:-1], dtype=np.float64)
+            self._flat = _Flat(self.items, self.copies)
+        return self._flat.over_time(np.asarray(chosen, np.int64), self._end)
 
     def peak(self, chosen: Sequence[int]) -> int:
         """The most bytes in use at any time."""
         return ceil(self.over_time(chosen).max())
 
     def at(self, time: int) -> dict[int, Bytes]:
-        """The bytes in use at a time: per node (choices,)."""
+        """The bytes in use at a time without copies: per node (choices,)."""
         if time in self._at:
             return self._at[time]
         found = self._at[time] = {}
@@ -135,11 +191,21 @@ class Footprint:
         return sorted(sizes, key=lambda found: -found[1])[:count]
 
     def least(self) -> list[int]:
-        """The choices that take least memory, at every time."""
+        """Choices that take little memory at every time: each place its least, and each op what
+        copies least."""
         chosen = [0] * len(self._graph.nodes)
         total: dict[int, Bytes] = {}
         for item in self.items:
             total[item.node] = total.get(item.node, 0.0) + item.bytes
         for node, sizes in total.items():
             chosen[node] = int(sizes.argmin())
+        copied: dict[int, Bytes] = {}
+        shared = [copy for copy in self.copies if not self._graph.nodes[copy.two].strategies]
+        for copy in shared:
+            chosen[copy.two] = int(copy.bytes[chosen[copy.one]].argmin())
+        for copy in self.copies:
+            copied[copy.two] = copied.get(copy.two, 0.0) + copy.bytes[chosen[copy.one]]
+        for node, sizes in copied.items():
+            if self._graph.nodes[node].strategies:
+                chosen[node] = int(sizes.argmin())
         return chosen

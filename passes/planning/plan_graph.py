@@ -424,6 +424,11 @@ class PlanGraph:
             self._readers[key] = found
         return found
 
+    def read_by(self, value: SSAValue, op: Operation) -> int | None:
+        """The node of the form in which an op that has a node reads a value."""
+        node = self.node_of(value)
+        return None if node is None else self._readers.get((value, times(op, self._loops)), node)
+
     @property
     def readers(self) -> Mapping[tuple[SSAValue, int], int]:
         """By value and how often it is read: the node that ops read it from."""

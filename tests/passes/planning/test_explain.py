@@ -198,7 +198,7 @@ def test_a_donated_result_lies_where_its_argument_does() -> None:
 
 def test_what_does_not_fit_comes_last() -> None:
     free = planned(PLANE)
-    limit = int(0.7 * free.choices.bytes)
+    limit = int(0.8 * free.choices.bytes)
     plan = planned(PLANE, limit=limit)
     rows = explainer(plan, limit).every_argument()
     others = [other for one in rows for other in one.others]
