@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -245,6 +245,7 @@ class Lowering:
             method.planner(mesh),
             method.decisions(mesh),
             _place_of(request.fn),
+            (_keys_among(self.avals), _keys_among(step.outs)),
         )
         return LoweredProgram(
             road, step.lowered, self, step.outs, step.out_tree, donated, aliases, step.batch, mesh
@@ -438,6 +439,10 @@ class Lowering:
                     late[index] = dim_axes(sharding, len(avals[index].shape))
                     shardings[index] = None
         return avals, shardings, late
+
+
+def _keys_among(arrays: Iterable[Any]) -> frozenset[int]:
+    return frozenset(i for i, array in enumerate(arrays) if is_key_dtype(array.dtype))
 
 
 def _kind_of(index: int, aval: ArgumentAval, batch: Batch) -> str:

@@ -34,6 +34,7 @@ from autopar.dialects.autopar import (
     OWN_SIZES,
     arg_shardings,
     entries_of,
+    result_shardings,
     set_arg_shardings,
     set_result_sharding,
 )
@@ -42,6 +43,7 @@ from autopar.dialects.rules.registry import load_families
 from autopar.dialects.sdy import Mesh, MeshOp
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
+from autopar.dialects.tensors import shape_of
 from autopar.dialects.unverified import dictionary, integer_attr
 from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
@@ -121,6 +123,9 @@ class Road:
     """A plan to be used again, without a search."""
     place: tuple[str, int] | None = None
     """File and line of the user's function, which JAX does not tell."""
+    keys: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
+    """Arguments and results that are PRNG keys: a search keeps their words whole, since a sharding
+    of the key has no place for them."""
     _found: Decisions | None = field(default=None, init=False, repr=False)
     """What the search decided, once it ran: one search serves all levels and the plan."""
 
@@ -260,8 +265,25 @@ class Road:
                 shardings[index] = _sharding(func, grid, info.axes)
         if any(info.axes is not None for info in self.arguments):
             set_arg_shardings(func, shardings)
+        if self.planner is not None:
+            self._keep_keys_whole(func, grid)
         for index, axes in self.result_axes.items():
             set_result_sharding(func, index, _sharding(func, grid, axes))
+
+    def _keep_keys_whole(self, func: FuncOp, grid: Grid) -> None:
+        arguments, results = self.keys
+        types = func.function_type
+        given = arg_shardings(func)
+        for index in arguments:
+            if given[index] is None:
+                rank = len(shape_of(types.inputs.data[index]))
+                given[index] = _sharding(func, grid, [()] * rank)
+        if arguments:
+            set_arg_shardings(func, given)
+        for index in results:
+            if result_shardings(func)[index] is None:
+                rank = len(shape_of(types.outputs.data[index]))
+                set_result_sharding(func, index, _sharding(func, grid, [()] * rank))
 
 
 def _sharding(func: FuncOp, grid: Grid, axes: Sequence[Sequence[str]]) -> Sharding:

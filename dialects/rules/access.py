@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from operator import attrgetter
 from typing import Any, cast
 
@@ -110,12 +111,14 @@ def attribute(op: Operation, name: str) -> Attribute | None:
 
 
 def ints(op: Operation, name: str, default: Sequence[int] = ()) -> tuple[int, ...]:
-    """An array of integers (dense array, or 1-D dense elements)."""
+    """An array of integers (dense array, or dense elements, row major)."""
     found = attribute(op, name)
     if isinstance(found, DenseArrayBase):
         return tuple(int(v) for v in found.get_values())
     if isinstance(found, DenseIntOrFPElementsAttr):
-        return tuple(int(v) for v in found.get_values())
+        values = [int(v) for v in found.get_values()]
+        count = prod(shape_of(cast(Any, found).type))
+        return tuple(values * count if len(values) < count else values)  # a splat holds one
     return tuple(default)
 
 

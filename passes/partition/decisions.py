@@ -169,6 +169,8 @@ class Decisions:
         given = op.attributes.get(STRATEGY)
         if isinstance(given, StrategyAttr):
             factors = given_factors(op, rule, given, self._table)
+            if not _axes_of(carried).isdisjoint(axis for axes in factors for axis in axes):
+                carried = ()  # what is to be split over their axes is reduced before
             strategy = self._chooser.complete(rule, splittable, factors, carried)
         else:
             strategy = self._chooser.choose(rule, splittable, operand_uses, result_uses, carried)
@@ -223,3 +225,7 @@ class Decisions:
                     continue
                 cost = self._planner.cost(use.spec, required, use.shape, use.item_bytes)
                 yield index, dim, int(cost)
+
+
+def _axes_of(partial: PartialAxes) -> frozenset[int]:
+    return frozenset(axis for _, axes in partial for axis in axes)

@@ -42,6 +42,7 @@ from autopar.passes.partition.strategy import (
 )
 
 from .demands import Demands, demanded_shardings
+from .exchange_prices import exchange_seconds
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .reshard_prices import Floats, ReshardPrices
 
@@ -305,7 +306,8 @@ class PlanGraph:
         gives = [s.results[0] for s in strategies]
         before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
         after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
-        matrix = (before[:, :, None] + after[None, :, :]).min(axis=1)
+        fetched = self._exchanges(op, rule, strategies)
+        matrix = (before[:, :, None] + fetched[:, None] + after[None, :, :]).min(axis=1)
         self._add_edge(source, target, matrix, trips)
 
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
@@ -315,6 +317,7 @@ class PlanGraph:
         if op.name in DOTS and not self._demands.allow_replicated_compute:
             strategies = self._on_all_devices(op, strategies)
         seconds = self._op_seconds(op, rule, splittable, strategies)
+        seconds = seconds + self._exchanges(op, rule, strategies)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
         for index, value in enumerate(operands_of(op)):
@@ -402,6 +405,11 @@ class PlanGraph:
                 )
             self._matrices[key] = found
         return found
+
+    def _exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
+        """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
+        found = [exchange_seconds(op, rule, s, self.table, self._prices) for s in strategies]
+        return np.array(found, np.float64)
 
     # ---- edges
 

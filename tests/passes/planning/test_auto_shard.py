@@ -202,3 +202,89 @@ def test_donated_arguments_follow_their_results(spec: P) -> None:
 def test_functions_without_a_batch(case: Any) -> None:
     fn, *args = case
     jax.tree.map(np.testing.assert_allclose, _auto(fn, *args), fn(*args))
+
+
+FAST = """
+version = 1
+[device]
+flops.f32 = 1e10
+flops.bf16 = 1e10
+memory_bytes = 8e9
+memory_bandwidth = 1e9
+[[link]]
+size = 64
+alpha = 1e-9
+beta = 1e-13
+"""
+"""Links so fast that everything is split."""
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 4)])
+def test_what_is_split_over_the_axes_of_a_partial_sum(
+    shape: tuple[int, ...], tmp_path: Any
+) -> None:
+    """A gather from a table whose rows are split leaves a partial sum, which the next op splits."""
+    cluster = tmp_path / "fast.toml"
+    cluster.write_text(FAST)
+
+    def contrastive(x: Any, y: Any) -> Any:
+        logits = x @ y.T
+        own = jnp.arange(len(x))
+        return jax.nn.log_softmax(logits, 1)[own, own].sum()
+
+    x, y = (np.random.default_rng(i).normal(size=(64, 16)).astype(np.float32) for i in range(2))
+    method = autopar.AutoShardParallel(options={"cluster": str(cluster)})
+    step = autopar.parallelize(jax.grad(contrastive, (0, 1)), method=method, mesh=shape)
+    for ours, one in zip(step(x, y), jax.grad(contrastive, (0, 1))(x, y), strict=True):
+        np.testing.assert_allclose(ours, one, rtol=1e-3, atol=1e-4)
+
+
+def test_keys_stay_whole(tmp_path: Any) -> None:
+    cluster = tmp_path / "fast.toml"
+    cluster.write_text(FAST)
+
+    def noisy(key: Any, x: Any) -> Any:
+        new, own = jax.random.split(key)
+        return new, x * jax.random.uniform(own, x.shape)
+
+    key, x = jax.random.key(0), np.ones((512, 64), np.float32)
+    method = autopar.AutoShardParallel(options={"cluster": str(cluster)})
+    new, y = autopar.parallelize(noisy, method=method, mesh=(2,))(key, x)
+    expected_key, expected = noisy(key, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+    assert (jax.random.key_data(new) == jax.random.key_data(expected_key)).all()
+
+
+def _fused(weights: Any, x: Any) -> Any:
+    """Attention whose queries, keys and values are one product, cut in three."""
+
+    def loss(weights: Any) -> Any:
+        h = x
+        for weight in weights:
+            q, k, v = jnp.split(h @ weight["in"], 3, -1)
+            h = h + jax.nn.softmax(q @ k.swapaxes(1, 2)) @ v @ weight["out"]
+        return (h**2).mean()
+
+    return jax.tree.map(lambda w, g: w - 0.1 * g, weights, jax.grad(loss)(weights))
+
+
+@pytest.mark.parametrize("preset", ["8xv100", "8xh100"])
+def test_slices_along_a_split_dimension_have_their_price(preset: str) -> None:
+    weights = [
+        {
+            "in": jax.ShapeDtypeStruct((512, 1536), np.float32),
+            "out": jax.ShapeDtypeStruct((512, 512), np.float32),
+        }
+        for _ in range(2)
+    ]
+    x = jax.ShapeDtypeStruct((32, 128, 512), np.float32)
+
+    def seconds(method: Any) -> float:
+        plan = autopar.plan(_fused, weights, x, mesh=(8,), donate_argnums=0, method=method)
+        return price_of(plan.road.at("spmd"), prices).total
+
+    prices = CostModel.of(read_cluster(preset), Grid("mesh", (("data", 8),)))
+    auto = autopar.AutoShardParallel(options={"cluster": preset, "memory_per_device": "16GB"})
+    found = seconds(auto)
+    for method in ("dp", "zero2", "zero3"):
+        assert found <= 1.001 * seconds(method)

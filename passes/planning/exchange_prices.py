@@ -1,0 +1,219 @@
+"""What ops cost that need the data of other devices where a dimension is split: slices, pads,
+concatenations, windows.
+
+A device that makes elements [o, p) of a result reads an interval of each operand. What of it does
+not lie in its own block is fetched by permutes, or by a gather where that is less
+(`passes/partition/windows.py`). Here this is counted for the device that misses most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from xdsl.ir import Operation
+
+from autopar.dialects.rules.access import attribute, integer, ints, operands_of
+from autopar.dialects.rules.core import FactorKind, ShardingRule
+from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
+from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.partition.specs import AxisTable
+from autopar.passes.partition.strategy import Strategy
+
+
+class _Reads(NamedTuple):
+    """Which elements of a dimension of an operand an op reads for elements of a factor."""
+
+    operand: int
+    dim: int
+    of: Callable[[int, int], tuple[int, int]]
+    """From [start, stop) of the factor to [start, stop) of the dimension, beyond its ends too."""
+
+
+def exchange_seconds(
+    op: Operation, rule: ShardingRule, strategy: Strategy, table: AxisTable, prices: CostModel
+) -> float:
+    """Seconds of what is fetched in one run of an op under a strategy."""
+    seconds = 0.0
+    for factor, axes in enumerate(strategy.factors):
+        if not axes or rule.kinds[factor] is not FactorKind.PERMUTATION:
+            continue
+        parts = table.parts(axes)
+        made = next((d for d, held in enumerate(rule.results[0]) if factor in held), None)
+        # a factor has the size of its widest dimension
+        total = rule.factor_sizes[factor] if made is None else shape_of(op.results[0].type)[made]
+        readers = _READERS.get(op.name)
+        for reads in () if readers is None else readers(op, rule, factor, made):
+            value = operands_of(op)[reads.operand]
+            size = shape_of(value.type)[reads.dim]
+            rows, senders = _missing(reads.of, total, size, parts)
+            if not rows:
+                continue
+            split = table.parts(strategy.operands[reads.operand].dim_axes)
+            row_bytes = num_bytes(value.type) / split / max(1.0, size / parts)
+            names = table.axes(axes)
+            alpha = prices.collective_seconds("permute", 0.0, names)
+            sent = prices.collective_seconds("permute", rows * row_bytes, names) - alpha
+            gathered = prices.collective_seconds("all_gather", num_bytes(value.type) / split, names)
+            seconds += min(senders * alpha + sent, gathered)
+    return seconds
+
+
+def _missing(
+    read: Callable[[int, int], tuple[int, int]], total: int, size: int, parts: int
+) -> tuple[int, int]:
+    """What the device that misses most misses: elements, and how many others hold them."""
+    made, held = -(-total // parts), -(-size // parts)
+    most = (0, 0)
+    for device in range(parts):
+        start, stop = read(device * made, min(total, (device + 1) * made))
+        start, stop = max(0, start), min(size, stop)
+        if start >= stop:
+            continue
+        low, high = device * held, (device + 1) * held
+        own = max(0, min(stop, high) - max(start, low))
+        blocks = range(start // held, (stop - 1) // held + 1)
+        others = len(blocks) - (device in blocks)
+        most = max(most, (stop - start - own, others))
+    return most
+
+
+# ---- What is read, op by op ----------------------------------------------------------------------
+
+
+def _dims(rule: ShardingRule, operand: int, factor: int) -> list[int]:
+    return [dim for dim, held in enumerate(rule.operands[operand]) if factor in held]
+
+
+def _slice(op: Operation, rule: ShardingRule, factor: int, made: int | None) -> list[_Reads]:
+    found: list[_Reads] = []
+    for dim in _dims(rule, 0, factor):
+        first, step = ints(op, "start_indices")[dim], ints(op, "strides")[dim]
+
+        def read(start: int, stop: int, first: int = first, step: int = step) -> tuple[int, int]:
+            return first + start * step, first + (stop - 1) * step + 1
+
+        found.append(_Reads(0, dim, read))
+    return found
+
+
+def _pad(op: Operation, rule: ShardingRule, factor: int, made: int | None) -> list[_Reads]:
+    found: list[_Reads] = []
+    for dim in _dims(rule, 0, factor):
+        low = ints(op, "edge_padding_low")[dim]
+        step = ints(op, "interior_padding")[dim] + 1
+
+        def read(start: int, stop: int, low: int = low, step: int = step) -> tuple[int, int]:
+            return -(-(start - low) // step), (stop - 1 - low) // step + 1
+
+        found.append(_Reads(0, dim, read))
+    return found
+
+
+def _concatenate(op: Operation, rule: ShardingRule, factor: int, made: int | None) -> list[_Reads]:
+    found: list[_Reads] = []
+    dim, before = integer(op, "dimension"), 0
+    if dim != made:
+        return []
+    for index, value in enumerate(operands_of(op)):
+
+        def read(start: int, stop: int, before: int = before) -> tuple[int, int]:
+            return start - before, stop - before
+
+        found.append(_Reads(index, dim, read))
+        before += shape_of(value.type)[dim]
+    return found
+
+
+def _reverse(op: Operation, rule: ShardingRule, factor: int, made: int | None) -> list[_Reads]:
+    found: list[_Reads] = []
+    for dim in set(_dims(rule, 0, factor)) & set(ints(op, "dimensions")):
+        size = shape_of(op.operands[0].type)[dim]
+
+        def read(start: int, stop: int, size: int = size) -> tuple[int, int]:
+            return size - stop, size - start
+
+        found.append(_Reads(0, dim, read))
+    return found
+
+
+def _window(
+    stride: int, low: int, span: int, dilation: int
+) -> Callable[[int, int], tuple[int, int]]:
+    """Windows `start` to `stop`: of `span` elements each, over a dimension with `low` before it
+    and `dilation` - 1 elements between any two of its own."""
+
+    def read(start: int, stop: int) -> tuple[int, int]:
+        first, last = start * stride - low, (stop - 1) * stride - low + span
+        return -(-first // dilation), -(-last // dilation)
+
+    return read
+
+
+def _reduce_window(
+    op: Operation, rule: ShardingRule, factor: int, made: int | None
+) -> list[_Reads]:
+    ones = (1,) * len(rule.results[0])
+    found: list[_Reads] = []
+    for index in range(len(op.results)):
+        for dim in _dims(rule, index, factor):
+            taps = ints(op, "window_dimensions")[dim]
+            span = (taps - 1) * ints(op, "window_dilations", ones)[dim] + 1
+            low = ints(op, "padding", (0,) * 2 * len(ones))[2 * dim]
+            stride = ints(op, "window_strides", ones)[dim]
+            base = ints(op, "base_dilations", ones)[dim]
+            found.append(_Reads(index, dim, _window(stride, low, span, base)))
+    return found
+
+
+def _select_and_scatter(
+    op: Operation, rule: ShardingRule, factor: int, made: int | None
+) -> list[_Reads]:
+    ones = (1,) * len(rule.results[0])
+    found: list[_Reads] = []
+    for dim in _dims(rule, 0, factor):
+        around = ints(op, "window_dimensions", ones)[dim] - 1
+
+        def read(start: int, stop: int, around: int = around) -> tuple[int, int]:
+            return start - around, stop + around
+
+        found.append(_Reads(0, dim, read))
+    return found
+
+
+def _convolution(op: Operation, rule: ShardingRule, factor: int, made: int | None) -> list[_Reads]:
+    numbers = attribute(op, "dimension_numbers")
+    assert isinstance(numbers, ConvDimensionNumbers)
+    inputs = list(numbers.input_spatial_dimensions)
+    outputs = list(numbers.output_spatial_dimensions)
+    kernels = list(numbers.kernel_spatial_dimensions)
+    rank = len(inputs)
+    found: list[_Reads] = []
+    for dim in _dims(rule, 0, factor):
+        if dim not in inputs:
+            continue
+        index = inputs.index(dim)
+        stride = ints(op, "window_strides", (1,) * rank)[index]
+        low = ints(op, "padding", (0,) * 2 * rank)[2 * index]
+        base = ints(op, "lhs_dilation", (1,) * rank)[index]
+        between = ints(op, "rhs_dilation", (1,) * rank)[index]
+        taps = shape_of(op.operands[1].type)[kernels[index]]
+        windows = shape_of(op.results[0].type)[outputs[index]]
+        if made == outputs[index]:
+            found.append(_Reads(0, dim, _window(stride, low, (taps - 1) * between + 1, base)))
+        else:  # the taps are split: the gradient of a kernel
+            span = (windows - 1) * stride + 1
+            found.append(_Reads(0, dim, _window(between, low, span, base)))
+    return found
+
+
+_READERS: dict[str, Callable[[Operation, ShardingRule, int, int | None], Sequence[_Reads]]] = {
+    "stablehlo.slice": _slice,
+    "stablehlo.pad": _pad,
+    "stablehlo.concatenate": _concatenate,
+    "stablehlo.reverse": _reverse,
+    "stablehlo.reduce_window": _reduce_window,
+    "stablehlo.select_and_scatter": _select_and_scatter,
+    "stablehlo.convolution": _convolution,
+}
