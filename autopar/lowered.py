@@ -30,7 +30,7 @@ from autopar.lowering.jax_compat import (
 )
 from autopar.lowering.mlir_context import merge_equal_ops
 
-from .aliasing import donated_leaves, match_aliases, next_values, states
+from .aliasing import donated_leaves, match_aliases, next_values_by_path, states
 from .arguments import Leaf, Signature
 from .batch import Batch, find_batch
 from .meshes import (
@@ -285,7 +285,7 @@ class Lowering:
             outs = jax.tree.leaves(out_info)
             results = self._result_shardings(out_shardings, out_info)
             paths = [path for path, _ in jax.tree.leaves_with_path(out_info)]
-            following = next_values(self.leaves, self.avals, outs, paths)
+            following = next_values_by_path(self.leaves, self.avals, outs, paths)
             batch = self._find_batch(following)
             late_arguments, late_results = dict[int, Any](), dict[int, Any]()
             following_states, sizes_known = None, True
