@@ -33,13 +33,13 @@ PASSES: dict[str, str] = {
     "inline": f"{_IMPORTING}.inline:InlinePass",
     "insert-reshards": f"{_PARTITION}.insert_reshards:InsertReshardsPass",
     "optimize-collectives": f"{_PARTITION}.optimize_collectives:OptimizeCollectivesPass",
-    "split-step": "autopar.passes.pipelining.split_step:SplitStepPass",
     "shard-attributes-to-ops": f"{_IMPORTING}.shard_attributes_to_ops:ShardAttributesToOpsPass",
     "shard-ops-to-attributes": f"{_IMPORTING}.shard_ops_to_attributes:ShardOpsToAttributesPass",
     "shard-partition": f"{_PARTITION}.shard_partition:ShardPartitionPass",
     "sharding-propagation": (
         "autopar.passes.sharding.sharding_propagation:ShardingPropagationPass"
     ),
+    "split-step": "autopar.passes.pipelining.split_step:SplitStepPass",
 }
 
 

@@ -244,6 +244,11 @@ def test_one_name_four_places(name: str) -> None:
     assert cls.name == name and cls.__module__ == module
 
 
+def test_passes_are_listed_in_order() -> None:
+    ours = [name for name, target in PASSES.items() if target.startswith("autopar.")]
+    assert ours == sorted(ours)
+
+
 def test_every_pass_file_is_registered() -> None:
     """A class at the top of a file in passes/ whose name ends in Pass has a line in PASSES."""
     registered = {target.partition(":")[2] for target in PASSES.values()}
