@@ -31,7 +31,7 @@ from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import is_tensor
 
 from .arguments import argument_kinds, batch_dim, main_function
-from .phases import gather_by_phase
+from .gathers import gather_by_phase
 from .state import next_values_by_flow
 
 MethodName = Literal["dp", "zero2", "zero3", "fsdp", "shard"]
