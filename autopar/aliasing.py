@@ -41,10 +41,11 @@ def donated_leaves(
     return {i for slot in chosen for i in arguments[slot]}
 
 
-def next_values(
+def next_values_by_path(
     leaves: Sequence[Leaf], avals: Sequence[Any], outs: Sequence[Any], paths: Sequence[Any]
 ) -> dict[int, int]:
-    """For each flat argument that a step returns anew the result that holds its next value.
+    """For each flat argument that a step returns anew the result that holds its next value, by
+    their places in the pytrees.
 
     `paths` are the results' key paths. A result of an argument's shape and dtype is its next value
     if it has the same path in its pytree (`state['w']` and `result[0]['w']`), else if it is the
@@ -161,8 +162,8 @@ def match_aliases(
 ) -> dict[int, int]:
     """For each donated argument the result that takes its buffer.
 
-    Its next value (`following`, of `next_values`), else a result of its shape and dtype that is
-    nobody's next value.
+    Its next value (`following`, of `next_values_by_path`), else a result of its shape and dtype
+    that is nobody's next value.
     """
     claimed = set(following.values())
     free: dict[Any, deque[int]] = defaultdict(deque)

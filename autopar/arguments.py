@@ -46,7 +46,7 @@ class Leaf:
     """Inside the argument: `['params']['w']`."""
 
 
-class Signature:
+class ArgumentRoles:
     """What `parallelize` was told about a function's arguments."""
 
     def __init__(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import Leaf, Signature, by_slot
+from .arguments import ArgumentRoles, Leaf, by_slot
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Batch:
 
 
 def find_batch(
-    signature: Signature,
+    roles: ArgumentRoles,
     leaves: Sequence[Leaf],
     avals: Sequence[Any],
     following: Mapping[int, int],
@@ -39,20 +39,20 @@ def find_batch(
     """
     arguments = by_slot(leaves)
     arrays = {s: [i for i in found if avals[i].shape] for s, found in arguments.items()}
-    if signature.batch is not None:
-        slots = signature.batch.slots(num_args) & arguments.keys()
-        if signature.batch.nums and not slots:
+    if roles.batch is not None:
+        slots = roles.batch.slots(num_args) & arguments.keys()
+        if roles.batch.nums and not slots:
             raise ValueError(
-                f"batch_argnums={signature.batch.nums}: the call has no such argument with arrays"
+                f"batch_argnums={roles.batch.nums}: the call has no such argument with arrays"
             )
         for slot in sorted(slots, key=str):
             if not arrays[slot]:
                 raise ValueError(
-                    f"batch_argnums={signature.batch.nums}: {signature.label(slot)} is a scalar, "
+                    f"batch_argnums={roles.batch.nums}: {roles.label(slot)} is a scalar, "
                     "it has no batch dimension: leave it out"
                 )
         chosen = [i for slot in slots for i in arrays[slot]]
-        said = _said(signature, slots, "as batch_argnums says")
+        said = _said(roles, slots, "as batch_argnums says")
         if not splits:
             return Batch(frozenset(chosen), said)
         whole = _whole_leaves(chosen, leaves, avals, splits)
@@ -67,7 +67,7 @@ def find_batch(
         if len(sizes) == 1 and not comes_back:
             candidates[slot] = sizes.pop()
     if len(set(candidates.values())) > 1:
-        shown = ", ".join(f"{signature.label(n)} ({s})" for n, s in candidates.items())
+        shown = ", ".join(f"{roles.label(n)} ({s})" for n, s in candidates.items())
         raise ValueError(
             "which arguments hold the batch is ambiguous, their first dimensions differ: "
             f"{shown}; say batch_argnums=(…)"
@@ -81,14 +81,14 @@ def find_batch(
         if slot not in candidates and indices and {avals[i].shape[0] for i in indices} == {size}
     ]
     if doubtful and splits:
-        shown = ", ".join(signature.label(slot) for slot in doubtful)
+        shown = ", ".join(roles.label(slot) for slot in doubtful)
         raise ValueError(
             f"which arguments hold the batch is ambiguous: {shown} has the batch's size {size}, "
             "but comes back among the results as state does; say batch_argnums=(…)"
         )
     chosen = [i for slot in candidates for i in arrays[slot]]
     why = "inferred: it does not come back among the results"
-    return Batch(frozenset(chosen), _said(signature, candidates, why))
+    return Batch(frozenset(chosen), _said(roles, candidates, why))
 
 
 def _whole_leaves(
@@ -120,6 +120,6 @@ def _whole_leaves(
     return frozenset(i for i in chosen if avals[i].shape[0] != size)
 
 
-def _said(signature: Signature, slots: Any, why: str) -> str:
-    names = ", ".join(signature.label(s) for s in sorted(slots, key=str))
+def _said(roles: ArgumentRoles, slots: Any, why: str) -> str:
+    names = ", ".join(roles.label(s) for s in sorted(slots, key=str))
     return f"{names}, dimension 0 ({why})"

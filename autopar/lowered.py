@@ -30,8 +30,8 @@ from autopar.lowering.jax_compat import (
 )
 from autopar.lowering.mlir_context import merge_equal_ops
 
-from .aliasing import donated_leaves, match_aliases, next_values, states
-from .arguments import Leaf, Signature
+from .aliasing import donated_leaves, match_aliases, next_values_by_path, states
+from .arguments import ArgumentRoles, Leaf
 from .batch import Batch, find_batch
 from .meshes import (
     MeshChoice,
@@ -47,8 +47,7 @@ from .meshes import (
     tracing_context,
 )
 from .methods import Method
-from .plans import Plan
-from .plans import Signature as PlanSignature
+from .plans import Plan, Signature
 from .road import ArgumentInfo, Road
 from .session import local_devices
 
@@ -69,7 +68,7 @@ class Request:
     num_micro_batches: int
     in_shardings: Any
     out_shardings: Any
-    signature: Signature
+    roles: ArgumentRoles
 
     @property
     def follow(self) -> bool:
@@ -78,7 +77,7 @@ class Request:
 
     def jitted(self, out_shardings: Any = None) -> Any:
         """The function as jax.jit sees it."""
-        static = self.signature.static
+        static = self.roles.static
         options = {} if out_shardings is None else {"out_shardings": out_shardings}
         return jax.jit(
             self.fn,
@@ -169,10 +168,10 @@ class Lowering:
         self.request = request
         self.args, self.kwargs = args, kwargs
         self.values, self.tree = leaves, tree
-        signature = request.signature
+        roles = request.roles
         indexed = jax.tree.unflatten(tree, range(len(leaves)))
         paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(indexed)[0]]
-        self.leaves = signature.leaves(len(args), paths)
+        self.leaves = roles.leaves(len(args), paths)
         self.avals = [ArgumentAval(leaf) for leaf in leaves]
         for value, leaf, aval in zip(leaves, self.leaves, self.avals, strict=True):
             if aval.dtype is None and not hasattr(value, "__jax_array__"):
@@ -225,7 +224,7 @@ class Lowering:
         """Traces the function and finds what its arguments are; the passes run when asked for."""
         request = self.request
         step = self._trace_step()
-        marked = None if request.signature.auto_donate else request.signature.donated
+        marked = None if request.roles.auto_donate else request.roles.donated
         donated = donated_leaves(marked, self.leaves, self.avals, step.outs, len(self.args))
         aliases = match_aliases(donated, step.following, self.avals, step.outs)
         mesh = self.mesh or default_mesh()
@@ -286,7 +285,7 @@ class Lowering:
             outs = jax.tree.leaves(out_info)
             results = self._result_shardings(out_shardings, out_info)
             paths = [path for path, _ in jax.tree.leaves_with_path(out_info)]
-            following = next_values(self.leaves, self.avals, outs, paths)
+            following = next_values_by_path(self.leaves, self.avals, outs, paths)
             batch = self._find_batch(following)
             late_arguments, late_results = dict[int, Any](), dict[int, Any]()
             following_states, sizes_known = None, True
@@ -335,7 +334,7 @@ class Lowering:
             for aval, value, sharding in zip(avals, self.values, shardings, strict=True)
         ]
         dynamic = jax.tree.unflatten(self.tree, flat)
-        args, kwargs = self.request.signature.join(self.args, self.kwargs, dynamic)
+        args, kwargs = self.request.roles.join(self.args, self.kwargs, dynamic)
         try:
             return jitted.trace(*args, **kwargs)
         except ValueError as error:
@@ -391,13 +390,13 @@ class Lowering:
 
     def _find_batch(self, following: Mapping[int, int]) -> Batch:
         request = self.request
-        free = request.num_micro_batches == 1 and request.signature.batch is None
+        free = request.num_micro_batches == 1 and request.roles.batch is None
         if request.follow and free:
             return Batch(why="as the user's shardings say")
         optional = free and not request.method.splits_batch
         try:
             batch = find_batch(
-                request.signature,
+                request.roles,
                 self.leaves,
                 self.avals,
                 following,
@@ -510,7 +509,7 @@ class LoweredProgram:
         )
         results = [f"result{jax.tree_util.keystr(path)}" for path, _ in paths]
         plan = Plan.of(self.road, names, results, self.batch.why)
-        plan.signature = PlanSignature(
+        plan.signature = Signature(
             self.call.tree,
             tuple(len(aval.shape) for aval in self.call.avals),
             self.out_tree,

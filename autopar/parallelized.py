@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from autopar.lowering.jax_compat import check_jax_version, trace_context, trace_state_clean
 
-from .arguments import Signature
+from .arguments import ArgumentRoles
 from .compiled import CompiledProgram
 from .lowered import LoweredProgram, Lowering, Request
 from .meshes import mesh_shape
@@ -73,7 +73,7 @@ def parallelize(
         )
     if not callable(fn):
         raise TypeError(f"parallelize expects a function, got {type(fn).__name__}")
-    signature = Signature(
+    roles = ArgumentRoles(
         fn,
         static_argnums=static_argnums,
         static_argnames=static_argnames,
@@ -87,7 +87,7 @@ def parallelize(
     count = 1 if count is None else int(count)
     given = mesh if mesh is not None else chosen.mesh
     mesh_shape(given)
-    return Parallelized(Request(fn, chosen, given, count, in_shardings, out_shardings, signature))
+    return Parallelized(Request(fn, chosen, given, count, in_shardings, out_shardings, roles))
 
 
 _everything: weakref.WeakSet[Parallelized] = weakref.WeakSet()
@@ -127,7 +127,7 @@ class Parallelized:
     def __init__(self, request: Request) -> None:
         functools.update_wrapper(self, request.fn, updated=())
         self._request = request
-        self._split = request.signature.split
+        self._split = request.roles.split
         self._plain = request.jitted()
         self._cache: dict[Any, list[CompiledProgram]] = {}
         self._last: CompiledProgram | None = None

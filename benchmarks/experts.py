@@ -36,8 +36,8 @@ from autopar.dialects.sdy import MeshOp, ShardingConstraintOp
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import shape_of
 from autopar.passes.importing.arguments import main_function
-from autopar.passes.importing.phases import gather_by_phase
-from autopar.passes.importing.state import next_values
+from autopar.passes.importing.gathers import gather_by_phase
+from autopar.passes.importing.state import next_values_by_flow
 
 Axes = tuple[str, ...]
 Dims = tuple[Axes, ...]
@@ -305,7 +305,7 @@ def write_arguments(module: ModuleOp, paths: Sequence[str], expert: Expert, grid
         split = (DimSharding(tuple(map(AxisRef, axes)), False, priority) for axes in dims)
         shardings.append(Sharding(grid.name, tuple(split)))
     set_arg_shardings(func, shardings)
-    place_like_arguments(func, next_values(func).items())
+    place_like_arguments(func, next_values_by_flow(func).items())
     if expert.parameters:
         values = zip(paths, func.body.block.args, strict=True)
         parameters = [value for path, value in values if path.startswith("params/")]

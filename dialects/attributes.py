@@ -7,7 +7,6 @@ afterwards takes their kind for granted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from xdsl.dialects.builtin import (
@@ -24,6 +23,7 @@ from xdsl.utils.hints import isa
 from . import autopar
 from .autopar import ShardingAttr, StrategyAttr, entries_of, stated_grid
 from .diagnostics import DiagnosticError
+from .spelling import did_you_mean
 
 
 class _Kind(NamedTuple):
@@ -102,9 +102,7 @@ class AttributeChecker:
                 continue
             kind = kinds.get(name)
             if kind is None:
-                close = get_close_matches(name, kinds, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                problem = f"autopar has no attribute {name}{hint}"
+                problem = f"autopar has no attribute {name}{did_you_mean(name, kinds)}"
             elif not isa(attr, kind.hint):
                 problem = f"{name} = {attr}: expected {kind.meaning}"
             else:

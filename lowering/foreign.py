@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from io import StringIO
 
 from xdsl.context import Context
@@ -20,6 +19,7 @@ from xdsl.utils.exceptions import ParseError
 
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import GridOp
+from autopar.dialects.spelling import did_you_mean
 from autopar.dialects.text import IRParser, IRPrinter
 
 from .grid_disguise import disguised_text, text_needs_disguise
@@ -161,8 +161,7 @@ def _refused(parser: _StatementParser, filename: str, offset: int, message: str)
 def _unknown(context: Context, name: str) -> str:
     dialect = name.partition(".")[0] + "."
     known = [op.name for op in context.loaded_ops if op.name.startswith(dialect)]
-    close = get_close_matches(name, known, n=1)
-    return f"'{name}' op is not known" + (f"; did you mean '{close[0]}'?" if close else "")
+    return f"'{name}' op is not known{did_you_mean(name, known)}"
 
 
 def to_custom(context: Context, text: str) -> str:

@@ -6,9 +6,10 @@ pays for one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from autopar.dialects.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from xdsl.passes import ModulePass
@@ -32,13 +33,13 @@ PASSES: dict[str, str] = {
     "inline": f"{_IMPORTING}.inline:InlinePass",
     "insert-reshards": f"{_PARTITION}.insert_reshards:InsertReshardsPass",
     "optimize-collectives": f"{_PARTITION}.optimize_collectives:OptimizeCollectivesPass",
-    "split-step": "autopar.passes.pipelining.split_step:SplitStepPass",
     "shard-attributes-to-ops": f"{_IMPORTING}.shard_attributes_to_ops:ShardAttributesToOpsPass",
     "shard-ops-to-attributes": f"{_IMPORTING}.shard_ops_to_attributes:ShardOpsToAttributesPass",
     "shard-partition": f"{_PARTITION}.shard_partition:ShardPartitionPass",
     "sharding-propagation": (
         "autopar.passes.sharding.sharding_propagation:ShardingPropagationPass"
     ),
+    "split-step": "autopar.passes.pipelining.split_step:SplitStepPass",
 }
 
 
@@ -71,11 +72,3 @@ def register_pass(cls: type[ModulePass]) -> type[ModulePass]:
     PASSES[cls.name] = target
     _loaded[cls.name] = cls
     return cls
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of the known names, else nothing."""
-    import difflib
-
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import PipelineError, did_you_mean, load_pass
+from autopar.dialects.spelling import did_you_mean
+
+from . import PipelineError, load_pass
 from .collector import collector_off
 
 if TYPE_CHECKING:

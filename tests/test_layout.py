@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from autopar.dialects import DIALECTS, all_dialects
 from autopar.passes import PASSES, load_pass
+from autopar.passes.manager import option_help
 
 from .docstrings import own_docstring
 
@@ -242,6 +244,11 @@ def test_one_name_four_places(name: str) -> None:
     assert cls.name == name and cls.__module__ == module
 
 
+def test_passes_are_listed_in_order() -> None:
+    ours = [name for name, target in PASSES.items() if target.startswith("autopar.")]
+    assert ours == sorted(ours)
+
+
 def test_every_pass_file_is_registered() -> None:
     """A class at the top of a file in passes/ whose name ends in Pass has a line in PASSES."""
     registered = {target.partition(":")[2] for target in PASSES.values()}
@@ -256,12 +263,16 @@ def test_every_pass_file_is_registered() -> None:
 
 @pytest.mark.parametrize("name", sorted(PASSES))
 def test_every_pass_is_documented(name: str) -> None:
-    """Line 1 is a summary, the rest says what the pass needs and guarantees."""
-    document = (load_pass(name).__doc__ or "").strip()
+    """Line 1 is a summary, the rest says what the pass needs and guarantees; each option has a
+    string below it, which --help and docs/passes.md show."""
+    cls = load_pass(name)
+    document = (cls.__doc__ or "").strip()
     summary = document.partition("\n")[0]
     assert summary.endswith("."), f"summary: {summary!r}"
     assert re.search(r"\bNeeds: ", document), "what does it need?"
     assert re.search(r"\bGuarantees: ", document), "what does it guarantee?"
+    bare = {field.name for field in dataclasses.fields(cls)} - option_help(cls).keys()
+    assert not bare, f"no string below {', '.join(sorted(bare))}: what does it mean?"
 
 
 OURS = [name for name, factory in DIALECTS.items() if factory.startswith("autopar.")]

@@ -67,14 +67,15 @@ def _reduction_dim(op: Operation) -> int:
     return len(operand_shapes(op)[0]) - 1
 
 
-def batched_rule(op: Operation) -> ShardingRule:
+def batched_rule(op: Operation, core_rank: int = 2) -> ShardingRule:
     """Leading dimensions that all tensors of the call have in common are batch dimensions.
 
-    For decompositions of matrices: a batch dimension is common to the first operand, to every
-    result and to every operand that has rank enough; what is left needs replication.
+    Of the first operand's dimensions the last `core_rank` are one problem's own: two of a matrix,
+    one of a diagonal. A batch dimension is common to the first operand, to every result and to
+    every operand that has rank enough; what is left needs replication.
     """
     shapes, results = operand_shapes(op), result_shapes(op)
-    batch = shapes[0][:-2]
+    batch = shapes[0][:-core_rank]
     builder = RuleBuilder(shapes, results)
     for dim, size in enumerate(batch):
         if any(shape[: dim + 1] != batch[: dim + 1] for shape in results):
@@ -92,7 +93,7 @@ LAPACK = [
     for kind in "sdcz"
     for routine in (
         "potrf getrf geqrf gelqf gesdd gesvd orgqr ungqr syevd heevd geev gees gehrd sytrd hetrd "
-        "trsm gtsv geqp3 ormqr unmqr"
+        "trsm geqp3 ormqr unmqr"
     ).split()
 ]
 SOLVERS = [
@@ -100,9 +101,13 @@ SOLVERS = [
     for prefix in ("cusolver", "hipsolver", "cublas", "hipblas", "cu", "hip")
     for routine in (
         "getrf_ffi geqrf_ffi orgqr_ffi syevd_ffi syrk_ffi gesvd_ffi gesvdj_ffi potrf_ffi "
-        "sytrd_ffi csrlsvqr_ffi getrf_batched_ffi geqrf_batched_ffi trsm_batched_ffi"
+        "sytrd_ffi csrlsvqr_ffi getrf_batched_ffi geqrf_batched_ffi trsm_batched_ffi ormqr_ffi"
     ).split()
-] + [f"{gpu}hybrid_eig_{kind}" for gpu in ("cu", "hip") for kind in ("real", "comp")]
+] + [f"{gpu}hybrid_{kind}" for gpu in ("cu", "hip") for kind in ("eig_real", "eig_comp", "geqp3")]
+TRIDIAGONAL = [
+    *(f"lapack_{kind}gtsv_ffi" for kind in "sdcz"),
+    *(f"{gpu}sparse_gtsv2_ffi" for gpu in ("cu", "hip")),
+]
 
 
 @custom_call_rule(*LAPACK, *SOLVERS, "Cholesky", "LuDecomposition", "Qr", "QrDecompositionBlock",
@@ -112,6 +117,14 @@ def decomposition(op: Operation) -> ShardingRule | None:
     if not op.operands or not op.results or len(operand_shapes(op)[0]) < 2:
         return None
     return batched_rule(op)
+
+
+@custom_call_rule(*TRIDIAGONAL)
+def tridiagonal_solve(op: Operation) -> ShardingRule | None:
+    """Three diagonals [..., n] and the right hand sides [..., n, k]."""
+    if not op.operands or not op.results or not operand_shapes(op)[0]:
+        return None
+    return batched_rule(op, core_rank=1)
 
 
 @custom_call_rule("cu_lu_pivots_to_permutation", "hip_lu_pivots_to_permutation")

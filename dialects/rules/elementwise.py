@@ -67,9 +67,8 @@ CHLO_BROADCASTING = """
 """.split()
 
 ARITH = """
-    addi addf subi subf muli mulf divf divsi divui remf remsi remui andi ori xori shli shrsi shrui
-    maximumf minimumf maxnumf minnumf maxsi maxui minsi minui negf cmpi cmpf extf extsi extui truncf
-    trunci sitofp uitofp fptosi fptoui bitcast
+    divsi divui remf remsi remui andi ori xori shrsi shrui maximumf minimumf maxnumf minnumf
+    maxsi maxui minsi minui cmpi cmpf extsi extui truncf sitofp uitofp fptosi fptoui bitcast
 """.split()
 
 

@@ -7,6 +7,7 @@ attributes, and the key is their identity (the entry holds them alive).
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -55,11 +56,12 @@ _loaded = False
 def sharding_rule(
     *names: str, op_class: OpClass | None = None
 ) -> Callable[[RuleFunction], RuleFunction]:
-    """Decorator: the function gives the rule of the ops of these names."""
+    """Decorator: the function gives the rule of the ops of these names; ValueError where one has
+    a rule already, since nothing but the order of imports would tell which holds."""
 
     def register(function: RuleFunction) -> RuleFunction:
         for name in names:
-            _RULES[name] = function
+            _add(_RULES, name, function)
             if op_class is not None:
                 _CLASSES[name] = op_class
         return function
@@ -95,14 +97,24 @@ def register_custom_call_rule(target: str, function: RuleFunction) -> None:
 
 
 def custom_call_rule(*targets: str) -> Callable[[RuleFunction], RuleFunction]:
-    """Decorator: the function gives the rule of custom_calls to these targets."""
+    """Decorator: the function gives the rule of custom_calls to these targets; ValueError as
+    `sharding_rule`."""
 
     def register(function: RuleFunction) -> RuleFunction:
         for target in targets:
-            _CUSTOM_CALLS[target] = function
+            _add(_CUSTOM_CALLS, target, function)
         return function
 
     return register
+
+
+def _add(table: dict[str, RuleFunction], name: str, function: RuleFunction) -> None:
+    other = table.setdefault(name, function)
+    if other is not function:
+        raise ValueError(
+            f"{name!r} has a sharding rule already, {other.__module__}.{other.__qualname__}: "
+            "register_sharding_rule and register_custom_call_rule replace one"
+        )
 
 
 def declare_no_rule(reason: str, names: Iterable[str]) -> None:
@@ -223,10 +235,24 @@ def _checked(op: Operation, what: str, function: RuleFunction) -> ShardingRule |
         rule = function(op)
         if rule is None:
             return None
+        if not isinstance(rule, ShardingRule):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise RuleError(f"is a {type(rule).__name__}: expected a ShardingRule, or None")
         check_rule(rule, *shapes)
     except RuleError as error:
         raise DiagnosticError(op, f"the {what} of {op_label(op)} {error}") from error
+    except (DiagnosticError, RecursionError):  # said already; the program's depth
+        raise
+    except Exception as error:
+        raise DiagnosticError(
+            op, f"the {what} of {op_label(op)} failed: {_failure(error)}"
+        ) from error
     return _RULE_POOL.setdefault(rule, rule)
+
+
+def _failure(error: Exception) -> str:
+    """What went wrong in a rule function, and where in it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
 
 
 def _written_rule(op: Operation, attribute: Attribute) -> ShardingRule | None:

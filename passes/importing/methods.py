@@ -31,8 +31,8 @@ from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import is_tensor
 
 from .arguments import argument_kinds, batch_dim, main_function
-from .phases import gather_by_phase
-from .state import next_values
+from .gathers import gather_by_phase
+from .state import next_values_by_flow
 
 MethodName = Literal["dp", "zero2", "zero3", "fsdp", "shard"]
 """The names in `METHODS`, as the pass's option has them."""
@@ -101,7 +101,7 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
         # Equal ones are one object: their attribute is made once.
         shardings.append(made.setdefault(sharding, sharding))
     set_arg_shardings(func, shardings)
-    place_like_arguments(func, next_values(func).items())
+    place_like_arguments(func, next_values_by_flow(func).items())
     if placement.gathers_by_phase:
         parameters = [
             arg

@@ -10,8 +10,8 @@ from autopar.dialects.tensors import shape_of
 from autopar.dialects.traits import Elementwise
 
 
-def next_values(func: FuncOp) -> dict[int, int]:
-    """For arguments that a step returns anew the result with the new value.
+def next_values_by_flow(func: FuncOp) -> dict[int, int]:
+    """For arguments that a step returns anew the result with the new value, by the program alone.
 
     What shares the argument's buffer (`tf.aliasing_output`); else a result of the argument's type
     that is computed from it element by element. A new parameter is computed so from its optimizer

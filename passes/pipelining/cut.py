@@ -49,7 +49,7 @@ def find_cut(func: FuncOp, flow: BatchFlow, reduction: Literal["mean", "sum"], c
     assert terminator is not None
     refuse_second_pass(block, flow)
     refuse_foreign_rows(block, flow)
-    stated = next_values(func)
+    stated = stated_arguments(func)
     degrees = None if stated is None else Degrees(block, flow, count)
     if stated is None:
         shared = ((argument, result) for argument, result in aliases(func))
@@ -313,8 +313,9 @@ class _Results:
         return found
 
 
-def next_values(func: FuncOp) -> dict[int, int] | None:
-    """The arguments whose next values results are, by result; None where no argument says it."""
+def stated_arguments(func: FuncOp) -> dict[int, int] | None:
+    """For each result the argument that states it as its next value (`autopar.next`); None where no
+    argument states anything."""
     entries = entries_of(func.arg_attrs, len(func.body.block.args))
     said = {index: entry.data.get(NEXT) for index, entry in enumerate(entries)}
     found = {a: r.value.data for a, r in said.items() if isinstance(r, IntegerAttr)}

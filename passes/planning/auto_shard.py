@@ -82,23 +82,24 @@ class AutoShardPass(ModulePass):
     """What is least: the time of a step, or of its collectives alone."""
     memory_per_device: str | None = None
     """Arguments, results and temporaries of a device at most, as 16GiB; the cluster's memory."""
-    allow_all_gather: bool = True
+    allow_all_gather: bool = Demands.allow_all_gather
     """Whether plans may use all-gathers."""
-    allow_all_to_all: bool = True
+    allow_all_to_all: bool = Demands.allow_all_to_all
     """Whether plans may use all-to-alls."""
-    allow_replicated_parameters: bool = True
+    allow_replicated_parameters: bool = Demands.allow_replicated_parameters
     """Whether parameters and optimizer state may be whole on every device."""
-    allow_replicated_compute: bool = True
+    allow_replicated_compute: bool = Demands.allow_replicated_compute
     """Whether two devices may do the same FLOPs of a dot or convolution."""
-    flatten_axes: bool = True
+    flatten_axes: bool = Demands.flatten_axes
     """Whether several axes may split one dimension."""
-    force_data_parallel: bool = False
+    force_data_parallel: bool = Demands.force_data_parallel
     """Split every batch over the batch axes, and keep parameters whole."""
-    batch_axis: str | None = None
-    """The axis that the batch dimension of every batch argument lies on; all where absent."""
-    zero: int | None = None
+    batch_axis: str | None = Demands.batch_axis
+    """The axis that the batch dimension of every batch argument lies on; absent: all axes, where
+    another option speaks of them."""
+    zero: int | None = Demands.zero
     """Split over the batch axes: 0 nothing, 2 optimizer state, 3 parameters too; absent: free."""
-    prefer_reduce_scatter: bool = False
+    prefer_reduce_scatter: bool = Demands.prefer_reduce_scatter
     """Reduce gradients where they are to lie, rather than everywhere."""
     time_limit: float = 60.0
     """Seconds of search."""

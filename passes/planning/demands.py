@@ -17,24 +17,20 @@ from autopar.passes.importing.methods import MethodOptions, state_dim
 
 @dataclass(frozen=True)
 class Demands:
-    """Limits on plans; as a whole they allow everything and demand nothing."""
+    """Limits on plans; the defaults allow everything and demand nothing.
+
+    Each field is an option of the pass `auto-shard`, where its meaning stands (`AutoShardPass`).
+    """
 
     allow_all_gather: bool = True
     allow_all_to_all: bool = True
     allow_replicated_parameters: bool = True
-    """Whether a parameter or optimizer state may be whole on every device."""
     allow_replicated_compute: bool = True
-    """Whether two devices may do the same FLOPs of a dot or convolution."""
     flatten_axes: bool = True
-    """Whether several axes may split one dimension."""
     force_data_parallel: bool = False
-    """Every batch over the batch axes, parameters whole."""
     batch_axis: str | None = None
-    """The axis that the batch lies on; None: all axes, where a demand speaks of them."""
     zero: Literal[0, 2, 3] | None = None
-    """What is sharded over the batch axes: 0 nothing, 2 optimizer state, 3 parameters too."""
     prefer_reduce_scatter: bool = False
-    """Whether gradients are reduced where they are to lie, rather than everywhere."""
 
     def __post_init__(self) -> None:
         if self.zero not in (None, 0, 2, 3):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from xdsl.ir import Operation
 
 import autopar
-from autopar.dialects import rules
+from autopar.dialects import all_dialects, rules
 from autopar.dialects.chlo import Chlo
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules import registry
@@ -58,6 +59,27 @@ def test_every_op_has_a_rule_or_a_reason() -> None:
             assert not (has_rule(name) and name in NO_RULE), (
                 f"{name} has a rule: take it out of declare_no_rule"
             )
+
+
+NOT_IN_XDSL = {"arith.remf"}
+"""Ops of upstream dialects that have a rule, and no class in xDSL."""
+
+
+def test_every_rule_is_of_an_op() -> None:
+    """A misspelled name would leave its op without the rule, silently."""
+    known = {op.name for load in all_dialects().values() for op in load().operations}
+    registry.load_families()
+    named = {*registry._RULES, *NO_RULE}  # pyright: ignore[reportPrivateUsage]
+    assert named - known == NOT_IN_XDSL
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_no_two_rules_by_decorator() -> None:
+    with pytest.raises(ValueError, match=r"^'stablehlo.tanh' has a sharding rule already, autopar"):
+        registry.sharding_rule("stablehlo.tanh")(rows_only)
+    with pytest.raises(ValueError, match=r"^'mhlo.topk' has .*custom_call.top_k: register_"):
+        registry.custom_call_rule("mhlo.topk")(rows_only)
+    assert rule_of("%0 = stablehlo.tanh %x : tensor<8x4xf32>") is not None
 
 
 def test_what_third_parties_import() -> None:
@@ -230,6 +252,39 @@ def test_wrong_rules_are_told(case: str) -> None:
             rule_of(text)
         assert caught.value.message.startswith(f"the sharding rule of {name} {message}")
         assert caught.value.place is not None
+
+
+def failing(op: Operation) -> ShardingRule:
+    return op.no_such_attribute  # pyright: ignore
+
+
+def refusing(op: Operation) -> ShardingRule:
+    raise DiagnosticError(op, "no such call is known")
+
+
+BROKEN_RULES: dict[str, tuple[Callable[[Operation], Any], str]] = {
+    "raises": (
+        failing,
+        r"the sharding rule of custom_call @mine failed: AttributeError: .*no_such_attribute.* "
+        r"\(.*test_rules.py:\d+\)$",
+    ),
+    "gives something else": (
+        lambda op: [0, None],
+        "the sharding rule of custom_call @mine is a list: expected a ShardingRule, or None",
+    ),
+    "says it itself": (refusing, "^no such call is known$"),
+}
+
+
+@pytest.mark.usefixtures("clean_registry")
+@pytest.mark.parametrize("case", BROKEN_RULES)
+def test_functions_that_fail_are_told_at_the_op(case: str) -> None:
+    function, message = BROKEN_RULES[case]
+    register_custom_call_rule("mine", function)
+    with pytest.raises(DiagnosticError) as caught:
+        rule_of(CALL)
+    assert re.search(message, caught.value.message)
+    assert isinstance(caught.value.place, Operation)
 
 
 @pytest.mark.usefixtures("clean_registry")

@@ -26,7 +26,7 @@ WRONG = [
     ("ARGUMENT", SHARDING + '[{"y":(0)2}, {}]>', "needs a pre-size of at least 1"),
     ("ARGUMENT", 'autopar.sharding = "foo"', "expected a sharding"),
     ("ARGUMENT", "autopar.sharding = 3 : i64", "expected a sharding"),
-    ("ARGUMENT", "autopar.shrading = 3 : i64", "did you mean autopar.sharding?"),
+    ("ARGUMENT", "autopar.shrading = 3 : i64", "did you mean 'autopar.sharding'?"),
     ("ARGUMENT", 'autopar.batch_dim = "x"', "expected an integer"),
     ("ARGUMENT", "autopar.global = 3 : i64", "expected a type"),
     ("ARGUMENT", "autopar.layout = 3 : i64", "expected a layout"),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from jax import lax
 
 from tests.oracle import check_text
 
@@ -86,6 +88,40 @@ def test_triangular_solve_of_batches(sharded: str) -> None:
 def test_cholesky(sharded: str) -> None:
     a = positive(5, 3, 3)
     check_text(op("cholesky", "lower = true", [a], a), [a], GRID, [spec(sharded)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("sharded", ["xy - -", "y x -", "- - x"])
+def test_tridiagonal_solve(sharded: str) -> None:
+    """A custom_call as a program from elsewhere has it, without JAX's `sdy.sharding_rule`.
+
+    What JAX's lowering of the call says stands here by hand: the version of the interface, and the
+    layouts, since LAPACK wants the right hand sides by columns.
+    """
+    diagonal, b = normal(5, 6), normal(5, 6, 2)
+    rows, columns = "dense<[1, 0]> : tensor<2xindex>", "dense<[1, 2, 0]> : tensor<3xindex>"
+    layouts = ", ".join([rows, rows, rows, columns])
+    aliases = ", ".join(
+        f"#stablehlo.output_operand_alias<output_tuple_indices = [{i}], operand_index = {i}, "
+        "operand_tuple_indices = []>"
+        for i in range(4)
+    )
+    d, x = type_of(diagonal), type_of(b)
+    text = f"""
+    func.func @main(%l: {d}, %d: {d}, %u: {d}, %b: {x}) -> {x} {{
+      %r:5 = stablehlo.custom_call @lapack_sgtsv_ffi(%l, %d, %u, %b) {{
+          api_version = 4 : i32, mhlo.backend_config = {{}},
+          operand_layouts = [{layouts}], output_operand_aliases = [{aliases}],
+          result_layouts = [{layouts}, dense<0> : tensor<1xindex>]}}
+          : ({d}, {d}, {d}, {x}) -> ({d}, {d}, {d}, {x}, tensor<5xi32>)
+      return %r#3 : {x}
+    }}"""
+    args = [normal(5, 6), diagonal + 6, normal(5, 6), b]
+    jax.jit(lax.linalg.tridiagonal_solve).lower(*args)  # finds LAPACK, which the call needs
+    module = check_text(text, args, GRID, [spec("x y"), None, None, spec(sharded)], rtol=1e-4)
+    (call,) = [op for op in module.walk() if op.name == "stablehlo.custom_call"]
+    parts = {"x": 2, "y": 4, "xy": 8, "-": 1}[sharded.split()[0]]
+    batch = call.results[3].type.get_shape()[0]
+    assert batch == -(-5 // max(parts, 2)), "independent systems are split"
 
 
 @pytest.mark.parametrize("sharded", ["y x - -", "- - x y"])

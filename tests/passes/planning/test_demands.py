@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from autopar.lowering.importer import import_module
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import collectives_of
 from autopar.passes.importing.arguments import main_function
-from autopar.passes.manager import run_passes
+from autopar.passes.manager import option_help, run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
 from autopar.passes.planning.auto_shard import AutoShardPass
+from autopar.passes.planning.demands import Demands
 from autopar.road import declare_mesh
 
 GRID = Grid("mesh", (("x", 2), ("y", 4)))
@@ -164,3 +166,12 @@ def test_report(tmp_path: Path) -> None:
     assert "of 64 MiB" in text and "sent by each device" in text
     with pytest.raises(DiagnosticError, match=r"report=.*No such file"):
         _planned(report=str(tmp_path / "none" / "report.json"))
+
+
+def test_options_and_demands_are_said_once() -> None:
+    """What a demand means stands at the pass's option, what it is by default at the demand."""
+    assert not option_help(Demands)
+    options = {field.name: field.default for field in fields(AutoShardPass)}
+    demands = {field.name: field.default for field in fields(Demands)}
+    assert demands.items() <= options.items()
+    assert demands.keys() <= option_help(AutoShardPass).keys()
