@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from .decisions import Decisions, parsed_sharding, parsed_strategy
 from .dialects import make_context
 from .dialects.shard import grid_of
-from .opt import read_input
 from .passes.collector import collector_off
 from .passes.importing.arguments import main_function
 from .passes.manager import PassSpec, build_pass, parse_options
@@ -22,6 +21,7 @@ from .passes.planning.explain_text import table_text
 from .passes.planning.naming import UnknownValueError, boundary_text, closest, numbered
 from .passes.planning.plan_graph import PlanGraph
 from .passes.progress import watched
+from .reading import read_input
 from .terminal import Progress, UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def explain_file(request: Request, progress: Progress) -> Explanations:
     """Plans a module and explains it. UsageError, PipelineError and DiagnosticError are one
     line."""
     from .lowering.parse import parse_module
-    from .opt import transform, unforeseen
+    from .reading import transform, unforeseen
 
     planner = planner_of(request.options)
     progress.step(f"reading {request.module}")

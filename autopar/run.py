@@ -31,11 +31,12 @@ from .dump import Dump
 from .files import output_path, write_whole
 from .lowering.parse import parse_module
 from .lowering.program import DeviceProgram, Layout, device_program
-from .opt import parse_arguments, read_input, transform
+from .opt import parse_arguments
 from .passes.manager import PassSpec, build_pipeline, parse_pipeline
 from .passes.pipelines import RUN
 from .passes.progress import watched
 from .passes.walk import inner_ops
+from .reading import read_input, transform
 from .terminal import Progress, UsageError
 
 if TYPE_CHECKING:

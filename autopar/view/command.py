@@ -10,12 +10,12 @@ from typing import IO, TYPE_CHECKING, Any
 from autopar.dialects import make_context
 from autopar.explain import planner_of
 from autopar.files import output_path, write_whole
-from autopar.opt import read_input, transform, unforeseen
 from autopar.passes.collector import collector_off
 from autopar.passes.manager import PassSpec, build_pass
 from autopar.passes.pipelines import IMPORT, PROPAGATE
 from autopar.passes.planning.auto_shard import AutoShardPass
 from autopar.passes.progress import watched
+from autopar.reading import read_input, transform, unforeseen
 from autopar.terminal import Progress, UsageError
 
 from .data import Header, program_data
