@@ -102,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("value", metavar="VALUE", nargs="?", help="what is asked for")
     explain.add_argument("--all", action="store_true", help="a table of all arguments")
-    _planning(explain, "")
+    _planning(explain)
     _load_option(explain, "rules and solvers of your own")
     _common(explain)
 
@@ -120,7 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", dest="output", required=True, metavar="PLAN.html", help="where the page goes"
     )
     view.add_argument("--title", metavar="TEXT", help="its title (the name of SOURCE)")
-    _planning(view, None)
+    _planning(view)
     _load_option(view, "rules and solvers of your own")
     _common(view)
 
@@ -173,10 +173,9 @@ def _load_option(command: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def _planning(parser: argparse.ArgumentParser, default: str | None) -> None:
+def _planning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auto-shard",
-        default=default,
         metavar="OPTIONS",
         help="options of the pass auto-shard, as 'grid=2x4 cluster=8xh100'",
     )

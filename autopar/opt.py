@@ -272,6 +272,13 @@ def process(
 
 def run(options: Options, text: str, filename: str, errors: TextIO) -> tuple[str, bool]:
     """The output for a whole input and whether all went well."""
+    from .dialects.diagnostics import working_on
+
+    with working_on(filename):
+        return _run(options, text, filename, errors)
+
+
+def _run(options: Options, text: str, filename: str, errors: TextIO) -> tuple[str, bool]:
     from .dialects import make_context
     from .dialects.diagnostics import DiagnosticError, collect_remarks
     from .passes.manager import build_pipeline

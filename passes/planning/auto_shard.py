@@ -18,7 +18,7 @@ from autopar.dialects.shard import grid_of
 from autopar.passes.cost.cluster import ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import main_function
-from autopar.passes.importing.grid_option import check_grid, ensure_grid
+from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
 from autopar.passes.solver.problem import Problem, write_problem
 from autopar.passes.solver.registry import UnknownSolverError, solver_named
 from autopar.passes.solver.solve import Plugin, SolveOptions, check_answer
@@ -137,6 +137,7 @@ class AutoShardPass(ModulePass):
         """Searches a plan and writes it into a module."""
         refuse_partitioned(module, self.name)
         ensure_grid(module, self.grid, self.axis_names)
+        require_grid_op(module, self.name, self.name)
         terms = self.terms(module)
         plugin = None if self.solver is None else _checked_solver(module, self.solver)
         keep = None if self.problem is None else partial(_write_problem, module, self.problem)

@@ -29,7 +29,7 @@ def report_of(
     part of `communication_s` that moves values from one layout to another: all but the reduction of
     partial sums.
     """
-    solution, price, memory = planned.choices.solution, trial.price, trial.memory
+    price, memory = trial.price, trial.memory
     reduces = ("all_reduce", "reduce_scatter")
     resharding = sum(s for (kind, _), s in price.communication.items() if kind not in reduces)
     func = main_function(module)
@@ -64,18 +64,24 @@ def report_of(
             "limit_bytes": limit,
         },
         "collectives": _collectives(trial.collectives),
-        "solver": {
-            "planned_s": solution.cost * UNIT_S,
-            "bound_s": solution.lower_bound * UNIT_S,
-            "gap": solution.gap,
-            "optimal": solution.optimal,
-            "reproducible": solution.reproducible,
-            "nodes": len(planned.graph.nodes),
-            "edges": len(planned.graph.edges),
-            "seconds": sum(planned.seconds.values()),
-            "seconds_of": dict(planned.seconds),
-        },
+        "solver": solver_facts(planned),
         "arguments": arguments,
+    }
+
+
+def solver_facts(planned: Planned) -> dict[str, Any]:
+    """How the plan was found, and how near to the cheapest it is."""
+    solution = planned.choices.solution
+    return {
+        "planned_s": solution.cost * UNIT_S,
+        "bound_s": solution.lower_bound * UNIT_S,
+        "gap": solution.gap,
+        "optimal": solution.optimal,
+        "reproducible": solution.reproducible,
+        "nodes": len(planned.graph.nodes),
+        "edges": len(planned.graph.edges),
+        "seconds": sum(planned.seconds.values()),
+        "seconds_of": dict(planned.seconds),
     }
 
 
