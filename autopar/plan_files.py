@@ -33,6 +33,13 @@ _LISTS = {
 
 def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     """Writes a plan. ValueError for one without decisions, OSError where the file cannot be."""
+    text = plan_text(plan)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def plan_text(plan: Plan) -> str:
+    """What stands in a plan's file. ValueError for a plan without decisions."""
     decisions, options = plan.decisions, plan.options
     if decisions is None or options is None:
         raise ValueError("the plan does not say what was decided for the ops of its program")
@@ -60,8 +67,7 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
         "collectives": plan.collectives,
         "ops": decisions.ops,
     }
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(_text(head, lists))
+    return "".join(_text(head, lists))
 
 
 def _text(head: Mapping[str, Any], lists: Mapping[str, Sequence[Any]]) -> Iterator[str]:

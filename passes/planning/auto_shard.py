@@ -24,7 +24,7 @@ from autopar.passes.solver.registry import UnknownSolverError, solver_named
 from autopar.passes.solver.solve import Plugin, SolveOptions, check_answer
 
 from .demands import Demands
-from .planner import Planned, Trial, make_plan
+from .planner import Planned, make_plan
 from .report import report_of, table_of, write_report
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([KMGT]i?)?B?$")
@@ -146,8 +146,8 @@ class AutoShardPass(ModulePass):
             module, ctx, terms.prices, options, terms.limit, terms.demands, plugin, keep
         )
         if self.report is not None:
-            trial = planned.tried or Trial(module.clone(), ctx, terms.prices)
-            report = report_of(module, planned, trial, terms.limit)
+            planned = planned.partitioned(module, ctx, terms.prices)
+            report = report_of(module, planned, terms.limit)
             write_report(module, report, self.report)
             remark(main_function(module), f"auto-shard:\n{table_of(report)}")
         return planned, terms
