@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -174,18 +175,27 @@ def _unpriced(plan: Plan, index: int, note: str) -> Explanation:
     said = decisions.demands[index] if decisions and index < len(decisions.demands) else ""
     stated = " sharding=" in said
     by = "search" if decisions and decisions.searched else "propagation"
-    shape = "x".join(map(str, value.shape)) or "scalar"
     local = "x".join(map(str, value.local_shape))
     return Explanation(
         value.name,
         f"argument {number} ({value.kind})" if is_argument else f"result {number}",
-        shape,
+        _type_text(value.shape, said),
         "",
         value.layout,
         value.dims,
         f"{local} on each device" if value.shape else "",
         "user" if stated else by,
         f"the method {plan.method!r}, or the program, states it" if stated else "",
-        0.0,
+        None,
         note=note,
     )
+
+
+_ELEMENT = re.compile(r"is tensor<(?:[\d?]+x)*(.+?)>(?= |$)")
+
+
+def _type_text(shape: Sequence[int], demand: str) -> str:
+    """The type as a module has it: of the whole batch, of which the demand may have a part only."""
+    found = _ELEMENT.search(demand)
+    sizes = [str(size) for size in shape]
+    return f"tensor<{'x'.join([*sizes, found[1]])}>" if found else "x".join(sizes) or "scalar"

@@ -134,7 +134,7 @@ def list_passes() -> str:
     """Every pass with its summary and options."""
     import dataclasses
 
-    from .passes.manager import option_help, option_types
+    from .passes.manager import option_default, option_help, option_types
 
     lines: list[str] = []
     for name in sorted(PASSES):
@@ -144,8 +144,8 @@ def list_passes() -> str:
         kinds = option_types(load_pass(name)) if options else {}
         for option in options:
             text = f"      {option.name.replace('_', '-')}: {kinds[option.name]}"
-            if option.default not in (dataclasses.MISSING, None):
-                text += f" = {option.default}"
+            if default := option_default(option):
+                text += f" = {default}"
             meaning = meanings.get(option.name)
             lines.append(f"{text}  {meaning}" if meaning else text)
     return "\n".join(lines) + "\n"

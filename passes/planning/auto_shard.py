@@ -17,7 +17,7 @@ from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.cluster import ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.importing.arguments import main_function, remark_unknown_kinds
 from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
 from autopar.passes.solver.problem import Problem, write_problem
 from autopar.passes.solver.registry import UnknownSolverError, solver_named
@@ -96,7 +96,7 @@ class AutoShardPass(ModulePass):
     """Split every batch over the batch axes, and keep parameters whole."""
     batch_axis: str | None = None
     """The axis that the batch dimension of every batch argument lies on; all where absent."""
-    zero: int | None = None
+    zero: Literal[0, 2, 3] | None = None
     """Split over the batch axes: 0 nothing, 2 optimizer state, 3 parameters too; absent: free."""
     prefer_reduce_scatter: bool = False
     """Reduce gradients where they are to lie, rather than everywhere."""
@@ -122,6 +122,17 @@ class AutoShardPass(ModulePass):
         chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Demands)}
         return Demands(**chosen)
 
+    @property
+    def _about_kinds(self) -> list[str]:
+        """The options given that mean something for parameters, state or batch alone."""
+        given = {
+            "batch-axis": self.batch_axis is not None,
+            "zero": self.zero is not None,
+            "force-data-parallel": self.force_data_parallel,
+            "allow-replicated-parameters": not self.allow_replicated_parameters,
+        }
+        return [name for name, is_given in given.items() if is_given]
+
     def terms(self, module: ModuleOp) -> Terms:
         """What the options come to on the grid of a module."""
         try:
@@ -138,6 +149,10 @@ class AutoShardPass(ModulePass):
         refuse_partitioned(module, self.name)
         ensure_grid(module, self.grid, self.axis_names)
         require_grid_op(module, self.name, self.name)
+        if self._about_kinds:
+            remark_unknown_kinds(
+                main_function(module), f"{self.name}: {', '.join(self._about_kinds)}"
+            )
         terms = self.terms(module)
         plugin = None if self.solver is None else _checked_solver(module, self.solver)
         keep = None if self.problem is None else partial(_write_problem, module, self.problem)
