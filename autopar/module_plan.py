@@ -47,6 +47,7 @@ def plan_file(request: Request) -> tuple[dict[str, Any], Sequence[Diagnostic]]:
             raise UsageError(f"{request.module} is no module: a plan is explained or viewed")
         module, context = imported(source)
         recorder.imported(module)
+        planner.remark_kinds(module)  # before they are stated
         state_kinds(main_function(module))
         planned, terms = plan_module(planner, module, context, recorder)
         planned = planned.partitioned(module, context, terms.prices)

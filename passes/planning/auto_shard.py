@@ -122,16 +122,18 @@ class AutoShardPass(ModulePass):
         chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Demands)}
         return Demands(**chosen)
 
-    @property
-    def _about_kinds(self) -> list[str]:
-        """The options given that mean something for parameters, state or batch alone."""
+    def remark_kinds(self, module: ModuleOp) -> None:
+        """A remark where options are about parameters, state or the batch alone, and nothing says
+        which arguments are what."""
         given = {
             "batch-axis": self.batch_axis is not None,
             "zero": self.zero is not None,
             "force-data-parallel": self.force_data_parallel,
             "allow-replicated-parameters": not self.allow_replicated_parameters,
         }
-        return [name for name, is_given in given.items() if is_given]
+        names = [name for name, is_given in given.items() if is_given]
+        if names:
+            remark_unknown_kinds(main_function(module), f"{self.name}: {', '.join(names)}")
 
     def terms(self, module: ModuleOp) -> Terms:
         """What the options come to on the grid of a module."""
@@ -149,10 +151,7 @@ class AutoShardPass(ModulePass):
         refuse_partitioned(module, self.name)
         ensure_grid(module, self.grid, self.axis_names)
         require_grid_op(module, self.name, self.name)
-        if self._about_kinds:
-            remark_unknown_kinds(
-                main_function(module), f"{self.name}: {', '.join(self._about_kinds)}"
-            )
+        self.remark_kinds(module)
         terms = self.terms(module)
         plugin = None if self.solver is None else _checked_solver(module, self.solver)
         keep = None if self.problem is None else partial(_write_problem, module, self.problem)

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,25 @@ def test_a_plan_is_no_module(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     status, _, err = plan(capsys, str(path), "--auto-shard", GRID)
     assert status == 1
     assert err == f"autopar plan: error: {path} is no module: a plan is explained or viewed\n"
+
+
+def test_a_module_on_standard_input_and_remarks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = jax.jit(step).lower(*arguments()).as_text()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    status, out, err = plan(capsys, "-", "--auto-shard", f"{GRID} zero=3", "--remarks")
+    assert status == 0
+    assert out.splitlines()[1].split()[:2] == ["arg0", "batch"]
+    assert err.startswith("-:2:3: remark: auto-shard: zero: no argument is donated")
+
+
+def test_progress_on_a_terminal(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("autopar.terminal.is_terminal", lambda stream: True)  # pyright: ignore
+    monkeypatch.setattr("autopar.terminal._PATIENCE", -1.0)
+    _, _, err = plan(capsys, module, "--auto-shard", GRID)
+    assert "autopar plan: auto-shard: searching" in err
+    _, _, err = plan(capsys, module, "--auto-shard", GRID, "--quiet")
+    assert err == ""
