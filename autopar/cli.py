@@ -2,6 +2,7 @@
 
     autopar run MODULE.mlir --devices 8 --inputs in.npz --outputs out.npz
     autopar solve PROBLEM.json.gz --time-limit 60 -o SOLUTION.json
+    autopar plan MODULE.mlir --auto-shard="grid=2x4" -o plan.json
     autopar explain MODULE.mlir "params['w']" --auto-shard="grid=2x4"
     autopar view MODULE.mlir -o plan.html --auto-shard="grid=2x4"
     autopar profile-cluster -o cluster.toml
@@ -25,6 +26,7 @@ from .terminal import (
     Progress,
     UsageError,
     configure_logging,
+    passes_shown,
     silence_stdout,
     write_error,
     write_json,
@@ -85,7 +87,7 @@ def _solve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _explain_value(options: argparse.Namespace) -> int:
+def _explain(options: argparse.Namespace) -> int:
     from .explain import Request, explain_file
 
     if options.all == (options.value is not None):
@@ -102,14 +104,31 @@ def _explain_value(options: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from .module_plan import Request, plan_file
+    from .passes.planning.report import plan_text
+
+    _load_plugins(options.load)
+    request = Request(options.module, options.auto_shard, options.output)
+    with passes_shown("autopar plan", quiet=options.quiet):
+        report, remarks = plan_file(request)
+    _show(remarks, remarks=options.remarks, quiet=options.quiet)
+    if options.json:
+        write_json(report)
+    else:
+        write_stdout(plan_text(report) + "\n")
+    return 0
+
+
 def _view(options: argparse.Namespace) -> int:
+    from .passes.planning.words import size_text
     from .view.command import Request, view_file
 
     _load_plugins(options.load)
     request = Request(options.source, options.output, options.auto_shard, options.title)
     with Progress("autopar view", quiet=options.quiet) as progress:
         size = view_file(request, progress)
-        progress.done(f"{request.output} ({size / 2**20:.1f} MiB)")
+        progress.done(f"{request.output} ({size_text(size)})")
     if options.json:
         write_json({"version": 1, "page": request.output, "bytes": size})
     return 0
@@ -151,7 +170,8 @@ def _selftest(options: argparse.Namespace) -> int:
 COMMANDS = {
     "run": _run,
     "solve": _solve,
-    "explain": _explain_value,
+    "plan": _plan,
+    "explain": _explain,
     "view": _view,
     "profile-cluster": _profile_cluster,
     "env": _env,
@@ -199,11 +219,11 @@ def _guarded(program: str, options: argparse.Namespace) -> int:
     except Exception as error:
         if os.environ.get("AUTOPAR_TRACEBACK"):
             raise
-        _explain(program, error)
+        _report_error(program, error)
         return 1
 
 
-def _explain(program: str, error: Exception) -> None:
+def _report_error(program: str, error: Exception) -> None:
     """One line for an error, by its kind."""
     from .dialects.diagnostics import DiagnosticError
     from .passes.manager import PipelineError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from .terminal import UsageError, write_stdout
 
@@ -24,6 +24,9 @@ class _Parser(argparse.ArgumentParser):
             super().print_help(file)
 
 
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # pyright: ignore[reportPrivateUsage]
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line, as tools/gen_docs.py documents it."""
     parser = _Parser(
@@ -33,8 +36,22 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for add in (
+        _run,
+        _solve,
+        _plan,
+        _explain,
+        _view,
+        _profile_cluster,
+        _env,
+        _selftest,
+    ):
+        add(commands)
+    return parser
 
-    run = commands.add_parser(
+
+def _run(commands: _Commands) -> None:
+    command = commands.add_parser(
         "run",
         help="run a global, annotated module on N devices of this machine",
         description="Partitions MODULE.mlir (StableHLO with sdy or shard annotations) and runs "
@@ -43,21 +60,27 @@ def make_parser() -> argparse.ArgumentParser:
         "int8. Virtual CPU devices are made where the machine has no accelerators. OUT.npz is "
         "written whole at the end: where anything fails, an older one stays as it is.",
     )
-    run.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
-    run.add_argument("--devices", type=_positive, required=True, metavar="N", help="device count")
-    run.add_argument("--inputs", metavar="IN.npz", help="global arrays arg0, arg1, …")
-    run.add_argument("--outputs", required=True, metavar="OUT.npz", help="where out0, out1, … go")
-    run.add_argument(
+    command.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
+    command.add_argument(
+        "--devices", type=_positive, required=True, metavar="N", help="device count"
+    )
+    command.add_argument("--inputs", metavar="IN.npz", help="global arrays arg0, arg1, …")
+    command.add_argument(
+        "--outputs", required=True, metavar="OUT.npz", help="where out0, out1, … go"
+    )
+    command.add_argument(
         "--passes",
         metavar="PIPELINE",
         help="passes instead of the default ones, as autopar-opt takes them: a,b{x=1}, "
         "builtin.module(a,b{x=1}) or '--a --b=\"x=1\"'",
     )
-    _load_option(run, "rules and passes of your own")
-    run.add_argument("--remarks", action="store_true", help="print what the passes have to say")
-    _common(run)
+    _load_option(command, "rules and passes of your own")
+    command.add_argument("--remarks", action="store_true", help="print what the passes have to say")
+    _common(command)
 
-    solve = commands.add_parser(
+
+def _solve(commands: _Commands) -> None:
+    command = commands.add_parser(
         "solve",
         help="choose a strategy for each node of an IOPDDL problem",
         description="Finds a strategy for each node of PROBLEM.json (the IOPDDL benchmark's "
@@ -67,27 +90,47 @@ def make_parser() -> argparse.ArgumentParser:
         "problem, limit and seed give the same solution, unless the clock ends the search; then "
         "the report says so.",
     )
-    solve.add_argument("problem", metavar="PROBLEM.json", help="the problem, also as .json.gz")
-    solve.add_argument(
+    command.add_argument("problem", metavar="PROBLEM.json", help="the problem, also as .json.gz")
+    command.add_argument(
         "--time-limit",
         type=_seconds,
         required=True,
         metavar="SECONDS",
         help="for the whole command, reading included",
     )
-    solve.add_argument(
+    command.add_argument(
         "-o", dest="output", required=True, metavar="SOLUTION.json", help="where the solution goes"
     )
-    solve.add_argument(
+    command.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="of the search's random numbers (0)"
     )
-    solve.add_argument(
+    command.add_argument(
         "--solver", metavar="NAME", help="a solver that a plug-in registers, in place of our own"
     )
-    _load_option(solve, "solvers of your own")
-    _common(solve)
+    _load_option(command, "solvers of your own")
+    _common(command)
 
-    explain = commands.add_parser(
+
+def _plan(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "plan",
+        help="plan a module: where its arguments lie, what a step takes",
+        description="Plans MODULE.mlir (StableHLO of a step) as auto-shard does, and prints where "
+        "its arguments lie, what a step's time is spent on, its collectives, its memory and how "
+        "near to the cheapest the plan is; --json prints what report=FILE.json writes. PLAN.json "
+        "is what Plan.save writes: for autopar explain, autopar view and Plan.load. It is written "
+        "whole at the end.",
+    )
+    command.add_argument("module", metavar="MODULE.mlir", help="the module; - for standard input")
+    command.add_argument("-o", dest="output", metavar="PLAN.json", help="where the plan goes")
+    _planning(command)
+    _load_option(command, "rules and solvers of your own")
+    command.add_argument("--remarks", action="store_true", help="print what the passes have to say")
+    _common(command)
+
+
+def _explain(commands: _Commands) -> None:
+    command = commands.add_parser(
         "explain",
         help="tell why a value is sharded so, and what another choice would cost",
         description="Plans MODULE.mlir (StableHLO of a step) as auto-shard does, and tells of "
@@ -95,36 +138,41 @@ def make_parser() -> argparse.ArgumentParser:
         "search), and what a step would cost with the next best choices. VALUE is an argument "
         "(arg3, params['w']), a result (out0), a place in the source (model.py:41) or a part of a "
         "name stack (Block_0/Dense_1); several that differ in the layer alone are told as one. Of "
-        "a plan's file (Plan.save) arguments and results are told, without prices.",
+        "a plan's file (autopar plan, Plan.save) arguments and results are told, without prices.",
     )
-    explain.add_argument(
+    command.add_argument(
         "module", metavar="MODULE.mlir", help="the module, - for standard input; or PLAN.json"
     )
-    explain.add_argument("value", metavar="VALUE", nargs="?", help="what is asked for")
-    explain.add_argument("--all", action="store_true", help="a table of all arguments")
-    _planning(explain, "")
-    _load_option(explain, "rules and solvers of your own")
-    _common(explain)
+    command.add_argument("value", metavar="VALUE", nargs="?", help="what is asked for")
+    command.add_argument("--all", action="store_true", help="a table of all arguments")
+    _planning(command)
+    _load_option(command, "rules and solvers of your own")
+    _common(command)
 
-    view = commands.add_parser(
+
+def _view(commands: _Commands) -> None:
+    command = commands.add_parser(
         "view",
         help="a plan as a page for a browser",
         description="Writes a page, one file that needs no network: the program as layers with "
         "what is sharded how, its collectives, memory over time, what a step's time is spent on. "
         "SOURCE is a module (StableHLO of a step), which is planned by auto-shard where options "
-        "for it are given, and else is as it is annotated; or a plan (Plan.save) or a report of "
-        "auto-shard, of which the page has less. PLAN.html is written whole at the end.",
+        "for it are given, and else is as it is annotated; or a plan (autopar plan, Plan.save) or "
+        "a report of auto-shard, of which the page has less. PLAN.html is written whole at the "
+        "end.",
     )
-    view.add_argument("source", metavar="SOURCE", help="MODULE.mlir, PLAN.json or REPORT.json")
-    view.add_argument(
+    command.add_argument("source", metavar="SOURCE", help="MODULE.mlir, PLAN.json or REPORT.json")
+    command.add_argument(
         "-o", dest="output", required=True, metavar="PLAN.html", help="where the page goes"
     )
-    view.add_argument("--title", metavar="TEXT", help="its title (the name of SOURCE)")
-    _planning(view, None)
-    _load_option(view, "rules and solvers of your own")
-    _common(view)
+    command.add_argument("--title", metavar="TEXT", help="its title (the name of SOURCE)")
+    _planning(command)
+    _load_option(command, "rules and solvers of your own")
+    _common(command)
 
-    profile = commands.add_parser(
+
+def _profile_cluster(commands: _Commands) -> None:
+    command = commands.add_parser(
         "profile-cluster",
         help="measure the devices and write a cluster file",
         description="Measures the local devices, all at work at once: FLOPs of large matmuls, "
@@ -132,35 +180,38 @@ def make_parser() -> argparse.ArgumentParser:
         "a cluster file (docs/cost.md), for cluster=FILE. Virtual CPU devices are made where the "
         "machine has no accelerators. FILE.toml is written whole at the end.",
     )
-    profile.add_argument(
+    command.add_argument(
         "-o", dest="output", metavar="FILE.toml", help="where it goes (standard output)"
     )
-    profile.add_argument("--quick", action="store_true", help="smaller and shorter: rough figures")
-    profile.add_argument(
+    command.add_argument("--quick", action="store_true", help="smaller and shorter: rough figures")
+    command.add_argument(
         "--devices", type=_positive, metavar="N", help="device count (all real ones, else 8)"
     )
-    _common(profile)
+    _common(command)
 
-    env = commands.add_parser(
+
+def _env(commands: _Commands) -> None:
+    command = commands.add_parser(
         "env",
         help="versions, devices, and what is installed",
         description="Prints what a bug report needs: versions of autopar and of what it stands on, "
         "the devices JAX sees, optional packages and tools, and environment variables.",
     )
-    _common(env)
+    _common(command)
 
-    selftest = commands.add_parser(
+
+def _selftest(commands: _Commands) -> None:
+    command = commands.add_parser(
         "selftest",
         help="tell within a minute whether this installation works",
         description="Tries every layer in order, from parsing IR to training steps on N devices "
         "whose results must be those of one device, and names the layers that fail. "
         "The same as python -m autopar.selftest.",
     )
-    selftest.add_argument(
+    command.add_argument(
         "--devices", type=_positive, metavar="N", help="device count (all real ones, else 8)"
     )
-    _common(selftest)
-    return parser
+    _common(command)
 
 
 def _load_option(command: argparse.ArgumentParser, what: str) -> None:
@@ -173,10 +224,9 @@ def _load_option(command: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def _planning(parser: argparse.ArgumentParser, default: str | None) -> None:
+def _planning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auto-shard",
-        default=default,
         metavar="OPTIONS",
         help="options of the pass auto-shard, as 'grid=2x4 cluster=8xh100'",
     )

@@ -7,6 +7,7 @@ at its boundary is told apart, so that the same function may be planned in sever
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -118,7 +119,7 @@ class Decisions:
         found = _demands(main_function(module))
         for old, new in zip(self.demands, found, strict=False):
             if old != new:
-                raise StalePlanError(f"the plan is stale: {new}; in the plan {old}")
+                raise StalePlanError(f"the plan is stale: {_difference(old, new)}")
         if len(found) != len(self.demands):
             raise StalePlanError(
                 f"the plan is stale: {len(found)} arguments and results, in the plan "
@@ -245,6 +246,21 @@ def _demands(func: FuncOp) -> tuple[str, ...]:
             ]
             found.append(" ".join([f"{what} {index} is {type}", *said]))
     return tuple(found)
+
+
+_DONATED = re.compile(f" {ALIASING_OUTPUT.split('.')[-1]}=(\\d+) : i32")
+
+
+def _difference(old: str, new: str) -> str:
+    """What is known of an argument or a result now, against what was when it was planned."""
+    if _DONATED.sub("", old) != _DONATED.sub("", new):
+        return f"{_DONATED.sub('', new)}; in the plan {_DONATED.sub('', old)}"
+    what = new.partition(" is ")[0]
+    planned, found = (_DONATED.search(text) for text in (old, new))
+    if planned is None or found is None:
+        how = "donated in the plan, and not now" if planned else "donated, and not in the plan"
+        return f"{what} is {how}"
+    return f"{what} is donated for result {found[1]}, in the plan for result {planned[1]}"
 
 
 def _says_nothing(attribute: Attribute) -> bool:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .decisions import Decisions, parsed_sharding, parsed_strategy
-from .dialects import make_context
+from .dialects.diagnostics import working_on
 from .dialects.shard import grid_of
-from .opt import read_input
 from .passes.collector import collector_off
 from .passes.importing.arguments import main_function
-from .passes.manager import PassSpec, build_pass, parse_options
 from .passes.partition.specs import AxisTable
-from .passes.pipelines import IMPORT
-from .passes.planning.auto_shard import AutoShardPass, Terms
+from .passes.planning.auto_shard import Terms
 from .passes.planning.decided import DecidedValues, UnevenError, choices_of
 from .passes.planning.explain import Explainer, Explanation
 from .passes.planning.explain_text import table_text
 from .passes.planning.naming import UnknownValueError, boundary_text, closest, numbered
 from .passes.planning.plan_graph import PlanGraph
 from .passes.progress import watched
+from .sources import Source, imported, plan_module, planner_of, read_source
 from .terminal import Progress, UsageError
 
 if TYPE_CHECKING:
@@ -39,35 +38,21 @@ class Request:
     """Or a plan's file."""
     value: str | None
     """None: every argument."""
-    options: str = ""
+    options: str | None = None
     """Of auto-shard, as `grid=2x4 cluster=8xh100`."""
-
-
-def planner_of(options: str) -> AutoShardPass:
-    """The pass with options as autopar-opt takes them. PipelineError names a wrong one."""
-    made = build_pass(PassSpec(AutoShardPass.name, parse_options(options)))
-    assert isinstance(made, AutoShardPass)
-    return made
 
 
 def explain_file(request: Request, progress: Progress) -> Explanations:
     """Plans a module and explains it. UsageError, PipelineError and DiagnosticError are one
     line."""
-    from .lowering.parse import parse_module
-    from .opt import transform, unforeseen
-
-    planner = planner_of(request.options)
+    planner = planner_of(request.options or "")
     progress.step(f"reading {request.module}")
-    text = read_input(request.module)
-    if text.lstrip().startswith("{"):
-        return _explain_plan_file(request)
-    context = make_context()
-    module = parse_module(text, request.module, context)
-    with collector_off():
-        transform(module, [build_pass(PassSpec(name)) for name in IMPORT], context)
-        progress.step("planning")
-        with unforeseen(module, "planning"), watched(progress.step):
-            planned, terms = planner.plan(context, module)
+    with working_on(request.module), watched(progress.step), collector_off():
+        source = read_source(request.module, request.options)
+        if source.is_json:
+            return _explain_saved(source, request.value)
+        module, context = imported(source)
+        planned, terms = plan_module(planner, module, context)
         chosen = planned.choices.of_node
         progress.step("pricing other choices")
         explainer = Explainer(planned.graph, chosen, limit=terms.limit, demands=terms.demands)
@@ -154,13 +139,11 @@ def _decided_values(decisions: Decisions) -> DecidedValues:
 # ---- without prices ------------------------------------------------------------------------------
 
 
-def _explain_plan_file(request: Request) -> Explanations:
-    from .plan_files import load_plan
-
+def _explain_saved(source: Source, value: str | None) -> Explanations:
     try:
-        return explain_plan(load_plan(request.module), request.value)
+        return explain_plan(source.as_plan(), value)
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"{source.name}: {error}") from None
 
 
 def unpriced(plan: Plan, name: str | None, note: str) -> Explanations:
@@ -192,18 +175,27 @@ def _unpriced(plan: Plan, index: int, note: str) -> Explanation:
     said = decisions.demands[index] if decisions and index < len(decisions.demands) else ""
     stated = " sharding=" in said
     by = "search" if decisions and decisions.searched else "propagation"
-    shape = "x".join(map(str, value.shape)) or "scalar"
     local = "x".join(map(str, value.local_shape))
     return Explanation(
         value.name,
         f"argument {number} ({value.kind})" if is_argument else f"result {number}",
-        shape,
+        _type_text(value.shape, said),
         "",
         value.layout,
         value.dims,
         f"{local} on each device" if value.shape else "",
         "user" if stated else by,
         f"the method {plan.method!r}, or the program, states it" if stated else "",
-        0.0,
+        None,
         note=note,
     )
+
+
+_ELEMENT = re.compile(r"is tensor<(?:[\d?]+x)*(.+?)>(?= |$)")
+
+
+def _type_text(shape: Sequence[int], demand: str) -> str:
+    """The type as a module has it: of the whole batch, of which the demand may have a part only."""
+    found = _ELEMENT.search(demand)
+    sizes = [str(size) for size in shape]
+    return f"tensor<{'x'.join([*sizes, found[1]])}>" if found else "x".join(sizes) or "scalar"

@@ -456,7 +456,7 @@ def _array_shape(out: Any) -> tuple[int, ...] | None:
     return None if hidden else tuple(out.shape)
 
 
-@dataclass
+@dataclass(repr=False)
 class LoweredProgram:
     """A program for one signature: its levels as text, its plan, and `.compile()`."""
 
@@ -470,6 +470,14 @@ class LoweredProgram:
     batch: Batch
     mesh: Mesh
     """The mesh that was found; the program's own annotations may name another."""
+
+    def __repr__(self) -> str:
+        axes = " x ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        return (
+            f"<LoweredProgram of method {self.call.request.method.name!r} on a mesh of {axes}: "
+            f"{len(self.leaves)} arguments, {len(self.outs)} results; "
+            ".plan, .as_text(level), .compile()>"
+        )
 
     @property
     def leaves(self) -> list[Leaf]:

@@ -33,6 +33,13 @@ _LISTS = {
 
 def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     """Writes a plan. ValueError for one without decisions, OSError where the file cannot be."""
+    text = plan_text(plan)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def plan_text(plan: Plan) -> str:
+    """What stands in a plan's file. ValueError for a plan without decisions."""
     decisions, options = plan.decisions, plan.options
     if decisions is None or options is None:
         raise ValueError("the plan does not say what was decided for the ops of its program")
@@ -60,8 +67,7 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
         "collectives": plan.collectives,
         "ops": decisions.ops,
     }
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(_text(head, lists))
+    return "".join(_text(head, lists))
 
 
 def _text(head: Mapping[str, Any], lists: Mapping[str, Sequence[Any]]) -> Iterator[str]:
@@ -80,22 +86,31 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     where there is no file; each in one line."""
     try:
         with open(path, encoding="utf-8") as file:
-            data: Any = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            text = file.read()
+    except UnicodeDecodeError as error:
         raise ValueError(f"{os.fspath(path)} is no plan: {error}") from None
+    return plan_of_text(text, os.fspath(path))
+
+
+def plan_of_text(text: str, name: str) -> Plan:
+    """The plan of a file that has been read, as `load_plan`."""
+    try:
+        data: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is no plan: {error}") from None
     if not isinstance(data, dict) or cast(Any, data).get("format") != FORMAT:
-        raise ValueError(f"{os.fspath(path)} is no plan: it does not say {FORMAT!r}")
+        raise ValueError(f"{name} is no plan: it does not say {FORMAT!r}")
     found = cast("dict[str, Any]", data)
     if found.get("version") != VERSION:
         raise StalePlanError(
-            f"{os.fspath(path)}: a plan of version {found.get('version')}, this autopar reads "
+            f"{name}: a plan of version {found.get('version')}, this autopar reads "
             f"version {VERSION}: plan again"
         )
     try:
         return _plan(found)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{os.fspath(path)} is no plan: {what}") from None
+        raise ValueError(f"{name} is no plan: {what}") from None
 
 
 def _plan(data: dict[str, Any]) -> Plan:

@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from autopar.passes.importing.meshes import merge_axes
 
 if TYPE_CHECKING:
     from jax.sharding import NamedSharding
+    from xdsl.dialects.builtin import ModuleOp
 
     from autopar.passes.importing.methods import MethodOptions
 
@@ -214,9 +215,28 @@ class Plan:
     def of(
         road: Road, names: Sequence[str] = (), results: Sequence[str] = (), batch: str = ""
     ) -> Plan:
-        """Reads the plan off the partitioned program."""
+        """The plan of a program."""
         with collect_remarks() as remarks:
             module, decisions = road.decided("spmd")
+        plan = Plan.read_off(module, decisions, road.options, names, results)
+        return replace(
+            plan,
+            batch=batch,
+            num_micro_batches=road.num_micro_batches,
+            remarks=remarks,
+            reduction=road.reduction,
+            road=road,
+        )
+
+    @staticmethod
+    def read_off(
+        module: ModuleOp,
+        decisions: Decisions,
+        options: MethodOptions,
+        names: Sequence[str] = (),
+        results: Sequence[str] = (),
+    ) -> Plan:
+        """What a partitioned module says, and the decisions it was made by."""
         func = main_function(module)
         grid = user_grid(module)
         args = func.body.block.args
@@ -239,20 +259,15 @@ class Plan:
         shared = {result for _, result in aliases(func)}
         fresh = sum(v.local_bytes for i, v in enumerate(given) if i not in shared)
         return Plan(
-            "auto" if decisions.searched else road.options.method,
+            "auto" if decisions.searched else options.method,
             grid,
             arguments,
             given,
             list(collectives_of(module)),
             flops_of(module),
             fresh,
-            batch,
-            road.num_micro_batches,
-            remarks,
-            options=road.options,
-            reduction=road.reduction,
+            options=options,
             decisions=decisions,
-            road=road,
         )
 
     @property

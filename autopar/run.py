@@ -25,17 +25,18 @@ from xdsl.utils.hints import isa
 
 from .dialects import make_context
 from .dialects.constants import UnsupportedElementType, element_type_of_dtype, numpy_dtype
-from .dialects.diagnostics import Diagnostic, DiagnosticError, collect_remarks
+from .dialects.diagnostics import Diagnostic, DiagnosticError, collect_remarks, working_on
 from .dialects.stablehlo import CustomCallOp
 from .dump import Dump
 from .files import output_path, write_whole
 from .lowering.parse import parse_module
 from .lowering.program import DeviceProgram, Layout, device_program
-from .opt import parse_arguments, read_input, transform
+from .opt import parse_arguments
 from .passes.manager import PassSpec, build_pipeline, parse_pipeline
 from .passes.pipelines import RUN
 from .passes.progress import watched
 from .passes.walk import inner_ops
+from .reading import read_input, transform
 from .terminal import Progress, UsageError
 
 if TYPE_CHECKING:
@@ -94,6 +95,11 @@ def run(request: Request, progress: Progress) -> Report:
 
     UsageError, PipelineError, DiagnosticError and DeviceError say what is wrong in one line.
     """
+    with working_on(request.module):
+        return _run(request, progress)
+
+
+def _run(request: Request, progress: Progress) -> Report:
     report = Report(request.devices)
     clock = _Clock(report.seconds)
     passes = build_pipeline(parse_passes(request.passes))

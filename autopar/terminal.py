@@ -133,13 +133,13 @@ class Progress:
 
 
 @contextmanager
-def passes_shown(program: str) -> Generator[None]:
+def passes_shown(program: str, *, quiet: bool = False) -> Generator[None]:
     """Shows what the passes inside do when they take long, unless somebody watches them already."""
     from .passes.progress import is_watched, watched
 
     if is_watched():
         yield
         return
-    with Progress(program, after=_PATIENCE) as progress, watched(progress.step):
+    with Progress(program, quiet=quiet, after=_PATIENCE) as progress, watched(progress.step):
         yield
         progress.done()

@@ -12,7 +12,7 @@ import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from xdsl.dialects.builtin import (
@@ -120,6 +120,20 @@ def location_text(place: Place) -> str:
     return f"{frame.filename.data}:{frame.line.data}:{frame.column.data}"
 
 
+_file: ContextVar[str | None] = ContextVar("autopar_file", default=None)
+
+
+@contextmanager
+def working_on(file: str) -> Generator[None]:
+    """Diagnostics that are made inside and have no place of their own are at this file's first
+    line."""
+    token = _file.set(file)
+    try:
+        yield
+    finally:
+        _file.reset(token)
+
+
 @dataclass(frozen=True, repr=False)
 class Diagnostic:
     """A message about a place; `severity` is error, warning, remark or note."""
@@ -128,10 +142,15 @@ class Diagnostic:
     place: Place
     message: str
     notes: tuple[Diagnostic, ...] = ()
+    file: str | None = field(default_factory=_file.get, compare=False)
+    """What was being worked on, for want of a place; kept, since remarks are printed later."""
 
     @property
     def text(self) -> str:
-        lines = [f"{location_text(self.place)}: {self.severity}: {self.message}"]
+        at = location_text(self.place)
+        if at == "-" and self.file is not None:
+            at = f"{self.file}:1:1"
+        lines = [f"{at}: {self.severity}: {self.message}"]
         return "\n".join(lines + [note.text for note in self.notes])
 
     def __repr__(self) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "PipelineError",
     "build_pass",
     "build_pipeline",
+    "option_default",
     "option_help",
     "option_types",
     "parse_options",
@@ -81,15 +82,32 @@ def option_help(cls: type[ModulePass]) -> dict[str, str]:
 
 
 def option_types(cls: type[ModulePass]) -> dict[str, str]:
-    """The type of each option of a pass as documents show it: the words of a Literal, whatever its
-    name."""
+    """What may stand behind each option of a pass, as one writes it: `2x4`-like options are text,
+    lists have commas."""
     hints = typing.get_type_hints(cls)
-    shown: dict[str, str] = {}
-    for option in dataclasses.fields(cls):
-        hint = hints[option.name]
-        kind = str(hint if typing.get_origin(hint) is typing.Literal else option.type)
-        shown[option.name] = kind.removeprefix("typing.").replace(" | None", "")
-    return shown
+    return {option.name: _kind(hints[option.name]) for option in dataclasses.fields(cls)}
+
+
+def option_default(option: dataclasses.Field[Any]) -> str:
+    """The default of an option as one writes it; empty where there is none."""
+    if option.default in (None, dataclasses.MISSING):
+        return ""
+    text = str(option.default)
+    return text.lower() if isinstance(option.default, bool) else text
+
+
+def _kind(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(_kind(one) for one in arguments if one is not type(None))
+    if origin is typing.Literal:
+        return "|".join(map(str, arguments))
+    if origin is tuple:
+        return f"{_kind(arguments[0])},…"
+    return _KINDS.get(hint, "text")
+
+
+_KINDS: dict[Any, str] = {bool: "true|false", int: "integer", float: "number"}
 
 
 # ---- options -------------------------------------------------------------------------------------

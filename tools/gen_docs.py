@@ -27,7 +27,7 @@ from autopar.dialects import DIALECTS, all_dialects  # noqa: E402
 from autopar.opt import ALIASES, DESCRIPTION, FLAGS, OPTIONS  # noqa: E402
 from autopar.passes import PASSES, load_pass, pipelines  # noqa: E402
 from autopar.passes.cost.cluster import preset_names, read_cluster  # noqa: E402
-from autopar.passes.manager import option_help, option_types  # noqa: E402
+from autopar.passes.manager import option_default, option_help, option_types  # noqa: E402
 from tests.dialects.rule_differences import DIFFERENCES  # noqa: E402
 from tests.docstrings import own_docstring  # noqa: E402
 
@@ -104,8 +104,11 @@ def pass_section(name: str, phase: str) -> list[str]:
         documents, kinds = option_help(cls), option_types(cls)
         lines += ["| option | type | default | |", "|---|---|---|---|"]
         for option in options:
-            default = "" if option.default in (None, dataclasses.MISSING) else option.default
-            row = (f"`{option.name.replace('_', '-')}`", cell(kinds[option.name]), str(default))
+            row = (
+                f"`{option.name.replace('_', '-')}`",
+                cell(kinds[option.name]),
+                option_default(option),
+            )
             lines.append(f"| {' | '.join(row)} | {cell(documents.get(option.name, ''))} |")
         lines.append("")
     return lines + example(name, phase)

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from autopar.dialects import make_context
-from autopar.explain import planner_of
+from autopar.dialects.diagnostics import working_on
 from autopar.files import output_path, write_whole
-from autopar.opt import read_input, transform, unforeseen
 from autopar.passes.collector import collector_off
 from autopar.passes.manager import PassSpec, build_pass
-from autopar.passes.pipelines import IMPORT, PROPAGATE
+from autopar.passes.pipelines import PROPAGATE
 from autopar.passes.planning.auto_shard import AutoShardPass
-from autopar.passes.progress import watched
+from autopar.passes.planning.report import solver_facts
+from autopar.passes.progress import tell, watched
+from autopar.reading import transform, unforeseen
+from autopar.sources import Source, imported, plan_module, planner_of, read_source
 from autopar.terminal import Progress, UsageError
 
 from .data import Header, program_data
 from .page import page
+from .plain import plan_data, report_data, solver_data
 
 if TYPE_CHECKING:
     from autopar.plans import Plan
@@ -42,12 +45,14 @@ def view_file(request: Request, progress: Progress) -> int:
     line, and then nothing is written."""
     path = output_path(request.output)
     progress.step(f"reading {request.source}")
-    text = read_input(request.source)
     title = request.title or Path(request.source).name
-    if text.lstrip().startswith("{"):
-        data = _file_data(request.source, text, title)
-    else:
-        data = _module_data(request, text, title, progress)
+    with working_on(request.source), watched(progress.step), collector_off():
+        source = read_source(request.source, request.options)
+        data = (
+            _file_data(source, title)
+            if source.is_json
+            else _module_data(source, request.options, title)
+        )
     progress.step(f"writing {request.output}")
     return _write(path, data)
 
@@ -62,64 +67,46 @@ def _write(path: Path, data: dict[str, Any]) -> int:
     return len(whole)
 
 
-def _module_data(request: Request, text: str, title: str, progress: Progress) -> dict[str, Any]:
-    from autopar.lowering.parse import parse_module
-
-    context = make_context()
-    module = parse_module(text, request.source, context)
-    with collector_off():
-        transform(module, [build_pass(PassSpec(name)) for name in IMPORT], context)
-        progress.step("deciding shardings")
-        if request.options is None:
-            transform(module, [build_pass(PassSpec(name)) for name in PROPAGATE], context)
-            terms = AutoShardPass().terms(module)
-            header = Header(title, "the module's own shardings")
-        else:
-            with unforeseen(module, "planning"), watched(progress.step):
-                planned, terms = planner_of(request.options).plan(context, module)
-            solution = planned.choices.solution
-            facts = {
-                "gap": solution.gap,
-                "optimal": solution.optimal,
-                "reproducible": solution.reproducible,
-                "nodes": len(planned.graph.nodes),
-                "edges": len(planned.graph.edges),
-                "seconds": sum(planned.seconds.values()),
-            }
-            header = Header(title, f"auto-shard {request.options}".strip(), facts)
-        progress.step("partitioning")
-        with unforeseen(module, "partitioning"):
-            return program_data(module, context, terms, header)
+def _module_data(source: Source, options: str | None, title: str) -> dict[str, Any]:
+    module, context = imported(source)
+    if options is None:
+        tell("deciding shardings")
+        transform(module, [build_pass(PassSpec(name)) for name in PROPAGATE], context)
+        terms = AutoShardPass().terms(module)
+        header = Header(title, "the module's own shardings")
+    else:
+        planned, terms = plan_module(planner_of(options), module, context)
+        facts = solver_data(solver_facts(planned))
+        header = Header(title, f"auto-shard {options}".strip(), facts)
+    tell("partitioning")
+    with unforeseen(module, "partitioning"):
+        return program_data(module, context, terms, header)
 
 
-def _file_data(source: str, text: str, title: str) -> dict[str, Any]:
+def _file_data(source: Source, title: str) -> dict[str, Any]:
     """Of a plan or a report."""
-    from .plain import plan_data, report_data
-
     try:
-        found: Any = json.loads(text)
+        found: Any = json.loads(source.text)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{source}: neither a module nor JSON: {error}") from None
+        raise UsageError(f"{source.name}: neither a module nor JSON: {error}") from None
     if "format" in found:
-        from autopar.plan_files import load_plan
-
+        plan = source.as_plan()
         try:
-            return plan_data(load_plan(source), title)
+            return plan_data(plan, title)
         except ValueError as error:
-            raise UsageError(str(error)) from None
+            raise UsageError(f"{source.name}: {error}") from None
     try:
         return report_data(found, title)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UsageError(
-            f"{source}: neither a plan (Plan.save) nor a report of auto-shard (report=FILE.json)"
+            f"{source.name}: neither a plan (autopar plan, Plan.save) nor a report of auto-shard "
+            "(report=FILE.json)"
         ) from None
 
 
 def view_plan(plan: Plan, path: Path, title: str | None) -> None:
     """As `Plan.view`."""
     if plan.road is None or plan.decisions is None:
-        from .plain import plan_data
-
         _write(path, plan_data(plan, title or "plan"))
         return
     from autopar.explain import terms_of

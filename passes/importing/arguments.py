@@ -7,13 +7,15 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, SSAValue
 
 from autopar.dialects.autopar import ALIASING_OUTPUT, BATCH_DIM, BUFFER_DONOR, KIND, entries_of
-from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.tensors import is_tensor
 
 from .phases import PhaseNames
 
 KINDS = ("parameter", "optimizer_state", "batch", "other")
 """What `autopar.kind` may say."""
+_DONATED = (ALIASING_OUTPUT, BUFFER_DONOR)
+"""What says that an argument is state."""
 
 
 def main_function(module: ModuleOp) -> FuncOp:
@@ -39,6 +41,20 @@ def argument_kinds(func: FuncOp) -> list[str]:
     ]
 
 
+def remark_unknown_kinds(func: FuncOp, what: str) -> None:
+    """A remark where `what` is about kinds, and nothing says which arguments are the state: then
+    parameters, too, are taken for batches."""
+    args = func.body.block.args
+    entries = entries_of(func.arg_attrs, len(args))
+    said = any(key in entry.data for entry in entries for key in (KIND, *_DONATED))
+    if args and not said:
+        remark(
+            func,
+            f"{what}: no argument is donated, and none has {KIND}: all tensors are taken for the "
+            "batch; lower the step with the donation of its state, jax.jit(step, donate_argnums=…)",
+        )
+
+
 def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
     kind = entry.data.get(KIND)
     if kind is None:
@@ -52,7 +68,7 @@ def _stated_kind(func: FuncOp, index: int, entry: DictionaryAttr) -> str | None:
 
 def _inferred_kind(arg: BlockArgument, entry: DictionaryAttr, phases: PhaseNames) -> str:
     shape = arg.type.get_shape() if is_tensor(arg.type) else ()
-    if ALIASING_OUTPUT in entry.data or BUFFER_DONOR in entry.data:
+    if any(key in entry.data for key in _DONATED):
         return state_kind(arg, phases)
     return "batch" if shape else "other"
 

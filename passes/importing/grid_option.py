@@ -21,6 +21,20 @@ def find_grid_op(module: ModuleOp) -> GridOp | None:
     return grids[0] if grids else None
 
 
+def require_grid_op(module: ModuleOp, what: str, pass_name: str) -> GridOp:
+    """The module's grid; the error where it has none says how to give `pass_name` one."""
+    grid_op = find_grid_op(module)
+    if grid_op is not None:
+        return grid_op
+    remedy = f'give --{pass_name}="grid=2x4" or a shard.grid (sdy.mesh) in the module'
+    for older, name in (("mesh.mesh", "convert-mesh-to-shard"), ("sdy.mesh", "import-sdy")):
+        if any(op.name == older for op in module.ops):
+            remedy = f"run {name} first, which makes one of {older}"
+    raise DiagnosticError(
+        module, f"{what} needs a device grid, and the module declares none: {remedy}"
+    )
+
+
 def parse_grid(text: str, axis_names: tuple[str, ...] | None = None, name: str = "mesh") -> Grid:
     """A grid from `2x4`. Axis names default to x, y, z, … ValueError for anything else."""
     try:

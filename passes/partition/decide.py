@@ -35,12 +35,12 @@ from autopar.dialects.autopar import (
     set_arg_shardings,
     set_result_shardings,
 )
-from autopar.dialects.diagnostics import DiagnosticError, remark
+from autopar.dialects.diagnostics import remark
 from autopar.dialects.rules.access import op_label, operands_of
 from autopar.dialects.rules.registry import NO_RULE, get_rule
 from autopar.dialects.shard import ShardOp
 from autopar.dialects.tensors import is_splittable, num_bytes, shape_of
-from autopar.passes.importing.grid_option import find_grid_op
+from autopar.passes.importing.grid_option import require_grid_op
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
@@ -59,16 +59,7 @@ from .value_specs import ValueSpecs
 
 def insert_reshards(module: ModuleOp) -> None:
     """Decides the whole module in place (see the pass)."""
-    grid_op = find_grid_op(module)
-    if grid_op is None:
-        remedy = 'give --shard-partition="grid=2x4" or a shard.grid (sdy.mesh) in the module'
-        for older, name in (("mesh.mesh", "convert-mesh-to-shard"), ("sdy.mesh", "import-sdy")):
-            if any(op.name == older for op in module.ops):
-                remedy = f"run {name} first, which makes one of {older}"
-        raise DiagnosticError(
-            module,
-            f"partitioning needs a device grid, and the module declares none: {remedy}",
-        )
+    grid_op = require_grid_op(module, "partitioning", "shard-partition")
     found = survey(module, STATED)
     if found.holds(CallOp, ShardOp) or has_propagation_ops(found):
         inline(module)  # Local shapes differ from call to call.

@@ -17,14 +17,14 @@ from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.cluster import ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.importing.arguments import main_function
-from autopar.passes.importing.grid_option import check_grid, ensure_grid
+from autopar.passes.importing.arguments import main_function, remark_unknown_kinds
+from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
 from autopar.passes.solver.problem import Problem, write_problem
 from autopar.passes.solver.registry import UnknownSolverError, solver_named
 from autopar.passes.solver.solve import Plugin, SolveOptions, check_answer
 
 from .demands import Demands
-from .planner import Planned, Trial, make_plan
+from .planner import Planned, make_plan
 from .report import report_of, table_of, write_report
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([KMGT]i?)?B?$")
@@ -97,7 +97,7 @@ class AutoShardPass(ModulePass):
     batch_axis: str | None = Demands.batch_axis
     """The axis that the batch dimension of every batch argument lies on; absent: all axes, where
     another option speaks of them."""
-    zero: int | None = Demands.zero
+    zero: Literal[0, 2, 3] | None = Demands.zero
     """Split over the batch axes: 0 nothing, 2 optimizer state, 3 parameters too; absent: free."""
     prefer_reduce_scatter: bool = Demands.prefer_reduce_scatter
     """Reduce gradients where they are to lie, rather than everywhere."""
@@ -123,6 +123,19 @@ class AutoShardPass(ModulePass):
         chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Demands)}
         return Demands(**chosen)
 
+    def remark_kinds(self, module: ModuleOp) -> None:
+        """A remark where options are about parameters, state or the batch alone, and nothing says
+        which arguments are what."""
+        given = {
+            "batch-axis": self.batch_axis is not None,
+            "zero": self.zero is not None,
+            "force-data-parallel": self.force_data_parallel,
+            "allow-replicated-parameters": not self.allow_replicated_parameters,
+        }
+        names = [name for name, is_given in given.items() if is_given]
+        if names:
+            remark_unknown_kinds(main_function(module), f"{self.name}: {', '.join(names)}")
+
     def terms(self, module: ModuleOp) -> Terms:
         """What the options come to on the grid of a module."""
         try:
@@ -138,6 +151,8 @@ class AutoShardPass(ModulePass):
         """Searches a plan and writes it into a module."""
         refuse_partitioned(module, self.name)
         ensure_grid(module, self.grid, self.axis_names)
+        require_grid_op(module, self.name, self.name)
+        self.remark_kinds(module)
         terms = self.terms(module)
         plugin = None if self.solver is None else _checked_solver(module, self.solver)
         keep = None if self.problem is None else partial(_write_problem, module, self.problem)
@@ -146,8 +161,8 @@ class AutoShardPass(ModulePass):
             module, ctx, terms.prices, options, terms.limit, terms.demands, plugin, keep
         )
         if self.report is not None:
-            trial = planned.tried or Trial(module.clone(), ctx, terms.prices)
-            report = report_of(module, planned, trial, terms.limit)
+            planned = planned.partitioned(module, ctx, terms.prices)
+            report = report_of(module, planned, terms.limit)
             write_report(module, report, self.report)
             remark(main_function(module), f"auto-shard:\n{table_of(report)}")
         return planned, terms

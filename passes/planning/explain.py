@@ -90,7 +90,8 @@ class Explanation:
     """user, option, only (there is no other choice), follows (from another value), free, search,
     propagation."""
     why: str
-    step_seconds: float
+    step_seconds: float | None
+    """None where nothing is priced."""
     others: tuple[Other, ...] = ()
     """The cheapest first; those of other choices that may not be are left out."""
     num_choices: int = 0

@@ -34,7 +34,7 @@ def _lines(one: Explanation) -> Iterator[str]:
         yield f"  {one.note}"
     if one.num_choices < 2:
         return
-    if not one.others:
+    if not one.others or one.step_seconds is None:
         yield f"  {one.num_choices - 1} other choices, not priced here: ask by a narrower name"
         return
     yield f"  a step takes {milliseconds(one.step_seconds)} by the cost model; with another choice:"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import floor
 
@@ -22,6 +22,7 @@ from autopar.passes.cost.program import Price, price_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.importing.arguments import main_function
 from autopar.passes.manager import run_passes
+from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import DECIDE, PARTITION
 from autopar.passes.progress import tell
@@ -32,12 +33,15 @@ from autopar.passes.solver.solve import Plugin, SolveOptions
 from .demands import Demands
 from .plan_graph import PlanGraph
 from .search import Choices, Search
+from .words import size_text
 from .writing import Attributes, write_choices
 
 _TRIALS = 8
 """How many plans are tried before that of the least footprint."""
 _SURE = 0.6
-"""A plan whose footprint is below this share of the limit is not partitioned to see if it fits."""
+"""A plan whose footprint is below this share of the limit is not partitioned to see if it fits;"""
+_JOINED = 4 * OptimizeCollectivesPass.small_bytes
+"""beside what small collectives that are made one may have in their buffers."""
 _STEP = 0.005
 """The least share by which the next plan is sought lower."""
 _WORTH_SAYING = 1e-3
@@ -85,6 +89,11 @@ class Planned:
     """That planning took: `graph`, `search`, `write`, `try`."""
     tried: Trial | None
     """The plan partitioned, where it had to be."""
+
+    def partitioned(self, module: ModuleOp, context: Context, prices: CostModel) -> Planned:
+        """The same, partitioned: `module` is what the plan stands in."""
+        tried = self.tried or Trial(module.clone(), context, prices)
+        return replace(self, tried=tried)
 
 
 def make_plan(
@@ -146,7 +155,7 @@ class _Road:
         target, trials = max(limit, least), 0
         while True:
             choices, trials = self._written(target), trials + 1
-            if choices.bytes <= _SURE * limit:
+            if choices.bytes <= _SURE * limit - _JOINED:
                 return choices, None
             with self.clock("try", f"partitioning plan {trials}, to see if it fits"):
                 trial = Trial(self.module.clone(), self.context, self.prices)
@@ -197,10 +206,10 @@ def _too_large(
     heaviest = search.footprint.heaviest(chosen, _HEAVIEST)
     return DiagnosticError(
         main_function(module),
-        f"auto-shard: no plan found fits into {_gib(limit)} a device; the one that needs least "
-        f"takes {_gib(needed)} ({_gib(needed - limit)} too much): use more devices, smaller "
-        "batches, microbatches or rematerialisation, or raise memory-per-device",
-        [(value, f"{_name(value)} takes {_gib(size)} a device") for value, size in heaviest],
+        f"auto-shard: no plan found fits into {size_text(limit)} a device; the one that needs "
+        f"least takes {size_text(needed)} ({size_text(needed - limit)} too much): use more "
+        "devices, smaller batches, microbatches or rematerialisation, or raise memory-per-device",
+        [(value, f"{_name(value)} takes {size_text(size)} a device") for value, size in heaviest],
     )
 
 
@@ -210,7 +219,3 @@ def _name(value: SSAValue) -> str:
         return f"argument {said} : {value.type}"
     assert isinstance(value, OpResult)
     return f"'{value.op.name}' : {value.type}"
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.3g} GiB" if size >= 2**27 else f"{size / 2**20:.3g} MiB"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +16,32 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.passes.cost.report import CollectiveUse
 from autopar.passes.importing.arguments import argument_kinds, main_function
 
-from .planner import Planned, Trial
+from .naming import ValueNames
+from .planner import Planned
 from .problems import UNIT_S
+from .words import milliseconds, size_text
 
 VERSION = 1
 
 
-def report_of(
-    module: ModuleOp, planned: Planned, trial: Trial, limit: int | None
-) -> dict[str, Any]:
+def report_of(module: ModuleOp, planned: Planned, limit: int | None) -> dict[str, Any]:
     """The facts of a plan that stands in a module, and of its partitioned copy.
 
     Seconds are the cost model's, of one step; bytes are those of one device. `reshard_s` is the
     part of `communication_s` that moves values from one layout to another: all but the reduction of
     partial sums.
     """
-    solution, price, memory = planned.choices.solution, trial.price, trial.memory
+    trial = planned.tried
+    assert trial is not None, "the plan has not been partitioned"
+    price, memory = trial.price, trial.memory
     reduces = ("all_reduce", "reduce_scatter")
     resharding = sum(s for (kind, _), s in price.communication.items() if kind not in reduces)
     func = main_function(module)
+    names = ValueNames(func, ()).arguments
     arguments = [
         {
             "index": index,
+            "name": names[index],
             "kind": kind,
             "type": str(arg.type),
             "sharding": None
@@ -64,18 +70,24 @@ def report_of(
             "limit_bytes": limit,
         },
         "collectives": _collectives(trial.collectives),
-        "solver": {
-            "planned_s": solution.cost * UNIT_S,
-            "bound_s": solution.lower_bound * UNIT_S,
-            "gap": solution.gap,
-            "optimal": solution.optimal,
-            "reproducible": solution.reproducible,
-            "nodes": len(planned.graph.nodes),
-            "edges": len(planned.graph.edges),
-            "seconds": sum(planned.seconds.values()),
-            "seconds_of": dict(planned.seconds),
-        },
+        "solver": solver_facts(planned),
         "arguments": arguments,
+    }
+
+
+def solver_facts(planned: Planned) -> dict[str, Any]:
+    """How the plan was found, and how near to the cheapest it is."""
+    solution = planned.choices.solution
+    return {
+        "planned_s": solution.cost * UNIT_S,
+        "bound_s": solution.lower_bound * UNIT_S,
+        "gap": solution.gap,
+        "optimal": solution.optimal,
+        "reproducible": solution.reproducible,
+        "nodes": len(planned.graph.nodes),
+        "edges": len(planned.graph.edges),
+        "seconds": sum(planned.seconds.values()),
+        "seconds_of": dict(planned.seconds),
     }
 
 
@@ -97,19 +109,19 @@ def _collectives(uses: list[CollectiveUse]) -> list[dict[str, Any]]:
 
 
 def table_of(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """The report for people, without its arguments."""
     objective, memory, solver = report["objective"], report["memory"], report["solver"]
     limit = memory["limit_bytes"]
+    took = {key.removesuffix("_s"): milliseconds(value) for key, value in objective.items()}
     lines = [
-        f"step {_ms(objective['total_s'])}: compute {_ms(objective['compute_s'])}, memory traffic "
-        f"{_ms(objective['memory_s'])}, communication {_ms(objective['communication_s'])} "
-        f"(resharding {_ms(objective['reshard_s'])})",
-        f"memory {_mib(memory['peak_bytes'])} a device"
-        + ("" if limit is None else f" of {_mib(limit)}"),
+        f"step {took['total']}: compute {took['compute']}, memory traffic {took['memory']}, "
+        f"communication {took['communication']} (resharding {took['reshard']})",
+        f"memory {size_text(memory['peak_bytes'])} a device"
+        + ("" if limit is None else f" of {size_text(limit)}"),
     ]
     lines += [
         f"{use['kind']} over {', '.join(use['axes'])}: {use['count']} times, "
-        f"{_mib(use['ring_bytes'])} sent by each device"
+        f"{size_text(use['ring_bytes'])} sent by each device"
         for use in report["collectives"]
     ]
     proof = "optimal" if solver["optimal"] else f"within {solver['gap']:.2%} of the cheapest"
@@ -117,12 +129,28 @@ def table_of(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
+def plan_text(report: dict[str, Any]) -> str:
+    """The whole report for people."""
+    axes = ", ".join(f"{name}={size}" for name, size in report["grid"].items())
+    return "\n".join([f"arguments on the grid {axes}", *_argument_rows(report), table_of(report)])
 
 
-def _mib(size: float) -> str:
-    return f"{size / 2**20:.4g} MiB"
+def _argument_rows(report: dict[str, Any]) -> Iterator[str]:
+    """A row for each argument; those that differ in numbers of their names only share one."""
+    rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for argument in report["arguments"]:
+        dims: list[list[str]] = argument["sharding"] or []
+        layout = f"[{', '.join(','.join(dim) or '-' for dim in dims)}]" if any(dims) else "whole"
+        pattern = re.sub(r"\d+", "*", argument["name"])
+        rows[pattern, argument["kind"], argument["type"], layout].append(argument["name"])
+    table = [
+        (f"{len(same)} x {pattern}" if len(same) > 1 else same[0], *cells)
+        for (pattern, *cells), same in rows.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"  {'  '.join(cells)}".rstrip()
 
 
 def write_report(module: ModuleOp, report: dict[str, Any], path: str) -> None:

@@ -54,9 +54,13 @@ def milliseconds(seconds: float, *, sign: bool = False) -> str:
 
 
 def size_text(num_bytes: float) -> str:
-    """Bytes in MiB or GiB."""
-    scaled = num_bytes / 2**20
-    return f"{scaled / 1024:.3g} GiB" if abs(scaled) >= 1024 else f"{scaled:.3g} MiB"
+    """Bytes in three digits, in the unit in which they are below 1000."""
+    scaled = float(num_bytes)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(scaled) < 999.5:
+            return f"{scaled:.3g} {unit}"
+        scaled /= 1024
+    return f"{scaled:.3g} TiB"
 
 
 def listed(texts: Sequence[str], most: int) -> str:

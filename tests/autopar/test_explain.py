@@ -172,9 +172,13 @@ def test_plans_from_files_are_not_priced(
     plan.save(path)
     status, out, err = explain(capsys, str(path), "params['up']")
     assert (status, err) == (0, "")
-    assert out.startswith("params['up'] : 1024x4096, argument 1 (parameter)\n  [-, data,model]:")
+    assert out.startswith(
+        "params['up'] : tensor<1024x4096xf32>, argument 1 (parameter)\n  [-, data,model]:"
+    )
     assert "decided by what is stated: the method 'zero3', or the program, states it" in out
     assert "not priced: the plan is from a file, which has no program" in out
+    _, out, _ = explain(capsys, str(path), "params['up']", "--json")
+    assert json.loads(out)["values"][0]["step_seconds"] is None
     told = Plan.load(path).explain()
     assert [(one.name, one.layout) for one in told] == [*plan.shardings().items()]
     status, _, err = explain(capsys, str(path), "params['upp']")

@@ -247,3 +247,12 @@ def test_a_pipeline_is_a_text() -> None:
     for pipeline in (["inline"], None):
         with pytest.raises(TypeError, match="apply expects a pipeline text"):
             apply(parse_module("func.func private @f()"), pipeline)  # pyright: ignore
+
+
+def test_options_are_shown_as_one_writes_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list-passes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "      zero: 0|2|3  Split over" in "\n".join(lines)
+    assert any(line.startswith("      allow-all-gather: true|false = true  ") for line in lines)
+    assert any(line.startswith("      names: text,…") for line in lines)
+    assert not any("tuple[" in line or "Literal" in line for line in lines)

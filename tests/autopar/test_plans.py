@@ -276,7 +276,9 @@ def test_microbatches_and_donation_belong_to_a_plan() -> None:
     again = autopar.parallelize(train, method=plan, donate_argnums=0)
     assert again.lower(params(), batch()).plan.decisions == plan.decisions
     assert_close(again(params(), batch()), jax.jit(train)(params(), batch()))
-    with pytest.raises(autopar.StalePlanError, match="aliasing_output=0"):
+    with pytest.raises(
+        autopar.StalePlanError, match="argument 0 is donated in the plan, and not now"
+    ):
         autopar.parallelize(train, method=plan)(params(), batch())
 
 
@@ -342,3 +344,11 @@ def test_one_search_serves_all_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(lowered.compile()(w, x), step(w, x), rtol=1e-5)
     assert lowered.as_text("per-device") == before
     assert len(searches) == 1
+
+
+def test_a_lowered_program_is_shown_in_a_line() -> None:
+    lowered = autopar.parallelize(train, mesh=mesh(), method="dp").lower(params(), batch())
+    assert repr(lowered) == (
+        "<LoweredProgram of method 'dp' on a mesh of data=8: 5 arguments, 4 results; "
+        ".plan, .as_text(level), .compile()>"
+    )

@@ -198,7 +198,7 @@ func.func public @main(%x: tensor<64x32xf32> {sdy.sharding = #sdy.sharding<@mesh
     ("name", "content", "message"),
     [
         ("x.json", "{", "neither a module nor JSON"),
-        ("x.json", "{}", "neither a plan (Plan.save) nor a report"),
+        ("x.json", "{}", "neither a plan (autopar plan, Plan.save) nor a report"),
         ("x.json", '{"format": "other"}', "is no plan"),
         ("x.mlir", "func.func @main() {", "error"),
         ("x.mlir", "module {}", "@main"),
@@ -210,7 +210,8 @@ def test_errors_are_one_line(
     (tmp_path / name).write_text(content)
     output = tmp_path / "plan.html"
     source = str(tmp_path / name)
-    assert main(["view", source, "-o", str(output), "--auto-shard", OPTIONS]) == 1
+    options = ["--auto-shard", OPTIONS] if name.endswith(".mlir") else []
+    assert main(["view", source, "-o", str(output), *options]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -8,8 +8,8 @@ from autopar.dialects import make_context
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.lowering.parse import parse_module, parse_native
 from autopar.lowering.print import print_module
-from autopar.opt import transform
 from autopar.passes.manager import build_pipeline, parse_pipeline
+from autopar.reading import transform
 
 
 def both_ways(text: str, *, generic: bool = False) -> str:

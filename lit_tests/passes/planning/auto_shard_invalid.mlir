@@ -1,11 +1,13 @@
 // RUN: not autopar-opt %s --auto-shard="cluster=nowhere" 2>&1 | filecheck %s --check-prefix=CLUSTER
 // RUN: not autopar-opt %s --auto-shard="alpha=1,2" 2>&1 | filecheck %s --check-prefix=ALPHA
 // RUN: not autopar-opt %s --auto-shard="time-limit=0" 2>&1 | filecheck %s --check-prefix=LIMIT
+// RUN: not autopar-opt %s --auto-shard="seed=-1" 2>&1 | filecheck %s --check-prefix=SEED
 // RUN: not autopar-opt %s --auto-shard="grid=4" 2>&1 | filecheck %s --check-prefix=GRID
 
 // CLUSTER: auto_shard_invalid.mlir:{{.*}} error: auto-shard: {{.*}}nowhere
 // ALPHA: auto_shard_invalid.mlir:{{.*}} error: auto-shard: alpha=1,2: 2 values for the 1 axes of the grid
 // LIMIT: error: {{.*}}time_limit_s is 0.0; it must be above 0
+// SEED: error: {{.*}}seed is -1; it must be at least 0
 // GRID: error: {{.*}}grid
 shard.grid @mesh(shape = 8) {axis_names = ["x"]}
 func.func @main(%x: tensor<8192x1024xf32>) -> tensor<8192x1024xf32> {

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from autopar.dialects.autopar import arg_shardings
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks
 from autopar.dialects.sharding import Grid
 from autopar.lowering.importer import import_module
+from autopar.lowering.parse import parse_module
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import collectives_of
 from autopar.passes.importing.arguments import main_function
@@ -141,11 +142,28 @@ def test_reduce_scatters_are_preferred() -> None:
 
 def test_options_that_contradict() -> None:
     with pytest.raises(ValueError, match="zero=1: expected 0, 2 or 3"):
-        AutoShardPass(zero=1)
+        AutoShardPass(zero=cast(Any, 1))
     with pytest.raises(ValueError, match="keeps parameters whole, zero=3 splits them"):
         AutoShardPass(zero=3, force_data_parallel=True)
     with pytest.raises(ValueError, match="memory-per-device=lots: expected bytes, as in 16GiB"):
         AutoShardPass(memory_per_device="lots")
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_a_remark_where_nothing_says_what_is_state(said: bool) -> None:
+    entry = ' {autopar.kind = "parameter"}' if said else ""
+    text = f"""func.func @main(%w: tensor<64x64xf32>{entry}, %x: tensor<64x64xf32>)
+        -> tensor<64x64xf32> {{
+      %0 = stablehlo.multiply %w, %x : tensor<64x64xf32>
+      return %0 : tensor<64x64xf32>
+    }}"""
+    module, context = parse_module(text, "a.mlir"), make_context()
+    with collect_remarks() as remarks:
+        AutoShardPass(grid="2x4", zero=3, batch_axis="x").apply(context, module)
+    found = [one.message for one in remarks if "no argument is donated" in one.message]
+    assert [one.partition(": no")[0] for one in found] == (
+        [] if said else ["auto-shard: batch-axis, zero"]
+    )
 
 
 def test_report(tmp_path: Path) -> None:
