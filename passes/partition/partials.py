@@ -12,7 +12,7 @@ it is reduced late where that costs less:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
@@ -27,14 +27,45 @@ from .splats import is_neutral, makes_infinite
 from .value_specs import ValueSpecs
 
 
+class Accumulators:
+    """Carries of loops that are only added to, so that they may be partial in the body."""
+
+    def __init__(self) -> None:
+        self.carries: set[SSAValue] = set()
+        """Arguments of loop bodies."""
+
+    def find(self, loop: Operation, may: Callable[[BlockArgument], bool] = lambda _: True) -> None:
+        """Notes those of a loop that `may` be partial; outer loops come before inner ones."""
+        condition, body = (region.block for region in loop.regions)
+        for index, arg in enumerate(body.args):
+            if condition.args[index].first_use is not None or not may(arg):
+                continue
+            chain = _accumulation(arg, index)
+            if chain == "adds" or (chain == "stores" and self.take(loop.results[index])):
+                self.carries.add(arg)
+
+    def take(self, value: SSAValue) -> bool:
+        """Whether all that happens to a value is that one of them adds it."""
+        while (use := value.first_use) is not None and value.has_one_use():
+            user = use.operation
+            if any(other in self.carries for other in user.operands):
+                return user.name == "stablehlo.add"
+            rule = get_rule(user) if len(user.results) == 1 else None
+            group = next((g for g in rule.linear if use.index in g), None) if rule else None
+            if group is None or not all(
+                i == use.index or is_neutral(user.operands[i], ["sum"]) for i in group
+            ):
+                return False
+            value = user.results[0]
+        return False
+
+
 class Partials:
     """What may stay partial, given where the values lie so far."""
 
     def __init__(self, specs: ValueSpecs) -> None:
         self._specs = specs
-        self._accumulators: set[SSAValue] = set()
-        """Arguments of loop bodies that may become partial."""
-        self.has_accumulators = False
+        self._accumulators = Accumulators()
 
     # ---- through an op ----
 
@@ -99,7 +130,7 @@ class Partials:
 
         If so they become partial from here on (their only use is this sum).
         """
-        if not all(value in self._accumulators for value in others):
+        if not all(value in self._accumulators.carries for value in others):
             return False
         axes = frozenset(axis for _, partial_axes in wanted for axis in partial_axes)
         for value in others:
@@ -151,7 +182,7 @@ class Partials:
                 if known.dim_axes & spec.partial_axes or known.partial:
                     return False
             elif known.partial != spec.partial and not (
-                other in self._accumulators
+                other in self._accumulators.carries
                 or is_neutral(other, [k for k, _ in spec.partial])
                 or (
                     self._can_become(other, spec)
@@ -168,9 +199,9 @@ class Partials:
         to there: one collective after the loop, even if of a wider type, is less than one in every
         iteration. `group`: the operands of `user` that are to be partial together."""
         count = math.prod(shape_of(value.type))
-        while self._accumulators:
+        while self._accumulators.carries:
             members = [user.operands[i] for i in group]
-            if any(member in self._accumulators for member in members):
+            if any(member in self._accumulators.carries for member in members):
                 return True
             result = user.results[0]
             use = result.first_use
@@ -226,31 +257,16 @@ class Partials:
 
         `only_whole`: those that lie whole on every device, where a partial takes no more bytes.
         """
-        condition, body = (region.block for region in loop.regions)
-        for index, arg in enumerate(body.args):
-            if condition.args[index].first_use is not None:
-                continue
-            if only_whole and self._specs.of[arg].dim_axes:
-                continue
-            chain = _accumulation(arg, index)
-            if chain == "adds" or (chain == "stores" and self.is_added_up(loop.results[index])):
-                self._accumulators.add(arg)
-                self.has_accumulators = True
+        self._accumulators.find(loop, lambda arg: not (only_whole and self._specs.of[arg].dim_axes))
+
+    @property
+    def has_accumulators(self) -> bool:
+        """Whether a loop has been met that adds up."""
+        return bool(self._accumulators.carries)
 
     def is_added_up(self, value: SSAValue) -> bool:
         """Whether all that happens to a value is that an accumulator of an outer loop adds it."""
-        while (use := value.first_use) is not None and value.has_one_use():
-            user = use.operation
-            if any(other in self._accumulators for other in user.operands):
-                return user.name == "stablehlo.add"
-            rule = get_rule(user) if len(user.results) == 1 else None
-            group = next((g for g in rule.linear if use.index in g), None) if rule else None
-            if group is None or not all(
-                i == use.index or is_neutral(user.operands[i], ["sum"]) for i in group
-            ):
-                return False
-            value = user.results[0]
-        return False
+        return self._accumulators.take(value)
 
 
 def common_partial(have: PartialAxes, demanded: PartialAxes) -> PartialAxes:

@@ -32,6 +32,7 @@ from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import argument_kinds
+from autopar.passes.partition.partials import Accumulators
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import splittable_factors
 from autopar.passes.partition.specs import AxisTable, Spec
@@ -40,6 +41,7 @@ from autopar.passes.partition.strategy import (
     Strategy,
     StrategyChooser,
 )
+from autopar.passes.walk import inner_ops
 
 from .demands import Demands, demanded_shardings
 from .exchange_prices import exchange_seconds
@@ -109,6 +111,10 @@ class PlanGraph:
             if sum(self.places.of(value) is not None for value in operands_of(op)) > 1
         }
         """Ops that get a node."""
+        self._accumulators = Accumulators()
+        for op in inner_ops(func):
+            if op.name == "stablehlo.while":
+                self._accumulators.find(op)
         self._build()
 
     # ---- places
@@ -310,6 +316,14 @@ class PlanGraph:
         matrix = (before[:, :, None] + fetched[:, None] + after[None, :, :]).min(axis=1)
         self._add_edge(source, target, matrix, trips)
 
+    def _reductions(self, result: SSAValue, trips: int) -> int:
+        """How often what an op gives is brought to where it lies: what a loop adds up stays a
+        partial sum to its end."""
+        if not self._accumulators.take(result):
+            return trips
+        loop = result.owner.parent_op() if isinstance(result.owner, Operation) else None
+        return trips if loop is None else times(loop, self._loops)
+
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
@@ -333,7 +347,7 @@ class PlanGraph:
             if target is not None:
                 combined = target in self._combined
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
-                self._add_edge(node, target, matrix, trips)
+                self._add_edge(node, target, matrix, self._reductions(result, trips))
             elif not shape_of(result.type):
                 left = self._matrix(gives, [Spec(())], result).reshape(-1)
                 if not self._combined.isdisjoint(map(self.node_of, operands_of(op))):

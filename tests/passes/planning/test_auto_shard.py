@@ -288,3 +288,23 @@ def test_slices_along_a_split_dimension_have_their_price(preset: str) -> None:
     found = seconds(auto)
     for method in ("dp", "zero2", "zero3"):
         assert found <= 1.001 * seconds(method)
+
+
+def _recurrent(weights: Any, x: Any) -> Any:
+    def loss(weights: Any) -> Any:
+        def cell(h: Any, now: Any) -> Any:
+            h = jnp.tanh(now @ weights["in"] + h @ weights["own"])
+            return h, h
+
+        start = jnp.zeros((x.shape[1], x.shape[2]))
+        return jax.lax.scan(cell, start, x)[1].mean()
+
+    return jax.tree.map(lambda w, g: w - 0.1 * g, weights, jax.grad(loss)(weights))
+
+
+def test_what_a_loop_adds_up_is_reduced_once() -> None:
+    weights = {name: jax.ShapeDtypeStruct((1024, 1024), np.float32) for name in ("in", "own")}
+    x = jax.ShapeDtypeStruct((64, 64, 1024), np.float32)
+    auto = autopar.AutoShardParallel(options={"cluster": "8xh100"})
+    plan = autopar.plan(_recurrent, weights, x, mesh=(8,), donate_argnums=0, method=auto)
+    assert sum(use.times for use in plan.collectives) <= 8  # not one in each of 64 iterations
