@@ -37,6 +37,12 @@ class Demands:
             raise ValueError(f"zero={self.zero}: expected 0, 2 or 3")
         if self.force_data_parallel and self.zero == 3:
             raise ValueError("force-data-parallel keeps parameters whole, zero=3 splits them")
+        keeps_whole = self.force_data_parallel or self.zero in (0, 2)
+        if keeps_whole and not self.allow_replicated_parameters:
+            option = "force-data-parallel" if self.force_data_parallel else f"zero={self.zero}"
+            raise ValueError(
+                f"{option} keeps parameters whole, allow-replicated-parameters forbids it"
+            )
 
     @property
     def forbidden(self) -> frozenset[str]:
@@ -59,6 +65,12 @@ def demanded_shardings(func: FuncOp, grid: Grid, demands: Demands) -> list[Shard
         )
     axes = tuple(AxisRef(own) for own, size in grid.axes if size > 1 and name in (None, own))
     kinds = argument_kinds(func)
+    if demands.force_data_parallel and "batch" not in kinds:
+        raise DiagnosticError(
+            func,
+            "auto-shard: force-data-parallel: no argument is known to be a batch: say which are "
+            '(batch_argnums=(…), or {autopar.kind = "batch", autopar.batch_dim = 0 : i64} on them)',
+        )
     return [
         _demanded(func, grid, axes, arg, kind, demands)
         for arg, kind in zip(func.body.block.args, kinds, strict=True)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from xdsl.dialects.builtin import ModuleOp
 
+import autopar
 from autopar.dialects import make_context
 from autopar.dialects.autopar import arg_shardings
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks
@@ -193,3 +194,21 @@ def test_options_and_demands_are_said_once() -> None:
     demands = {field.name: field.default for field in fields(Demands)}
     assert demands.items() <= options.items()
     assert demands.keys() <= option_help(AutoShardPass).keys()
+
+
+def test_demands_that_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="zero=2 keeps parameters whole, allow-replicated"):
+        Demands(zero=2, allow_replicated_parameters=False)
+    with pytest.raises(ValueError, match="force-data-parallel keeps parameters whole"):
+        Demands(force_data_parallel=True, allow_replicated_parameters=False)
+
+
+def test_data_parallelism_without_a_batch_is_told() -> None:
+    def loss(weight: Any, table: Any) -> Any:
+        return ((weight @ table) ** 2).sum()
+
+    method = autopar.AutoShardParallel(options={"force_data_parallel": True})
+    step = autopar.parallelize(loss, method=method, mesh=(8,))
+    arrays = np.ones((64, 64), np.float32), np.ones((64, 64), np.float32)
+    with pytest.raises(DiagnosticError, match="no argument is known to be a batch: say which are"):
+        step.lower(*arrays).plan  # noqa: B018
