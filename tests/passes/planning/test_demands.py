@@ -209,6 +209,6 @@ def test_data_parallelism_without_a_batch_is_told() -> None:
 
     method = autopar.AutoShardParallel(options={"force_data_parallel": True})
     step = autopar.parallelize(loss, method=method, mesh=(8,))
-    arrays = np.ones((64, 64), np.float32), np.ones((64, 64), np.float32)
+    arrays = np.ones((64, 32), np.float32), np.ones((32, 64), np.float32)
     with pytest.raises(DiagnosticError, match="no argument is known to be a batch: say which are"):
         step.lower(*arrays).plan  # noqa: B018
