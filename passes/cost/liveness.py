@@ -45,12 +45,17 @@ class Memory:
         return self.arguments + self.results + self.temporaries
 
 
+def main_of(module: ModuleOp) -> FuncOp:
+    """The function @main, which every partitioned module has."""
+    return next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
+
+
 FusionOf = Callable[[Block], Fusion]
 
 
 def memory_of(module: ModuleOp, fusion_of: FusionOf = Fusion) -> Memory:
     """The memory of `@main` of a partitioned module, for one device."""
-    func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
+    func = main_of(module)
     block = func.body.block
     last = block.last_op
     assert last is not None, "a function ends with a return"

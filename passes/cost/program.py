@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation
 
 from autopar.dialects.autopar import COMBINE
@@ -23,7 +22,7 @@ from autopar.dialects.tensors import element_type, num_bytes
 
 from .flops import op_flops
 from .fusion import BODIES, DOTS, Fusion, updates_in_place
-from .liveness import FusionOf
+from .liveness import FusionOf, main_of
 from .loops import times, trip_count
 from .prices import CostModel
 from .report import collective_use
@@ -64,16 +63,14 @@ class Price:
 
 def price_of(module: ModuleOp, model: CostModel, fusion_of: FusionOf = Fusion) -> Price:
     """The price of `@main` of a module after shard-partition; `model` is of its `user_grid`."""
-    func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
-    return _Pricing(model, grid_of(module), fusion_of).block(func.body.block)
+    return _Pricing(model, grid_of(module), fusion_of).block(main_of(module).body.block)
 
 
 def op_seconds(module: ModuleOp, model: CostModel) -> dict[Operation, float]:
     """Seconds of each op of `@main` of a partitioned module, all its runs together; those of a
     branch as if it were always taken."""
-    func = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
     pricing = _Pricing(model, grid_of(module), Fusion)
-    pricing.block(func.body.block)
+    pricing.block(main_of(module).body.block)
     loops: dict[Operation, int] = {}
     return {op: times(op, loops) * seconds for op, seconds in pricing.of_op.items()}
 

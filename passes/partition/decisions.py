@@ -21,7 +21,7 @@ from autopar.dialects.tensors import is_splittable, shape_of
 from .partials import Partials
 from .reshard_plan import ReshardPlanner
 from .special import given_factors, splittable_factors
-from .specs import PartialAxes, Spec, merge_partial
+from .specs import PartialAxes, Spec, axes_of_partial, merge_partial
 from .strategy import Splittable, Strategy, StrategyChooser, TensorUse, splittable_by_kind
 from .value_specs import ValueSpecs
 
@@ -169,7 +169,7 @@ class Decisions:
         given = op.attributes.get(STRATEGY)
         if isinstance(given, StrategyAttr):
             factors = given_factors(op, rule, given, self._table)
-            if not _axes_of(carried).isdisjoint(axis for axes in factors for axis in axes):
+            if not axes_of_partial(carried).isdisjoint(axis for axes in factors for axis in axes):
                 carried = ()  # what is to be split over their axes is reduced before
             strategy = self._chooser.complete(rule, splittable, factors, carried)
         else:
@@ -225,7 +225,3 @@ class Decisions:
                     continue
                 cost = self._planner.cost(use.spec, required, use.shape, use.item_bytes)
                 yield index, dim, int(cost)
-
-
-def _axes_of(partial: PartialAxes) -> frozenset[int]:
-    return frozenset(axis for _, axes in partial for axis in axes)

@@ -29,7 +29,7 @@ class Spec(NamedTuple):
     @property
     def partial_axes(self) -> frozenset[int]:
         """Every axis over which the tensor is partial, of all kinds."""
-        return frozenset(axis for _, axes in self.partial for axis in axes)
+        return axes_of_partial(self.partial)
 
     @property
     def dim_axes(self) -> frozenset[int]:
@@ -39,6 +39,11 @@ class Spec(NamedTuple):
     def with_partial(self, partial: PartialAxes) -> Spec:
         """The same place, partial over something else."""
         return Spec(self.dims, partial)
+
+
+def axes_of_partial(partial: PartialAxes) -> frozenset[int]:
+    """The axes of all kinds together."""
+    return frozenset(axis for _, axes in partial for axis in axes)
 
 
 def merge_partial(*partials: Iterable[tuple[str, Iterable[int]]]) -> PartialAxes:

@@ -16,7 +16,7 @@ from autopar.dialects.rules.core import FactorKind, ShardingRule, TensorMapping
 from autopar.dialects.sharding import local_dim
 
 from .reshard_plan import ReshardPlanner
-from .specs import AxisTable, Dims, PartialAxes, Spec, merge_partial
+from .specs import AxisTable, Dims, PartialAxes, Spec, axes_of_partial, merge_partial
 
 WORK_COST = 0.02
 """Bytes' worth of one element of the local iteration space (a multiply-add of a dot)."""
@@ -102,7 +102,7 @@ class StrategyChooser:
     ) -> Strategy:
         mappings = (*rule.operands, *rule.results)
         uses = (*operands, *results)
-        carried_axes = frozenset(a for _, axes in carried for a in axes)
+        carried_axes = axes_of_partial(carried)
         projections = [
             self._project(rule, mapping, use.spec.dims, splittable.allowed, carried_axes)
             for mapping, use in zip(mappings, uses, strict=True)

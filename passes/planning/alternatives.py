@@ -7,7 +7,7 @@ program, by the search that made the plan.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -65,10 +65,7 @@ class Alternatives:
         self.bytes = self._footprint.peak(chosen)
         self._limit = None if limit is None else max(limit, self.bytes)
         """The footprint is an estimate: a plan that is known to fit may be above the limit."""
-        self._around: dict[int, list[tuple[int, Floats]]] = defaultdict(list)
-        for (one, two), seconds in graph.edges.items():
-            self._around[one].append((two, seconds))
-            self._around[two].append((one, seconds.T))
+        self._around = graph.neighbours()
         self.seconds = self.cost_of(chosen)
 
     @property

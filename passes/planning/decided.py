@@ -5,11 +5,8 @@ What decisions do not tell (where shared values are read) is chosen by cost, the
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from autopar.dialects.autopar import StrategyAttr
 from autopar.dialects.rules.regions import MANUAL
@@ -70,10 +67,7 @@ def _note(
 def _completed(graph: PlanGraph, chosen: dict[int, int]) -> list[int]:
     """All choices: those that are not known the cheapest beside the others, again until none
     changes."""
-    around: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
-    for (u, v), table in graph.edges.items():
-        around[u].append((v, table))
-        around[v].append((u, table.T))
+    around = graph.neighbours()
     free = [node for node in range(len(graph.nodes)) if node not in chosen]
     for _ in range(1 + len(free)):
         before = dict(chosen)

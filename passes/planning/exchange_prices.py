@@ -31,10 +31,15 @@ class _Reads(NamedTuple):
     """From [start, stop) of the factor to [start, stop) of the dimension, beyond its ends too."""
 
 
+def may_exchange(op: Operation) -> bool:
+    """Whether an op fetches anything under some strategy."""
+    return op.name in _READERS
+
+
 def exchange_seconds(
     op: Operation, rule: ShardingRule, strategy: Strategy, table: AxisTable, prices: CostModel
 ) -> float:
-    """Seconds of what is fetched in one run of an op under a strategy."""
+    """Seconds of what is fetched in one run of an op that `may_exchange` under a strategy."""
     seconds = 0.0
     for factor, axes in enumerate(strategy.factors):
         if not axes or rule.kinds[factor] is not FactorKind.PERMUTATION:
@@ -43,8 +48,7 @@ def exchange_seconds(
         made = next((d for d, held in enumerate(rule.results[0]) if factor in held), None)
         # a factor has the size of its widest dimension
         total = rule.factor_sizes[factor] if made is None else shape_of(op.results[0].type)[made]
-        readers = _READERS.get(op.name)
-        for reads in () if readers is None else readers(op, rule, factor, made):
+        for reads in _READERS[op.name](op, rule, factor, made):
             value = operands_of(op)[reads.operand]
             size = shape_of(value.type)[reads.dim]
             rows, senders = _missing(reads.of, total, size, parts)

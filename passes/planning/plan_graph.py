@@ -9,7 +9,7 @@ node for where it is read from, so that a resharding for all of them is paid onc
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -44,7 +44,7 @@ from autopar.passes.partition.strategy import (
 from autopar.passes.walk import inner_ops
 
 from .demands import Demands, demanded_shardings
-from .exchange_prices import exchange_seconds
+from .exchange_prices import exchange_seconds, may_exchange
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .reshard_prices import Floats, ReshardPrices
 
@@ -422,6 +422,8 @@ class PlanGraph:
 
     def _exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
+        if not may_exchange(op):
+            return np.zeros(len(strategies))
         found = [exchange_seconds(op, rule, s, self.table, self._prices) for s in strategies]
         return np.array(found, np.float64)
 
@@ -450,6 +452,15 @@ class PlanGraph:
         """The node of the form in which an op that has a node reads a value."""
         node = self.node_of(value)
         return None if node is None else self._readers.get((value, times(op, self._loops)), node)
+
+    def neighbours(self) -> dict[int, list[tuple[int, Floats]]]:
+        """Of each node that has any: the others, and what they cost together (choices of the node,
+        choices of the other)."""
+        found: dict[int, list[tuple[int, Floats]]] = defaultdict(list)
+        for (one, two), seconds in self.edges.items():
+            found[one].append((two, seconds))
+            found[two].append((one, seconds.T))
+        return found
 
     @property
     def readers(self) -> Mapping[tuple[SSAValue, int], int]:

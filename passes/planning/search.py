@@ -120,7 +120,7 @@ class Search:
                 kinds[node] = costs[node].tobytes()
         repeats = self._repeater.find(kinds)
         problem = self._problem(repeats, costs)
-        solution = solve(problem, self._options, progress=_tell)
+        solution = solve(problem, self._options, progress=_tell_solving)
         choices = repeats.expanded(solution.strategies)
         return Priced(choices, solution.lower_bound, repeats, solution.reproducible)
 
@@ -147,7 +147,7 @@ class Search:
         repeats = self._repeater.find(kinds, coupled)
         fixed = [ceil(always) for _, always in rows]
         problem = self._problem(repeats, self._costs, usages, fixed, limit)
-        solution = solve(problem, self._options, plugin=self._plugin, progress=_tell)
+        solution = solve(problem, self._options, plugin=self._plugin, progress=_tell_solving)
         choices = repeats.expanded(solution.strategies[: len(repeats.kept)])
         return Choices(choices, solution, self.footprint.peak(choices))
 
@@ -184,7 +184,7 @@ class Search:
         return builder.problem(limit if fixed else None)
 
 
-def _tell(text: str) -> None:
+def _tell_solving(text: str) -> None:
     tell(f"auto-shard: {text}")
 
 

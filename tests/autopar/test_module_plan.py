@@ -19,16 +19,7 @@ from autopar import opt
 from autopar.cli import main
 from autopar.plans import Plan
 
-GRID = "grid=2x4 cluster=8xv100"
-
-
-def step(params: Any, batch: Any) -> Any:
-    def loss(params: Any) -> Any:
-        hidden = jnp.tanh(batch @ params["up"])
-        return jnp.mean((hidden @ params["down"] - batch) ** 2)
-
-    grads = jax.grad(loss)(params)
-    return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+from .test_explain import GRID, step
 
 
 def arguments() -> Any:
