@@ -80,7 +80,7 @@ def _encode(numbers: list[int] | Numbers) -> tuple[bytes, Numbers]:
     how many bytes follow; 8 after one that is 0, for numbers of 57 to 64 bits.
     """
     try:
-        values = np.array(numbers, np.int64)
+        values = np.fromiter(numbers, np.int64, len(numbers))
         limit = int(values.max(initial=0))
     except OverflowError:
         values, limit = np.zeros(0, np.int64), 1 << 63

@@ -181,10 +181,12 @@ class Entries:
         return found
 
     def _add_name(self, location: NameLoc) -> int:
+        inner = location.location
+        place = self.attributes.get(id(inner))
+        if place is None:
+            place = self.location(inner)
         name = self._tables.string_attribute(location.desc.data)
-        return self._tables.attributes.add(
-            AttributeCode.NAME, name, self.location(location.location)
-        )
+        return self._tables.attributes.add(AttributeCode.NAME, name, place)
 
     def _add_call_site(self, location: CallSiteLoc) -> int:
         places = self.location(location.callee), self.location(location.caller)

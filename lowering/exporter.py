@@ -41,7 +41,7 @@ class _Writer:
         self.entries = Entries(tables)
         self._names: dict[type[Operation], int] = {}
         self._dictionaries: dict[tuple[str | int, ...], int] = {}
-        self._values: dict[int, int] = {}  # by identity, those in scope
+        self._values: dict[int, int] = {}  # by identity, those in scope, innermost last
         self._blocks: dict[Block, int] = {}
         self._forward: list[tuple[int, Operation, int]] = []  # place, and operand
 
@@ -57,25 +57,25 @@ class _Writer:
         Most ops have the same as another: the very objects, under the same names.
         """
         properties, attributes = op.properties, op.attributes
-        if len(properties) == 1 and not attributes:
-            ((only, item),) = properties.items()
-            key = only, id(item)
-        else:
-            key = (*properties, *map(id, properties.values()))
-            if attributes:
-                key = (*key, *attributes, *map(id, attributes.values()))
+        key = (*properties, *map(id, properties.values()))
+        if attributes:
+            key = (*key, *attributes, *map(id, attributes.values()))
         found = self._dictionaries.get(key)
         if found is None:
-            if isinstance(op, UnregisteredOp):  # of which properties go for themselves
-                items = dict(attributes)
-                del items["op_name__"]
-            else:
-                items = {**properties, **attributes}
-                if len(items) < len(properties) + len(attributes):
-                    name = next(name for name in properties if name in attributes)
-                    raise DiagnosticError(op, f"'{op.name}' op has '{name}' twice: as property too")
-            found = self._dictionaries[key] = self.entries.dictionary(items)
+            found = self._dictionaries[key] = self._new_dictionary(op)
         return found
+
+    def _new_dictionary(self, op: Operation) -> int:
+        properties, attributes = op.properties, op.attributes
+        if isinstance(op, UnregisteredOp):  # of which properties go for themselves
+            items = dict(attributes)
+            del items["op_name__"]
+        else:
+            items = {**properties, **attributes}
+            if len(items) < len(properties) + len(attributes):
+                name = next(name for name in properties if name in attributes)
+                raise DiagnosticError(op, f"'{op.name}' op has '{name}' twice: as property too")
+        return self.entries.dictionary(items)
 
     def _properties(self, op: Operation) -> int | None:
         """The number of the properties of an op that nobody knows."""
@@ -100,25 +100,29 @@ class _Writer:
         out = [len(blocks), 0]
         holders: list[tuple[int, Operation]] = []
         number = first
+        entries, values = self.entries, self._values
         for block in blocks:
             header = len(out)
             out.append(0)
             arguments = block.args
             if arguments:
                 out.append(len(arguments))
-            for value in arguments:
-                type_ = self.entries.type(value.type) << 1 | 1  # 0 would mean: unknown location
-                out += (type_, self.entries.location(value.location))
-                self._values[id(value)] = number
-                number += 1
-            if arguments:
+                for value in arguments:
+                    type_ = entries.type(value.type) << 1 | 1  # 0 would mean: unknown location
+                    out += (type_, entries.location(value.location))
+                    values[id(value)] = number
+                    number += 1
                 out.append(ZERO_BYTE)  # no order of their uses
             length, number = self._operations(block.first_op, None, out, number, holders)
             out[header] = block_header(length, bool(arguments))
         out[1] = number - first
-        self._number_forward_uses(out)
-        out = self._with_regions(out, holders, number)
-        self._leave(region, first)
+        if self._forward:
+            self._number_forward_uses(out)
+        if holders:
+            out = self._with_regions(out, holders, number)
+        # out of scope: the next region uses their numbers again
+        for _ in range(number - first):
+            self._values.popitem()
         return out
 
     def _number_forward_uses(self, out: list[int]) -> None:
@@ -131,16 +135,6 @@ class _Writer:
             out[place] = number
         self._forward.clear()
 
-    def _leave(self, region: Region, first: int) -> None:
-        """Take a region's values out of scope: the next region uses their numbers again."""
-        if first == 0:  # nothing was in scope around it
-            self._values.clear()
-            return
-        for block in region.blocks:
-            for values in (block.args, *(op.results for op in block.ops)):
-                for value in values:
-                    del self._values[id(value)]
-
     def _with_regions(
         self, out: list[int], holders: list[tuple[int, Operation]], first: int
     ) -> list[int]:
@@ -148,8 +142,6 @@ class _Writer:
 
         Values inside are numbered on from those around them, so these had to be counted first.
         """
-        if not holders:
-            return out
         whole: list[int] = []
         start = 0
         for place, op in holders:
@@ -174,6 +166,7 @@ class _Writer:
         """
         entries, names, values = self.entries, self._names, self._values
         types, attributes, empty = entries.types, entries.attributes, entries.no_attributes
+        single = self._dictionaries
         length = 0
         while op is not end:
             assert op is not None
@@ -182,7 +175,16 @@ class _Writer:
             place = attributes.get(id(op.location))
             if place is None:
                 place = entries.location(op.location)
-            dictionary = self._dictionary(op) if op.properties or op.attributes else empty
+            properties = op.properties
+            if op.attributes or len(properties) > 1:
+                dictionary = self._dictionary(op)
+            elif properties:
+                (item,) = properties.items()
+                dictionary = single.get((item[0], id(item[1])))
+                if dictionary is None:
+                    dictionary = self._dictionary(op)
+            else:
+                dictionary = empty
             results, regions = op.results, op.regions
             successors = op._successors  # pyright: ignore[reportPrivateUsage]
             if name is None or len(results) != 1 or regions or successors:
@@ -195,16 +197,23 @@ class _Writer:
                 if type_ is None:
                     type_ = entries.type(value.type)
                 operands = op._operands  # pyright: ignore[reportPrivateUsage]
-                try:
-                    if len(operands) == 2:
-                        left, right = operands
-                        used = 2, values[id(left)], values[id(right)]
+                count = len(operands)
+                try:  # as literals: to unpack a list of operands takes twice the time
+                    if count == 2:
+                        a, b = operands
+                        a, b = values[id(a)], values[id(b)]
+                        out += (name, _PLAIN, place, dictionary, 1, type_, 2, a, b)
+                    elif count == 1:
+                        used = values[id(operands[0])]
+                        out += (name, _PLAIN, place, dictionary, 1, type_, 1, used)
+                    elif count == 0:
+                        out += (name, _PLAIN, place, dictionary, 1, type_, 0)
                     else:
-                        used = counted([values[id(operand)] for operand in operands])
+                        used = [values[id(operand)] for operand in operands]
+                        out += (name, _PLAIN, place, dictionary, 1, type_, count, *used)
                 except KeyError:
                     number = self._operation(op, place, dictionary, out, number)
                 else:
-                    out += (name, _PLAIN, place, dictionary, 1, type_, *used)
                     values[id(value)] = number
                     number += 1
             op = op._next_op  # pyright: ignore[reportPrivateUsage]
@@ -224,19 +233,21 @@ class _Writer:
             out.append(properties)
         if results := op.results:
             parts += HAS_RESULTS
-            out += counted([entries.type(value.type) for value in results])
+            out.append(len(results))
             for value in results:
+                out.append(entries.type(value.type))
                 values[id(value)] = number
                 number += 1
-        if operands := op.operands:
+        if operands := op._operands:  # pyright: ignore[reportPrivateUsage]
             parts += HAS_OPERANDS
             out.append(len(operands))
             for index, value in enumerate(operands):
                 used = values.get(id(value))
                 if used is None:  # defined below, or nowhere
                     self._forward.append((len(out), op, index))
-                out.append(used or 0)
-        if successors := op.successors:
+                    used = 0
+                out.append(used)
+        if successors := op._successors:  # pyright: ignore[reportPrivateUsage]
             parts += HAS_SUCCESSORS
             out += counted([self._blocks[block] for block in successors])
         if op.regions:

@@ -320,9 +320,9 @@ def test_inline_is_linear() -> None:
             + "\nreturn %9 : tensor<f32> }"
         )
         module = parse(text, verify=False)
-        start = time.perf_counter()
+        start = time.process_time()
         inline(module)
-        found = time.perf_counter() - start
+        found = time.process_time() - start
         assert sum(op.name == "stablehlo.sine" for op in module.walk()) == 10 * calls
         return found
 
