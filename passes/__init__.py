@@ -33,6 +33,7 @@ PASSES: dict[str, str] = {
     "inline": f"{_IMPORTING}.inline:InlinePass",
     "insert-reshards": f"{_PARTITION}.insert_reshards:InsertReshardsPass",
     "optimize-collectives": f"{_PARTITION}.optimize_collectives:OptimizeCollectivesPass",
+    "recognize-batching-dims": (f"{_IMPORTING}.recognize_batching_dims:RecognizeBatchingDimsPass"),
     "shard-attributes-to-ops": f"{_IMPORTING}.shard_attributes_to_ops:ShardAttributesToOpsPass",
     "shard-ops-to-attributes": f"{_IMPORTING}.shard_ops_to_attributes:ShardOpsToAttributesPass",
     "shard-partition": f"{_PARTITION}.shard_partition:ShardPartitionPass",

@@ -8,6 +8,7 @@ from __future__ import annotations
 IMPORT = (
     "import-sdy",  # meshes and shardings in our own attributes, before anything reads them
     "inline",  # propagation and partitioning see whole data flow, not calls
+    "recognize-batching-dims",  # after inline, which shows where indices come from
     "dce",  # what nobody reads gets no sharding from its users, and would be replicated
 )
 METHOD = (

@@ -17,11 +17,10 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.constants import is_splat
-from autopar.dialects.rules.access import attribute, integer, ints
+from autopar.dialects.rules.access import attribute, integer
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sdy import ManualComputationOp
-from autopar.dialects.stablehlo.attributes import GatherDimensionNumbers
 from autopar.dialects.tensors import element_type, is_bool, is_tensor, shape_of
 from autopar.dialects.traits import Collective
 
@@ -167,8 +166,6 @@ class Examples:
         return [(source, found[0])] if found else None
 
     def _by_rule(self, op: Operation, index: int, place: BatchPlace) -> list[Question] | None:
-        if op.name == "stablehlo.gather" and (rows := self._own_rows(op, place)) is not None:
-            return rows
         if op.regions and any(self._flow.depends(v) for v in _captured(op)):
             return None
         rule = get_rule(op)
@@ -191,40 +188,6 @@ class Examples:
                     return None
                 asked.append((operand, BatchPlace(dim, place.outer, place.size, place.inner)))
         return asked
-
-    # ---- x[arange(batch), i] ---------------------------------------------------------------------
-
-    def _own_rows(self, op: Operation, place: BatchPlace) -> list[Question] | None:
-        """A gather that takes row i of the batch for example i: `x[arange(batch), labels]`."""
-        numbers = cast(GatherDimensionNumbers, attribute(op, "dimension_numbers"))
-        source, indices = op.operands
-        vector = numbers.index_vector_dim
-        parts = indices.owner
-        if (
-            not isinstance(parts, Operation)
-            or parts.name != "stablehlo.concatenate"
-            or integer(parts, "dimension") != vector
-            or place.dim in numbers.offset_dims
-            or (place.outer, place.inner) != (1, 1)
-        ):
-            return None
-        before = place.dim - sum(d < place.dim for d in numbers.offset_dims)
-        rows = BatchPlace(before + (before >= vector), 1, place.size, 1)
-        asked: list[Question] = []
-        own: list[int] = []
-        component = 0
-        for part in parts.operands:
-            width = shape_of(part.type)[vector]
-            if width == 1 and _is_position(part, rows.dim):
-                own.append(numbers.start_index_map[component])
-            else:
-                asked.append((part, rows))
-            component += width
-        if len(own) != 1 or own[0] not in numbers.collapsed_slice_dims:
-            return None
-        if shape_of(source.type)[own[0]] != place.size:
-            return None
-        return [*asked, (source, BatchPlace(own[0], 1, place.size, 1))]
 
     # ---- Random bits -----------------------------------------------------------------------------
 
@@ -293,63 +256,6 @@ def _is_unsigned(value: SSAValue) -> bool:
     if not is_tensor(value.type) or is_bool(value.type):
         return False
     return str(element_type(value.type)).startswith("ui")
-
-
-def _is_position(value: SSAValue, dim: int) -> bool:
-    """Whether a value is, along `dim`, the position: an iota, and negative positions made good."""
-    while isinstance(value.owner, Operation):
-        op = value.owner
-        if op.name == "stablehlo.iota":
-            return integer(op, "iota_dimension") == dim
-        if op.name == "stablehlo.convert":
-            value = op.operands[0]
-        elif op.name == "stablehlo.broadcast_in_dim":
-            dims = ints(op, "broadcast_dimensions")
-            if dim not in dims:
-                return False
-            dim, value = dims.index(dim), op.operands[0]
-        elif op.name == "stablehlo.reshape":
-            size = shape_of(value.type)[dim]
-            source = op.operands[0]
-            found = reshaped(
-                BatchPlace(dim, 1, size, 1), shape_of(value.type), shape_of(source.type)
-            )
-            if len(found) != 1 or found[0].size != size or found[0].outer * found[0].inner != 1:
-                return False
-            dim, value = found[0].dim, source
-        elif op.name == "stablehlo.select":
-            wraps = _compares_with_zero(op.operands[0], dim)
-            if not wraps:
-                return False
-            value = op.operands[2]
-        else:
-            return False
-    return False
-
-
-def _compares_with_zero(value: SSAValue, dim: int) -> bool:
-    """Whether a value is `position < 0`."""
-    op = value.owner
-    if not isinstance(op, Operation) or op.name != "stablehlo.compare":
-        return False
-    return (
-        "LT" in str(attribute(op, "comparison_direction"))
-        and _is_position(op.operands[0], dim)
-        and _is_zero(op.operands[1])
-    )
-
-
-def _is_zero(value: SSAValue) -> bool:
-    op = value.owner
-    while isinstance(op, Operation) and op.name in (
-        "stablehlo.broadcast_in_dim",
-        "stablehlo.convert",
-    ):
-        op = op.operands[0].owner
-    if not isinstance(op, Operation) or op.name != "stablehlo.constant":
-        return False
-    data = _splat(op.results[0])
-    return data is not None and not any(data.iter_values())
 
 
 def _splat(value: SSAValue) -> DenseIntOrFPElementsAttr[Any] | None:
