@@ -1,9 +1,10 @@
 """`autopar profile-cluster`: a cluster file from what the devices here really do.
 
 Everything is measured with all devices at work at once, as in a training step: matmuls of each
-element type, an elementwise op for the memory, all_reduces and all_gathers over groups of
-neighbours of growing size. Each call is awaited before the next: virtual CPU devices share threads,
-and programs with collectives in flight could wait for each other for ever.
+element type and convolutions of growing width, both with their gradients; an elementwise op for the
+memory; all_reduces and all_gathers over groups of neighbours of growing size. Each call is awaited
+before the next: virtual CPU devices share threads, and programs with collectives in flight could
+wait for each other for ever.
 """
 
 # jax's functions are typed in part only:
@@ -12,6 +13,7 @@ and programs with collectives in flight could wait for each other for ever.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -46,6 +48,10 @@ class _Sizes(NamedTuple):
 
     matmul: int
     """Rows and columns of the matrices."""
+    images: tuple[int, int]
+    """What is convolved: how many, and their height and width."""
+    features: tuple[int, ...]
+    """Of the images and of the results, from narrow to wide."""
     memory_bytes: int
     """Of the array that is read and written on each device."""
     large_bytes: int
@@ -55,10 +61,10 @@ class _Sizes(NamedTuple):
 
 
 _SIZES = {
-    ("cpu", False): _Sizes(512, 2**23, 2**22, 0.8),
-    ("cpu", True): _Sizes(256, 2**22, 2**20, 0.2),
-    ("accelerator", False): _Sizes(8192, 2**30, 2**27, 1.0),
-    ("accelerator", True): _Sizes(4096, 2**28, 2**25, 0.25),
+    ("cpu", False): _Sizes(512, (4, 16), (8, 16, 32, 64), 2**23, 2**22, 0.8),
+    ("cpu", True): _Sizes(256, (4, 16), (8, 16, 32, 64), 2**22, 2**20, 0.2),
+    ("accelerator", False): _Sizes(8192, (64, 32), (32, 64, 128, 256), 2**30, 2**27, 1.0),
+    ("accelerator", True): _Sizes(4096, (32, 32), (32, 64, 128, 256), 2**28, 2**25, 0.25),
 }
 _SMALL_BYTES = 1024
 """What a device puts into a collective of which the latency counts."""
@@ -95,7 +101,12 @@ def profile(request: Request, progress: Progress) -> tuple[Cluster, str]:
     for dtype, name in _DTYPES.items():
         progress.step(f"matmuls in {dtype}")
         flops[dtype] = _matmul_flops(devices, name, sizes)
-        notes[f"device.flops.{dtype}"] = f"matmuls of {sizes.matmul} x {sizes.matmul}"
+        notes[f"device.flops.{dtype}"] = (
+            f"matmuls of {sizes.matmul} x {sizes.matmul} and their gradients"
+        )
+    progress.step("convolutions")
+    convolution = _convolution_shares(devices, flops["f32"], sizes)
+    notes["device.convolution"] = _convolution_note(sizes)
     progress.step("memory bandwidth")
     bandwidth = _memory_bandwidth(devices, sizes)
     notes["device.memory_bandwidth"] = f"an elementwise op on {sizes.memory_bytes} bytes"
@@ -104,7 +115,7 @@ def profile(request: Request, progress: Progress) -> tuple[Cluster, str]:
     for size in _group_sizes(len(devices)):
         progress.step(f"collectives over {size} of {len(devices)} devices")
         links.append(_measured_link(devices, size, sizes))
-    device = Device(kind, flops, memory, bandwidth)
+    device = Device(kind, flops, memory, bandwidth, convolution)
     cluster = Cluster(f"{len(devices)} x {kind}", device, tuple(distinct_links(links)))
     notes[""] = (
         f"Measured by autopar profile-cluster{' --quick' if request.quick else ''} on "
@@ -136,6 +147,7 @@ def report(cluster: Cluster) -> dict[str, Any]:
         "device": {
             "kind": device.kind,
             "flops": dict(device.flops),
+            "convolution": dict(device.convolution),
             "memory_bytes": device.memory_bytes,
             "memory_bandwidth": device.memory_bandwidth,
         },
@@ -149,6 +161,8 @@ def report_text(cluster: Cluster) -> str:
     lines = [cluster.name]
     for dtype, flops in device.flops.items():
         lines.append(f"  {dtype:6} {flops / 1e12:12.4g} TFLOP/s")
+    for features, share in device.convolution.items():
+        lines.append(f"  convolutions of {features:3} features: {share:.2f} of that")
     lines.append(f"  memory {device.memory_bandwidth / 1e9:12.4g} GB/s")
     for link in cluster.links:
         lines.append(
@@ -188,7 +202,8 @@ def _memory_bytes(devices: list[Any]) -> int:
 
 
 def _seconds(call: Callable[[], Any], at_least: float) -> float:
-    """The median time of a call, each awaited, over `at_least` seconds and three calls."""
+    """The time of a call, each awaited, over `at_least` seconds and three calls: the lower
+    quartile, since others on the machine only add to it."""
     import jax
 
     jax.block_until_ready(call())  # compiles
@@ -199,7 +214,7 @@ def _seconds(call: Callable[[], Any], at_least: float) -> float:
         start = time.perf_counter()
         jax.block_until_ready(call())
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return sorted(times)[len(times) // 4]
 
 
 def _each_seconds(
@@ -243,10 +258,65 @@ _CHAIN = 6
 
 
 def _matmul_flops(devices: list[Any], dtype: str, sizes: _Sizes) -> float:
-    """FLOPs a second of one device."""
+    """FLOPs a second of one device. Gradients count, since libraries may be slower where an operand
+    is transposed."""
+    import jax
+
+    def layer(x: Any) -> Any:
+        y, gradients = jax.vjp(lambda x, w: x @ w, x, x)
+        return sum(gradients(y)) / 2
+
     n = sizes.matmul
-    seconds = _each_seconds(devices, 1, lambda x: x @ x, (n, n), dtype, sizes.seconds)
-    return 2 * n**3 / seconds
+    seconds = _each_seconds(devices, 1, layer, (n, n), dtype, sizes.seconds)
+    return 3 * 2 * n**3 / seconds
+
+
+_WINDOW = 3
+
+
+def _convolution_shares(devices: list[Any], matmul_flops: float, sizes: _Sizes) -> dict[int, float]:
+    """The share of the rate of matmuls that a convolution and its gradients reach in f32, by
+    features."""
+    return {
+        features: round(_convolution_flops(devices, features, sizes) / matmul_flops, 3)
+        for features in sizes.features
+    }
+
+
+def _convolution_flops(devices: list[Any], features: int, sizes: _Sizes) -> float:
+    """FLOPs a second of one device."""
+    import jax
+
+    images, size = sizes.images
+    kernel = (_WINDOW, _WINDOW, features, features)
+
+    def convolved(x: Any, w: Any) -> Any:
+        return jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def layer(x: Any) -> Any:
+        # taken from x, so that nothing is computed ahead; sums of windows stay what they are
+        weights = x.reshape(-1)[: math.prod(kernel)].reshape(kernel)
+        y, gradients = jax.vjp(convolved, x, weights * (images / math.prod(kernel[:3])))
+        of_images, of_weights = gradients(y)
+        return of_images + _LITTLE * of_weights.sum()
+
+    shape = (images, size, size, features)
+    seconds = _each_seconds(devices, 1, layer, shape, "float32", sizes.seconds)
+    return 3 * 2 * math.prod(shape) * math.prod(kernel[:3]) / seconds
+
+
+_LITTLE = 1e-9
+"""Keeps a value in a program without changing the others."""
+
+
+def _convolution_note(sizes: _Sizes) -> str:
+    images, size = sizes.images
+    return (
+        "by output features, the share of the rate of f32 matmuls that convolutions reach:\n"
+        f"windows of {_WINDOW} x {_WINDOW} over {images} images of {size} x {size}, with gradients"
+    )
 
 
 def _memory_bandwidth(devices: list[Any], sizes: _Sizes) -> float:

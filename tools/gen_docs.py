@@ -333,18 +333,20 @@ def rule_differences() -> str:
 def presets() -> str:
     """The table of docs/cost.md: the cluster files of `passes/cost/presets/`."""
     rows = [
-        "| preset | device | f32, bf16, f16 TFLOP/s | memory GB | GB/s | links |",
-        "|---|---|---|---|---|---|",
+        "| preset | device | f32, bf16, f16 TFLOP/s | convolutions | memory GB | GB/s | links |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in preset_names():
         cluster = read_cluster(name)
         device = cluster.device
         flops = ", ".join(f"{device.flops_per_second(d) / 1e12:g}" for d in ("f32", "bf16", "f16"))
+        shares = ", ".join(f"{width}: {share:g}" for width, share in device.convolution.items())
         links = "; ".join(
             f"{link.size}: {link.alpha * 1e6:g} us, {1e-9 / link.beta:.3g} GB/s"
             for link in cluster.links
         )
         memory = f"{device.memory_bytes / 1e9:g} | {device.memory_bandwidth / 1e9:g}"
+        flops = f"{flops} | {shares or 'as matmuls'}"
         rows.append(f"| `{name}` | {device.kind} | {flops} | {memory} | {links} |")
     return "\n".join(rows)
 

@@ -13,7 +13,9 @@
     alpha = 2e-5              # seconds a message
     beta = 2.7e-12            # seconds a byte that a device sends, when all send at once
 
-`name` and `device.kind` may be given as well. The presets are such files, in `presets/`.
+`name` and `device.kind` may be given as well, and `device.convolution.16`: the share of the rate of
+matmuls that a convolution of so many output features reaches; several of them make a curve. The
+presets are such files, in `presets/`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -65,6 +67,8 @@ class Device:
     memory_bytes: int
     memory_bandwidth: float
     """Bytes a second, read or written, that a large elementwise op reaches."""
+    convolution: Mapping[int, float] = field(default_factory=dict[int, float])
+    """The share of the rate of matmuls that convolutions reach, by output features (of a group)."""
 
     def flops_per_second(self, dtype: str) -> float:
         """FLOPs a second in an element type; of the nearest stated one where it is not stated."""
@@ -75,6 +79,21 @@ class Device:
             if name in self.flops:
                 return share * self.flops[name]
         return stands[-1][1] * self._any_flops()
+
+    def convolution_share(self, features: float) -> float:
+        """The share of the rate of matmuls that a convolution of so many output features reaches.
+        Between two stated widths the curve is a power of the width, beyond them it is flat; where
+        none is stated, convolutions are as fast as matmuls."""
+        stated = sorted(self.convolution)
+        if not stated:
+            return 1.0
+        features = min(max(features, stated[0]), stated[-1])
+        above = next(width for width in stated if width >= features)
+        if above == features:
+            return self.convolution[above]
+        below = stated[stated.index(above) - 1]
+        weight = math.log(features / below) / math.log(above / below)
+        return self.convolution[below] ** (1 - weight) * self.convolution[above] ** weight
 
     def _any_flops(self) -> float:
         for name, share in _ANY:
@@ -150,6 +169,9 @@ def write_cluster(cluster: Cluster, comments: Mapping[str, str] | None = None) -
     for dtype, flops in device.flops.items():
         key = dtype if re.fullmatch(r"\w+", dtype) else _quoted(dtype)
         lines += [*note(f"device.flops.{dtype}"), f"flops.{key} = {_number(flops)}"]
+    lines += note("device.convolution")
+    for features, share in device.convolution.items():
+        lines.append(f"convolution.{features} = {_number(share)}")
     lines += [*note("device.memory_bytes"), f"memory_bytes = {device.memory_bytes}"]
     bandwidth = _number(device.memory_bandwidth)
     lines += [*note("device.memory_bandwidth"), f"memory_bandwidth = {bandwidth}"]
@@ -211,7 +233,8 @@ class _Reader:
         return Cluster(name, device, tuple(links))
 
     def _device(self, table: dict[str, Any]) -> Device:
-        self._check_keys("device.", table, ("kind", "flops", "memory_bytes", "memory_bandwidth"))
+        known = ("kind", "flops", "convolution", "memory_bytes", "memory_bandwidth")
+        self._check_keys("device.", table, known)
         stated = self._table("device.flops", table.get("flops"))
         flops: dict[str, float] = {}
         for dtype, value in stated.items():
@@ -225,7 +248,17 @@ class _Reader:
         memory = self._positive("device.memory_bytes", table.get("memory_bytes"))
         bandwidth = self._positive("device.memory_bandwidth", table.get("memory_bandwidth"))
         kind = self._text("device.kind", table.get("kind", "device"))
-        return Device(kind, flops, int(memory), bandwidth)
+        convolution = self._convolution(table.get("convolution", {}))
+        return Device(kind, flops, int(memory), bandwidth, convolution)
+
+    def _convolution(self, value: object) -> dict[int, float]:
+        shares: dict[int, float] = {}
+        for features, share in self._table("device.convolution", value).items():
+            key = f"device.convolution.{features}"
+            if not re.fullmatch(r"[1-9][0-9]*", features):
+                raise self.error(key, "not a number of output features; 16, 64 … are")
+            shares[int(features)] = self._positive(key, share)
+        return shares
 
     def _link(self, index: int, entry: object) -> Link:
         where = f"link {index}"

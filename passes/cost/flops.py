@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 from xdsl.ir import Operation
 
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers, DotDimensionNumbers
@@ -35,9 +35,28 @@ def _dot(op: Operation) -> int:
     return 2 * prod(shape_of(op.results[0].type)) * contracted
 
 
-def _convolution(op: Operation) -> int:
+def output_features(op: Operation) -> int | None:
+    """The output features of one group of a convolution; None: another op."""
+    if op.name != "stablehlo.convolution":
+        return None
+    features = shape_of(op.operands[1].type)[_numbers(op).kernel_output_feature_dimension]
+    return features // (_groups(op, "feature_group_count") * _groups(op, "batch_group_count"))
+
+
+def _groups(op: Operation, name: str) -> int:
+    groups = op.properties[name]
+    assert isinstance(groups, IntegerAttr)
+    return groups.value.data
+
+
+def _numbers(op: Operation) -> ConvDimensionNumbers:
     numbers = op.properties["dimension_numbers"]
     assert isinstance(numbers, ConvDimensionNumbers)
+    return numbers
+
+
+def _convolution(op: Operation) -> int:
+    numbers = _numbers(op)
     kernel = shape_of(op.operands[1].type)
     window = prod(kernel[d] for d in numbers.kernel_spatial_dimensions)
     features = kernel[numbers.kernel_input_feature_dimension]

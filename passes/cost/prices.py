@@ -1,9 +1,10 @@
 """Prices in seconds: roofline compute, alpha-beta collectives.
 
 Compute takes max(FLOPs / FLOPs a second, bytes / memory bandwidth) (Williams, Waterman, Patterson
-2009, "Roofline"). A collective takes alpha for each grid axis that it runs over, and beta for each
-byte that a device sends by the ring algorithms of `collectives.py` (the Hockney model, as in
-Thakur, Rabenseifner, Gropp 2005).
+2009, "Roofline"), where convolutions may reach a share of the FLOPs a second that hangs on their
+width. A collective takes alpha for each grid axis that it runs over, and beta for each byte that a
+device sends by the ring algorithms of `collectives.py` (the Hockney model, as in Thakur,
+Rabenseifner, Gropp 2005).
 
 A collective over several axes is one XLA collective (`to_stablehlo`), whatever the price: its
 group is the product of the axes. How its bytes spread over the axes' links is up to the library;
@@ -165,12 +166,17 @@ class CostModel:
         """The prices of a grid on a cluster; ClusterError as `GridLinks` has it."""
         return CostModel(GridLinks(cluster, grid, alpha, beta), objective)
 
-    def compute_seconds(self, flops: float, num_bytes: float, dtype: str) -> float:
+    def compute_seconds(
+        self, flops: float, num_bytes: float, dtype: str, features: float | None = None
+    ) -> float:
         """A dot or convolution of `flops` FLOPs in elements `dtype` that reads and writes
-        `num_bytes`."""
+        `num_bytes`; `features`: a convolution's output features, those of one group."""
         if self.objective == "communication":
             return 0.0
-        return max(flops / self._device.flops_per_second(dtype), self.memory_seconds(num_bytes))
+        rate = self._device.flops_per_second(dtype)
+        if features is not None:
+            rate *= self._device.convolution_share(features)
+        return max(flops / rate, self.memory_seconds(num_bytes))
 
     def memory_seconds(self, num_bytes: float) -> float:
         """Reading and writing `num_bytes` in all."""

@@ -20,7 +20,7 @@ from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid
 from autopar.dialects.tensors import element_type, num_bytes
 
-from .flops import op_flops
+from .flops import op_flops, output_features
 from .fusion import BODIES, DOTS, Fusion, updates_in_place
 from .liveness import FusionOf, main_of
 from .loops import times, trip_count
@@ -108,7 +108,9 @@ class _Pricing:
             elif op.name in DOTS:
                 dtype = str(element_type(op.operands[0].type))
                 moved = _traffic(fusion, op)
-                self.of_op[op] = self.model.compute_seconds(op_flops(op), moved, dtype)
+                self.of_op[op] = self.model.compute_seconds(
+                    op_flops(op), moved, dtype, output_features(op)
+                )
                 compute += self.of_op[op]
             elif not op.name.endswith(".return"):
                 self.of_op[op] = self.model.memory_seconds(_traffic(fusion, op))

@@ -27,7 +27,7 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
-from autopar.passes.cost.flops import op_flops
+from autopar.passes.cost.flops import op_flops, output_features
 from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
@@ -402,7 +402,7 @@ class PlanGraph:
         key = ("op", id(rule), splittable, op.name, *(value.type for value in values))
         found = self._matrices.get(key)
         if found is None:
-            flops = op_flops(op)
+            flops, features = op_flops(op), output_features(op)
             dtype = str(element_type(op.operands[0].type))
             found = np.zeros(len(strategies))
             for index, strategy in enumerate(strategies):
@@ -413,12 +413,24 @@ class PlanGraph:
                     for value, spec in zip(values, specs, strict=True)
                 )
                 found[index] = (
-                    self._prices.compute_seconds(flops / parts, moved, dtype)
+                    self._prices.compute_seconds(
+                        flops / parts, moved, dtype, self._local_features(features, rule, strategy)
+                    )
                     if flops
                     else self._prices.memory_seconds(moved)
                 )
             self._matrices[key] = found
         return found
+
+    def _local_features(
+        self, features: int | None, rule: ShardingRule, strategy: Strategy
+    ) -> float | None:
+        """Output features of a convolution's group on one device; splitting groups leaves them."""
+        if features is None:
+            return None
+        groups = {factor for dim in rule.operands[0] for factor in dim}
+        own = {factor for dim in rule.results[0] for factor in dim} - groups
+        return features / self.table.parts(a for factor in own for a in strategy.factors[factor])
 
     def _exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""

@@ -31,6 +31,8 @@ def test_a_measured_cluster_reads_back(tmp_path: Path, capsys: pytest.CaptureFix
     assert cluster.num_devices == 8
     assert cluster.device.flops.keys() == {"f32", "bf16", "f16"}
     assert 1e8 < cluster.device.flops["f32"] < 1e13
+    assert list(cluster.device.convolution) == [8, 16, 32, 64]
+    assert all(0.001 < share < 100 for share in cluster.device.convolution.values())
     assert 1e7 < cluster.device.memory_bandwidth < 1e13
     assert all(1e-7 < link.alpha < 1 and link.beta < 1e-5 for link in cluster.links)
     assert output.read_text().startswith("# Measured by autopar profile-cluster --quick on 8 x cpu")

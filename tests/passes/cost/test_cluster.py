@@ -85,7 +85,8 @@ def test_written_clusters_read_back(tmp_path: Path, name: str) -> None:
 
 
 def test_odd_names_and_numbers_read_back(tmp_path: Path) -> None:
-    device = Device('a "b"\n\\', {"complex<f32>": 1e22, "f8E4M3FN": 0.1 + 0.2}, 7, 1.0)
+    flops = {"complex<f32>": 1e22, "f8E4M3FN": 0.1 + 0.2}
+    device = Device('a "b"\n\\', flops, 7, 1.0, {1: 2.0, 10**6: 1e-7})
     cluster = Cluster("é\t", device, (Link(1, 0.0, 5e-324),))
     assert read(tmp_path, write_cluster(cluster)) == cluster
 
@@ -122,6 +123,19 @@ def test_unstated_dtypes_are_priced_as_the_nearest(
     assert Device("d", stated, 1, 1.0).flops_per_second(dtype) == expected
 
 
+def test_convolutions_by_width() -> None:
+    device = Device("d", {"f32": 4.0}, 1, 1.0, {64: 1.0, 16: 0.25})
+    shares = [device.convolution_share(features) for features in (1, 16, 32, 64, 512)]
+    assert shares == pytest.approx([0.25, 0.25, 0.5, 1.0, 1.0])
+    assert Device("d", {"f32": 4.0}, 1, 1.0).convolution_share(16) == 1.0
+
+
+def test_convolutions_of_a_file(tmp_path: Path) -> None:
+    text = PLAIN.replace("memory_bytes", "convolution.8 = 0.1\nconvolution.16 = 1.2\nmemory_bytes")
+    assert read(tmp_path, text).device.convolution == {8: 0.1, 16: 1.2}
+    assert read(tmp_path, PLAIN).device.convolution == {}
+
+
 def without(line: str) -> str:
     assert line in PLAIN
     return PLAIN.replace(line, "", 1)
@@ -145,7 +159,8 @@ def without(line: str) -> str:
         ("version = 1\ndevice = 5", "device: found 5; give a table"),
         (
             PLAIN.replace("memory_bytes", "memory"),
-            "device.memory: unknown; known here: kind, flops, memory_bytes, memory_bandwidth",
+            "device.memory: unknown; known here: kind, flops, convolution, memory_bytes, "
+            "memory_bandwidth",
         ),
         (without("memory_bytes = 16e9"), "device.memory_bytes: missing; give a number"),
         (
@@ -176,6 +191,18 @@ def without(line: str) -> str:
         (
             PLAIN.replace("flops.f32 = 4e12\nflops.bf16 = 10e12", ""),
             "device.flops: missing; write a table [device.flops]",
+        ),
+        (
+            PLAIN.replace("memory_bytes", "convolution = 0.5\nmemory_bytes"),
+            "device.convolution: found 0.5; give a table",
+        ),
+        (
+            PLAIN.replace("memory_bytes", "convolution.wide = 0.5\nmemory_bytes"),
+            "device.convolution.wide: not a number of output features; 16, 64 … are",
+        ),
+        (
+            PLAIN.replace("memory_bytes", "convolution.16 = 0\nmemory_bytes"),
+            "device.convolution.16: found 0; give a number above 0",
         ),
         (PLAIN.partition("[[link]]")[0], "link: missing; write at least one [[link]] table"),
         (

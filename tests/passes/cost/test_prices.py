@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from math import prod
 
@@ -94,6 +95,16 @@ def test_roofline() -> None:
     assert prices.compute_seconds(2e12, 1e9, "f16") == 0.5
     assert prices.compute_seconds(1e6, 1e11, "f32") == 1.0
     assert prices.memory_seconds(5e10) == 0.5
+
+
+def test_narrow_convolutions_stay_below_matmuls() -> None:
+    device = replace(CLUSTER.device, convolution={16: 0.25, 64: 1.0})
+    prices = CostModel.of(replace(CLUSTER, device=device), grid(8))
+    assert prices.compute_seconds(1e12, 0, "f32", 16) == 4.0
+    assert prices.compute_seconds(4e12, 0, "bf16", 8) == 4.0
+    assert prices.compute_seconds(1e12, 0, "f32", 64) == prices.compute_seconds(1e12, 0, "f32")
+    assert prices.compute_seconds(1e9, 1e11, "f32", 16) == 1.0, "memory bounds it as before"
+    assert model(8).compute_seconds(1e12, 0, "f32", 16) == 1.0
 
 
 def test_communication_is_all_that_counts() -> None:

@@ -5,6 +5,7 @@ The tables of the partitioner's tests run with it in the place of propagation.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from autopar.dialects.sharding import Grid
 from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.cost.program import price_of
+from autopar.passes.cost.program import Price, price_of
 from autopar.passes.importing.arguments import main_function
 from autopar.passes.importing.methods import MethodOptions
 from autopar.passes.manager import run_passes
@@ -32,6 +33,7 @@ from tests import oracle
 from tests.passes import test_partition, test_partition_windows
 from tests.passes.cases import Cases
 
+LINE = Grid("mesh", (("x", 8),))
 EVERY = 6
 """Of the partitioner's cases every sixth is run; all of them take minutes."""
 
@@ -125,8 +127,18 @@ def test_shardings_of_the_program_bind() -> None:
 def _collectives(
     function: Any, *specs: tuple[tuple[int, ...], tuple[Any, ...]]
 ) -> tuple[float, float]:
-    """Seconds of collectives of a function of float32 arguments that lie so on 8 devices: what
-    the planner takes them for, and what the partitioned program's take."""
+    """Seconds of collectives of a function: what the planner takes them for, and what the
+    partitioned program's take."""
+    prices = CostModel.of(read_cluster("8xh100"), LINE, objective="communication")
+    planned, actual = _priced(function, prices, *specs)
+    return planned, actual.communication_total
+
+
+def _priced(
+    function: Any, prices: CostModel, *specs: tuple[tuple[int, ...], tuple[Any, ...]]
+) -> tuple[float, Price]:
+    """A function of float32 arguments that lie so on 8 devices: the planner's price of it, and that
+    of the partitioned program."""
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     args = [
         jax.ShapeDtypeStruct(
@@ -138,11 +150,9 @@ def _collectives(
     ]
     module = import_module(jax.jit(function).lower(*args).compiler_ir("stablehlo"))
     run_passes(module, IMPORT, make_context())
-    grid = Grid("mesh", (("x", 8),))
-    prices = CostModel.of(read_cluster("8xh100"), grid, objective="communication")
     cost = make_plan(module, make_context(), prices, SolveOptions(10)).choices.solution.cost
     run_passes(module, (*BOUNDARY, *DECIDE, *PARTITION), make_context())
-    return cost * 1e-12, price_of(module, prices).communication_total
+    return cost * 1e-12, price_of(module, prices)
 
 
 def test_what_is_converted_is_moved_in_the_narrower_type() -> None:
@@ -164,6 +174,42 @@ def test_norms_of_gradients_wait_for_each_other() -> None:
     planned, actual = _collectives(function, *[((512, 512), ("x", None))] * 6)
     assert planned == pytest.approx(actual, rel=0.01)
     assert actual <= 2.1e-5
+
+
+def _convolved(x: Any, w: Any, **groups: int) -> Any:
+    return jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **groups
+    )
+
+
+@pytest.mark.parametrize(
+    ("features", "groups", "kernel"),
+    [
+        ((64, 64), {}, (None, None, None, "x")),
+        ((64, 64), {}, ()),
+        ((64, 128), {"feature_group_count": 16}, (None, None, None, "x")),
+        ((64, 128), {"batch_group_count": 8}, (None, None, None, "x")),
+    ],
+)
+def test_narrow_convolutions_cost_what_the_planner_says(
+    features: tuple[int, int], groups: dict[str, int], kernel: tuple[Any, ...]
+) -> None:
+    """Splitting output features makes convolutions narrow, splitting groups does not. Images are of
+    one pixel, so that nothing else can be split."""
+    cluster = read_cluster("8xh100")
+    device = replace(cluster.device, flops={"f32": 1e9}, convolution={1: 0.01, 64: 1.0})
+    prices = CostModel.of(replace(cluster, device=device), LINE)
+    narrow, wide = features[0] // groups.get("feature_group_count", 1), features[1]
+    planned, actual = _priced(
+        lambda x, w: _convolved(x, w, **groups),
+        prices,
+        ((groups.get("batch_group_count", 1), 1, 1, features[0]), ()),
+        ((3, 3, narrow, wide), kernel),
+    )
+    assert planned == pytest.approx(actual.total, rel=0.01)
+    assert actual.compute > 0
+    if groups:
+        assert actual.communication_total == 0, "nothing is gained by what is not a group"
 
 
 def _auto(fn: Any, *args: Any, **options: Any) -> Any:
