@@ -126,11 +126,12 @@ class PlanGraph:
         place = self.places.of(value)
         node = None if place is None else self.place_of.get(place)
         if place is not None and node is None:
-            node = self.place_of[place] = self._add_place(place)
+            node = self.place_of[place] = self._add_free(place)
         self._node_of[value] = node
         return node
 
-    def _add_place(self, value: SSAValue) -> int:
+    def _add_free(self, value: SSAValue) -> int:
+        """A node that may have any split of the value."""
         shape = shape_of(value.type)
         signature = self._reshard.signature(shape)
         specs = self._specs.get(signature)
@@ -454,8 +455,7 @@ class PlanGraph:
             if not shared:
                 found = node
             else:
-                specs = self.nodes[node].specs
-                found = self._add(Node(specs, seconds=np.zeros(len(specs))))
+                found = self._add_free(value)  # a demand on the value is none on how it is read
                 self._add_edge(node, found, self._reshards(node, found, value), trips)
             self._readers[key] = found
         return found
