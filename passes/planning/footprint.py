@@ -180,6 +180,18 @@ class Footprint:
                 found[item.node] = found.get(item.node, 0.0) + item.bytes
         return found
 
+    def copies_at(self, time: int) -> dict[tuple[int, int], Bytes]:
+        """The bytes of the copies in use at a time: per pair of nodes, the lower one first,
+        (choices of one, choices of the other)."""
+        found: dict[tuple[int, int], Bytes] = {}
+        for copy in self.copies:
+            if copy.first <= time <= copy.last:
+                ends, table = (copy.one, copy.two), copy.bytes
+                if copy.one > copy.two:
+                    ends, table = (copy.two, copy.one), copy.bytes.T
+                found[ends] = found.get(ends, 0.0) + table
+        return found
+
     def heaviest(self, chosen: Sequence[int], count: int) -> list[tuple[SSAValue, int]]:
         """The values that take most when most is in use, and their bytes."""
         time = int(self.over_time(chosen).argmax())

@@ -3,7 +3,8 @@
 With a price on each byte that is in use at the worst times the problem has no limit any more, and
 layers that repeat are one again. The least price whose plan fits is found by bisection; every price
 gives a lower bound on all plans that fit. Between the plans on both sides of that price, parts are
-then changed one by one, as long as there is room.
+then changed one by one, as long as there is room; where no price leads to a plan that fits, from
+the thriftiest on.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ class MemoryPrices:
         self._fitting: list[int] | None = None
         self._cost = 0
 
-    def run(self, gap: float) -> Found | None:
-        """Choices no dearer than this share above the bound, if prices lead there; None if no price
-        makes a plan fit."""
+    def run(self, gap: float) -> Found:
+        """Choices that fit, as the thriftiest do; no dearer than this share above the bound, if
+        prices lead there."""
         over = self._solve(0.0)
         if self._fitting is not None:
             return self._result()
@@ -88,7 +89,9 @@ class MemoryPrices:
             low, over = high, tried
             high *= _GROWTH
             if high * self._limit > _MOST:
-                return None
+                self._thriftiest()
+                high = low
+                break
         for _ in range(_BISECTIONS):
             if high <= _NEAR * low or self._cost - self._bound < max(1, gap * self._cost):
                 break
@@ -137,6 +140,23 @@ class MemoryPrices:
         cost = self.cost_of(choices)
         if self._fitting is None or cost < self._cost:
             self._fitting, self._cost = choices, cost
+
+    def _thriftiest(self) -> None:
+        """The choices of the least footprint, and what is cheaper than one of them by itself."""
+        choices = self._footprint.least()
+        for node, costs in enumerate(self._costs):
+            totals = costs.copy()
+            for one, two in self._around[node]:
+                table = self._edges[one, two]
+                totals += table[:, choices[two]] if one == node else table[choices[one]]
+            for choice in totals.argsort(kind="stable").tolist():
+                if totals[choice] >= totals[choices[node]]:
+                    break
+                trial = [*choices[:node], choice, *choices[node + 1 :]]
+                if self._fits(trial):
+                    choices = trial
+                    break
+        self._offer(choices)
 
     def _mix(self, over: Priced) -> None:
         """Takes parts from a plan that does not fit, those first that gain most for their bytes."""
