@@ -74,10 +74,12 @@ class MemoryPrices:
         self._reproducible = True
         self._fitting: list[int] | None = None
         self._cost = 0
+        self._lowest = footprint.least()
+        """What needs least of all that was met."""
 
     def run(self, gap: float) -> Found:
-        """Choices that fit, as the thriftiest do; no dearer than this share above the bound, if
-        prices lead there."""
+        """Choices that fit, no dearer than this share above the bound, if prices lead there; where
+        none are found, those that need least."""
         over = self._solve(0.0)
         if self._fitting is not None:
             return self._result()
@@ -89,7 +91,8 @@ class MemoryPrices:
             low, over = high, tried
             high *= _GROWTH
             if high * self._limit > _MOST:
-                self._thriftiest()
+                if not self._thriftiest():
+                    return self._result_of(self._lowest)
                 high = low
                 break
         for _ in range(_BISECTIONS):
@@ -111,8 +114,12 @@ class MemoryPrices:
 
     def _result(self) -> Found:
         assert self._fitting is not None
-        bound = min(self._cost, ceil(self._bound))
-        return Found(self._fitting, self._cost, bound, self._reproducible, bool(self._times))
+        return self._result_of(self._fitting)
+
+    def _result_of(self, choices: list[int]) -> Found:
+        cost = self.cost_of(choices)
+        bound = min(cost, ceil(self._bound))
+        return Found(choices, cost, bound, self._reproducible, bool(self._times))
 
     def _solve(self, price: float) -> Priced:
         """Solves at a price; times at which the plan is above the limit get it too."""
@@ -124,6 +131,8 @@ class MemoryPrices:
             self._bound = max(self._bound, bound)
             used = self._footprint.over_time(tried.choices)
             worst = int(used.argmax())
+            if used[worst] < self._footprint.peak(self._lowest):
+                self._lowest = tried.choices
             if used[worst] <= self._limit:
                 self._offer(tried.choices)
                 return tried
@@ -141,9 +150,12 @@ class MemoryPrices:
         if self._fitting is None or cost < self._cost:
             self._fitting, self._cost = choices, cost
 
-    def _thriftiest(self) -> None:
-        """The choices of the least footprint, and what is cheaper than one of them by itself."""
-        choices = self._footprint.least()
+    def _thriftiest(self) -> bool:
+        """Offers the choices that need least, and for each what is cheaper by itself; whether these
+        fit."""
+        choices = self._lowest
+        if not self._fits(choices):
+            return False
         for node, costs in enumerate(self._costs):
             totals = costs.copy()
             for one, two in self._around[node]:
@@ -157,6 +169,7 @@ class MemoryPrices:
                     choices = trial
                     break
         self._offer(choices)
+        return True
 
     def _mix(self, over: Priced) -> None:
         """Takes parts from a plan that does not fit, those first that gain most for their bytes."""

@@ -46,10 +46,11 @@ from autopar.passes.walk import inner_ops
 from .demands import Demands, demanded_shardings
 from .exchange_prices import exchange_seconds, may_exchange
 from .places import MOVES, Places, every_spec, specs_that_keep
+from .repeats import Ints
 from .reshard_prices import Floats, ReshardPrices
 
 _HELD_BYTE = 1e-15
-"""Seconds' worth of a byte of an argument on a device: only breaks ties."""
+"""Seconds' worth of a byte that is held on a device: only breaks ties."""
 _STATE = ("parameter", "optimizer_state")
 _RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
 
@@ -68,6 +69,21 @@ class Node:
     @property
     def size(self) -> int:
         return len(self.strategies or self.specs)
+
+
+@dataclass(frozen=True)
+class Through:
+    """An op of one operand, which lies between two places."""
+
+    op: Operation
+    operand: SSAValue
+    source: int
+    target: int
+    needs: list[Spec]
+    """Per strategy the form in which the operand is read."""
+    gives: list[Spec]
+    best: Ints
+    """(choices of the source, choices of the target): the strategy."""
 
 
 class PlanGraph:
@@ -89,6 +105,7 @@ class PlanGraph:
         """The node of each place, by the value that stands for it."""
         self._node_of: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
+        self.throughs: list[Through] = []
         self.places = Places(func)
         self._reshard = ReshardPrices(table, prices, self._demands)
         self._chooser = StrategyChooser(table, ReshardPlanner(table))
@@ -313,8 +330,21 @@ class PlanGraph:
         before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
         after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
         fetched = self._exchanges(op, rule, strategies)
-        matrix = (before[:, :, None] + fetched[:, None] + after[None, :, :]).min(axis=1)
+        seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
+        best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
+        self.throughs.append(Through(op, value, source, target, needs, gives, best))
+        matrix = np.take_along_axis(seconds, best[:, None, :], axis=1)[:, 0, :]
         self._add_edge(source, target, matrix, trips)
+
+    def _held(
+        self, strategies: Sequence[Strategy], index: int, value: SSAValue, result: SSAValue
+    ) -> Floats:
+        """(strategies,): of those that move as much the one that has least in memory."""
+        parts = self.table.parts
+        sizes = num_bytes(value.type), num_bytes(result.type)
+        splits = [(s.operands[index].dim_axes, s.results[0].dim_axes) for s in strategies]
+        held = [sizes[0] / parts(read) + sizes[1] / parts(given) for read, given in splits]
+        return _HELD_BYTE * np.array(held, np.float64)
 
     def _reductions(self, result: SSAValue, trips: int) -> int:
         """How often what an op gives is brought to where it lies: what a loop adds up stays a
