@@ -262,14 +262,12 @@ class PlanGraph:
         block = op.parent
         assert block is not None
         fusion = self.fusion(block)
-        written = fusion.written(op)
+        written = fusion.writes(op)
         if not written or op.name in BODIES or op.name == MANUAL:
             return
         trips = times(op, self._loops)
-        for value, size in fusion.reads(op).items():
+        for value, size in (*fusion.reads(op).items(), *written.items()):
             self._add_bytes(value, trips * size)
-        for value in written:
-            self._add_bytes(value, trips * num_bytes(value.type))
 
     def _add_bytes(self, value: SSAValue, size: float) -> None:
         node = self.node_of(value)
@@ -429,18 +427,19 @@ class PlanGraph:
     ) -> Floats:
         """(strategies,): compute of an op, or its traffic if it computes nothing."""
         values = (*operands_of(op), *op.results)
-        key = ("op", id(rule), splittable, op.name, *(value.type for value in values))
+        flops = op_flops(op)
+        sizes = [float(num_bytes(v.type)) for v in values] if flops else self._moved(op, values)
+        key = ("op", id(rule), splittable, op.name, *(value.type for value in values), *sizes)
         found = self._matrices.get(key)
         if found is None:
-            flops = op_flops(op)
             dtype = str(element_type(op.operands[0].type))
             found = np.zeros(len(strategies))
             for index, strategy in enumerate(strategies):
                 parts = self.table.parts(a for axes in strategy.factors for a in axes)
                 specs = (*strategy.operands, *strategy.results)
                 moved = sum(
-                    num_bytes(value.type) / self.table.parts(spec.dim_axes)
-                    for value, spec in zip(values, specs, strict=True)
+                    size / self.table.parts(spec.dim_axes)
+                    for size, spec in zip(sizes, specs, strict=True)
                 )
                 found[index] = (
                     self._prices.compute_seconds(flops / parts, moved, dtype)
@@ -449,6 +448,24 @@ class PlanGraph:
                 )
             self._matrices[key] = found
         return found
+
+    def _moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
+        """The bytes of each operand and result that an op which computes nothing moves; what it
+        reads from beyond them counts where that lies."""
+        assert op.parent is not None
+        fusion = self.fusion(op.parent)
+        written = fusion.writes(op)
+        if not written:
+            return [0.0] * len(values)
+        left = dict(fusion.reads(op))
+        sizes: list[float] = []
+        for value in values:
+            name = fusion.name(value)
+            read = 0.0 if name is None else left.pop(name, 0.0)
+            sizes.append(read + written.get(value, 0.0))
+        for value, size in left.items():
+            self._add_bytes(value, times(op, self._loops) * size)
+        return sizes
 
     def _exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
