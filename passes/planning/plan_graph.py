@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, BlockArgument, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
 from autopar.dialects.diagnostics import DiagnosticError
@@ -35,7 +35,7 @@ from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.partition.partials import Accumulators
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import splittable_factors
-from autopar.passes.partition.specs import AxisTable, Spec
+from autopar.passes.partition.specs import AxisTable, Spec, without_axes
 from autopar.passes.partition.strategy import (
     Splittable,
     Strategy,
@@ -45,11 +45,14 @@ from autopar.passes.walk import inner_ops
 
 from .demands import Demands, demanded_shardings
 from .exchange_prices import exchange_seconds, may_exchange
-from .places import MOVES, Places, every_spec, specs_that_keep
+from .places import MOVES, Places, every_spec, slicing, specs_that_keep
+from .repeats import Ints
 from .reshard_prices import Floats, ReshardPrices
 
 _HELD_BYTE = 1e-15
-"""Seconds' worth of a byte of an argument on a device: only breaks ties."""
+"""Seconds' worth of a byte that is held on a device: only breaks ties."""
+_ADDING = 3
+"""An addition reads twice what it writes."""
 _STATE = ("parameter", "optimizer_state")
 _RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
 
@@ -68,6 +71,21 @@ class Node:
     @property
     def size(self) -> int:
         return len(self.strategies or self.specs)
+
+
+@dataclass(frozen=True)
+class Through:
+    """An op of one operand, which lies between two places."""
+
+    op: Operation
+    operand: SSAValue
+    source: int
+    target: int
+    needs: list[Spec]
+    """Per strategy the form in which the operand is read."""
+    gives: list[Spec]
+    best: Ints
+    """(choices of the source, choices of the target): the strategy."""
 
 
 class PlanGraph:
@@ -89,6 +107,7 @@ class PlanGraph:
         """The node of each place, by the value that stands for it."""
         self._node_of: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
+        self.throughs: list[Through] = []
         self.places = Places(func)
         self._reshard = ReshardPrices(table, prices, self._demands)
         self._chooser = StrategyChooser(table, ReshardPlanner(table))
@@ -231,7 +250,7 @@ class PlanGraph:
             elif (wanted := stated[index]) is not None:
                 specs = specs_that_keep(self.nodes[node].specs, wanted, self.table)
                 target = self._add(Node(specs, seconds=np.zeros(len(specs))))
-                self._add_edge(node, target, self._reshards(node, target, value), 1)
+                self._add_edge(node, target, self._reshards(node, target, value, 1), 1)
 
     def _hold(self, argument: SSAValue) -> None:
         """Of plans that take the same time the one that keeps less on each device."""
@@ -246,14 +265,12 @@ class PlanGraph:
         block = op.parent
         assert block is not None
         fusion = self.fusion(block)
-        written = fusion.written(op)
+        written = fusion.writes(op)
         if not written or op.name in BODIES or op.name == MANUAL:
             return
         trips = times(op, self._loops)
-        for value, size in fusion.reads(op).items():
+        for value, size in (*fusion.reads(op).items(), *written.items()):
             self._add_bytes(value, trips * size)
-        for value in written:
-            self._add_bytes(value, trips * num_bytes(value.type))
 
     def _add_bytes(self, value: SSAValue, size: float) -> None:
         node = self.node_of(value)
@@ -308,22 +325,76 @@ class PlanGraph:
             self._add_choice(op, rule, trips)
             return
         strategies = self._every_strategy(rule, splittable_factors(op, rule))
-        combined = not self._combined.isdisjoint((source, target))
+        combined = self._waits(trips, source, target)
         needs = [s.operands[index].with_partial(()) for s in strategies]
         gives = [s.results[0] for s in strategies]
         before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
         after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+        if any(use.operation.name in DOTS for use in result.uses):
+            before = before + self._slices(self.nodes[source].specs, needs, value)
+            after = after + self._slices(gives, self.nodes[target].specs, result)
         fetched = self._exchanges(op, rule, strategies)
-        matrix = (before[:, :, None] + fetched[:, None] + after[None, :, :]).min(axis=1)
+        seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
+        best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
+        self.throughs.append(Through(op, value, source, target, needs, gives, best))
+        matrix = np.take_along_axis(seconds, best[:, None, :], axis=1)[:, 0, :]
+        if self._accumulators.take(result):
+            matrix = matrix + self._kept_whole(source, target, result)
         self._add_edge(source, target, matrix, trips)
 
-    def _reductions(self, result: SSAValue, trips: int) -> int:
-        """How often what an op gives is brought to where it lies: what a loop adds up stays a
-        partial sum to its end."""
-        if not self._accumulators.take(result):
-            return trips
-        loop = result.owner.parent_op() if isinstance(result.owner, Operation) else None
-        return trips if loop is None else times(loop, self._loops)
+    def _held(
+        self, strategies: Sequence[Strategy], index: int, value: SSAValue, result: SSAValue
+    ) -> Floats:
+        """(strategies,): of those that move as much the one that has least in memory."""
+        parts = self.table.parts
+        sizes = num_bytes(value.type), num_bytes(result.type)
+        splits = [(s.operands[index].dim_axes, s.results[0].dim_axes) for s in strategies]
+        held = [sizes[0] / parts(read) + sizes[1] / parts(given) for read, given in splits]
+        return _HELD_BYTE * np.array(held, np.float64)
+
+    def _added_up(
+        self, gives: Sequence[Spec], target: int, result: SSAValue, each: Floats, trips: int
+    ) -> Floats:
+        """Of what a loop adds up, with `each` the seconds of bringing it to where it lies once. A
+        partial sum stays so to the loop's end: it is added up as the place has it without its
+        axes."""
+        assert isinstance(result.owner, Operation)
+        loop = result.owner.parent_op()
+        once = trips if loop is None else times(loop, self._loops)
+        added = self._prices.memory_seconds(_ADDING * num_bytes(result.type))
+        found = trips * each
+        for i, given in enumerate(gives):
+            for j, spec in enumerate(self.nodes[target].specs if given.partial else ()):
+                form = without_axes(spec, given.partial_axes).with_partial(given.partial)
+                inside = self._matrix([given], [form], result)[0, 0]
+                after = self._matrix([form], [spec], result)[0, 0]
+                parts = self.table.parts(form.dim_axes), self.table.parts(spec.dim_axes)
+                found[i, j] = trips * inside + once * after
+                found[i, j] += trips * added * (1 / parts[0] - 1 / parts[1])
+        return found
+
+    def _kept_whole(self, source: int, target: int, result: SSAValue) -> Floats:
+        """(choices, choices): seconds of adding up what would only have to be sliced: it is a
+        partial sum over these axes, and sliced when it is reduced after the loop."""
+        more = 1 / self.parts(source)[:, None] - 1 / self.parts(target)[None, :]
+        added = self._prices.memory_seconds((_ADDING - 1) * num_bytes(result.type))
+        return added * np.maximum(more, 0)
+
+    def _slices(self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue) -> Floats:
+        """(sources, needs): seconds of slicing a value that lies in memory, for an op that does not
+        do it itself."""
+        assert isinstance(value, BlockArgument | OpResult)
+        block = value.owner if isinstance(value.owner, Block) else value.owner.parent
+        if block is None or self.fusion(block).name(value) is None:
+            return np.zeros((len(sources), len(needs)))
+        key = "slices", tuple(sources), tuple(needs), value.type
+        found = self._matrices.get(key)
+        if found is None:
+            parts = np.array([self.table.parts(spec.dim_axes) for spec in needs], np.float64)
+            copied = self._prices.memory_seconds(2 * num_bytes(value.type)) / parts
+            other = np.array([[one != two for two in needs] for one in sources])
+            found = self._matrices[key] = copied * (slicing(sources, needs) & other)
+        return found
 
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
@@ -339,16 +410,22 @@ class PlanGraph:
             source = self._reader(value, trips)
             if source is not None:
                 needs = [s.operands[index].with_partial(()) for s in strategies]
-                combined = source in self._combined
+                combined = self._waits(trips, source)
                 matrix = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
+                if op.name in DOTS:
+                    matrix = matrix + self._slices(self.nodes[source].specs, needs, value)
                 self._add_edge(source, node, matrix, trips)
         for index, result in enumerate(op.results):
             gives = [s.results[index] for s in strategies]
             target = self.node_of(result)
             if target is not None:
-                combined = target in self._combined
+                combined = self._waits(trips, target)
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
-                self._add_edge(node, target, matrix, self._reductions(result, trips))
+                if self._accumulators.take(result):
+                    matrix = self._added_up(gives, target, result, matrix, trips)
+                    self._add_edge(node, target, matrix, 1)
+                else:
+                    self._add_edge(node, target, matrix, trips)
             elif not shape_of(result.type):
                 left = self._matrix(gives, [Spec(())], result).reshape(-1)
                 if not self._combined.isdisjoint(map(self.node_of, operands_of(op))):
@@ -400,18 +477,20 @@ class PlanGraph:
     ) -> Floats:
         """(strategies,): compute of an op, or its traffic if it computes nothing."""
         values = (*operands_of(op), *op.results)
-        key = ("op", id(rule), splittable, op.name, *(value.type for value in values))
+        flops = op_flops(op)
+        sizes = [float(num_bytes(v.type)) for v in values] if flops else self._moved(op, values)
+        key = ("op", id(rule), splittable, op.name, *(value.type for value in values), *sizes)
         found = self._matrices.get(key)
         if found is None:
-            flops, features = op_flops(op), output_features(op)
+            features = output_features(op)
             dtype = str(element_type(op.operands[0].type))
             found = np.zeros(len(strategies))
             for index, strategy in enumerate(strategies):
                 parts = self.table.parts(a for axes in strategy.factors for a in axes)
                 specs = (*strategy.operands, *strategy.results)
                 moved = sum(
-                    num_bytes(value.type) / self.table.parts(spec.dim_axes)
-                    for value, spec in zip(values, specs, strict=True)
+                    size / self.table.parts(spec.dim_axes)
+                    for size, spec in zip(sizes, specs, strict=True)
                 )
                 found[index] = (
                     self._prices.compute_seconds(
@@ -432,6 +511,24 @@ class PlanGraph:
         groups = {factor for dim in rule.operands[0] for factor in dim}
         own = {factor for dim in rule.results[0] for factor in dim} - groups
         return features / self.table.parts(a for factor in own for a in strategy.factors[factor])
+
+    def _moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
+        """The bytes of each operand and result that an op which computes nothing moves; what it
+        reads from beyond them counts where that lies."""
+        assert op.parent is not None
+        fusion = self.fusion(op.parent)
+        written = fusion.writes(op)
+        if not written:
+            return [0.0] * len(values)
+        left = dict(fusion.reads(op))
+        sizes: list[float] = []
+        for value in values:
+            name = fusion.name(value)
+            read = 0.0 if name is None else left.pop(name, 0.0)
+            sizes.append(read + written.get(value, 0.0))
+        for value, size in left.items():
+            self._add_bytes(value, times(op, self._loops) * size)
+        return sizes
 
     def _exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
@@ -456,7 +553,9 @@ class PlanGraph:
                 found = node
             else:
                 found = self._add_free(value)  # a demand on the value is none on how it is read
-                self._add_edge(node, found, self._reshards(node, found, value), trips)
+                specs = self.nodes[node].specs, self.nodes[found].specs
+                moved = self._reshards(node, found, value, trips) + self._slices(*specs, value)
+                self._add_edge(node, found, moved, trips)
             self._readers[key] = found
         return found
 
@@ -485,10 +584,15 @@ class PlanGraph:
         """A value that may lie elsewhere than what it is joined with; `moved`: what goes there."""
         one, two = self.node_of(source), self.node_of(target)
         if one is not None and two is not None and one != two:
-            self._add_edge(one, two, self._reshards(one, two, moved or source), trips)
+            self._add_edge(one, two, self._reshards(one, two, moved or source, trips), trips)
 
-    def _reshards(self, one: int, two: int, value: SSAValue) -> Floats:
-        combined = not self._combined.isdisjoint((one, two))
+    def _waits(self, trips: int, *nodes: int) -> bool:
+        """Whether collectives between these nodes wait for others of arguments and gradients. In a
+        loop there are none to wait for."""
+        return trips == 1 and not self._combined.isdisjoint(nodes)
+
+    def _reshards(self, one: int, two: int, value: SSAValue, trips: int) -> Floats:
+        combined = self._waits(trips, one, two)
         specs = self.nodes[one].specs, self.nodes[two].specs
         return self._matrix(*specs, value, combined=combined)
 
