@@ -50,6 +50,8 @@ class Method:
         MethodOptions(self.name, self.batch_axis, **self.options)
 
     def _check(self) -> None:
+        if not isinstance(self.options, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"options={self.options!r}: expected a dict of names and values")
         if self.mesh is not None:
             from .meshes import mesh_shape
 
@@ -104,7 +106,8 @@ class AutoShardParallel(Method):
     """Every value where a step takes least time by the cost model, within a device's memory
     (`auto-shard`); shardings that the user gives bind.
 
-    `options` are those of the pass: cluster, memory_per_device, objective, time_limit, seed, …
+    `options` are those of the pass: cluster, memory_per_device, objective, time_limit, seed, …;
+    values of Python (`"zero": 3`, `"memory_per_device": 16 * 2**30`) or the command line's text.
     The cluster is by default the preset that is nearest to the mesh's devices.
     """
 
@@ -131,13 +134,15 @@ class AutoShardParallel(Method):
         from .runtime.devices import host_memory
 
         devices = list(mesh.devices.flat)
-        options = {"cluster": nearest_preset(devices[0].platform, devices[0].device_kind)}
+        nearest = nearest_preset(devices[0].platform, devices[0].device_kind)
+        options: dict[str, Any] = {"cluster": nearest}
         if devices[0].platform == "cpu":
-            options["memory_per_device"] = str(host_memory() // len(devices))
+            options["memory_per_device"] = host_memory() // len(devices)
         return self._planner({**options, **self.options})
 
     @staticmethod
     def _planner(options: dict[str, Any]) -> AutoShardPass:
+        from autopar.passes.manager import checked_option
         from autopar.passes.planning.auto_shard import AutoShardPass
 
         known = [f.name for f in fields(AutoShardPass) if f.name not in ("grid", "axis_names")]
@@ -147,7 +152,15 @@ class AutoShardParallel(Method):
                     f"options of AutoShardParallel: {option!r} is unknown; known options: "
                     f"{', '.join(known)}"
                 )
-        return AutoShardPass(**options)
+        checked: dict[str, Any] = {}
+        for option, value in options.items():
+            try:
+                checked[option] = checked_option(AutoShardPass, option, value)
+            except ValueError as error:
+                raise ValueError(
+                    f"options of AutoShardParallel: {option}={value!r}: {error}"
+                ) from None
+        return AutoShardPass(**checked)
 
 
 @dataclass(frozen=True)

@@ -212,3 +212,65 @@ def test_data_parallelism_without_a_batch_is_told() -> None:
     arrays = np.ones((64, 32), np.float32), np.ones((32, 64), np.float32)
     with pytest.raises(DiagnosticError, match="no argument is known to be a batch: say which are"):
         step.lower(*arrays).plan  # noqa: B018
+
+
+# ---- Options given in Python ---------------------------------------------------------------------
+
+GOOD: list[tuple[str, Any, Any]] = [
+    ("force_data_parallel", "false", False),
+    ("allow_all_gather", "no", False),
+    ("flatten_axes", 0, False),
+    ("allow_all_to_all", False, False),
+    ("zero", "2", 2),
+    ("zero", 3, 3),
+    ("alpha", 1e-6, (1e-6,)),
+    ("beta", [1e-12, 2], (1e-12, 2.0)),
+    ("memory_per_device", 2**30, 2**30),
+    ("memory_per_device", 80e9, 80_000_000_000),
+    ("memory_per_device", np.int64(7000), 7000),
+    ("memory_per_device", "1GiB", "1GiB"),
+    ("memory_per_device", None, None),
+    ("cluster", Path("my.toml"), "my.toml"),
+    ("time_limit", "5", 5.0),
+    ("seed", "7", 7),
+]
+BAD: list[tuple[str, Any, str]] = [
+    ("force_data_parallel", "perhaps", "force_data_parallel='perhaps': expected true or false"),
+    ("allow_all_gather", 2, "allow_all_gather=2: expected true or false"),
+    ("flatten_axes", None, "flatten_axes=None: expected true|false"),
+    ("objective", "foo", "objective='foo': expected one of time, communication"),
+    ("zero", 1, "zero=1: expected one of 0, 2, 3"),
+    ("zero", True, "zero=True: expected one of 0, 2, 3"),
+    ("alpha", ["a"], r"alpha=\['a'\]: expected a number"),
+    ("alpha", [], r"alpha=\[\]: expected number,…"),
+    ("alpha", {"x": 1.0}, r"alpha={'x': 1.0}: expected number,…"),
+    ("alpha", float("inf"), "alpha=inf: inf is no number of seconds from 0 to 1000"),
+    ("beta", (0.0, float("nan")), "beta=0,nan: nan is no number of seconds from 0 to 1000"),
+    ("memory_per_device", True, r"memory_per_device=True: expected integer\|text"),
+    ("memory_per_device", 0, "memory-per-device=0: expected bytes"),
+    ("memory_per_device", -(2**30), "memory-per-device=-1073741824: expected bytes"),
+    ("memory_per_device", 2**70, "memory-per-device=1180591620717411303424: expected bytes"),
+    ("memory_per_device", "1e400", "memory-per-device=1e400: expected bytes, as in 16GiB"),
+    ("memory_per_device", float("inf"), r"memory_per_device=inf: expected integer\|text"),
+    ("cluster", 8, "cluster=8: expected text"),
+    ("batch_axis", 0, "batch_axis=0: expected text"),
+    ("time_limit", [5], r"time_limit=\[5\]: expected number"),
+    ("time_limit", float("inf"), "time_limit_s is inf; it must be above 0 and finite"),
+    ("seed", None, "seed=None: expected integer"),
+    ("seed", 1.5, "seed=1.5: expected a whole number"),
+    ("seed", float("inf"), "seed=inf: expected a whole number"),
+    ("seed", -1, "seed is -1; it must be at least 0"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "taken"), GOOD)
+def test_options_of_python(option: str, value: Any, taken: Any) -> None:
+    made: Any = autopar.AutoShardParallel(options={"cluster": "cpu", option: value})
+    found = getattr(made._planner(made.options), option)
+    assert (found, type(found)) == (taken, type(taken))
+
+
+@pytest.mark.parametrize(("option", "value", "message"), BAD)
+def test_wrong_options_of_python(option: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        autopar.AutoShardParallel(options={option: value})
