@@ -57,10 +57,7 @@ class Method:
 
             mesh_shape(self.mesh)
         check_num_micro_batches(self.num_micro_batches)
-        if self.micro_batch_reduction not in ("mean", "sum"):
-            raise ValueError(
-                f"micro_batch_reduction={self.micro_batch_reduction!r}: expected 'mean' or 'sum'"
-            )
+        check_reduction(self.micro_batch_reduction)
 
     def annotation(self, mesh: Any) -> MethodOptions:
         """What annotate-method is to do on a jax Mesh; ValueError for an axis that it has not."""
@@ -99,6 +96,12 @@ def check_num_micro_batches(count: Any) -> None:
     """ValueError where `count` is neither a whole number of at least 1 nor None."""
     if count is not None and not is_count(count):
         raise ValueError(f"num_micro_batches={count!r}: expected a whole number of at least 1")
+
+
+def check_reduction(reduction: str) -> None:
+    """ValueError where `reduction` is none."""
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"micro_batch_reduction={reduction!r}: expected 'mean' or 'sum'")
 
 
 @dataclass(frozen=True)
