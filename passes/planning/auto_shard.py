@@ -107,7 +107,8 @@ class AutoShardPass(ModulePass):
     zero: Literal[0, 2, 3] | None = Demands.zero
     """Split over the batch axes: 0 nothing, 2 optimizer state, 3 parameters too; absent: free."""
     prefer_reduce_scatter: bool = Demands.prefer_reduce_scatter
-    """Reduce gradients where they are to lie, rather than everywhere."""
+    """Scatter the sums of gradients (ZeRO) rather than all-reduce them, where the state that they
+    update may lie split."""
     time_limit: float = 60.0
     """Seconds of search."""
     seed: int = 0
@@ -139,6 +140,7 @@ class AutoShardPass(ModulePass):
             "zero": self.zero is not None,
             "force-data-parallel": self.force_data_parallel,
             "allow-replicated-parameters": not self.allow_replicated_parameters,
+            "prefer-reduce-scatter": self.prefer_reduce_scatter,
         }
         names = [name for name, is_given in given.items() if is_given]
         if names:

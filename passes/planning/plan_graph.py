@@ -47,10 +47,10 @@ from .demands import Demands, demanded_shardings
 from .exchange_prices import exchange_seconds, may_exchange
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .reshard_prices import Floats, ReshardPrices
+from .updates import STATE, scatter_preference, update_places
 
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte of an argument on a device: only breaks ties."""
-_STATE = ("parameter", "optimizer_state")
 _RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
 
 
@@ -105,6 +105,8 @@ class PlanGraph:
         """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
         self._combined: set[int] = set()
         """Places of arguments and of what elementwise ops join with them (gradients)."""
+        self._updates: set[int] = set()
+        """Places where gradients are to be scattered rather than summed everywhere."""
         self._choosers = {
             op
             for op in self.places.others
@@ -170,6 +172,8 @@ class PlanGraph:
         for arg in func.body.block.args:
             self._hold(arg)
         self._find_combined()
+        if self._demands.prefer_reduce_scatter:
+            self._updates = update_places(func, places, self.node_of, self._may_be_split)
         for arg, value, op in places.reads:
             # what is only converted is moved in the narrower type
             is_narrowed = len(op.operands) == 1 and item_bytes(value.type) < item_bytes(arg.type)
@@ -189,11 +193,15 @@ class PlanGraph:
         args, kinds = self.func.body.block.args, argument_kinds(self.func)
         for arg, kind, own, other in zip(args, kinds, self.stated_arguments, demanded, strict=True):
             node = self.node_of(arg)
-            if kind not in _STATE or own is not None or other is not None or node is None:
+            if kind not in STATE or own is not None or other is not None or node is None:
                 continue
             specs = [spec for spec in self.nodes[node].specs if spec.dim_axes]
             if specs:
                 self.nodes[node] = Node(specs, seconds=np.zeros(len(specs)))
+
+    def _may_be_split(self, value: SSAValue) -> bool:
+        node = self.node_of(value)
+        return node is not None and any(spec.dim_axes for spec in self.nodes[node].specs)
 
     def _find_combined(self) -> None:
         """Arguments, what elementwise ops join with them, and both in other shapes; how many sums
@@ -311,7 +319,7 @@ class PlanGraph:
         needs = [s.operands[index].with_partial(()) for s in strategies]
         gives = [s.results[0] for s in strategies]
         before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
-        after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+        after = self._given(gives, target, result, combined=combined)
         fetched = self._exchanges(op, rule, strategies)
         matrix = (before[:, :, None] + fetched[:, None] + after[None, :, :]).min(axis=1)
         self._add_edge(source, target, matrix, trips)
@@ -346,7 +354,7 @@ class PlanGraph:
             target = self.node_of(result)
             if target is not None:
                 combined = target in self._combined
-                matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+                matrix = self._given(gives, target, result, combined=combined)
                 self._add_edge(node, target, matrix, self._reductions(result, trips))
             elif not shape_of(result.type):
                 left = self._matrix(gives, [Spec(())], result).reshape(-1)
@@ -502,6 +510,15 @@ class PlanGraph:
     ) -> Floats:
         shape, size = shape_of(value.type), num_bytes(value.type)
         return self._reshard.seconds(ones, twos, shape, size, combined=combined)
+
+    def _given(
+        self, gives: Sequence[Spec], target: int, result: SSAValue, *, combined: bool
+    ) -> Floats:
+        """(gives, choices of the target): what it costs to bring what an op gives to its place."""
+        specs = self.nodes[target].specs
+        seconds = self._matrix(gives, specs, result, combined=combined)
+        is_update = target in self._updates
+        return seconds * scatter_preference(result, gives, specs) if is_update else seconds
 
     def _add_edge(self, one: int, two: int, seconds: Floats, trips: int) -> None:
         if one == two:

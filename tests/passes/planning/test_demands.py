@@ -135,10 +135,43 @@ def test_zero(zero: int) -> None:
 
 
 def test_reduce_scatters_are_preferred() -> None:
-    without = _kinds(_planned(rows=8192))
-    preferred = _kinds(_planned(rows=8192, prefer_reduce_scatter=True))
-    assert preferred["reduce_scatter"] >= max(1, without["reduce_scatter"])
-    assert preferred["all_reduce"] <= without["all_reduce"]
+    without = _kinds(_planned(512, rows=2**15))
+    preferred = _kinds(_planned(512, rows=2**15, prefer_reduce_scatter=True))
+    assert preferred["reduce_scatter"] > without["reduce_scatter"]
+    assert preferred["all_reduce"] < without["all_reduce"]
+
+
+@pytest.mark.parametrize(
+    ("width", "options"),
+    [(512, {"zero": 0}), (512, {"force_data_parallel": True, "zero": 0}), (256, {})],
+    ids=["whole state", "data parallel", "small sums"],
+)
+def test_sums_that_are_not_to_be_scattered(width: int, options: dict[str, Any]) -> None:
+    without = _planned(width, rows=2**15, **options)
+    preferred = _planned(width, rows=2**15, prefer_reduce_scatter=True, **options)
+    assert _axes(preferred) == _axes(without)
+    assert _kinds(preferred) == _kinds(without)
+
+
+def test_sums_of_activations_keep_their_price() -> None:
+    """Tensor parallelism sums activations in the forward phase, and no gradient at all."""
+    w = {"a": jax.ShapeDtypeStruct((1024, 4096), np.float32)}
+    w["b"] = jax.ShapeDtypeStruct((4096, 1024), np.float32)
+    batch = jax.ShapeDtypeStruct((512, 1024), np.float32)
+
+    def step(params: Any, x: Any) -> Any:
+        def loss(params: Any) -> Any:
+            return jnp.mean((jax.nn.relu(x @ params["a"]) @ params["b"]) ** 2)
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    def kinds(**options: Any) -> Any:
+        method = autopar.AutoShardParallel(options={"cluster": "8xh100", **options})
+        plan = autopar.plan(step, w, batch, mesh=(2, 4), method=method, donate_argnums=0)
+        return plan.shardings(), [(use.kind, use.axes) for use in plan.collectives]
+
+    assert kinds(prefer_reduce_scatter=True) == kinds()
+    assert kinds()[1] == [("all_reduce", ("model",))]
 
 
 def test_options_that_contradict() -> None:
