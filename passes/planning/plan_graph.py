@@ -160,6 +160,7 @@ class PlanGraph:
     def _build(self) -> None:
         func, places = self.func, self.places
         demanded = demanded_shardings(func, self.table.grid, self._demands)
+        self.demanded_arguments = demanded
         stated = self.stated_arguments = arg_shardings(func)
         for arg, own, other in zip(func.body.block.args, stated, demanded, strict=True):
             self._restrict(arg, own or other)

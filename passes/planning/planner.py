@@ -33,6 +33,7 @@ from autopar.passes.solver.solve import Plugin, SolveOptions
 from .demands import Demands
 from .plan_graph import PlanGraph
 from .search import Choices, Search
+from .uneven import uneven_remarks
 from .words import size_text
 from .writing import Attributes, write_choices
 
@@ -126,7 +127,7 @@ def make_plan(
             "auto-shard: no plan does without the collectives that the options forbid: allow them, "
             "or take back shardings that demand them",
         )
-    _tell(module, choices)
+    _tell(module, graph, choices)
     return Planned(graph, choices, clock.seconds, trial)
 
 
@@ -192,12 +193,14 @@ class _Clock:
         self.seconds[part] = self.seconds.get(part, 0.0) + took
 
 
-def _tell(module: ModuleOp, choices: Choices) -> None:
+def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:
     func, solution = main_function(module), choices.solution
     if solution.gap > _WORTH_SAYING:
         remark(func, f"auto-shard: the plan is within {solution.gap:.2%} of the cheapest")
     if not solution.reproducible:
         remark(func, "auto-shard: the time limit ended the search; the plan is not reproducible")
+    for text in uneven_remarks(graph):
+        remark(func, text)
 
 
 def _too_large(
