@@ -130,7 +130,13 @@ class Decisions:
         """Writes shardings and strategies onto a module that the checks let pass, in the place of
         the search; constants follow by propagation, as after a search."""
         func = main_function(module)
-        for op, decided in zip(planned_ops(func), self.ops, strict=True):
+        ops = list(planned_ops(func))
+        if len(ops) != len(self.ops):
+            raise StalePlanError(
+                f"the plan is stale: the program has {len(ops)} operations to decide, the plan "
+                f"decides {len(self.ops)}"
+            )
+        for op, decided in zip(ops, self.ops, strict=True):
             if op.name not in MOVES and op.name != MANUAL:
                 shardings = [parsed_sharding(text) for text in decided.shardings]
                 chosen = [s for s in shardings if s is not None]

@@ -50,15 +50,14 @@ class Method:
         MethodOptions(self.name, self.batch_axis, **self.options)
 
     def _check(self) -> None:
+        if not isinstance(self.options, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"options={self.options!r}: expected a dict of names and values")
         if self.mesh is not None:
             from .meshes import mesh_shape
 
             mesh_shape(self.mesh)
         check_num_micro_batches(self.num_micro_batches)
-        if self.micro_batch_reduction not in ("mean", "sum"):
-            raise ValueError(
-                f"micro_batch_reduction={self.micro_batch_reduction!r}: expected 'mean' or 'sum'"
-            )
+        check_reduction(self.micro_batch_reduction)
 
     def annotation(self, mesh: Any) -> MethodOptions:
         """What annotate-method is to do on a jax Mesh; ValueError for an axis that it has not."""
@@ -99,12 +98,19 @@ def check_num_micro_batches(count: Any) -> None:
         raise ValueError(f"num_micro_batches={count!r}: expected a whole number of at least 1")
 
 
+def check_reduction(reduction: str) -> None:
+    """ValueError where `reduction` is none."""
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"micro_batch_reduction={reduction!r}: expected 'mean' or 'sum'")
+
+
 @dataclass(frozen=True)
 class AutoShardParallel(Method):
     """Every value where a step takes least time by the cost model, within a device's memory
     (`auto-shard`); shardings that the user gives bind.
 
-    `options` are those of the pass: cluster, memory_per_device, objective, time_limit, seed, …
+    `options` are those of the pass: cluster, memory_per_device, objective, time_limit, seed, …;
+    values of Python (`"zero": 3`, `"memory_per_device": 16 * 2**30`) or the command line's text.
     The cluster is by default the preset that is nearest to the mesh's devices.
     """
 
@@ -131,13 +137,15 @@ class AutoShardParallel(Method):
         from .runtime.devices import host_memory
 
         devices = list(mesh.devices.flat)
-        options = {"cluster": nearest_preset(devices[0].platform, devices[0].device_kind)}
+        nearest = nearest_preset(devices[0].platform, devices[0].device_kind)
+        options: dict[str, Any] = {"cluster": nearest}
         if devices[0].platform == "cpu":
-            options["memory_per_device"] = str(host_memory() // len(devices))
+            options["memory_per_device"] = host_memory() // len(devices)
         return self._planner({**options, **self.options})
 
     @staticmethod
     def _planner(options: dict[str, Any]) -> AutoShardPass:
+        from autopar.passes.manager import checked_option
         from autopar.passes.planning.auto_shard import AutoShardPass
 
         known = [f.name for f in fields(AutoShardPass) if f.name not in ("grid", "axis_names")]
@@ -147,7 +155,15 @@ class AutoShardParallel(Method):
                     f"options of AutoShardParallel: {option!r} is unknown; known options: "
                     f"{', '.join(known)}"
                 )
-        return AutoShardPass(**options)
+        checked: dict[str, Any] = {}
+        for option, value in options.items():
+            try:
+                checked[option] = checked_option(AutoShardPass, option, value)
+            except ValueError as error:
+                raise ValueError(
+                    f"options of AutoShardParallel: {option}={value!r}: {error}"
+                ) from None
+        return AutoShardPass(**checked)
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,60 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from autopar.dialects.sharding import Grid
 from autopar.passes.cost.report import CollectiveUse
-from autopar.passes.importing.methods import MethodOptions
+from autopar.passes.importing.methods import METHODS, MethodOptions
 
 from .decisions import DecidedOp, Decisions, StalePlanError
+from .methods import check_num_micro_batches, check_reduction
 from .plans import Plan, PlannedValue
+from .typed_json import from_json
 
 FORMAT = "autopar plan"
 VERSION = 1
 
-_LISTS = {
-    "arguments": PlannedValue,
-    "results": PlannedValue,
-    "collectives": CollectiveUse,
-    "ops": DecidedOp,
-}
-"""The parts of a file with a line for each element."""
+
+@dataclass(frozen=True)
+class PlanFile:
+    """What stands in a file, beside its format and version. ValueError for what cannot be."""
+
+    method: str
+    options: MethodOptions
+    grid: dict[str, int]
+    batch: str
+    num_micro_batches: int
+    reduction: str
+    flops: int
+    result_bytes: int
+    program: str
+    inputs: tuple[str, ...]
+    searched: bool
+    demands: tuple[str, ...]
+    argument_shardings: tuple[str | None, ...]
+    result_shardings: tuple[str | None, ...]
+    arguments: list[PlannedValue]
+    results: list[PlannedValue]
+    collectives: list[CollectiveUse]
+    ops: tuple[DecidedOp, ...]
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", *METHODS):
+            raise ValueError(f"method: {self.method!r} is unknown")
+        if not self.grid or min(self.grid.values()) < 1:
+            raise ValueError("grid: expected axes of at least one device")
+        check_num_micro_batches(self.num_micro_batches)
+        check_reduction(self.reduction)
+        for name in ("argument", "result"):
+            values, shardings = getattr(self, f"{name}s"), getattr(self, f"{name}_shardings")
+            if len(values) != len(shardings):
+                raise ValueError(
+                    f"{name}_shardings: expected {len(values)}, one for each {name}, found "
+                    f"{len(shardings)}"
+                )
 
 
 def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
@@ -43,42 +76,39 @@ def plan_text(plan: Plan) -> str:
     decisions, options = plan.decisions, plan.options
     if decisions is None or options is None:
         raise ValueError("the plan does not say what was decided for the ops of its program")
-    head: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "method": plan.method,
-        "options": asdict(options),
-        "grid": dict(plan.grid.axes),
-        "batch": plan.batch,
-        "num_micro_batches": plan.num_micro_batches,
-        "reduction": plan.reduction,
-        "flops": plan.flops,
-        "result_bytes": plan.result_bytes,
-        "program": decisions.program,
-        "inputs": decisions.inputs,
-        "searched": decisions.searched,
-        "demands": decisions.demands,
-        "argument_shardings": decisions.arguments,
-        "result_shardings": decisions.results,
-    }
-    lists = {
-        "arguments": plan.arguments,
-        "results": plan.results,
-        "collectives": plan.collectives,
-        "ops": decisions.ops,
-    }
-    return "".join(_text(head, lists))
+    file = PlanFile(
+        method=plan.method,
+        options=options,
+        grid=dict(plan.grid.axes),
+        batch=plan.batch,
+        num_micro_batches=plan.num_micro_batches,
+        reduction=plan.reduction,
+        flops=plan.flops,
+        result_bytes=plan.result_bytes,
+        program=decisions.program,
+        inputs=decisions.inputs,
+        searched=decisions.searched,
+        demands=decisions.demands,
+        argument_shardings=decisions.arguments,
+        result_shardings=decisions.results,
+        arguments=plan.arguments,
+        results=plan.results,
+        collectives=plan.collectives,
+        ops=decisions.ops,
+    )
+    entries = {"format": FORMAT, "version": VERSION, **asdict(file)}
+    return (
+        "{\n" + ",\n".join(f"  {json.dumps(k)}: {_text(v)}" for k, v in entries.items()) + "\n}\n"
+    )
 
 
-def _text(head: Mapping[str, Any], lists: Mapping[str, Sequence[Any]]) -> Iterator[str]:
-    yield "{\n"
-    for key, value in head.items():
-        yield f"  {json.dumps(key)}: {json.dumps(value)},\n"
-    for key, values in lists.items():
-        rows = ",\n".join(f"    {json.dumps(asdict(value))}" for value in values)
-        end = "" if key == "ops" else ","
-        yield f"  {json.dumps(key)}: [\n{rows}\n  ]{end}\n"
-    yield "}\n"
+def _text(value: Any) -> str:
+    """JSON in one line; of lists of records a line for each."""
+    if isinstance(value, list | tuple):
+        rows = cast("Sequence[Any]", value)
+        if not rows or isinstance(rows[0], dict):
+            return "[\n" + ",\n".join(f"    {json.dumps(row)}" for row in rows) + "\n  ]"
+    return json.dumps(value)
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:
@@ -106,49 +136,33 @@ def plan_of_text(text: str, name: str) -> Plan:
             f"{name}: a plan of version {found.get('version')}, this autopar reads "
             f"version {VERSION}: plan again"
         )
+    entries = {key: value for key, value in found.items() if key not in ("format", "version")}
     try:
-        return _plan(found)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{name} is no plan: {what}") from None
+        return _plan(from_json(entries, PlanFile))
+    except ValueError as error:
+        raise ValueError(f"{name} is no plan: {error}") from None
 
 
-def _plan(data: dict[str, Any]) -> Plan:
-    lists = {key: [_read(cls, row) for row in data[key]] for key, cls in _LISTS.items()}
-    decisions = Decisions(
-        str(data["program"]),
-        _tuples(data["inputs"]),
-        bool(data["searched"]),
-        _tuples(data["demands"]),
-        _tuples(data["argument_shardings"]),
-        _tuples(data["result_shardings"]),
-        tuple(lists["ops"]),
-    )
+def _plan(file: PlanFile) -> Plan:
     return Plan(
-        method=str(data["method"]),
-        grid=Grid("mesh", tuple((str(k), int(v)) for k, v in data["grid"].items())),
-        arguments=lists["arguments"],
-        results=lists["results"],
-        collectives=lists["collectives"],
-        flops=int(data["flops"]),
-        result_bytes=int(data["result_bytes"]),
-        batch=str(data["batch"]),
-        num_micro_batches=int(data["num_micro_batches"]),
-        reduction=str(data["reduction"]),
-        options=MethodOptions(**data["options"]),
-        decisions=decisions,
+        method=file.method,
+        grid=Grid("mesh", tuple(file.grid.items())),
+        arguments=file.arguments,
+        results=file.results,
+        collectives=file.collectives,
+        flops=file.flops,
+        result_bytes=file.result_bytes,
+        batch=file.batch,
+        num_micro_batches=file.num_micro_batches,
+        reduction=file.reduction,
+        options=file.options,
+        decisions=Decisions(
+            file.program,
+            file.inputs,
+            file.searched,
+            file.demands,
+            file.argument_shardings,
+            file.result_shardings,
+            file.ops,
+        ),
     )
-
-
-def _read(cls: type[Any], row: Any) -> Any:
-    names = [f.name for f in fields(cls)]
-    if not isinstance(row, dict) or sorted(cast("dict[str, Any]", row)) != sorted(names):
-        raise ValueError(f"expected {', '.join(names)}: {json.dumps(row)}")
-    return cls(**{name: _tuples(value) for name, value in cast("dict[str, Any]", row).items()})
-
-
-def _tuples(value: Any) -> Any:
-    """Lists of JSON as the tuples that they were."""
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in cast("list[Any]", value))
-    return value

@@ -38,7 +38,13 @@ from autopar.dialects.autopar import (
     set_arg_shardings,
     set_result_sharding,
 )
-from autopar.dialects.diagnostics import DiagnosticError, user_frame
+from autopar.dialects.diagnostics import (
+    Diagnostic,
+    DiagnosticError,
+    collect_remarks,
+    emit,
+    user_frame,
+)
 from autopar.dialects.rules.registry import load_families
 from autopar.dialects.sdy import Mesh, MeshOp
 from autopar.dialects.shard import grid_of
@@ -128,6 +134,8 @@ class Road:
     of the key has no place for them."""
     _found: Decisions | None = field(default=None, init=False, repr=False)
     """What the search decided, once it ran: one search serves all levels and the plan."""
+    _said: list[Diagnostic] = field(default_factory=list[Diagnostic], init=False, repr=False)
+    """What it had to say, which belongs to all of these."""
 
     def at(self, level: str) -> ModuleOp:
         """The program at a level (README.md, the road a program travels); ValueError names them."""
@@ -200,8 +208,11 @@ class Road:
         if reused is not None and reused.searched:
             reused.write(module)
         else:
-            with passes_shown("autopar"):
+            with passes_shown("autopar"), collect_remarks() as self._said:
                 run_passes(module, [how], context)
+        if reused is None or reused is self._found:
+            for said in self._said:
+                emit(said)
         if recorder is not None:
             was_searched = self.planner is not None if reused is None else reused.searched
             recorder.after(module, was_searched)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import numbers
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from autopar.dialects.spelling import did_you_mean
 
@@ -33,6 +35,7 @@ __all__ = [
     "PipelineError",
     "build_pass",
     "build_pipeline",
+    "checked_option",
     "option_default",
     "option_help",
     "option_types",
@@ -177,6 +180,45 @@ def _convert(text: str, hint: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, str):
         return hint(text)
     raise ValueError(f"options of type {hint} cannot be given as text")
+
+
+def checked_option(cls: type[ModulePass], field: str, value: object) -> Any:
+    """A value of Python's for an option of a pass: one of the option's type, or the text that
+    stands for it on the command line. Both go through the checks of the latter; ValueError says
+    what was expected."""
+    hint = typing.get_type_hints(cls)[field]
+    if value is None and type(None) in typing.get_args(hint):
+        return None
+    if isinstance(value, list | tuple):
+        texts = [_as_text(item) for item in cast("Sequence[object]", value)]
+        fits = bool(texts) and _takes_list(hint)
+    else:
+        texts, fits = [_as_text(value)], True
+    given = [text for text in texts if text is not None]
+    if not fits or len(given) < len(texts):
+        raise ValueError(f"expected {_kind(hint)}")
+    found = _convert(",".join(given), hint)
+    if isinstance(found, str) and not isinstance(value, str | os.PathLike):
+        raise ValueError(f"expected {_kind(hint)}")
+    return found
+
+
+def _takes_list(hint: Any) -> bool:
+    arguments = typing.get_args(hint)
+    return typing.get_origin(hint) is tuple or any(map(_takes_list, arguments))
+
+
+def _as_text(value: object) -> str | None:
+    """One value as it is written on the command line; None for what has no such text."""
+    match value:
+        case str() | os.PathLike():
+            return str(os.fspath(cast("str | os.PathLike[str]", value)))
+        case bool():
+            return str(value).lower()
+        case numbers.Real():  # NumPy's too
+            return str(value)
+        case _:
+            return None
 
 
 def build_pass(spec: PassSpec) -> ModulePass:

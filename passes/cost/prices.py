@@ -41,6 +41,21 @@ from .collectives import (
 Objective = Literal["time", "communication"]
 
 
+_MOST_SECONDS = 1e3
+"""Of a message or a byte: more is a slip, and steps of years are beyond the solver's integers."""
+
+
+def check_overrides(alpha: Sequence[float] | None, beta: Sequence[float] | None) -> None:
+    """ClusterError where the seconds of a message or of a byte cannot be."""
+    for name, values in (("alpha", alpha), ("beta", beta)):
+        for value in values or ():
+            if not 0 <= value <= _MOST_SECONDS:
+                raise ClusterError(
+                    f"{name}={','.join(f'{value:g}' for value in values or ())}: {value:g} is no "
+                    f"number of seconds from 0 to {_MOST_SECONDS:g}"
+                )
+
+
 class GridLinks:
     """What messages along the axes of a grid cost on a cluster.
 
@@ -64,14 +79,13 @@ class GridLinks:
                 f"{cluster.name} joins {cluster.num_devices}: choose a smaller grid, or a cluster "
                 "with a link of that size"
             )
+        check_overrides(alpha, beta)
         for name, values in (("alpha", alpha), ("beta", beta)):
             if values is not None and len(values) != len(grid.axes):
                 raise ClusterError(
                     f"{name}={','.join(f'{value:g}' for value in values)}: {len(values)} values "
                     f"for the {len(grid.axes)} axes of the grid; give one for each"
                 )
-            if any(not 0 <= value < float("inf") for value in values or ()):
-                raise ClusterError(f"{name}: a value is not a number of at least 0 seconds")
         self.cluster, self.grid = cluster, grid
         self._alpha, self._beta = alpha, beta
         self._links: dict[AxisRef, Link] = {}

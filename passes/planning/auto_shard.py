@@ -16,7 +16,7 @@ from autopar.dialects.autopar import refuse_partitioned
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.cluster import ClusterError, read_cluster
-from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.prices import CostModel, check_overrides
 from autopar.passes.importing.arguments import main_function, remark_unknown_kinds
 from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
 from autopar.passes.solver.problem import Problem, write_problem
@@ -34,13 +34,20 @@ _UNITS = {
 }  # fmt: skip
 
 
-def parse_bytes(text: str) -> int:
-    """A number of bytes from `16GiB`, `1.5GB`, `80e9`. ValueError for anything else."""
-    found = _SIZE.match(text.strip())
-    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-    if size < 1:
-        raise ValueError(f"memory-per-device={text}: expected bytes, as in 16GiB, 1.5GB or 80e9")
-    return size
+_MOST_BYTES = 10**18
+"""More is no device's memory, and sums of it overflow the solver's integers."""
+
+
+def parse_bytes(given: int | str) -> int:
+    """A number of bytes from a number, `16GiB`, `1.5GB`, `80e9`. ValueError for anything else."""
+    found = _SIZE.match(str(given).strip())
+    size = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1 <= size <= _MOST_BYTES:
+        raise ValueError(
+            f"memory-per-device={given}: expected bytes, as in 16GiB, 1.5GB or 80e9, from 1 to "
+            f"{_MOST_BYTES:.0e}"
+        )
+    return int(size)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class AutoShardPass(ModulePass):
     """Seconds a byte of ring traffic, for each axis of the grid, in place of the cluster's."""
     objective: Literal["time", "communication"] = "time"
     """What is least: the time of a step, or of its collectives alone."""
-    memory_per_device: str | None = None
+    memory_per_device: int | str | None = None
     """Arguments, results and temporaries of a device at most, as 16GiB; the cluster's memory."""
     allow_all_gather: bool = Demands.allow_all_gather
     """Whether plans may use all-gathers."""
@@ -100,7 +107,8 @@ class AutoShardPass(ModulePass):
     zero: Literal[0, 2, 3] | None = Demands.zero
     """Split over the batch axes: 0 nothing, 2 optimizer state, 3 parameters too; absent: free."""
     prefer_reduce_scatter: bool = Demands.prefer_reduce_scatter
-    """Reduce gradients where they are to lie, rather than everywhere."""
+    """Scatter the sums of gradients (ZeRO) rather than all-reduce them, where the state that they
+    update may lie split."""
     time_limit: float = 60.0
     """Seconds of search."""
     seed: int = 0
@@ -115,6 +123,7 @@ class AutoShardPass(ModulePass):
     def __post_init__(self) -> None:
         check_grid(self.grid, self.axis_names)
         SolveOptions(self.time_limit, self.seed)
+        check_overrides(self.alpha, self.beta)
         self._demands()
         if self.memory_per_device is not None:
             parse_bytes(self.memory_per_device)
@@ -131,6 +140,7 @@ class AutoShardPass(ModulePass):
             "zero": self.zero is not None,
             "force-data-parallel": self.force_data_parallel,
             "allow-replicated-parameters": not self.allow_replicated_parameters,
+            "prefer-reduce-scatter": self.prefer_reduce_scatter,
         }
         names = [name for name, is_given in given.items() if is_given]
         if names:

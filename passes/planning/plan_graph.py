@@ -48,12 +48,12 @@ from .exchange_prices import exchange_seconds, may_exchange
 from .places import MOVES, Places, every_spec, slicing, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import Floats, ReshardPrices
+from .updates import STATE, scatter_preference, update_places
 
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte that is held on a device: only breaks ties."""
 _ADDING = 3
 """An addition reads twice what it writes."""
-_STATE = ("parameter", "optimizer_state")
 _RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
 
 
@@ -124,6 +124,8 @@ class PlanGraph:
         """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
         self._combined: set[int] = set()
         """Places of arguments and of what elementwise ops join with them (gradients)."""
+        self._updates: set[int] = set()
+        """Places where gradients are to be scattered rather than summed everywhere."""
         self._choosers = {
             op
             for op in self.places.others
@@ -178,6 +180,7 @@ class PlanGraph:
     def _build(self) -> None:
         func, places = self.func, self.places
         demanded = demanded_shardings(func, self.table.grid, self._demands)
+        self.demanded_arguments = demanded
         stated = self.stated_arguments = arg_shardings(func)
         for arg, own, other in zip(func.body.block.args, stated, demanded, strict=True):
             self._restrict(arg, own or other)
@@ -190,6 +193,8 @@ class PlanGraph:
         for arg in func.body.block.args:
             self._hold(arg)
         self._find_combined()
+        if self._demands.prefer_reduce_scatter:
+            self._updates = update_places(func, places, self.node_of, self._may_be_split)
         for arg, value, op in places.reads:
             # what is only converted is moved in the narrower type
             is_narrowed = len(op.operands) == 1 and item_bytes(value.type) < item_bytes(arg.type)
@@ -209,11 +214,15 @@ class PlanGraph:
         args, kinds = self.func.body.block.args, argument_kinds(self.func)
         for arg, kind, own, other in zip(args, kinds, self.stated_arguments, demanded, strict=True):
             node = self.node_of(arg)
-            if kind not in _STATE or own is not None or other is not None or node is None:
+            if kind not in STATE or own is not None or other is not None or node is None:
                 continue
             specs = [spec for spec in self.nodes[node].specs if spec.dim_axes]
             if specs:
                 self.nodes[node] = Node(specs, seconds=np.zeros(len(specs)))
+
+    def _may_be_split(self, value: SSAValue) -> bool:
+        node = self.node_of(value)
+        return node is not None and any(spec.dim_axes for spec in self.nodes[node].specs)
 
     def _find_combined(self) -> None:
         """Arguments, what elementwise ops join with them, and both in other shapes; how many sums
@@ -330,6 +339,7 @@ class PlanGraph:
         gives = [s.results[0] for s in strategies]
         before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
         after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+        after = after * self._preference(gives, target, result)
         if any(use.operation.name in DOTS for use in result.uses):
             before = before + self._slices(self.nodes[source].specs, needs, value)
             after = after + self._slices(gives, self.nodes[target].specs, result)
@@ -421,11 +431,12 @@ class PlanGraph:
             if target is not None:
                 combined = self._waits(trips, target)
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+                preference = self._preference(gives, target, result)
                 if self._accumulators.take(result):
                     matrix = self._added_up(gives, target, result, matrix, trips)
-                    self._add_edge(node, target, matrix, 1)
+                    self._add_edge(node, target, matrix * preference, 1)
                 else:
-                    self._add_edge(node, target, matrix, trips)
+                    self._add_edge(node, target, matrix * preference, trips)
             elif not shape_of(result.type):
                 left = self._matrix(gives, [Spec(())], result).reshape(-1)
                 if not self._combined.isdisjoint(map(self.node_of, operands_of(op))):
@@ -606,6 +617,13 @@ class PlanGraph:
     ) -> Floats:
         shape, size = shape_of(value.type), num_bytes(value.type)
         return self._reshard.seconds(ones, twos, shape, size, combined=combined)
+
+    def _preference(self, gives: Sequence[Spec], target: int, result: SSAValue) -> Floats | float:
+        """(gives, choices of the target): by what to multiply the seconds of bringing what an op
+        gives to its place."""
+        if target not in self._updates:
+            return 1.0
+        return scatter_preference(result, gives, self.nodes[target].specs)
 
     def _add_edge(self, one: int, two: int, seconds: Floats, trips: int) -> None:
         if one == two:

@@ -11,6 +11,7 @@ from math import floor
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, OpResult, SSAValue
 
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, location_names, remark
@@ -32,7 +33,9 @@ from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .demands import Demands
 from .plan_graph import PlanGraph
+from .problems import UNIT_S
 from .search import Choices, Search
+from .uneven import uneven_remarks
 from .words import size_text
 from .writing import Attributes, write_choices
 
@@ -121,12 +124,8 @@ def make_plan(
     road = _Road(module, context, prices, search, clock)
     choices, trial = road.cheapest() if limit is None else road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
-        raise DiagnosticError(
-            func,
-            "auto-shard: no plan does without the collectives that the options forbid: allow them, "
-            "or take back shardings that demand them",
-        )
-    _tell(module, choices)
+        raise _too_dear(func, demands)
+    _tell(module, graph, choices)
     return Planned(graph, choices, clock.seconds, trial)
 
 
@@ -192,12 +191,28 @@ class _Clock:
         self.seconds[part] = self.seconds.get(part, 0.0) + took
 
 
-def _tell(module: ModuleOp, choices: Choices) -> None:
+def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:
     func, solution = main_function(module), choices.solution
     if solution.gap > _WORTH_SAYING:
         remark(func, f"auto-shard: the plan is within {solution.gap:.2%} of the cheapest")
     if not solution.reproducible:
         remark(func, "auto-shard: the time limit ended the search; the plan is not reproducible")
+    for text in uneven_remarks(graph):
+        remark(func, text)
+
+
+def _too_dear(func: FuncOp, demands: Demands | None) -> DiagnosticError:
+    if demands is not None and demands.forbidden:
+        why = (
+            "no plan does without the collectives that the options forbid: allow them, or take "
+            "back shardings that demand them"
+        )
+    else:
+        why = (
+            f"every plan takes longer than {FORBIDDEN * UNIT_S:.0e} seconds a step, the most that "
+            "is planned for: see alpha, beta, and the cluster"
+        )
+    return DiagnosticError(func, f"auto-shard: {why}")
 
 
 def _too_large(

@@ -29,8 +29,6 @@ _SMALL_BYTES = OptimizeCollectivesPass.small_bytes
 """Collectives of arguments and gradients up to this size are made one; each pays its share of the
 message by its size."""
 _COMBINABLE = frozenset(kind.name.removeprefix("shard.") for kind in COMBINABLE)
-_DEARER = 4.0
-"""What all_reduces cost where reduce_scatters are preferred."""
 _PRIME = 1009
 """A factor of sizes that no grid has."""
 
@@ -129,8 +127,6 @@ class ReshardPrices:
             beta = self._prices.collective_seconds(kind, part, axes) - alpha
             if kind in self._demands.forbidden:
                 alpha = np.inf
-            elif kind == "all_reduce" and self._demands.prefer_reduce_scatter:
-                alpha, beta = _DEARER * alpha, _DEARER * beta
             full = part * (self._table.parts(indices) if kind == "all_gather" else 1)
             if kind not in _COMBINABLE:
                 full = np.inf

@@ -62,7 +62,7 @@ class SolveOptions:
 
     def __post_init__(self) -> None:
         if not (isfinite(self.time_limit_s) and self.time_limit_s > 0):
-            raise ValueError(f"time_limit_s is {self.time_limit_s}; it must be above 0")
+            raise ValueError(f"time_limit_s is {self.time_limit_s}; it must be above 0 and finite")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
         if self.work is not None and not self.work > 0:

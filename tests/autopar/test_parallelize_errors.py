@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +114,10 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "value of an option": (
         lambda: autopar.Zero3Parallel(options={"small_tensor_elements": "x"}),
         "small_tensor_elements='x': expected a whole number of at least 0",
+    ),
+    "options that are no dict": (
+        lambda: autopar.AutoShardParallel(options=cast(Any, None)),
+        "options=None: expected a dict of names and values",
     ),
     "reduction": (
         lambda: autopar.DataParallel(micro_batch_reduction="max"),

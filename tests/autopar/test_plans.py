@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -360,14 +361,78 @@ def test_files_that_are_no_plans(tmp_path: Path) -> None:
 
     refused(autopar.StalePlanError, "a plan of version 99, this autopar reads", version=99)
     refused(ValueError, "does not say 'autopar plan'", format="something")
-    refused(ValueError, "'ops' is missing", ops=None)
-    refused(ValueError, "expected op, types, shardings", ops=[{"op": "x"}])
-    refused(ValueError, "method=dq is unknown", options={"method": "dq"})
+    refused(ValueError, "is no plan: ops is missing", ops=None)
+    refused(ValueError, r"ops\[0\].types is missing", ops=[{"op": "x"}])
+    refused(ValueError, "options: method=dq is unknown", options={"method": "dq"})
+    refused(ValueError, "opts is unknown; known: method, options, grid", opts=[])
     path.write_text("{")
     with pytest.raises(ValueError, match="is no plan: Expecting"):
         autopar.Plan.load(path)
     with pytest.raises(FileNotFoundError):
         autopar.Plan.load(tmp_path / "nothing.json")
+
+
+WRONG_FIELDS: list[tuple[str, Any, str]] = [
+    ("method", "dq", "'dq' is unknown"),
+    ("options", None, "expected an object, found null"),
+    ("grid", None, "expected an object, found null"),
+    ("grid", {"x": "2"}, 'expected a whole number, found "2"'),
+    ("grid", {}, "expected axes of at least one device"),
+    ("grid", {"x": 0}, "expected axes of at least one device"),
+    ("num_micro_batches", 0, "=0: expected a whole number of at least 1"),
+    ("num_micro_batches", True, "expected a whole number, found true"),
+    ("reduction", "max", "'max': expected 'mean' or 'sum'"),
+    ("flops", 1.5, "expected a whole number, found 1.5"),
+    ("searched", 1, "expected true or false, found 1"),
+    ("inputs", "tensor", 'expected a list, found "tensor"'),
+    ("demands", [1], "expected text, found 1"),
+    ("argument_shardings", [], "expected 5, one for each argument, found 0"),
+    ("argument_shardings", [7], "expected text, found 7"),
+    ("collectives", {}, "expected a list, found {}"),
+    ("ops", [7], "expected an object, found 7"),
+]
+
+
+@pytest.fixture(scope="module")
+def saved_plan(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("plans") / "plan.json"
+    autopar.plan(train, params(), batch(), mesh=mesh(), method="dp").save(path)
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(("field", "value", "message"), WRONG_FIELDS)
+def test_a_wrong_field_is_named(
+    field: str, value: Any, message: str, saved_plan: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({**saved_plan, field: value}))
+    with pytest.raises(ValueError) as error:
+        autopar.Plan.load(path)
+    text = str(error.value)
+    assert text.startswith(f"{path} is no plan: ") and field in text and text.endswith(message)
+
+
+@pytest.mark.parametrize("value", [None, 7, [1], {"a": []}, "x"])
+def test_damaged_files_are_refused_when_they_are_read(
+    value: Any, saved_plan: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.json"
+    for field in saved_plan:
+        path.write_text(json.dumps({**saved_plan, field: value}))
+        try:
+            autopar.Plan.load(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:  # of the field's type
+            assert isinstance(value, type(saved_plan[field]))
+
+
+def test_a_plan_that_lacks_an_operation() -> None:
+    plan = autopar.plan(train, params(), batch(), mesh=mesh())
+    assert plan.decisions is not None
+    fewer = replace(plan, decisions=replace(plan.decisions, ops=plan.decisions.ops[:-1]))
+    with pytest.raises(autopar.StalePlanError, match=r"the program has \d+ operations to decide"):
+        autopar.parallelize(train, method=fewer)(params(), batch())
 
 
 def test_one_search_serves_all_levels(monkeypatch: pytest.MonkeyPatch) -> None:

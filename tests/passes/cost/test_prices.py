@@ -82,7 +82,7 @@ def test_errors() -> None:
     assert str(error.value) == "beta=1,2,3: 3 values for the 2 axes of the grid; give one for each"
     with pytest.raises(ClusterError) as error:
         GridLinks(CLUSTER, grid(2), alpha=[-1.0])
-    assert str(error.value) == "alpha: a value is not a number of at least 0 seconds"
+    assert str(error.value) == "alpha=-1: -1 is no number of seconds from 0 to 1000"
     with pytest.raises(KeyError, match="grid @g has no axis z"):
         GridLinks(CLUSTER, grid(2)).beta("z")
     with pytest.raises(KeyError, match="all_dance"):

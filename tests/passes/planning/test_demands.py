@@ -135,10 +135,43 @@ def test_zero(zero: int) -> None:
 
 
 def test_reduce_scatters_are_preferred() -> None:
-    without = _kinds(_planned(rows=8192))
-    preferred = _kinds(_planned(rows=8192, prefer_reduce_scatter=True))
-    assert preferred["reduce_scatter"] >= max(1, without["reduce_scatter"])
-    assert preferred["all_reduce"] <= without["all_reduce"]
+    without = _kinds(_planned(512, rows=2**15))
+    preferred = _kinds(_planned(512, rows=2**15, prefer_reduce_scatter=True))
+    assert preferred["reduce_scatter"] > without["reduce_scatter"]
+    assert preferred["all_reduce"] < without["all_reduce"]
+
+
+@pytest.mark.parametrize(
+    ("width", "options"),
+    [(512, {"zero": 0}), (512, {"force_data_parallel": True, "zero": 0}), (256, {})],
+    ids=["whole state", "data parallel", "small sums"],
+)
+def test_sums_that_are_not_to_be_scattered(width: int, options: dict[str, Any]) -> None:
+    without = _planned(width, rows=2**15, **options)
+    preferred = _planned(width, rows=2**15, prefer_reduce_scatter=True, **options)
+    assert _axes(preferred) == _axes(without)
+    assert _kinds(preferred) == _kinds(without)
+
+
+def test_sums_of_activations_keep_their_price() -> None:
+    """Tensor parallelism sums activations in the forward phase, and no gradient at all."""
+    w = {"a": jax.ShapeDtypeStruct((1024, 4096), np.float32)}
+    w["b"] = jax.ShapeDtypeStruct((4096, 1024), np.float32)
+    batch = jax.ShapeDtypeStruct((512, 1024), np.float32)
+
+    def step(params: Any, x: Any) -> Any:
+        def loss(params: Any) -> Any:
+            return jnp.mean((jax.nn.relu(x @ params["a"]) @ params["b"]) ** 2)
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    def kinds(**options: Any) -> Any:
+        method = autopar.AutoShardParallel(options={"cluster": "8xh100", **options})
+        plan = autopar.plan(step, w, batch, mesh=(2, 4), method=method, donate_argnums=0)
+        return plan.shardings(), [(use.kind, use.axes) for use in plan.collectives]
+
+    assert kinds(prefer_reduce_scatter=True) == kinds()
+    assert kinds()[1] == [("all_reduce", ("model",))]
 
 
 def test_options_that_contradict() -> None:
@@ -212,3 +245,65 @@ def test_data_parallelism_without_a_batch_is_told() -> None:
     arrays = np.ones((64, 32), np.float32), np.ones((32, 64), np.float32)
     with pytest.raises(DiagnosticError, match="no argument is known to be a batch: say which are"):
         step.lower(*arrays).plan  # noqa: B018
+
+
+# ---- Options given in Python ---------------------------------------------------------------------
+
+GOOD: list[tuple[str, Any, Any]] = [
+    ("force_data_parallel", "false", False),
+    ("allow_all_gather", "no", False),
+    ("flatten_axes", 0, False),
+    ("allow_all_to_all", False, False),
+    ("zero", "2", 2),
+    ("zero", 3, 3),
+    ("alpha", 1e-6, (1e-6,)),
+    ("beta", [1e-12, 2], (1e-12, 2.0)),
+    ("memory_per_device", 2**30, 2**30),
+    ("memory_per_device", 80e9, 80_000_000_000),
+    ("memory_per_device", np.int64(7000), 7000),
+    ("memory_per_device", "1GiB", "1GiB"),
+    ("memory_per_device", None, None),
+    ("cluster", Path("my.toml"), "my.toml"),
+    ("time_limit", "5", 5.0),
+    ("seed", "7", 7),
+]
+BAD: list[tuple[str, Any, str]] = [
+    ("force_data_parallel", "perhaps", "force_data_parallel='perhaps': expected true or false"),
+    ("allow_all_gather", 2, "allow_all_gather=2: expected true or false"),
+    ("flatten_axes", None, "flatten_axes=None: expected true|false"),
+    ("objective", "foo", "objective='foo': expected one of time, communication"),
+    ("zero", 1, "zero=1: expected one of 0, 2, 3"),
+    ("zero", True, "zero=True: expected one of 0, 2, 3"),
+    ("alpha", ["a"], r"alpha=\['a'\]: expected a number"),
+    ("alpha", [], r"alpha=\[\]: expected number,…"),
+    ("alpha", {"x": 1.0}, r"alpha={'x': 1.0}: expected number,…"),
+    ("alpha", float("inf"), "alpha=inf: inf is no number of seconds from 0 to 1000"),
+    ("beta", (0.0, float("nan")), "beta=0,nan: nan is no number of seconds from 0 to 1000"),
+    ("memory_per_device", True, r"memory_per_device=True: expected integer\|text"),
+    ("memory_per_device", 0, "memory-per-device=0: expected bytes"),
+    ("memory_per_device", -(2**30), "memory-per-device=-1073741824: expected bytes"),
+    ("memory_per_device", 2**70, "memory-per-device=1180591620717411303424: expected bytes"),
+    ("memory_per_device", "1e400", "memory-per-device=1e400: expected bytes, as in 16GiB"),
+    ("memory_per_device", float("inf"), r"memory_per_device=inf: expected integer\|text"),
+    ("cluster", 8, "cluster=8: expected text"),
+    ("batch_axis", 0, "batch_axis=0: expected text"),
+    ("time_limit", [5], r"time_limit=\[5\]: expected number"),
+    ("time_limit", float("inf"), "time_limit_s is inf; it must be above 0 and finite"),
+    ("seed", None, "seed=None: expected integer"),
+    ("seed", 1.5, "seed=1.5: expected a whole number"),
+    ("seed", float("inf"), "seed=inf: expected a whole number"),
+    ("seed", -1, "seed is -1; it must be at least 0"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "taken"), GOOD)
+def test_options_of_python(option: str, value: Any, taken: Any) -> None:
+    made: Any = autopar.AutoShardParallel(options={"cluster": "cpu", option: value})
+    found = getattr(made._planner(made.options), option)
+    assert (found, type(found)) == (taken, type(taken))
+
+
+@pytest.mark.parametrize(("option", "value", "message"), BAD)
+def test_wrong_options_of_python(option: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        autopar.AutoShardParallel(options={option: value})
