@@ -8,7 +8,7 @@ as the bytes allow. (Piercing intervals with the fewest points.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from xdsl.dialects.builtin import IntegerAttr, i64
@@ -47,6 +47,22 @@ def combine_collectives(
         return counter
     _raise_views(block, small)
     _sink_views(block, small)
+    left = dict(small)
+    while left:
+        # the last of a chain first: where it goes the window of the one before it closes
+        last = [(op, size) for op, size in left.items() if not _has_user(op, left)]
+        counter = _combine(block, last, total, counter)
+        for op, _ in last:
+            del left[op]
+    return counter
+
+
+def _has_user(op: Operation, others: Container[Operation]) -> bool:
+    return any(use.operation in others for use in op.results[0].uses)
+
+
+def _combine(block: Block, ops: Sequence[tuple[Operation, int]], total: int, counter: int) -> int:
+    """Groups collectives of which none uses another, given with their sizes."""
     at: list[Operation] = []
     inner = block.first_op
     while inner is not None:
@@ -54,7 +70,7 @@ def combine_collectives(
         inner = inner._next_op  # pyright: ignore[reportPrivateUsage]
     order = dict(zip(map(id, at), range(len(at)), strict=True))
     kinds: dict[tuple[Attribute | str, ...], list[_Window]] = {}
-    for window in _windows(block, small, order):
+    for window in _windows(block, ops, order):
         kinds.setdefault(_kind(window.op), []).append(window)
     groups = [group for windows in kinds.values() for group in _groups(windows, total)]
     # In the order of their places: what stands there may be a collective of another group, which
@@ -92,15 +108,13 @@ def _windows(
 ) -> list[_Window]:
     """`order`: the positions of the block's ops, by their identity."""
     windows: list[_Window] = []
-    closing: dict[Operation, int] = {}
     for op, size in ops:
         (value,), (result,) = operands_of(op), op.results
         maker = value.owner
         opens = 0
         if isinstance(maker, Operation) and maker.parent is block:
-            # a maker that may move itself stands in front of its first user at the latest
-            opens = closing.get(maker, order[id(maker)]) + 1
-        closing[op] = closes = _first_user(result, block, order)
+            opens = order[id(maker)] + 1
+        closes = _first_user(result, block, order)
         if opens <= closes < len(order):
             windows.append(_Window(op, opens, closes, size))
     return windows

@@ -34,6 +34,14 @@
 // CHECK-NEXT:  shard.all_gather %{{.*}} {autopar.combine = 4 : i64}
 // CHECK-NEXT:  shard.all_gather %{{.*}} {autopar.combine = 4 : i64}
 // CHECK-NEXT:  stablehlo.sine
+// A collective of another's result: both are combined, the first in front.
+// CHECK-LABEL: @combine_chains
+// CHECK-NEXT:  %[[S:.*]] = stablehlo.sine %{{.*}}
+// CHECK-NEXT:  %[[A:.*]] = shard.all_reduce %{{.*}} on @mesh grid_axes = [0] {autopar.combine = [[N:[0-9]+]] : i64}
+// CHECK-NEXT:  %[[B:.*]] = shard.all_reduce %[[S]] on @mesh grid_axes = [0] {autopar.combine = [[N]] : i64}
+// CHECK-NEXT:  shard.all_gather %[[A]] on @mesh grid_axes = [1] gather_axis = 0 {autopar.combine = [[M:[0-9]+]] : i64}
+// CHECK-NEXT:  shard.all_gather %[[B]] on @mesh grid_axes = [1] gather_axis = 0 {autopar.combine = [[M]] : i64}
+// CHECK-NEXT:  return
 
 shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
 func.func @merge(%a: tensor<4x8xf32>) -> (tensor<4x32xf32>, tensor<4x32xf32>) {
@@ -84,4 +92,12 @@ func.func @combine_reshaped(%a: tensor<2xf32>, %b: tensor<2xf32>) -> (tensor<8xf
   %2 = stablehlo.reshape %b : (tensor<2xf32>) -> tensor<1x2xf32>
   %3 = shard.all_gather %2 on @mesh grid_axes = [1] gather_axis = 1 : tensor<1x2xf32> -> tensor<1x8xf32>
   return %1, %3 : tensor<8xf32>, tensor<1x8xf32>
+}
+func.func @combine_chains(%a: tensor<8xf32>, %b: tensor<8xf32>) -> (tensor<32xf32>, tensor<32xf32>) {
+  %0 = shard.all_reduce %a on @mesh grid_axes = [0] : tensor<8xf32> -> tensor<8xf32>
+  %1 = shard.all_gather %0 on @mesh grid_axes = [1] gather_axis = 0 : tensor<8xf32> -> tensor<32xf32>
+  %2 = stablehlo.sine %b : tensor<8xf32>
+  %3 = shard.all_reduce %2 on @mesh grid_axes = [0] : tensor<8xf32> -> tensor<8xf32>
+  %4 = shard.all_gather %3 on @mesh grid_axes = [1] gather_axis = 0 : tensor<8xf32> -> tensor<32xf32>
+  return %1, %4 : tensor<32xf32>, tensor<32xf32>
 }
