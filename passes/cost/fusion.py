@@ -105,6 +105,15 @@ class Fusion:
         """The results of an op that are kept."""
         return [value for value in op.results if value in self._kept]
 
+    def writes(self, op: Operation) -> dict[SSAValue, float]:
+        """The bytes that an op writes, each with a value that they lie as: its kept results, or
+        what it updates in place by. An op that is computed inside others writes nothing."""
+        written = self.written(op)
+        if written and updates_in_place(op):
+            update = max(op.operands[1:], key=lambda operand: num_bytes(operand.type))
+            return {update: num_bytes(update.type)}
+        return {value: num_bytes(value.type) for value in written}
+
     def name(self, value: SSAValue) -> SSAValue | None:
         """The kept value that a value is, or is another name of; None: it has no memory."""
         while value not in self._kept and value.owner in self._own:

@@ -78,6 +78,8 @@ class Buffer:
     first: int
     last: int
     """In use at the times first <= t <= last."""
+    operand: tuple[Operation, int] | None = None
+    """Of a copy that an op makes for itself: the op, and which operand."""
 
 
 @dataclass
@@ -199,13 +201,15 @@ def _add_inside(timeline: Timeline, op: Operation, fusion_of: FusionOf) -> None:
     if op.name in BODIES:
         for region in op.regions:
             _add_block(timeline, region.block, fusion_of)
-    elif op.name == "stablehlo.convolution" and (copies := _transposed(op)):
+    elif op.name == "stablehlo.convolution":
         now = timeline.end - 1
-        timeline.buffers.append(Buffer([], copies, now, now))
+        for index in _transposed(op):
+            size = num_bytes(op.operands[index].type)
+            timeline.buffers.append(Buffer([], size, now, now, (op, index)))
 
 
-def _transposed(convolution: Operation) -> int:
-    """Bytes of the operands that are copied into the order of dimensions that convolutions want:
+def _transposed(convolution: Operation) -> list[int]:
+    """The operands that are copied into the order of dimensions that convolutions want:
     batch, space, feature, and for kernels space, input, output feature (XLA:CPU's
     `ConvCanonicalization`; the gradients of convolutions have other ones)."""
     numbers = convolution.properties["dimension_numbers"]
@@ -217,8 +221,7 @@ def _transposed(convolution: Operation) -> int:
         numbers.kernel_input_feature_dimension,
         numbers.kernel_output_feature_dimension,
     ]
-    pairs = zip((lhs, rhs), convolution.operands, strict=True)
-    return sum(num_bytes(operand.type) for order, operand in pairs if order != sorted(order))
+    return [index for index, order in enumerate((lhs, rhs)) if order != sorted(order)]
 
 
 def _results_in_place(fusion: Fusion, block: Block) -> dict[SSAValue, SSAValue | None]:

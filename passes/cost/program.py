@@ -18,10 +18,10 @@ from xdsl.ir import Block, Operation
 from autopar.dialects.autopar import COMBINE
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid
-from autopar.dialects.tensors import element_type, num_bytes
+from autopar.dialects.tensors import element_type
 
 from .flops import op_flops, output_features
-from .fusion import BODIES, DOTS, Fusion, updates_in_place
+from .fusion import BODIES, DOTS, Fusion
 from .liveness import FusionOf, main_of
 from .loops import times, trip_count
 from .prices import CostModel
@@ -126,10 +126,5 @@ class _Pricing:
 
 def _traffic(fusion: Fusion, op: Operation) -> float:
     """Bytes that an op reads from memory and writes to it; none for what is computed in others."""
-    written = fusion.written(op)
-    if not written:
-        return 0.0
-    read = sum(fusion.reads(op).values())
-    if updates_in_place(op):
-        return read + max(num_bytes(operand.type) for operand in op.operands[1:])
-    return read + sum(num_bytes(value.type) for value in written)
+    written = fusion.writes(op)
+    return sum(fusion.reads(op).values()) + sum(written.values()) if written else 0.0

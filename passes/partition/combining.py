@@ -19,7 +19,8 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.shard import AllGatherOp, AllReduceOp, ReduceScatterOp
 from autopar.dialects.tensors import element_type, num_bytes
 
-_COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
+COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
+"""Collectives that may run as one with others of their kind."""
 _VIEWS = frozenset({"stablehlo.convert", "stablehlo.reshape", "stablehlo.transpose"})
 
 
@@ -44,6 +45,7 @@ def combine_collectives(
     small = list(_small(ops, largest))
     if len(small) < 2:
         return counter
+    _raise_views(block, small)
     _sink_views(block, small)
     at: list[Operation] = []
     inner = block.first_op
@@ -78,7 +80,7 @@ def _small(ops: Sequence[Operation], largest: int) -> Iterator[tuple[Operation, 
     """The collectives that may be combined whose full buffer has at most `largest` bytes, and its
     size."""
     for op in ops:
-        if type(op) in _COMBINABLE:
+        if type(op) in COMBINABLE:
             (value,), (result,) = operands_of(op), op.results
             size = max(num_bytes(value.type), num_bytes(result.type))
             if size <= largest:
@@ -136,6 +138,31 @@ def _first_user(value: SSAValue, block: Block, order: Mapping[int, int]) -> int:
         if op is not None:
             first = min(first, order[id(op)])
     return first
+
+
+def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
+    """Moves what only converts or reshapes a collective's operand up to where that is made.
+
+    A bias that lies split is reshaped where it is added, which would open its window only there.
+    What another collective gives stays: it is to move down with that.
+    """
+    collectives = {op for op, _ in ops}
+    for op, _ in ops:
+        chain: list[Operation] = []
+        maker = operands_of(op)[0].owner
+        while isinstance(maker, Operation) and maker.name in _VIEWS and maker.parent is block:
+            chain.append(maker)
+            maker = operands_of(maker)[0].owner
+        if maker in collectives or not chain:
+            continue
+        for view in chain:  # the last one first: each in front of those that read it
+            view.detach()
+            if isinstance(maker, Operation) and maker.parent is block:
+                block.insert_op_after(view, maker)
+            else:
+                first = block.first_op
+                assert first is not None
+                block.insert_op_before(view, first)
 
 
 def _sink_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:

@@ -42,7 +42,7 @@ class OptimizeCollectivesPass(ModulePass):
     - independent all_reduces, all_gathers or reduce_scatters over the same axes, of at most
       `small-bytes` each and `group-bytes` in all, are moved together and marked to be lowered as
       one (`autopar.combine`); what only converts or reshapes the result of one moves down to its
-      use.
+      use, and the operand of one up to where that is made.
     """
 
     name = "optimize-collectives"

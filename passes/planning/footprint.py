@@ -5,14 +5,15 @@
 as `passes/cost/liveness.py` counts a partitioned program, here from the program as a whole: a
 buffer of a value takes its bytes over the parts of its place (`items`, one node each). What an op
 needs of an operand, or gives, otherwise than it lies is a copy at the time of the op (`copies`, two
-nodes each).
+nodes each); of an op that is computed inside its readers, until they have run.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -22,10 +23,14 @@ from xdsl.ir import Operation, SSAValue
 from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.tensors import num_bytes
-from autopar.passes.cost.liveness import timeline_of
+from autopar.passes.cost.fusion import Fusions
+from autopar.passes.cost.liveness import Buffer, timeline_of
 from autopar.passes.partition.specs import Spec
 
-from .plan_graph import PlanGraph
+from .plan_graph import PlanGraph, Through
+
+_SWEEPS = 4
+"""Over all nodes, to find choices that need little."""
 
 Bytes = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -83,6 +88,35 @@ class _Flat:
         return np.cumsum((begins - ends)[:-1], dtype=np.float64)
 
 
+def _slicing(sources: Sequence[Spec], targets: Sequence[Spec]) -> NDArray[np.bool_]:
+    """(sources, targets): whether a value is only sliced, which its readers do themselves."""
+    return np.array(
+        [[not one.partial and _is_sliced(one, two) for two in targets] for one in sources]
+    )
+
+
+def _is_sliced(one: Spec, two: Spec) -> bool:
+    return all(b[: len(a)] == a for a, b in zip(one.dims, two.dims, strict=True))
+
+
+def _last_reads(
+    ops: Sequence[Operation], fusions: Fusions, times: Mapping[Operation, int]
+) -> dict[SSAValue, int]:
+    """Of each value that is computed inside its readers: the last time at which it is."""
+    found: dict[SSAValue, int] = {}
+    for op in reversed(ops):
+        if op.parent is None or op not in times:
+            continue
+        written = fusions(op.parent).written(op)
+        for value in op.results:
+            if value not in written:
+                readers = [use.operation for use in value.uses]
+                last = [times.get(user, 0) for user in readers]
+                last += [found.get(result, 0) for user in readers for result in user.results]
+                found[value] = max([times[op], *last])
+    return found
+
+
 class Footprint:
     """What is in memory of a device, by the choices of a graph."""
 
@@ -102,8 +136,11 @@ class Footprint:
         for index, value in enumerate(operands_of(last)):
             if index not in held:
                 self._add([value], num_bytes(value.type), 0, self._end - 1)
+        chosen = dict(graph.op_nodes)
         for buffer in timeline.buffers:
             self._add(buffer.values, buffer.size, buffer.first, buffer.last)
+            if buffer.operand is not None and buffer.operand[0] in chosen:
+                self._add_operand(chosen[buffer.operand[0]], buffer, buffer.operand[1])
         self.copies: list[Copy] = []
         self._matrices: dict[tuple[object, ...], Bytes] = {}
         read: dict[tuple[SSAValue, int], list[int]] = defaultdict(list)
@@ -116,6 +153,11 @@ class Footprint:
             ends = graph.nodes[place].specs, graph.nodes[node].specs
             copied = self._copied(*ends, value)
             self.copies.append(Copy(place, node, copied, min(times), max(times)))
+        reads = _last_reads(graph.places.ops, graph.fusion, timeline.times)
+        for through in graph.throughs:
+            if through.op in timeline.times:
+                self._add_through(through, timeline.times[through.op], reads)
+        self._add_arguments(timeline.times, reads)
 
     def _add(self, values: Sequence[SSAValue], size: int, first: int, last: int) -> None:
         """A buffer lies where the first of its values that has a place does. What is free is made
@@ -125,6 +167,13 @@ class Footprint:
         if value is None or node is None:
             return
         self.items.append(Item(node, size / self._graph.parts(node), first, last, value))
+
+    def _add_operand(self, node: int, buffer: Buffer, operand: int) -> None:
+        """A copy that an op makes of what it reads, whatever that lies in."""
+        parts = self._graph.table.parts
+        splits = [parts(s.operands[operand].dim_axes) for s in self._graph.nodes[node].strategies]
+        sizes = buffer.size / np.array(splits, np.float64)
+        self.items.append(Item(node, sizes, buffer.first, buffer.last, None))
 
     def _add_copies(
         self, op: Operation, node: int, time: int, read: dict[tuple[SSAValue, int], list[int]]
@@ -148,6 +197,48 @@ class Footprint:
                 gives = [s.results[index] for s in strategies]
                 copied = self._copied(graph.nodes[target].specs, gives, value)
                 self.copies.append(Copy(target, node, copied, time, time))
+
+    def _add_through(self, through: Through, time: int, reads: Mapping[SSAValue, int]) -> None:
+        """What an op between two places has in memory in forms of its own, by its best strategy. If
+        it is computed inside its readers, what it reads, or gives, is there as long as they are."""
+        (result,) = through.op.results
+        last = reads.get(result)
+        key = "through", id(through.best), through.operand.type, result.type, last is None
+        copied = self._matrices.get(key)
+        if copied is None:
+            specs = self._graph.nodes[through.source].specs, self._graph.nodes[through.target].specs
+            needs = self._copied(specs[0], through.needs, through.operand)
+            gives = self._copied(specs[1], through.gives, result)
+            needs = needs * ~_slicing(specs[0], through.needs)
+            read = np.take_along_axis(needs, through.best, axis=1)
+            if last is None:
+                copied = read + np.take_along_axis(gives.T, through.best, axis=0)
+            else:
+                sizes = num_bytes(result.type) / self._graph.parts(through.target)
+                moved = (gives > 0) & ~_slicing(through.gives, specs[1]).T
+                moved = np.take_along_axis(moved.T, through.best, axis=0)
+                copied = np.where(moved, sizes[None, :], read)
+            self._matrices[key] = copied
+        if copied.any() and through.source != through.target:
+            end = time if last is None else last
+            self.copies.append(Copy(through.source, through.target, copied, time, end))
+
+    def _add_arguments(self, times: Mapping[Operation, int], reads: Mapping[SSAValue, int]) -> None:
+        """Arguments that lie otherwise than what they are joined with: there as long as this is
+        computed inside its readers. What is written instead takes their memory."""
+        graph = self._graph
+        spans: dict[tuple[SSAValue, int], list[int]] = defaultdict(list)
+        for arg, value, op in graph.places.reads:
+            last = reads.get(value) if op in times and value.owner is op else None
+            target = graph.node_of(value)
+            if last is not None and target is not None:
+                spans[arg, target] += (times[op], last)
+        for (arg, target), span in spans.items():
+            place = graph.node_of(arg)
+            if place is not None and place != target:
+                specs = graph.nodes[place].specs, graph.nodes[target].specs
+                copied = self._copied(*specs, arg) * ~_slicing(*specs)
+                self.copies.append(Copy(place, target, copied, min(span), max(span)))
 
     def _copied(self, places: Sequence[Spec], forms: Sequence[Spec], value: SSAValue) -> Bytes:
         """(places, forms): the bytes of a form that is not where the value lies."""
@@ -180,6 +271,18 @@ class Footprint:
                 found[item.node] = found.get(item.node, 0.0) + item.bytes
         return found
 
+    def copies_at(self, time: int) -> dict[tuple[int, int], Bytes]:
+        """The bytes of the copies in use at a time: per pair of nodes, the lower one first,
+        (choices of one, choices of the other)."""
+        found: dict[tuple[int, int], Bytes] = {}
+        for copy in self.copies:
+            if copy.first <= time <= copy.last:
+                ends, table = (copy.one, copy.two), copy.bytes
+                if copy.one > copy.two:
+                    ends, table = (copy.two, copy.one), copy.bytes.T
+                found[ends] = found.get(ends, 0.0) + table
+        return found
+
     def heaviest(self, chosen: Sequence[int], count: int) -> list[tuple[SSAValue, int]]:
         """The values that take most when most is in use, and their bytes."""
         time = int(self.over_time(chosen).argmax())
@@ -190,22 +293,27 @@ class Footprint:
         ]
         return sorted(sizes, key=lambda found: -found[1])[:count]
 
+    @cached_property
+    def _least(self) -> list[int]:
+        own = [np.zeros(node.size) for node in self._graph.nodes]
+        for item in self.items:
+            own[item.node] = own[item.node] + item.bytes
+        around: dict[int, list[tuple[int, Bytes]]] = defaultdict(list)
+        for copy in self.copies:
+            around[copy.one].append((copy.two, copy.bytes.T))
+            around[copy.two].append((copy.one, copy.bytes))
+        chosen = [int(sizes.argmin()) for sizes in own]
+        tried: list[list[int]] = []
+        for sweep in range(_SWEEPS):
+            for node, sizes in enumerate(own):
+                if sweep or not sizes.any():
+                    totals = sum((table[chosen[other]] for other, table in around[node]), sizes)
+                    if totals[chosen[node]] > totals.min():
+                        chosen[node] = int(totals.argmin())
+            tried.append(list(chosen))
+        return min(tried, key=self.peak)
+
     def least(self) -> list[int]:
         """Choices that take little memory at every time: each place its least, and each op what
-        copies least."""
-        chosen = [0] * len(self._graph.nodes)
-        total: dict[int, Bytes] = {}
-        for item in self.items:
-            total[item.node] = total.get(item.node, 0.0) + item.bytes
-        for node, sizes in total.items():
-            chosen[node] = int(sizes.argmin())
-        copied: dict[int, Bytes] = {}
-        shared = [copy for copy in self.copies if not self._graph.nodes[copy.two].strategies]
-        for copy in shared:
-            chosen[copy.two] = int(copy.bytes[chosen[copy.one]].argmin())
-        for copy in self.copies:
-            copied[copy.two] = copied.get(copy.two, 0.0) + copy.bytes[chosen[copy.one]]
-        for node, sizes in copied.items():
-            if self._graph.nodes[node].strategies:
-                chosen[node] = int(sizes.argmin())
-        return chosen
+        copies least; or each node in turn what takes least beside the others."""
+        return list(self._least)

@@ -3,7 +3,8 @@
 With a price on each byte that is in use at the worst times the problem has no limit any more, and
 layers that repeat are one again. The least price whose plan fits is found by bisection; every price
 gives a lower bound on all plans that fit. Between the plans on both sides of that price, parts are
-then changed one by one, as long as there is room.
+then changed one by one, as long as there is room; where no price leads to a plan that fits, from
+the thriftiest on.
 """
 
 from __future__ import annotations
@@ -73,10 +74,12 @@ class MemoryPrices:
         self._reproducible = True
         self._fitting: list[int] | None = None
         self._cost = 0
+        self._lowest = footprint.least()
+        """What needs least of all that was met."""
 
-    def run(self, gap: float) -> Found | None:
-        """Choices no dearer than this share above the bound, if prices lead there; None if no price
-        makes a plan fit."""
+    def run(self, gap: float) -> Found:
+        """Choices that fit, no dearer than this share above the bound, if prices lead there; where
+        none are found, those that need least."""
         over = self._solve(0.0)
         if self._fitting is not None:
             return self._result()
@@ -88,7 +91,10 @@ class MemoryPrices:
             low, over = high, tried
             high *= _GROWTH
             if high * self._limit > _MOST:
-                return None
+                if not self._thriftiest():
+                    return self._result_of(self._lowest)
+                high = low
+                break
         for _ in range(_BISECTIONS):
             if high <= _NEAR * low or self._cost - self._bound < max(1, gap * self._cost):
                 break
@@ -108,8 +114,12 @@ class MemoryPrices:
 
     def _result(self) -> Found:
         assert self._fitting is not None
-        bound = min(self._cost, ceil(self._bound))
-        return Found(self._fitting, self._cost, bound, self._reproducible, bool(self._times))
+        return self._result_of(self._fitting)
+
+    def _result_of(self, choices: list[int]) -> Found:
+        cost = self.cost_of(choices)
+        bound = min(cost, ceil(self._bound))
+        return Found(choices, cost, bound, self._reproducible, bool(self._times))
 
     def _solve(self, price: float) -> Priced:
         """Solves at a price; times at which the plan is above the limit get it too."""
@@ -121,6 +131,8 @@ class MemoryPrices:
             self._bound = max(self._bound, bound)
             used = self._footprint.over_time(tried.choices)
             worst = int(used.argmax())
+            if used[worst] < self._footprint.peak(self._lowest):
+                self._lowest = tried.choices
             if used[worst] <= self._limit:
                 self._offer(tried.choices)
                 return tried
@@ -137,6 +149,27 @@ class MemoryPrices:
         cost = self.cost_of(choices)
         if self._fitting is None or cost < self._cost:
             self._fitting, self._cost = choices, cost
+
+    def _thriftiest(self) -> bool:
+        """Offers the choices that need least, and for each what is cheaper by itself; whether these
+        fit."""
+        choices = self._lowest
+        if not self._fits(choices):
+            return False
+        for node, costs in enumerate(self._costs):
+            totals = costs.copy()
+            for one, two in self._around[node]:
+                table = self._edges[one, two]
+                totals += table[:, choices[two]] if one == node else table[choices[one]]
+            for choice in totals.argsort(kind="stable").tolist():
+                if totals[choice] >= totals[choices[node]]:
+                    break
+                trial = [*choices[:node], choice, *choices[node + 1 :]]
+                if self._fits(trial):
+                    choices = trial
+                    break
+        self._offer(choices)
+        return True
 
     def _mix(self, over: Priced) -> None:
         """Takes parts from a plan that does not fit, those first that gain most for their bytes."""

@@ -46,10 +46,11 @@ from autopar.passes.walk import inner_ops
 from .demands import Demands, demanded_shardings
 from .exchange_prices import exchange_seconds, may_exchange
 from .places import MOVES, Places, every_spec, specs_that_keep
+from .repeats import Ints
 from .reshard_prices import Floats, ReshardPrices
 
 _HELD_BYTE = 1e-15
-"""Seconds' worth of a byte of an argument on a device: only breaks ties."""
+"""Seconds' worth of a byte that is held on a device: only breaks ties."""
 _STATE = ("parameter", "optimizer_state")
 _RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
 
@@ -68,6 +69,21 @@ class Node:
     @property
     def size(self) -> int:
         return len(self.strategies or self.specs)
+
+
+@dataclass(frozen=True)
+class Through:
+    """An op of one operand, which lies between two places."""
+
+    op: Operation
+    operand: SSAValue
+    source: int
+    target: int
+    needs: list[Spec]
+    """Per strategy the form in which the operand is read."""
+    gives: list[Spec]
+    best: Ints
+    """(choices of the source, choices of the target): the strategy."""
 
 
 class PlanGraph:
@@ -89,6 +105,7 @@ class PlanGraph:
         """The node of each place, by the value that stands for it."""
         self._node_of: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
+        self.throughs: list[Through] = []
         self.places = Places(func)
         self._reshard = ReshardPrices(table, prices, self._demands)
         self._chooser = StrategyChooser(table, ReshardPlanner(table))
@@ -245,14 +262,12 @@ class PlanGraph:
         block = op.parent
         assert block is not None
         fusion = self.fusion(block)
-        written = fusion.written(op)
+        written = fusion.writes(op)
         if not written or op.name in BODIES or op.name == MANUAL:
             return
         trips = times(op, self._loops)
-        for value, size in fusion.reads(op).items():
+        for value, size in (*fusion.reads(op).items(), *written.items()):
             self._add_bytes(value, trips * size)
-        for value in written:
-            self._add_bytes(value, trips * num_bytes(value.type))
 
     def _add_bytes(self, value: SSAValue, size: float) -> None:
         node = self.node_of(value)
@@ -313,8 +328,21 @@ class PlanGraph:
         before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
         after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
         fetched = self._exchanges(op, rule, strategies)
-        matrix = (before[:, :, None] + fetched[:, None] + after[None, :, :]).min(axis=1)
+        seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
+        best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
+        self.throughs.append(Through(op, value, source, target, needs, gives, best))
+        matrix = np.take_along_axis(seconds, best[:, None, :], axis=1)[:, 0, :]
         self._add_edge(source, target, matrix, trips)
+
+    def _held(
+        self, strategies: Sequence[Strategy], index: int, value: SSAValue, result: SSAValue
+    ) -> Floats:
+        """(strategies,): of those that move as much the one that has least in memory."""
+        parts = self.table.parts
+        sizes = num_bytes(value.type), num_bytes(result.type)
+        splits = [(s.operands[index].dim_axes, s.results[0].dim_axes) for s in strategies]
+        held = [sizes[0] / parts(read) + sizes[1] / parts(given) for read, given in splits]
+        return _HELD_BYTE * np.array(held, np.float64)
 
     def _reductions(self, result: SSAValue, trips: int) -> int:
         """How often what an op gives is brought to where it lies: what a loop adds up stays a
@@ -399,18 +427,20 @@ class PlanGraph:
     ) -> Floats:
         """(strategies,): compute of an op, or its traffic if it computes nothing."""
         values = (*operands_of(op), *op.results)
-        key = ("op", id(rule), splittable, op.name, *(value.type for value in values))
+        flops = op_flops(op)
+        sizes = [float(num_bytes(v.type)) for v in values] if flops else self._moved(op, values)
+        key = ("op", id(rule), splittable, op.name, *(value.type for value in values), *sizes)
         found = self._matrices.get(key)
         if found is None:
-            flops, features = op_flops(op), output_features(op)
+            features = output_features(op)
             dtype = str(element_type(op.operands[0].type))
             found = np.zeros(len(strategies))
             for index, strategy in enumerate(strategies):
                 parts = self.table.parts(a for axes in strategy.factors for a in axes)
                 specs = (*strategy.operands, *strategy.results)
                 moved = sum(
-                    num_bytes(value.type) / self.table.parts(spec.dim_axes)
-                    for value, spec in zip(values, specs, strict=True)
+                    size / self.table.parts(spec.dim_axes)
+                    for size, spec in zip(sizes, specs, strict=True)
                 )
                 found[index] = (
                     self._prices.compute_seconds(
@@ -431,6 +461,24 @@ class PlanGraph:
         groups = {factor for dim in rule.operands[0] for factor in dim}
         own = {factor for dim in rule.results[0] for factor in dim} - groups
         return features / self.table.parts(a for factor in own for a in strategy.factors[factor])
+
+    def _moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
+        """The bytes of each operand and result that an op which computes nothing moves; what it
+        reads from beyond them counts where that lies."""
+        assert op.parent is not None
+        fusion = self.fusion(op.parent)
+        written = fusion.writes(op)
+        if not written:
+            return [0.0] * len(values)
+        left = dict(fusion.reads(op))
+        sizes: list[float] = []
+        for value in values:
+            name = fusion.name(value)
+            read = 0.0 if name is None else left.pop(name, 0.0)
+            sizes.append(read + written.get(value, 0.0))
+        for value, size in left.items():
+            self._add_bytes(value, times(op, self._loops) * size)
+        return sizes
 
     def _exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""

@@ -148,11 +148,11 @@ class _Road:
         """Writes the cheapest plan whose partitioned program fits.
 
         The footprint is an estimate: where the program is above it, the next plan is sought by as
-        much lower, and at last the cheapest of those with the least footprint.
+        much lower, and at last that of the least footprint.
         """
         before, footprint = Attributes(self.module), self.search.footprint
-        least = footprint.peak(footprint.least())
-        target, trials = max(limit, least), 0
+        least = min(limit, footprint.peak(footprint.least()))
+        target, trials = limit, 0
         while True:
             choices, trials = self._written(target), trials + 1
             if choices.bytes <= _SURE * limit - _JOINED:
@@ -162,11 +162,11 @@ class _Road:
                 peak = trial.memory.peak
             if peak <= limit:
                 return choices, trial
-            if target == least:
+            if trials > _TRIALS or choices.bytes > target:
                 raise _too_large(self.module, self.search, choices.of_node, peak, limit)
             before.restore()
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
-            target = max(lower, least) if trials < _TRIALS else least
+            target = lower if trials < _TRIALS else min(lower, least)
 
     def _written(self, limit: int | None) -> Choices:
         with self.clock("search", "searching"):

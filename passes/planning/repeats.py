@@ -26,6 +26,7 @@ Edges = Mapping[tuple[int, int], Ints]
 
 _FEW = 64
 """The most nodes that are taken out."""
+_NONE: Mapping[tuple[int, int], Hashable] = {}
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,22 @@ class Repeater:
             self._around[one].append((two, tables.number(table.T)))
             self._around[two].append((one, number))
 
-    def find(self, kinds: Sequence[Hashable], coupled: Set[int] = frozenset()) -> Repeats:
-        """The repeated parts, where `kinds` tells per node what it costs: copies have equal ones.
-        Copies of `coupled` nodes may have to choose differently."""
+    def find(
+        self,
+        kinds: Sequence[Hashable],
+        coupled: Set[int] = frozenset(),
+        dearer: Mapping[tuple[int, int], Hashable] = _NONE,
+    ) -> Repeats:
+        """The repeated parts, where `kinds` tells per node what it costs, and `dearer` of edges
+        what they cost beside their tables: copies have equal ones. Copies of `coupled` nodes may
+        have to choose differently."""
         numbers: dict[Hashable, int] = {}
         numbered = [numbers.setdefault(kind, len(numbers)) for kind in kinds]
+        extra = {ends: numbers.setdefault(kind, len(numbers)) for ends, kind in dearer.items()}
         alone = [[node] for node in range(len(kinds))]
         best = Repeats(alone, alone)
         for split in self._splits:
-            found = split.merged(numbered, coupled)
+            found = split.merged(numbered, coupled, extra)
             if len(found.kept) < len(best.kept):
                 best = found
         return best
@@ -110,6 +118,12 @@ class _Split:
         forms: dict[Hashable, int] = {}
         self._forms = [forms.setdefault(form, len(forms)) for form in self._edges(around)]
         """Per component a number, the same where edges are equal."""
+        self._places = {
+            node: (index, place)
+            for index, component in enumerate(self._parts)
+            for place, node in enumerate(component)
+        }
+        """Of each node that is no hub: the number of its component, its place there."""
 
     def _edges(self, around: Sequence[Sequence[tuple[int, int]]]) -> Iterator[Hashable]:
         """Per component all edges in it and to the hubs, its nodes numbered by their order."""
@@ -124,11 +138,15 @@ class _Split:
                         edges.append((place[node], place[other], table))
             yield tuple(sorted(edges))
 
-    def merged(self, kinds: Sequence[int], coupled: Set[int]) -> Repeats:
+    def merged(
+        self, kinds: Sequence[int], coupled: Set[int], dearer: Mapping[tuple[int, int], int]
+    ) -> Repeats:
         """Joins components that cost the same."""
         alike: dict[Hashable, list[list[int]]] = defaultdict(list)
-        for form, component in zip(self._forms, self._parts, strict=True):
-            alike[form, tuple([kinds[node] for node in component])].append(component)
+        extra = self._by_component(dearer)
+        for index, (form, component) in enumerate(zip(self._forms, self._parts, strict=True)):
+            own = tuple(sorted(extra.get(index, ())))
+            alike[form, tuple([kinds[node] for node in component]), own].append(component)
         stands_for: list[list[int]] = [[] for _ in kinds]
         for hub in self._hubs:
             stands_for[hub] = [hub]
@@ -138,6 +156,19 @@ class _Split:
                 for nodes in zip(*group, strict=True):
                     stands_for[nodes[0]] = list(nodes)
         return Repeats(stands_for, self._parts)
+
+    def _by_component(
+        self, dearer: Mapping[tuple[int, int], int]
+    ) -> dict[int, list[tuple[int, int, int]]]:
+        """What edges cost beside their tables, their ends named as in `_edges`."""
+        found: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+        for (one, two), kind in dearer.items():
+            first, second = self._places.get(one), self._places.get(two)
+            inside = first or second
+            if inside is not None:
+                ends = (first[1] if first else ~one, second[1] if second else ~two)
+                found[inside[0]].append((*ends, kind))
+        return found
 
 
 def _halves(copies: list[list[int]]) -> Iterator[list[list[int]]]:

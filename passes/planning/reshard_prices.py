@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopar.passes.cost.prices import CostModel
+from autopar.passes.partition.combining import COMBINABLE
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.specs import AxisTable, Spec
@@ -27,6 +28,7 @@ Floats = NDArray[np.float64]
 _SMALL_BYTES = OptimizeCollectivesPass.small_bytes
 """Collectives of arguments and gradients up to this size are made one; each pays its share of the
 message by its size."""
+_COMBINABLE = frozenset(kind.name.removeprefix("shard.") for kind in COMBINABLE)
 _DEARER = 4.0
 """What all_reduces cost where reduce_scatters are preferred."""
 _PRIME = 1009
@@ -34,7 +36,8 @@ _PRIME = 1009
 
 _Steps = tuple[tuple[float, float, float], ...]
 """For each collective: seconds of its messages, seconds a byte of the whole tensor, and the bytes
-of its full buffer for each byte of the whole tensor."""
+of its full buffer for each byte of the whole tensor; infinite where it is never made one with
+others."""
 
 
 _Move = tuple[str, tuple[int, ...], tuple[int, ...]]
@@ -73,7 +76,7 @@ class ReshardPrices:
         one (`passes/partition/combining.py`).
         """
         messages, per_byte, buffers = self._of(tuple(sources), tuple(targets), shape)
-        if combined:
+        if combined and num_bytes:
             messages = messages * np.minimum(1.0, buffers * (num_bytes / _SMALL_BYTES))
         return messages.sum(axis=0) + per_byte.sum(axis=0) * num_bytes
 
@@ -129,6 +132,8 @@ class ReshardPrices:
             elif kind == "all_reduce" and self._demands.prefer_reduce_scatter:
                 alpha, beta = _DEARER * alpha, _DEARER * beta
             full = part * (self._table.parts(indices) if kind == "all_gather" else 1)
+            if kind not in _COMBINABLE:
+                full = np.inf
             found.append((alpha, beta, full))
         return tuple(found)
 

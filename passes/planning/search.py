@@ -34,6 +34,7 @@ _SMALL = 1000
 """Nodes up to which memory is also tried as a constraint."""
 _WORK = 1.5e8
 """Units of work for one call of the solver: about 3 seconds."""
+_NONE: Mapping[tuple[int, int], Ints] = {}
 _NEGLIGIBLE = 1e-3, 0.1
 """Nodes whose choices change memory least are taken at their most, together no more than these
 shares of the limit, and of what the thriftiest choices leave of it."""
@@ -78,8 +79,6 @@ class Search:
         start = time.perf_counter()
         prices = MemoryPrices(self._priced, self.footprint, self._costs, self._edges, limit)
         priced = prices.run(_GAP)
-        if priced is None:
-            return self._constrained(limit)
         seconds = time.perf_counter() - start
         solution = Solution(
             priced.choices, priced.cost, priced.lower_bound, seconds, priced.reproducible
@@ -118,11 +117,21 @@ class Search:
                 dearer = costs[node] + np.rint(price * used).astype(np.int64)
                 costs[node] = np.where(costs[node] < FORBIDDEN, dearer, FORBIDDEN)
                 kinds[node] = costs[node].tobytes()
-        repeats = self._repeater.find(kinds)
-        problem = self._problem(repeats, costs)
+        dearer = self._copies(prices)
+        marks = {ends: table.tobytes() for ends, table in dearer.items()}
+        repeats = self._repeater.find(kinds, dearer=marks)
+        problem = self._problem(repeats, costs, dearer=dearer)
         solution = solve(problem, self._options, progress=_tell_solving)
         choices = repeats.expanded(solution.strategies)
         return Priced(choices, solution.lower_bound, repeats, solution.reproducible)
+
+    def _copies(self, prices: Mapping[int, float]) -> dict[tuple[int, int], Ints]:
+        """What copies cost at these prices, per edge."""
+        found: dict[tuple[int, int], Ints] = {}
+        for now, price in prices.items():
+            for ends, used in self.footprint.copies_at(now).items():
+                found[ends] = found.get(ends, 0) + np.rint(price * used).astype(np.int64)
+        return {ends: table for ends, table in found.items() if table.any()}
 
     def _constrained(self, limit: int | None) -> Choices:
         """With the times as constraints at which the plans before were above the limit."""
@@ -158,6 +167,7 @@ class Search:
         usages: Sequence[Ints] = (),
         fixed: Sequence[int] = (),
         limit: int | None = None,
+        dearer: Mapping[tuple[int, int], Ints] = _NONE,
     ) -> Problem:
         """The problem of the kept nodes; then come the nodes that only take memory."""
         kept = repeats.kept
@@ -176,6 +186,8 @@ class Search:
             if key not in joined:
                 joined.add(key)
                 builder.join(of[one], of[two], multiplied(alike[key], self._edges[one, two]))
+        for (one, two), table in dearer.items():  # multiples of equal ones add up
+            builder.join(of[one], of[two], table)
         for node in kept if fixed else ():
             count = len(repeats.stands_for[node])
             builder.take(number[node], count * usages[node])

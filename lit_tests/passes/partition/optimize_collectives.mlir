@@ -28,6 +28,12 @@
 // CHECK:       stablehlo.negate
 // CHECK-NEXT:  shard.reduce_scatter %arg0 {{.*}} scatter_axis = 0 {autopar.combine = 3 : i64}
 // CHECK-NEXT:  shard.reduce_scatter %{{.*}} scatter_axis = 1 {autopar.combine = 3 : i64}
+// What is only reshaped in front of a collective could have been before.
+// CHECK-LABEL: @combine_reshaped
+// CHECK-NEXT:  stablehlo.reshape
+// CHECK-NEXT:  shard.all_gather %{{.*}} {autopar.combine = 4 : i64}
+// CHECK-NEXT:  shard.all_gather %{{.*}} {autopar.combine = 4 : i64}
+// CHECK-NEXT:  stablehlo.sine
 
 shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
 func.func @merge(%a: tensor<4x8xf32>) -> (tensor<4x32xf32>, tensor<4x32xf32>) {
@@ -71,4 +77,11 @@ func.func @combine_scatters(%a: tensor<8x3xf32>, %b: tensor<2x4xf32>) -> (tensor
   %1 = stablehlo.negate %b : tensor<2x4xf32>
   %2 = shard.reduce_scatter %1 on @mesh grid_axes = [1] scatter_axis = 1 : tensor<2x4xf32> -> tensor<2x1xf32>
   return %0, %2 : tensor<2x3xf32>, tensor<2x1xf32>
+}
+func.func @combine_reshaped(%a: tensor<2xf32>, %b: tensor<2xf32>) -> (tensor<8xf32>, tensor<1x8xf32>) {
+  %0 = shard.all_gather %a on @mesh grid_axes = [1] gather_axis = 0 : tensor<2xf32> -> tensor<8xf32>
+  %1 = stablehlo.sine %0 : tensor<8xf32>
+  %2 = stablehlo.reshape %b : (tensor<2xf32>) -> tensor<1x2xf32>
+  %3 = shard.all_gather %2 on @mesh grid_axes = [1] gather_axis = 1 : tensor<1x2xf32> -> tensor<1x8xf32>
+  return %1, %3 : tensor<8xf32>, tensor<1x8xf32>
 }

@@ -96,6 +96,50 @@ def test_the_footprint_is_near_the_partitioned_program() -> None:
     assert 0.95 < estimate / actual < 1.1
 
 
+def _skips(kernels: Any, image: Any) -> Any:
+    """A gradient of convolutions over concatenated features, as a UNet has them."""
+
+    def convolved(x: Any, kernel: Any) -> Any:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        found = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        return jax.nn.relu(found)
+
+    def loss(kernels: Any) -> Any:
+        one = convolved(image, kernels[0])
+        two = convolved(jnp.concatenate([one, image], -1), kernels[1])
+        return jnp.mean(convolved(jnp.concatenate([one, two], -1), kernels[2]) ** 2)
+
+    return jax.grad(loss)(kernels)
+
+
+def _contrast(weights: Any, rows: Any) -> Any:
+    """A gradient through the diagonal of a product, which is gathered and scattered."""
+
+    def loss(weights: Any) -> Any:
+        logits = jnp.tanh(rows @ weights[0]) @ jnp.tanh(rows @ weights[1]).T
+        return jnp.mean(jax.nn.logsumexp(logits, 1) - jnp.diagonal(logits))
+
+    return jax.grad(loss)(weights)
+
+
+_IMAGE = jax.ShapeDtypeStruct((16, 32, 32, 64), np.float32)
+_KERNELS = [jax.ShapeDtypeStruct((3, 3, width, 64), np.float32) for width in (64, 128, 128)]
+_ROWS = jax.ShapeDtypeStruct((4096, 512), np.float32)
+_WEIGHTS = [jax.ShapeDtypeStruct((512, 512), np.float32)] * 2
+
+
+@pytest.mark.parametrize(
+    ("step", "args"), [(_skips, (_KERNELS, _IMAGE)), (_contrast, (_WEIGHTS, _ROWS))]
+)
+def test_the_footprint_counts_copies_of_every_op(step: Any, args: Any) -> None:
+    module = import_module(jax.jit(step).lower(*args).compiler_ir("stablehlo"))
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    planned = make_plan(module, make_context(), PRICES, SolveOptions(5))
+    actual = Trial(module.clone(), make_context(), PRICES).memory.peak
+    assert planned.choices.bytes == pytest.approx(actual, rel=0.03)
+
+
 def test_the_footprint_counts_what_lies_and_what_is_copied() -> None:
     module = _module(layers=2)
     graph = PlanGraph(main_function(module), AxisTable(grid_of(module), ()), PRICES)

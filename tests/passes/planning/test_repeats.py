@@ -46,6 +46,21 @@ def _found(costs: list[Ints], edges: Edges, coupled: set[int]) -> Repeats:
     return Repeater(len(costs), edges).find([own.tobytes() for own in costs], coupled)
 
 
+def test_copies_that_edges_make_dearer_are_others() -> None:
+    costs, edges = _layers(0, copies=9, width=5)
+    kinds = [own.tobytes() for own in costs]
+    repeater = Repeater(len(costs), edges)
+    (one, two) = next(ends for ends in edges if ends[0] >= 2)  # inside the first layer
+    later = (one + 2 * 5, two + 2 * 5)  # the same in the third
+    alone = repeater.find(kinds, dearer={(one, two): "copied"})
+    assert len(alone.kept) == 2 + 3 * 5
+    both = repeater.find(kinds, dearer={(one, two): "copied", later: "copied"})
+    assert len(both.kept) == 2 + 3 * 5
+    assert later[0] in both.stands_for[one]
+    differ = repeater.find(kinds, dearer={(one, two): "copied", later: "more"})
+    assert len(differ.kept) == 2 + 4 * 5
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_nothing_is_lost(seed: int) -> None:
     costs, edges = _layers(seed, copies=9, width=5)

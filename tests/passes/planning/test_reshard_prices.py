@@ -57,5 +57,19 @@ def test_prices_are_those_of_the_steps(grid: tuple[int, ...]) -> None:
     assert priced > 30
 
 
+def test_small_collectives_share_a_message_but_permutes_do_not() -> None:
+    table = AxisTable(Grid("mesh", (("x", 2), ("y", 4))), ())
+    model = CostModel.of(read_cluster("8xh100"), table.grid, (1.0, 1.0), (0.0, 0.0))
+    prices = ReshardPrices(table, model, Demands())
+    split, other, whole = Spec(((0, 1),)), Spec(((1, 0),)), Spec(((),))
+    for target, shares in ((whole, True), (other, False)):
+        alone, combined = (
+            float(prices.seconds([split], [target], (64,), 256, combined=combined)[0, 0])
+            for combined in (False, True)
+        )
+        assert alone == 2.0
+        assert combined == (pytest.approx(2.0 * 256 / 2**18) if shares else 2.0)
+
+
 def _divides(table: AxisTable, shape: list[int], spec: Spec) -> bool:
     return all(table.is_divisible(n, axes) for n, axes in zip(shape, spec.dims, strict=True))
