@@ -24,7 +24,7 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
-from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops, output_features
@@ -287,7 +287,7 @@ class PlanGraph:
 
     def _add_op(self, op: Operation) -> None:
         trips = times(op, self._loops)
-        rule = get_rule(op)
+        rule = partitioned_rule(op)
         values = (*operands_of(op), *op.results)
         known = all(is_splittable(v.type) or not shape_of(v.type) for v in values)
         if op.name in MOVES:
