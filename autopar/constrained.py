@@ -2,7 +2,8 @@
 
 The function is traced and lowered as for planning, with numbers of its equations in the names of
 the ops. These are the ops that were planned, in the same order: an equation's values lie where
-those of its ops do.
+those of its ops do. Where an op with a strategy reads or makes a value otherwise than the value
+lies, there is a constraint for both: XLA would move the larger of two operands at times.
 """
 
 # jax's functions are typed in part only:
@@ -14,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -24,6 +25,9 @@ from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects import make_context
 from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.core import FactorKind, TensorMapping
+from autopar.dialects.rules.registry import get_rule, op_classes
+from autopar.dialects.sharding import Axes
 from autopar.dialects.tensors import shape_of
 from autopar.lowering.importer import import_module
 from autopar.lowering.jax_compat import (
@@ -39,7 +43,7 @@ from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning.places import planned_ops
 
-from .decisions import Decisions, StalePlanError, parsed_sharding
+from .decisions import Decisions, StalePlanError, parsed_sharding, parsed_strategy
 from .lowered import ArgumentAval
 from .meshes import MeshChoice
 from .plans import Plan, PlannedValue
@@ -47,8 +51,19 @@ from .road import declare_mesh
 
 Path = tuple[int, ...]
 """An equation: the numbers of the equations that it is in, and its own."""
-Result = tuple[tuple[int, ...], NamedSharding | None]
-"""The shape of an op's result, and where it lies; None where nothing is demanded."""
+Shape = tuple[int, ...]
+Demand = tuple[Shape, tuple[NamedSharding, ...]]
+"""The shape of a value at an op, and where it is to lie: one after the other."""
+
+
+@dataclass
+class _Ends:
+    """The values of an equation's ops."""
+
+    operands: list[list[Demand]] = field(default_factory=list[list[Demand]])
+    """Of each op that may read them otherwise than they lie."""
+    results: list[Demand] = field(default_factory=list[Demand])
+    """Of all ops."""
 
 
 def constrained(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +92,7 @@ class _Constraints:
 
     plan: Plan
     numbered: Any
-    results: dict[Path, list[Result]]
+    ends: dict[Path, _Ends]
 
     @staticmethod
     def of(
@@ -99,11 +114,11 @@ class _Constraints:
         declare_mesh(module, plan.grid)
         run_passes(module, IMPORT, make_context())
         decisions.check_program(module)
-        return _Constraints(plan, numbered, _results(module, decisions, plan.choice))
+        return _Constraints(plan, numbered, _ends(module, decisions, plan.choice))
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         placed = self._bound(leaves, self.plan.arguments)
-        found = evaluate_numbered(self.numbered.jaxpr, placed, self._constrain)
+        found = evaluate_numbered(self.numbered.jaxpr, placed, self)
         return jax.tree.unflatten(self.numbered.out_tree, self._bound(found, self.plan.results))
 
     def _bound(self, values: Sequence[Any], planned: Sequence[PlannedValue]) -> list[Any]:
@@ -115,18 +130,37 @@ class _Constraints:
             for value, known in zip(values, planned, strict=True)
         ]
 
-    def _constrain(self, path: Path, values: Sequence[Any]) -> Sequence[Any]:
-        ops = self.results.get(path)
-        if ops is None:
+    def operands(self, path: Path, values: Sequence[Any]) -> Sequence[Any]:
+        """Those of an equation, as the op that stands for it needs them."""
+        ends = self.ends.get(path)
+        shapes = _shapes(values)
+        for demands in reversed(ends.operands if ends is not None else []):
+            if [shape for shape, _ in demands] == shapes:
+                return _constrained(values, demands)
+        return values
+
+    def results(self, path: Path, values: Sequence[Any]) -> Sequence[Any]:
+        """Those of an equation, as the last of its ops with such results make them."""
+        ends = self.ends.get(path)
+        if ends is None:
             return values
-        shapes = [tuple(jax.numpy.shape(v)) if _is_array(v) else None for v in values]
-        same = ops[-len(values) :] if values else []
+        shapes = _shapes(values)
+        same = ends.results[-len(values) :] if values else []
         if [shape for shape, _ in same] != shapes:
-            same = [r for r in ops if [r[0]] == shapes][-1:] or [((), None)] * len(values)
-        return [
-            value if sharding is None else jax.lax.with_sharding_constraint(value, sharding)
-            for value, (_, sharding) in zip(values, same, strict=True)
-        ]
+            same = [r for r in ends.results if [r[0]] == shapes][-1:] or [((), ())] * len(values)
+        return _constrained(values, same)
+
+
+def _shapes(values: Sequence[Any]) -> list[Shape | None]:
+    return [tuple(jax.numpy.shape(v)) if _is_array(v) else None for v in values]
+
+
+def _constrained(values: Sequence[Any], demands: Sequence[Demand]) -> list[Any]:
+    found = list(values)
+    for index, (_, shardings) in enumerate(demands):
+        for sharding in shardings:
+            found[index] = jax.lax.with_sharding_constraint(found[index], sharding)
+    return found
 
 
 def _is_array(value: Any) -> bool:
@@ -147,35 +181,83 @@ def _check_arguments(plan: Plan, abstract: Sequence[Any]) -> None:
             raise StalePlanError(f"{known.name} has the shape {shape}, in the plan {known.shape}")
 
 
-def _results(
-    module: ModuleOp, decisions: Decisions, choice: MeshChoice
-) -> dict[Path, list[Result]]:
-    """The results of the ops of each equation."""
+def _ends(module: ModuleOp, decisions: Decisions, choice: MeshChoice) -> dict[Path, _Ends]:
+    """What is demanded of the values of each equation."""
     decided = {op.number: op for op in decisions.ops if op.number is not None}
-    found: dict[Path, list[Result]] = defaultdict(list)
-    places: dict[int, Path] = {}
+    found: dict[Path, _Ends] = defaultdict(_Ends)
+    paths: dict[int, Path] = {}
     free: set[SSAValue] = set()
+    classes = op_classes()
 
     @functools.cache
-    def sharding(text: str | None) -> NamedSharding | None:
-        own = parsed_sharding(text)
-        if own is None or own.partial or not own.rank:
-            return None  # a partial sum is XLA's to put together where it is read
-        dims = tuple(tuple(axis.spelled for axis in dim) for dim in own.dim_axes)
-        return choice.sharding(Layout(dims, (), None))
+    def laid(dims: tuple[Axes, ...] | None) -> tuple[NamedSharding, ...]:
+        if not dims:  # a scalar, or nothing is said
+            return ()
+        spelled = tuple(tuple(axis.spelled for axis in axes) for axes in dims)
+        sharding = choice.sharding(Layout(spelled, (), None))
+        return () if sharding is None else (sharding,)
 
     for number, op in enumerate(planned_ops(main_function(module))):
-        path = places.get(id(op.location))
+        path = paths.get(id(op.location))
         if path is None:
-            path = places[id(op.location)] = _path(op)
-        if _is_free(op, free):
+            path = paths[id(op.location)] = _path(op)
+        own = decided.get(number)
+        if is_free := _is_free(op, free):
             free.update(op.results)
-            texts: Sequence[str | None] = [None] * len(op.results)
-        else:
-            texts = decided[number].shardings if number in decided else [None] * len(op.results)
-        for result, text in zip(op.results, texts, strict=True):
-            found[path].append((tuple(shape_of(result.type)), sharding(text)))
+        if own is None or is_free:
+            found[path].results += [(_shape(result), ()) for result in op.results]
+            continue
+        needs, makes = _by_strategy(op, own.strategy)
+        if len(op.operands) > 1 and classes.get(op.name) != "elementwise":
+            pairs = zip(operands_of(op), needs, strict=True)
+            demands = [(_shape(v), () if v in free else laid(dims)) for v, dims in pairs]
+            found[path].operands.append(demands)
+        for result, text, made in zip(op.results, own.shardings, makes, strict=True):
+            kept = _kept(text)
+            both = (laid(made) if made != kept else ()) + laid(kept)
+            found[path].results.append((_shape(result), both))
     return dict(found)
+
+
+def _shape(value: SSAValue) -> Shape:
+    return tuple(shape_of(value.type))
+
+
+def _kept(text: str | None) -> tuple[Axes, ...] | None:
+    """Where a value lies; None for a partial sum, which is XLA's to put together where it is read,
+    and where nothing is said."""
+    own = parsed_sharding(text)
+    return None if own is None or own.partial else own.dim_axes
+
+
+Layouts = list[tuple[Axes, ...] | None]
+
+
+def _by_strategy(op: Operation, text: str | None) -> tuple[Layouts, Layouts]:
+    """How an op reads its operands and makes its results, where its strategy says so."""
+    rule = None if text is None else get_rule(op)
+    if text is None or rule is None:
+        return [None] * len(operands_of(op)), [None] * len(op.results)
+    rule = rule.partitioned or rule
+    factors = parsed_strategy(text).data
+    sums = {
+        factor
+        for factor, axes in enumerate(factors)
+        if axes and rule.kinds[factor] is FactorKind.REDUCTION
+    }
+    makes = [
+        None if sums - {f for dim in mapping for f in dim} else _axes_of(mapping, factors)
+        for mapping in rule.results
+    ]
+    return [_axes_of(mapping, factors) for mapping in rule.operands], makes
+
+
+def _axes_of(mapping: TensorMapping, factors: Sequence[Axes]) -> tuple[Axes, ...] | None:
+    """The axes of a tensor's dimensions; None where a dimension is split inside, which the axes of
+    a dimension cannot say."""
+    if any(factors[factor] for dim in mapping for factor in dim[1:]):
+        return None
+    return tuple(factors[dim[0]] if dim else () for dim in mapping)
 
 
 def _path(op: Operation) -> Path:

@@ -16,7 +16,7 @@ import re
 import weakref
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -471,9 +471,14 @@ _BODIES = {
 }
 """The parameters of primitives that hold their bodies."""
 
-Rewrite = Callable[[tuple[int, ...], Sequence[Any]], Sequence[Any]]
-"""Takes the numbers of an equation and of those that it is in, outermost first, and its values;
-gives the values that stand for them."""
+
+class Rewrite(Protocol):
+    """Gives the values that stand for those of an equation, which is known by its path: the numbers
+    of the equations that it is in, outermost first, and its own."""
+
+    def operands(self, path: tuple[int, ...], values: Sequence[Any]) -> Sequence[Any]: ...
+
+    def results(self, path: tuple[int, ...], values: Sequence[Any]) -> Sequence[Any]: ...
 
 
 def number_equations(traced: Any) -> Any:
@@ -520,7 +525,7 @@ def _with_bodies(eqn: Any, change: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 def evaluate_numbered(jaxpr: Any, values: Sequence[Any], rewrite: Rewrite) -> list[Any]:
-    """Evaluates what `number_equations` gave (its `jaxpr`), with `rewrite` at the results of every
+    """Evaluates what `number_equations` gave (its `jaxpr`), with `rewrite` at the ends of every
     equation, also of those inside loops, branches and rematerialised functions."""
     return _evaluate(jaxpr.jaxpr, jaxpr.consts, values, (), rewrite)
 
@@ -557,10 +562,11 @@ def _evaluate(
                 results = _evaluate(body.jaxpr, body.consts, operands, own, rewrite)
             else:
                 params = _with_bodies(eqn, lambda body: _rewritten(body, own, rewrite))  # noqa: B023
+                operands = rewrite.operands(own, operands)
                 results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(params))
                 if not eqn.primitive.multiple_results:
                     results = [results]
-                results = rewrite(own, results)
+                results = rewrite.results(own, results)
         env.update(zip(eqn.outvars, results, strict=True))
         if key is not None:
             equal[key] = results

@@ -11,8 +11,8 @@ needs it. XLA's rules, simplified (`InstructionFusion`, of CPU and GPU alike):
   division …), or where computing it again would read more bytes than its result has;
 - a dear op is kept where its elements are used again and again (broadcast);
 - reshapes, barriers and added dimensions are other names of what they read, and so are
-  transposes that dots read (dots take their operands in any order) and what a loop carries
-  unchanged.
+  transposes that dots read (dots take their operands in any order), those of a matrix product (it
+  is made in that order) and what a loop carries unchanged.
 
 Constants are not in memory: they are part of the program.
 """
@@ -25,7 +25,7 @@ from functools import lru_cache
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import COMBINE
-from autopar.dialects.tensors import num_bytes
+from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.dialects.traits import Elementwise
 from autopar.passes.walk import inner_ops, ops_in
 
@@ -250,10 +250,18 @@ def _viewed(value: SSAValue) -> SSAValue | None:
         return op.operands[value.index] if is_same else None
     if op.name == "stablehlo.transpose":
         into_dots = all(use.operation.name in DOTS for use in value.uses)
-        return op.operands[0] if into_dots else None
+        return op.operands[0] if into_dots or _swaps_dot(op) else None
     if op.name == "stablehlo.broadcast_in_dim":  # adds dimensions of size 1
         return None if _repeats(op) else op.operands[0]
     return op.operands[value.index] if op.name in _VIEWS else None
+
+
+def _swaps_dot(transpose: Operation) -> bool:
+    """Whether an op transposes a matrix product, which is the product of both in turn (XLA's
+    `AlgebraicSimplifier`)."""
+    (value,) = transpose.operands
+    is_dot = isinstance(value, OpResult) and value.op.name == "stablehlo.dot_general"
+    return is_dot and value.has_one_use() and len(shape_of(value.type)) == 2
 
 
 def _is_code(op: Operation) -> bool:

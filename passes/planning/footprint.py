@@ -27,6 +27,7 @@ from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.liveness import Buffer, timeline_of
 from autopar.passes.partition.specs import Spec
 
+from .places import slicing
 from .plan_graph import PlanGraph, Through
 
 _SWEEPS = 4
@@ -86,17 +87,6 @@ class _Flat:
         begins = np.bincount(self.first, sizes, end + 1)
         ends = np.bincount(self.last + 1, sizes, end + 1)
         return np.cumsum((begins - ends)[:-1], dtype=np.float64)
-
-
-def _slicing(sources: Sequence[Spec], targets: Sequence[Spec]) -> NDArray[np.bool_]:
-    """(sources, targets): whether a value is only sliced, which its readers do themselves."""
-    return np.array(
-        [[not one.partial and _is_sliced(one, two) for two in targets] for one in sources]
-    )
-
-
-def _is_sliced(one: Spec, two: Spec) -> bool:
-    return all(b[: len(a)] == a for a, b in zip(one.dims, two.dims, strict=True))
 
 
 def _last_reads(
@@ -209,13 +199,13 @@ class Footprint:
             specs = self._graph.nodes[through.source].specs, self._graph.nodes[through.target].specs
             needs = self._copied(specs[0], through.needs, through.operand)
             gives = self._copied(specs[1], through.gives, result)
-            needs = needs * ~_slicing(specs[0], through.needs)
+            needs = needs * ~slicing(specs[0], through.needs)
             read = np.take_along_axis(needs, through.best, axis=1)
             if last is None:
                 copied = read + np.take_along_axis(gives.T, through.best, axis=0)
             else:
                 sizes = num_bytes(result.type) / self._graph.parts(through.target)
-                moved = (gives > 0) & ~_slicing(through.gives, specs[1]).T
+                moved = (gives > 0) & ~slicing(through.gives, specs[1]).T
                 moved = np.take_along_axis(moved.T, through.best, axis=0)
                 copied = np.where(moved, sizes[None, :], read)
             self._matrices[key] = copied
@@ -237,7 +227,7 @@ class Footprint:
             place = graph.node_of(arg)
             if place is not None and place != target:
                 specs = graph.nodes[place].specs, graph.nodes[target].specs
-                copied = self._copied(*specs, arg) * ~_slicing(*specs)
+                copied = self._copied(*specs, arg) * ~slicing(*specs)
                 self.copies.append(Copy(place, target, copied, min(span), max(span)))
 
     def _copied(self, places: Sequence[Spec], forms: Sequence[Spec], value: SSAValue) -> Bytes:

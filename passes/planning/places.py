@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
+import numpy as np
+from numpy.typing import NDArray
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
@@ -136,6 +138,16 @@ def every_spec(shape: Sequence[int], table: AxisTable) -> list[Spec]:
         if all(size % table.parts(own) == 0 for size, own in zip(shape, dims, strict=True)):
             found.append(Spec(tuple(dims)))
     return found
+
+
+def slicing(sources: Sequence[Spec], targets: Sequence[Spec]) -> NDArray[np.bool_]:
+    """(sources, targets): whether what lies as a source only has to be sliced to be a target."""
+
+    def is_sliced(one: Spec, two: Spec) -> bool:
+        dims = zip(one.dims, two.dims, strict=True)
+        return not one.partial and all(b[: len(a)] == a for a, b in dims)
+
+    return np.array([[is_sliced(one, two) for two in targets] for one in sources])
 
 
 def specs_that_keep(specs: Iterable[Spec], sharding: Sharding, table: AxisTable) -> list[Spec]:

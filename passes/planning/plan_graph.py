@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, BlockArgument, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
 from autopar.dialects.diagnostics import DiagnosticError
@@ -35,7 +35,7 @@ from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.partition.partials import Accumulators
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import splittable_factors
-from autopar.passes.partition.specs import AxisTable, Spec
+from autopar.passes.partition.specs import AxisTable, Spec, without_axes
 from autopar.passes.partition.strategy import (
     Splittable,
     Strategy,
@@ -45,12 +45,14 @@ from autopar.passes.walk import inner_ops
 
 from .demands import Demands, demanded_shardings
 from .exchange_prices import exchange_seconds, may_exchange
-from .places import MOVES, Places, every_spec, specs_that_keep
+from .places import MOVES, Places, every_spec, slicing, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import Floats, ReshardPrices
 
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte that is held on a device: only breaks ties."""
+_ADDING = 3
+"""An addition reads twice what it writes."""
 _STATE = ("parameter", "optimizer_state")
 _RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
 
@@ -143,11 +145,12 @@ class PlanGraph:
         place = self.places.of(value)
         node = None if place is None else self.place_of.get(place)
         if place is not None and node is None:
-            node = self.place_of[place] = self._add_place(place)
+            node = self.place_of[place] = self._add_free(place)
         self._node_of[value] = node
         return node
 
-    def _add_place(self, value: SSAValue) -> int:
+    def _add_free(self, value: SSAValue) -> int:
+        """A node that may have any split of the value."""
         shape = shape_of(value.type)
         signature = self._reshard.signature(shape)
         specs = self._specs.get(signature)
@@ -247,7 +250,7 @@ class PlanGraph:
             elif (wanted := stated[index]) is not None:
                 specs = specs_that_keep(self.nodes[node].specs, wanted, self.table)
                 target = self._add(Node(specs, seconds=np.zeros(len(specs))))
-                self._add_edge(node, target, self._reshards(node, target, value), 1)
+                self._add_edge(node, target, self._reshards(node, target, value, 1), 1)
 
     def _hold(self, argument: SSAValue) -> None:
         """Of plans that take the same time the one that keeps less on each device."""
@@ -322,16 +325,21 @@ class PlanGraph:
             self._add_choice(op, rule, trips)
             return
         strategies = self._every_strategy(rule, splittable_factors(op, rule))
-        combined = not self._combined.isdisjoint((source, target))
+        combined = self._waits(trips, source, target)
         needs = [s.operands[index].with_partial(()) for s in strategies]
         gives = [s.results[0] for s in strategies]
         before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
         after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+        if any(use.operation.name in DOTS for use in result.uses):
+            before = before + self._slices(self.nodes[source].specs, needs, value)
+            after = after + self._slices(gives, self.nodes[target].specs, result)
         fetched = self._exchanges(op, rule, strategies)
         seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
         best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
         self.throughs.append(Through(op, value, source, target, needs, gives, best))
         matrix = np.take_along_axis(seconds, best[:, None, :], axis=1)[:, 0, :]
+        if self._accumulators.take(result):
+            matrix = matrix + self._kept_whole(source, target, result)
         self._add_edge(source, target, matrix, trips)
 
     def _held(
@@ -344,13 +352,49 @@ class PlanGraph:
         held = [sizes[0] / parts(read) + sizes[1] / parts(given) for read, given in splits]
         return _HELD_BYTE * np.array(held, np.float64)
 
-    def _reductions(self, result: SSAValue, trips: int) -> int:
-        """How often what an op gives is brought to where it lies: what a loop adds up stays a
-        partial sum to its end."""
-        if not self._accumulators.take(result):
-            return trips
-        loop = result.owner.parent_op() if isinstance(result.owner, Operation) else None
-        return trips if loop is None else times(loop, self._loops)
+    def _added_up(
+        self, gives: Sequence[Spec], target: int, result: SSAValue, each: Floats, trips: int
+    ) -> Floats:
+        """Of what a loop adds up, with `each` the seconds of bringing it to where it lies once. A
+        partial sum stays so to the loop's end: it is added up as the place has it without its
+        axes."""
+        assert isinstance(result.owner, Operation)
+        loop = result.owner.parent_op()
+        once = trips if loop is None else times(loop, self._loops)
+        added = self._prices.memory_seconds(_ADDING * num_bytes(result.type))
+        found = trips * each
+        for i, given in enumerate(gives):
+            for j, spec in enumerate(self.nodes[target].specs if given.partial else ()):
+                form = without_axes(spec, given.partial_axes).with_partial(given.partial)
+                inside = self._matrix([given], [form], result)[0, 0]
+                after = self._matrix([form], [spec], result)[0, 0]
+                parts = self.table.parts(form.dim_axes), self.table.parts(spec.dim_axes)
+                found[i, j] = trips * inside + once * after
+                found[i, j] += trips * added * (1 / parts[0] - 1 / parts[1])
+        return found
+
+    def _kept_whole(self, source: int, target: int, result: SSAValue) -> Floats:
+        """(choices, choices): seconds of adding up what would only have to be sliced: it is a
+        partial sum over these axes, and sliced when it is reduced after the loop."""
+        more = 1 / self.parts(source)[:, None] - 1 / self.parts(target)[None, :]
+        added = self._prices.memory_seconds((_ADDING - 1) * num_bytes(result.type))
+        return added * np.maximum(more, 0)
+
+    def _slices(self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue) -> Floats:
+        """(sources, needs): seconds of slicing a value that lies in memory, for an op that does not
+        do it itself."""
+        assert isinstance(value, BlockArgument | OpResult)
+        block = value.owner if isinstance(value.owner, Block) else value.owner.parent
+        if block is None or self.fusion(block).name(value) is None:
+            return np.zeros((len(sources), len(needs)))
+        key = "slices", tuple(sources), tuple(needs), value.type
+        found = self._matrices.get(key)
+        if found is None:
+            parts = np.array([self.table.parts(spec.dim_axes) for spec in needs], np.float64)
+            copied = self._prices.memory_seconds(2 * num_bytes(value.type)) / parts
+            other = np.array([[one != two for two in needs] for one in sources])
+            found = self._matrices[key] = copied * (slicing(sources, needs) & other)
+        return found
 
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
@@ -366,16 +410,22 @@ class PlanGraph:
             source = self._reader(value, trips)
             if source is not None:
                 needs = [s.operands[index].with_partial(()) for s in strategies]
-                combined = source in self._combined
+                combined = self._waits(trips, source)
                 matrix = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
+                if op.name in DOTS:
+                    matrix = matrix + self._slices(self.nodes[source].specs, needs, value)
                 self._add_edge(source, node, matrix, trips)
         for index, result in enumerate(op.results):
             gives = [s.results[index] for s in strategies]
             target = self.node_of(result)
             if target is not None:
-                combined = target in self._combined
+                combined = self._waits(trips, target)
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
-                self._add_edge(node, target, matrix, self._reductions(result, trips))
+                if self._accumulators.take(result):
+                    matrix = self._added_up(gives, target, result, matrix, trips)
+                    self._add_edge(node, target, matrix, 1)
+                else:
+                    self._add_edge(node, target, matrix, trips)
             elif not shape_of(result.type):
                 left = self._matrix(gives, [Spec(())], result).reshape(-1)
                 if not self._combined.isdisjoint(map(self.node_of, operands_of(op))):
@@ -502,9 +552,10 @@ class PlanGraph:
             if not shared:
                 found = node
             else:
-                specs = self.nodes[node].specs
-                found = self._add(Node(specs, seconds=np.zeros(len(specs))))
-                self._add_edge(node, found, self._reshards(node, found, value), trips)
+                found = self._add_free(value)  # a demand on the value is none on how it is read
+                specs = self.nodes[node].specs, self.nodes[found].specs
+                moved = self._reshards(node, found, value, trips) + self._slices(*specs, value)
+                self._add_edge(node, found, moved, trips)
             self._readers[key] = found
         return found
 
@@ -533,10 +584,15 @@ class PlanGraph:
         """A value that may lie elsewhere than what it is joined with; `moved`: what goes there."""
         one, two = self.node_of(source), self.node_of(target)
         if one is not None and two is not None and one != two:
-            self._add_edge(one, two, self._reshards(one, two, moved or source), trips)
+            self._add_edge(one, two, self._reshards(one, two, moved or source, trips), trips)
 
-    def _reshards(self, one: int, two: int, value: SSAValue) -> Floats:
-        combined = not self._combined.isdisjoint((one, two))
+    def _waits(self, trips: int, *nodes: int) -> bool:
+        """Whether collectives between these nodes wait for others of arguments and gradients. In a
+        loop there are none to wait for."""
+        return trips == 1 and not self._combined.isdisjoint(nodes)
+
+    def _reshards(self, one: int, two: int, value: SSAValue, trips: int) -> Floats:
+        combined = self._waits(trips, one, two)
         specs = self.nodes[one].specs, self.nodes[two].specs
         return self._matrix(*specs, value, combined=combined)
 

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,50 @@ def test_xla_communicates_as_planned(name: str, method: str) -> None:
     actual = sum(num_bytes for _, num_bytes in found)
     assert 0.7 * sum(planned.values()) <= actual <= 1.1 * on_cpu
     assert_close(applied(state, examples), jax.jit(step)(state, examples))
+
+
+def _decode(weights: Any, cache: Any, x: Any, position: Any) -> Any:
+    """One token of a layer with a cache; the logits are moved, not the head's weights."""
+    heads, width = cache.shape[2:]
+    query = (x @ weights["query"]).reshape(-1, 1, heads, width)
+    key = (x @ weights["key"]).reshape(-1, 1, heads, width)
+    cache = jax.lax.dynamic_update_slice(cache, key, (0, position, 0, 0))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, cache)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), cache).reshape(x.shape)
+    logits = mixed @ weights["out"] @ weights["head"].T
+    return cache, jnp.argmax(logits, -1), logits
+
+
+def test_xla_moves_what_the_plan_moves() -> None:
+    """Not the larger operand of a matmul whose result lies otherwise than it is made."""
+    shape = partial(jax.ShapeDtypeStruct, dtype=np.float32)
+    weights = {name: shape((1024, 1024)) for name in ("query", "key", "out")}
+    weights["head"] = shape((32000, 1024))
+    arguments = weights, shape((32, 2048, 16, 64)), shape((32, 1024)), np.int32(3)
+    line = Mesh(np.array(jax.devices()), ("x",))
+    plan = autopar.plan(
+        _decode,
+        *arguments,
+        mesh=line,
+        method=autopar.AutoShardParallel(options={"cluster": "8xh100"}),
+        donate_argnums=1,
+        in_shardings=(
+            {**dict.fromkeys(weights), "head": NamedSharding(line, PartitionSpec("x"))},
+            NamedSharding(line, PartitionSpec(None, None, "x")),
+            None,
+            None,
+        ),
+    )
+    applied = jax.jit(
+        plan.apply(_decode), in_shardings=plan.in_shardings, out_shardings=plan.out_shardings
+    )
+    found = Counter[str]()
+    for kind, num_bytes in collectives(applied.lower(*arguments).compile().as_text(), DEVICES):
+        found[kind] += num_bytes
+    planned = Counter[str]()
+    for use in plan.collectives:
+        planned[use.kind.replace("_", "-")] += use.num_bytes * use.times
+    assert planned and found == planned
 
 
 # ---- files ---------------------------------------------------------------------------------------

@@ -358,14 +358,20 @@ def test_number_equations() -> None:
     assert text[0] == text[1]
     named = jax_compat.lower_traced(numbered, "cpu").as_text(debug_info=True)
     assert len(set(jax_compat.EQUATION.findall(named))) >= 5
-    seen: list[tuple[tuple[int, ...], int]] = []
+    seen: dict[str, list[tuple[int, ...]]] = {"operands": [], "results": []}
 
-    def rewrite(path: tuple[int, ...], values: Any) -> Any:
-        seen.append((path, len(values)))
-        return values
+    class Rewrite:
+        def operands(self, path: tuple[int, ...], values: Any) -> Any:
+            seen["operands"].append(path)
+            return values
+
+        def results(self, path: tuple[int, ...], values: Any) -> Any:
+            seen["results"].append(path)
+            return values
 
     x = np.arange(4, dtype=np.float32)
-    (result,) = jax_compat.evaluate_numbered(numbered.jaxpr, [x], rewrite)
+    (result,) = jax_compat.evaluate_numbered(numbered.jaxpr, [x], Rewrite())
     np.testing.assert_allclose(result, function(x), rtol=1e-6)
-    assert {len(path) for path, _ in seen} == {1, 2}
+    assert {len(path) for path in seen["results"]} == {1, 2}
+    assert seen["operands"] == seen["results"]
     assert "eqn~" not in str(jax.make_jaxpr(lambda x: x)(x))

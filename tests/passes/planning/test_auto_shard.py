@@ -354,3 +354,32 @@ def test_what_a_loop_adds_up_is_reduced_once() -> None:
     auto = autopar.AutoShardParallel(options={"cluster": "8xh100"})
     plan = autopar.plan(_recurrent, weights, x, mesh=(8,), donate_argnums=0, method=auto)
     assert sum(use.times for use in plan.collectives) <= 8  # not one in each of 64 iterations
+
+
+def _two_layers(weights: Any, batch: Any) -> Any:
+    def loss(weights: Any) -> Any:
+        h = jax.nn.gelu(batch["x"] @ weights["in"]) @ weights["out"]
+        return jnp.mean((h - batch["y"]) ** 2)
+
+    return jax.tree.map(lambda w, g: w - 0.1 * g, weights, jax.grad(loss)(weights))
+
+
+def test_a_pinned_argument_is_gathered_once_for_all_its_readers() -> None:
+    """Where the user says how it lies, forward and backward part still may read it whole."""
+    shape = jax.ShapeDtypeStruct
+    weights = {"in": shape((1024, 4096), np.float32), "out": shape((4096, 1024), np.float32)}
+    batch = {name: shape((512, 1024), np.float32) for name in ("x", "y")}
+    mesh = jax.make_mesh((2, 4), ("x", "y"))
+    pinned = {"x": jax.NamedSharding(mesh, P("x")), "y": None}
+    auto = autopar.AutoShardParallel(options={"cluster": "8xh100"})
+    plan = autopar.plan(
+        _two_layers,
+        weights,
+        batch,
+        mesh=mesh,
+        donate_argnums=0,
+        method=auto,
+        in_shardings=(None, pinned),
+    )
+    gathers = [use for use in plan.collectives if use.kind == "all_gather"]
+    assert [(use.axes, use.times) for use in gathers] == [(("x",), 1)]

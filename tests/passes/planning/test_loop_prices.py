@@ -1,0 +1,147 @@
+"""What auto-shard counts for programs with loops is the price of the partitioned program."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from autopar.dialects import make_context
+from autopar.dialects.sharding import Grid
+from autopar.lowering.importer import import_module
+from autopar.lowering.mlir_context import merge_equal_ops
+from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.manager import run_passes
+from autopar.passes.pipelines import IMPORT
+from autopar.passes.planning.demands import Demands
+from autopar.passes.planning.planner import Trial, make_plan
+from autopar.passes.solver.solve import SolveOptions
+from autopar.road import declare_mesh
+
+GRID = Grid("mesh", (("x", 2), ("y", 4)))
+WIDTH = 512
+
+
+def _f32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+class Step(NamedTuple):
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    donated: int = 0
+
+
+def _trained(loss: Callable[..., Any], params: Any, *batch: Any) -> Step:
+    def step(params: Any, *batch: Any) -> Any:
+        grads = jax.grad(loss)(params, *batch)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+
+    return Step(step, (params, *batch))
+
+
+def _rnn() -> Step:
+    def loss(params: Any, x: Any) -> Any:
+        def cell(h: Any, row: Any) -> Any:
+            h = jnp.tanh(row @ params["w"] + h @ params["u"])
+            return h, h
+
+        return lax.scan(cell, jnp.zeros((x.shape[1], WIDTH)), x)[1].mean()
+
+    params = {"w": _f32(WIDTH, WIDTH), "u": _f32(WIDTH, WIDTH)}
+    return _trained(loss, params, _f32(32, 64, WIDTH))
+
+
+def _lstm() -> Step:
+    def loss(params: Any, x: Any) -> Any:
+        def cell(carry: Any, row: Any) -> Any:
+            h, s = carry
+            gates = row @ params["w"] + h @ params["u"] + params["b"]
+            i, f, g, o = jnp.split(gates, 4, -1)
+            s = jax.nn.sigmoid(f) * s + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(s)
+            return (h, s), h
+
+        start = (jnp.zeros((x.shape[1], WIDTH)),) * 2
+        return (lax.scan(cell, start, x)[1] @ params["o"]).mean()
+
+    params = {
+        "w": _f32(WIDTH, 4 * WIDTH),
+        "u": _f32(WIDTH, 4 * WIDTH),
+        "b": _f32(4 * WIDTH),
+        "o": _f32(WIDTH, 4 * WIDTH),
+    }
+    return _trained(loss, params, _f32(32, 64, WIDTH))
+
+
+def _decode() -> Step:
+    batch, length, heads = 32, 128, 8
+
+    def generate(params: Any, cache: Any, tokens: Any) -> Any:
+        def body(carry: Any, i: Any) -> Any:
+            (k, v), tokens = carry
+            x = params["e"][tokens]
+            q, now = ((x @ params[w]).reshape(batch, heads, -1) for w in "qk")
+            k = lax.dynamic_update_slice(k, now[:, None], (0, i, 0, 0))
+            v = lax.dynamic_update_slice(v, now[:, None] * 2, (0, i, 0, 0))
+            scores = jax.nn.softmax(jnp.einsum("bhd,bshd->bhs", q, k))
+            x = x + jnp.einsum("bhs,bshd->bhd", scores, v).reshape(batch, -1) @ params["o"]
+            tokens = jnp.argmax(x @ params["e"].T, -1).astype(jnp.int32)
+            return ((k, v), tokens), tokens
+
+        return lax.scan(body, (cache, tokens), jnp.arange(16))
+
+    params = {"e": _f32(4096, WIDTH), **{w: _f32(WIDTH, WIDTH) for w in "qko"}}
+    cache = (_f32(batch, length, heads, WIDTH // heads),) * 2
+    return Step(generate, (params, cache, jax.ShapeDtypeStruct((batch,), np.int32)), 1)
+
+
+def _layers() -> Step:
+    def loss(params: Any, x: Any) -> Any:
+        def layer(h: Any, own: Any) -> Any:
+            return h + jax.nn.relu(h @ own["up"]) @ own["down"], None
+
+        return jnp.mean(lax.scan(layer, x, params)[0] ** 2)
+
+    params = {"up": _f32(6, WIDTH, 4 * WIDTH), "down": _f32(6, 4 * WIDTH, WIDTH)}
+    return _trained(loss, params, _f32(2048, WIDTH))
+
+
+STEPS = {"rnn": _rnn, "lstm": _lstm, "decode": _decode, "layers": _layers}
+
+
+def _prices(step: Step, cluster: str, demands: Demands | None = None) -> tuple[float, float]:
+    """Seconds of a step as planned, and of the partitioned program."""
+    jitted = jax.jit(step.function, donate_argnums=step.donated)
+    native = jitted.lower(*step.args).compiler_ir("stablehlo")
+    merge_equal_ops(native)
+    module = import_module(native)
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    prices = CostModel.of(read_cluster(cluster), GRID)
+    plan = make_plan(module, make_context(), prices, SolveOptions(10), demands=demands)
+    partitioned = Trial(module.clone(), make_context(), prices).price.total
+    return plan.choices.solution.cost * 1e-12, partitioned
+
+
+@pytest.mark.parametrize("cluster", ["8xv100", "8xh100"])
+@pytest.mark.parametrize("name", STEPS)
+def test_planned_is_partitioned(name: str, cluster: str) -> None:
+    planned, partitioned = _prices(STEPS[name](), cluster)
+    assert planned == pytest.approx(partitioned, rel=0.03)
+
+
+@pytest.mark.parametrize("cluster", ["8xv100", "8xh100"])
+def test_no_restriction_makes_a_loop_cheaper(cluster: str) -> None:
+    _, free = _prices(_decode(), cluster)
+    restricted = Demands(allow_replicated_parameters=False)
+    assert _prices(_decode(), cluster, restricted)[1] >= 0.999 * free
