@@ -8,15 +8,17 @@ not lie in its own block is fetched by permutes, or by a gather where that is le
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.rules.access import attribute, integer, ints, operands_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.cost.fusion import Fusion, reads_from_memory
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.partition.strategy import Strategy
@@ -39,10 +41,17 @@ def may_exchange(op: Operation) -> bool:
 
 
 def exchange_seconds(
-    op: Operation, rule: ShardingRule, strategy: Strategy, table: AxisTable, prices: CostModel
+    op: Operation,
+    rule: ShardingRule,
+    strategy: Strategy,
+    table: AxisTable,
+    prices: CostModel,
+    fusion: Fusion,
 ) -> float:
     """Seconds of what is fetched in one run of an op that `may_exchange` under a strategy."""
     seconds = 0.0
+    windows: Counter[int] = Counter()
+    """How many dimensions of each operand are put together from what several devices hold."""
     for factor, axes in enumerate(strategy.factors):
         if not axes or rule.kinds[factor] is FactorKind.PASS_THROUGH:
             continue
@@ -54,6 +63,7 @@ def exchange_seconds(
             rows, senders = _missing(reads.of, total, size, parts)
             if not rows:
                 continue
+            windows[reads.operand] += 1
             split = table.parts(strategy.operands[reads.operand].dim_axes)
             row_bytes = num_bytes(value.type) / split / max(1.0, size / parts)
             names = table.axes(axes)
@@ -61,7 +71,18 @@ def exchange_seconds(
             sent = prices.collective_seconds("permute", rows * row_bytes, names) - alpha
             gathered = prices.collective_seconds("all_gather", num_bytes(value.type) / split, names)
             seconds += min(senders * alpha + sent, gathered)
+    if reads_from_memory(op):
+        for operand, count in windows.items():
+            value = operands_of(op)[operand]
+            local_bytes = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
+            seconds += _writes(value, count, fusion) * prices.memory_seconds(2 * local_bytes)
     return seconds
+
+
+def _writes(value: SSAValue, windows: int, fusion: Fusion) -> int:
+    """How often an operand that an op reads from memory is written anew: the window in its last
+    dimension, and the others where computing them again for the next permutes reads more."""
+    return windows if fusion.is_read_from_more(value) else 1
 
 
 def _made(op: Operation, rule: ShardingRule, factor: int) -> tuple[int | None, int]:

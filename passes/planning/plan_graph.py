@@ -381,8 +381,8 @@ class PlanGraph:
         return added * np.maximum(more, 0)
 
     def _slices(self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue) -> Floats:
-        """(sources, needs): seconds of slicing a value that lies in memory, for an op that does not
-        do it itself."""
+        """(sources, needs): seconds of slicing a value that lies in memory, for ops that do not
+        do it themselves."""
         assert isinstance(value, BlockArgument | OpResult)
         block = value.owner if isinstance(value.owner, Block) else value.owner.parent
         if block is None or self.fusion(block).name(value) is None:
@@ -421,6 +421,8 @@ class PlanGraph:
             if target is not None:
                 combined = self._waits(trips, target)
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+                if not result.has_one_use():  # which would slice it itself
+                    matrix = matrix + self._slices(gives, self.nodes[target].specs, result)
                 if self._accumulators.take(result):
                     matrix = self._added_up(gives, target, result, matrix, trips)
                     self._add_edge(node, target, matrix, 1)
@@ -534,7 +536,9 @@ class PlanGraph:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
         if not may_exchange(op):
             return np.zeros(len(strategies))
-        found = [exchange_seconds(op, rule, s, self.table, self._prices) for s in strategies]
+        assert op.parent is not None
+        terms = self.table, self._prices, self.fusion(op.parent)
+        found = [exchange_seconds(op, rule, strategy, *terms) for strategy in strategies]
         return np.array(found, np.float64)
 
     # ---- edges
