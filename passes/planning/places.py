@@ -142,12 +142,18 @@ def every_spec(shape: Sequence[int], table: AxisTable) -> list[Spec]:
 
 def slicing(sources: Sequence[Spec], targets: Sequence[Spec]) -> NDArray[np.bool_]:
     """(sources, targets): whether what lies as a source only has to be sliced to be a target."""
+    found = np.array([[not source.partial] * len(targets) for source in sources], np.bool_)
+    for one, two in zip(_by_dim(sources), _by_dim(targets), strict=True):
+        # few splits of a dimension are different
+        ours, theirs = list(dict.fromkeys(one)), list(dict.fromkeys(two))
+        begins = np.array([[b[: len(a)] == a for b in theirs] for a in ours])
+        rows, columns = [ours.index(axes) for axes in one], [theirs.index(axes) for axes in two]
+        found &= begins[np.ix_(rows, columns)]
+    return found
 
-    def is_sliced(one: Spec, two: Spec) -> bool:
-        dims = zip(one.dims, two.dims, strict=True)
-        return not one.partial and all(b[: len(a)] == a for a, b in dims)
 
-    return np.array([[is_sliced(one, two) for two in targets] for one in sources])
+def _by_dim(specs: Sequence[Spec]) -> Iterator[tuple[tuple[int, ...], ...]]:
+    return zip(*(spec.dims for spec in specs), strict=True)
 
 
 def specs_that_keep(specs: Iterable[Spec], sharding: Sharding, table: AxisTable) -> list[Spec]:

@@ -138,8 +138,11 @@ class ReshardPrices:
         return tuple(found)
 
     def _moves(self, source: Spec, target: Spec, sizes: tuple[int, ...]) -> list[_Move]:
-        """The steps of a resharding. They are the same in any order of the dimensions, and over
-        other axes of the same sizes in the same order: each is planned once."""
+        """The steps of a resharding. They are the same in any order of the dimensions, over other
+        axes of the same sizes in the same order, and for sizes that these axes divide alike: each
+        is planned once."""
+        most = self._table.parts(_axes_of(source) | _axes_of(target))
+        sizes = tuple(gcd(size, most) for size in sizes)
         order = sorted(range(len(sizes)), key=lambda d: (sizes[d], source.dims[d], target.dims[d]))
         spare = iter(range(len(self._table.sizes)))
         others: dict[int, int] = {}
