@@ -185,6 +185,12 @@ def get_rule(op: Operation) -> ShardingRule | None:
     return _find_rule(op, key) if entry is None else entry[0]
 
 
+def partitioned_rule(op: Operation) -> ShardingRule | None:
+    """The rule by which partitioning splits `op`, and by which plans are to count on it."""
+    rule = get_rule(op)
+    return rule if rule is None else rule.partitioned or rule
+
+
 def _find_rule(op: Operation, key: RuleKey) -> ShardingRule | None:
     """The rule of an op whose key is new."""
     load_families()

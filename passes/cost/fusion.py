@@ -215,8 +215,12 @@ class Fusion:
             return True
         if len(set(places)) <= 1:
             return False
-        again = sum(num_bytes(leaf.type) for leaf in self._leaves[value])
-        return _is_dear(op) or again > _WORTH_READING * num_bytes(value.type)
+        return _is_dear(op) or self.is_read_from_more(value)
+
+    def is_read_from_more(self, value: SSAValue) -> bool:
+        """Whether computing a value again would read more bytes than it has."""
+        again = sum(num_bytes(leaf.type) for leaf in self._leaves.get(value, (value,)))
+        return again > _WORTH_READING * num_bytes(value.type)
 
 
 class Fusions:
@@ -267,6 +271,11 @@ def _swaps_dot(transpose: Operation) -> bool:
 def _is_code(op: Operation) -> bool:
     """Whether an op may be computed inside its users."""
     return op.name in _CHEAP or is_elementwise(op)
+
+
+def reads_from_memory(op: Operation) -> bool:
+    """Whether an op needs its operands kept."""
+    return not (_is_code(op) or op.name in _COMPUTES_OPERANDS)
 
 
 def _is_dear(op: Operation) -> bool:

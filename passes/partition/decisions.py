@@ -15,7 +15,7 @@ from xdsl.ir import Operation
 from autopar.dialects.autopar import SHARDING, STRATEGY, ShardingAttr, StrategyAttr
 from autopar.dialects.rules.access import op_name, operands_of, type_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
-from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.rules.registry import get_rule, partitioned_rule
 from autopar.dialects.tensors import is_splittable, shape_of
 
 from .partials import Partials
@@ -106,10 +106,9 @@ class Decisions:
 
     def _decide(self, op: Operation, key: tuple[object, ...]) -> Decision | None:
         """A decision that is kept for the ops that are like this one."""
-        rule = get_rule(op)
+        rule = partitioned_rule(op)
         if rule is None:
             return None
-        rule = rule.partitioned or rule
         around = self._surroundings(op, rule)
         if around is not _NOTHING:
             key = (*self._key(op), around)

@@ -23,7 +23,7 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.rules.access import body_reducer, integer, ints, operands_of
 from autopar.dialects.rules.core import ShardingRule
-from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.stablehlo import CustomCallOp
 from autopar.dialects.tensors import item_bytes, shape_of
@@ -119,9 +119,7 @@ class GlobalProgram:
         self, op: Operation, strategy: StrategyAttr, key: tuple[str, int, int]
     ) -> _Split | None:
         """What localizing the op takes; None where local types are all that it takes."""
-        rule = get_rule(op)
-        if rule is not None and rule.partitioned is not None:
-            rule = rule.partitioned
+        rule = partitioned_rule(op)
         alike = (op.name, id(strategy), id(rule))
         if alike in self._splits:
             return self._splits[alike]

@@ -8,18 +8,23 @@ not lie in its own block is fetched by permutes, or by a gather where that is le
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.rules.access import attribute, integer, ints, operands_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.cost.fusion import Fusion, reads_from_memory
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.partition.strategy import Strategy
+
+_Interval = Callable[[int, int], tuple[int, int]]
+"""From [start, stop) of a factor to [start, stop) of a dimension, beyond its ends too."""
 
 
 class _Reads(NamedTuple):
@@ -27,8 +32,7 @@ class _Reads(NamedTuple):
 
     operand: int
     dim: int
-    of: Callable[[int, int], tuple[int, int]]
-    """From [start, stop) of the factor to [start, stop) of the dimension, beyond its ends too."""
+    of: _Interval
 
 
 def may_exchange(op: Operation) -> bool:
@@ -37,23 +41,29 @@ def may_exchange(op: Operation) -> bool:
 
 
 def exchange_seconds(
-    op: Operation, rule: ShardingRule, strategy: Strategy, table: AxisTable, prices: CostModel
+    op: Operation,
+    rule: ShardingRule,
+    strategy: Strategy,
+    table: AxisTable,
+    prices: CostModel,
+    fusion: Fusion,
 ) -> float:
     """Seconds of what is fetched in one run of an op that `may_exchange` under a strategy."""
     seconds = 0.0
+    windows: Counter[int] = Counter()
+    """How many dimensions of each operand are put together from what several devices hold."""
     for factor, axes in enumerate(strategy.factors):
-        if not axes or rule.kinds[factor] is not FactorKind.PERMUTATION:
+        if not axes or rule.kinds[factor] is FactorKind.PASS_THROUGH:
             continue
         parts = table.parts(axes)
-        made = next((d for d, held in enumerate(rule.results[0]) if factor in held), None)
-        # a factor has the size of its widest dimension
-        total = rule.factor_sizes[factor] if made is None else shape_of(op.results[0].type)[made]
+        made, total = _made(op, rule, factor)
         for reads in _READERS[op.name](op, rule, factor, made):
             value = operands_of(op)[reads.operand]
             size = shape_of(value.type)[reads.dim]
             rows, senders = _missing(reads.of, total, size, parts)
             if not rows:
                 continue
+            windows[reads.operand] += 1
             split = table.parts(strategy.operands[reads.operand].dim_axes)
             row_bytes = num_bytes(value.type) / split / max(1.0, size / parts)
             names = table.axes(axes)
@@ -61,12 +71,32 @@ def exchange_seconds(
             sent = prices.collective_seconds("permute", rows * row_bytes, names) - alpha
             gathered = prices.collective_seconds("all_gather", num_bytes(value.type) / split, names)
             seconds += min(senders * alpha + sent, gathered)
+    if reads_from_memory(op):
+        for operand, count in windows.items():
+            value = operands_of(op)[operand]
+            local_bytes = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
+            seconds += _writes(value, count, fusion) * prices.memory_seconds(2 * local_bytes)
     return seconds
 
 
-def _missing(
-    read: Callable[[int, int], tuple[int, int]], total: int, size: int, parts: int
-) -> tuple[int, int]:
+def _writes(value: SSAValue, windows: int, fusion: Fusion) -> int:
+    """How often an operand that an op reads from memory is written anew: the window in its last
+    dimension, and the others where computing them again for the next permutes reads more."""
+    return windows if fusion.is_read_from_more(value) else 1
+
+
+def _made(op: Operation, rule: ShardingRule, factor: int) -> tuple[int | None, int]:
+    """The dimension of the result whose elements a factor counts, and how many they are; None and
+    those of the kernel's where a convolution sums over the factor."""
+    kernel = zip(operands_of(op)[1:], rule.operands[1:], strict=True)
+    for value, mapping in ((op.results[0], rule.results[0]), *kernel):
+        for dim, held in enumerate(mapping):
+            if factor in held:
+                return (dim if value is op.results[0] else None), shape_of(value.type)[dim]
+    return None, rule.factor_sizes[factor]
+
+
+def _missing(read: _Interval, total: int, size: int, parts: int) -> tuple[int, int]:
     """What the device that misses most misses: elements, and how many others hold them."""
     made, held = -(-total // parts), -(-size // parts)
     most = (0, 0)
@@ -142,9 +172,7 @@ def _reverse(op: Operation, rule: ShardingRule, factor: int, made: int | None) -
     return found
 
 
-def _window(
-    stride: int, low: int, span: int, dilation: int
-) -> Callable[[int, int], tuple[int, int]]:
+def _window(stride: int, low: int, span: int, dilation: int) -> _Interval:
     """Windows `start` to `stop`: of `span` elements each, over a dimension with `low` before it
     and `dilation` - 1 elements between any two of its own."""
 
@@ -174,15 +202,25 @@ def _reduce_window(
 def _select_and_scatter(
     op: Operation, rule: ShardingRule, factor: int, made: int | None
 ) -> list[_Reads]:
+    """All windows that reach the block of a device: of the source, and what they hold."""
     ones = (1,) * len(rule.results[0])
     found: list[_Reads] = []
     for dim in _dims(rule, 0, factor):
-        around = ints(op, "window_dimensions", ones)[dim] - 1
+        size, stride = (ints(op, f"window_{what}", ones)[dim] for what in ("dimensions", "strides"))
+        low = ints(op, "padding", (0,) * 2 * len(ones))[2 * dim]
+        held = _window(stride, low, size, 1)
 
-        def read(start: int, stop: int, around: int = around) -> tuple[int, int]:
-            return start - around, stop + around
+        def windows(
+            start: int, stop: int, size: int = size, stride: int = stride, low: int = low
+        ) -> tuple[int, int]:
+            return -((size - 1 - start - low) // stride), (stop - 1 + low) // stride + 1
 
-        found.append(_Reads(0, dim, read))
+        def elements(
+            start: int, stop: int, windows: _Interval = windows, held: _Interval = held
+        ) -> tuple[int, int]:
+            return held(*windows(start, stop))
+
+        found += [_Reads(0, dim, elements), _Reads(1, dim, windows)]
     return found
 
 

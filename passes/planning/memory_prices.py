@@ -3,8 +3,8 @@
 With a price on each byte that is in use at the worst times the problem has no limit any more, and
 layers that repeat are one again. The least price whose plan fits is found by bisection; every price
 gives a lower bound on all plans that fit. Between the plans on both sides of that price, parts are
-then changed one by one, as long as there is room; where no price leads to a plan that fits, from
-the thriftiest on.
+then changed one by one, as long as there is room. Where no price leads to a plan that fits, each
+time gets one of its own; the parts are changed from the thriftiest plan on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _GROWTH = 8.0
 _MOST = 1e15
 """Costs that sums stay exact with."""
 _BISECTIONS = 12
+_SPREADS = 8
+"""How often prices that lead to no plan that fits are spread anew over the times."""
 _NEAR = 1.02
 """Prices that are as near as this to each other are not told apart."""
 
@@ -68,8 +70,8 @@ class MemoryPrices:
         for ends in edges:
             for end in ends:
                 self._around[end].append(ends)
-        self._times: list[int] = []
-        """At which memory has a price."""
+        self._weights: dict[int, float] = {}
+        """The times at which memory has a price, and their shares of it."""
         self._bound = -np.inf
         self._reproducible = True
         self._fitting: list[int] | None = None
@@ -83,7 +85,8 @@ class MemoryPrices:
         over = self._solve(0.0)
         if self._fitting is not None:
             return self._result()
-        low, high = 0.0, _FIRST * self.cost_of(over.choices) / self._limit
+        first = _FIRST * self.cost_of(over.choices) / self._limit
+        low, high = 0.0, first
         while True:
             tried = self._solve(high)
             if self._fits(tried.choices):
@@ -91,6 +94,9 @@ class MemoryPrices:
             low, over = high, tried
             high *= _GROWTH
             if high * self._limit > _MOST:
+                if self._spread(low):
+                    low, high = first, low
+                    break
                 if not self._thriftiest():
                     return self._result_of(self._lowest)
                 high = low
@@ -119,12 +125,12 @@ class MemoryPrices:
     def _result_of(self, choices: list[int]) -> Found:
         cost = self.cost_of(choices)
         bound = min(cost, ceil(self._bound))
-        return Found(choices, cost, bound, self._reproducible, bool(self._times))
+        return Found(choices, cost, bound, self._reproducible, bool(self._weights))
 
     def _solve(self, price: float) -> Priced:
         """Solves at a price; times at which the plan is above the limit get it too."""
         while True:
-            prices = dict.fromkeys(self._times, price)
+            prices = {time: price * weight for time, weight in self._weights.items()}
             tried = self._solver(prices)
             self._reproducible &= tried.reproducible
             bound = tried.lower_bound - sum(prices.values()) * self._limit
@@ -136,11 +142,24 @@ class MemoryPrices:
             if used[worst] <= self._limit:
                 self._offer(tried.choices)
                 return tried
-            if worst in self._times:
+            if worst in self._weights:
                 return tried
-            self._times.append(worst)
+            self._weights[worst] = max(self._weights.values(), default=1.0)
             if not price:
                 return tried
+
+    def _spread(self, price: float) -> bool:
+        """Gives each time a price of its own, the higher the more plans need then, until the plan
+        fits (multiplicative weights); whether one does. One price for all makes the sum over these
+        times small, not the most."""
+        for turn in range(1, _SPREADS + 1):
+            tried = self._solve(price)
+            if self._fits(tried.choices):
+                return True
+            used = self._footprint.over_time(tried.choices)
+            for time in self._weights:
+                self._weights[time] *= float(np.exp((used[time] / used.max() - 1) / turn))
+        return False
 
     def _fits(self, choices: Sequence[int]) -> bool:
         return self._footprint.peak(choices) <= self._limit
@@ -175,7 +194,7 @@ class MemoryPrices:
         """Takes parts from a plan that does not fit, those first that gain most for their bytes."""
         assert self._fitting is not None
         choices = list(self._fitting)
-        room = [self._footprint.at(time) for time in self._times]
+        room = [self._footprint.at(time) for time in self._weights]
 
         def worth(part: Sequence[int]) -> float:
             taken = sum(

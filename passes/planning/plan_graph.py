@@ -24,7 +24,7 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
-from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops, output_features
@@ -299,7 +299,7 @@ class PlanGraph:
 
     def _add_op(self, op: Operation) -> None:
         trips = times(op, self._loops)
-        rule = get_rule(op)
+        rule = partitioned_rule(op)
         values = (*operands_of(op), *op.results)
         known = all(is_splittable(v.type) or not shape_of(v.type) for v in values)
         if op.name in MOVES:
@@ -391,8 +391,8 @@ class PlanGraph:
         return added * np.maximum(more, 0)
 
     def _slices(self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue) -> Floats:
-        """(sources, needs): seconds of slicing a value that lies in memory, for an op that does not
-        do it itself."""
+        """(sources, needs): seconds of slicing a value that lies in memory, for ops that do not
+        do it themselves."""
         assert isinstance(value, BlockArgument | OpResult)
         block = value.owner if isinstance(value.owner, Block) else value.owner.parent
         if block is None or self.fusion(block).name(value) is None:
@@ -432,6 +432,8 @@ class PlanGraph:
                 combined = self._waits(trips, target)
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
                 preference = self._preference(gives, target, result)
+                if not result.has_one_use():  # which would slice it itself
+                    matrix = matrix + self._slices(gives, self.nodes[target].specs, result)
                 if self._accumulators.take(result):
                     matrix = self._added_up(gives, target, result, matrix, trips)
                     self._add_edge(node, target, matrix * preference, 1)
@@ -545,7 +547,9 @@ class PlanGraph:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
         if not may_exchange(op):
             return np.zeros(len(strategies))
-        found = [exchange_seconds(op, rule, s, self.table, self._prices) for s in strategies]
+        assert op.parent is not None
+        terms = self.table, self._prices, self.fusion(op.parent)
+        found = [exchange_seconds(op, rule, strategy, *terms) for strategy in strategies]
         return np.array(found, np.float64)
 
     # ---- edges

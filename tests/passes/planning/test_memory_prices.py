@@ -79,3 +79,15 @@ def test_no_price_where_the_limit_does_not_bind() -> None:
     )
     found = prices.run(gap=0.0)
     assert (found.choices, found.cost) == (free.choices, found.lower_bound)
+
+
+def test_each_time_a_price_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choices that need less at the worst time than others, but more at two times together."""
+    problem = _Problem(0)
+    problem.all = [(choice,) * NODES for choice in range(CHOICES)]
+    problem.usages[:] = 0
+    problem.usages[:2, 0] = [[100, 0, 50], [0, 90, 42]]
+    monkeypatch.setattr(problem, "least", lambda: [0] * NODES)
+    footprint = cast("Footprint", problem)
+    found = MemoryPrices(problem.solve, footprint, problem.costs, problem.edges, 60).run(gap=0.0)
+    assert problem.peak(found.choices) <= 60
