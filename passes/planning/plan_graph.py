@@ -12,40 +12,35 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, BlockArgument, Operation, OpResult, SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
-from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.sharding import Sharding
-from autopar.dialects.tensors import element_type, is_splittable, item_bytes, num_bytes, shape_of
-from autopar.passes.cost.flops import op_flops, output_features
+from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
+from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.partition.partials import Accumulators
-from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import splittable_factors
 from autopar.passes.partition.specs import AxisTable, Spec, without_axes
 from autopar.passes.partition.strategy import (
-    Splittable,
     Strategy,
-    StrategyChooser,
 )
 from autopar.passes.walk import inner_ops
 
 from .demands import Demands, demanded_shardings
-from .exchange_prices import exchange_seconds, may_exchange
-from .places import MOVES, Places, every_spec, slicing, specs_that_keep
+from .op_prices import OpPrices
+from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import Floats, ReshardPrices
 from .updates import STATE, scatter_preference, update_places
@@ -110,16 +105,13 @@ class PlanGraph:
         self.throughs: list[Through] = []
         self.places = Places(func)
         self._reshard = ReshardPrices(table, prices, self._demands)
-        self._chooser = StrategyChooser(table, ReshardPlanner(table))
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
-        self._strategies: dict[tuple[int, Splittable], list[Strategy]] = {}
-        self._matrices: dict[tuple[Any, ...], Floats] = {}
         self._parts: dict[int, Floats] = {}
         self._loops: dict[Operation, int] = {}
         self._readers: dict[tuple[SSAValue, int], int] = {}
-        self._keep: list[object] = []  # rules whose identity is a key
         self.fusion = Fusions()
+        self._ops = OpPrices(table, prices, self._demands, self.fusion)
         self._num_norms = 0
         """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
         self._combined: set[int] = set()
@@ -333,7 +325,7 @@ class PlanGraph:
         if target is None:  # a scalar: what is left to resolve
             self._add_choice(op, rule, trips)
             return
-        strategies = self._every_strategy(rule, splittable_factors(op, rule))
+        strategies = self._ops.strategies(op, rule, splittable_factors(op, rule))
         combined = self._waits(trips, source, target)
         needs = [s.operands[index].with_partial(()) for s in strategies]
         gives = [s.results[0] for s in strategies]
@@ -341,9 +333,9 @@ class PlanGraph:
         after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
         after = after * self._preference(gives, target, result)
         if any(use.operation.name in DOTS for use in result.uses):
-            before = before + self._slices(self.nodes[source].specs, needs, value)
-            after = after + self._slices(gives, self.nodes[target].specs, result)
-        fetched = self._exchanges(op, rule, strategies)
+            before = before + self._ops.slices(self.nodes[source].specs, needs, value)
+            after = after + self._ops.slices(gives, self.nodes[target].specs, result)
+        fetched = self._ops.exchanges(op, rule, strategies)
         seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
         best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
         self.throughs.append(Through(op, value, source, target, needs, gives, best))
@@ -351,16 +343,6 @@ class PlanGraph:
         if self._accumulators.take(result):
             matrix = matrix + self._kept_whole(source, target, result)
         self._add_edge(source, target, matrix, trips)
-
-    def _held(
-        self, strategies: Sequence[Strategy], index: int, value: SSAValue, result: SSAValue
-    ) -> Floats:
-        """(strategies,): of those that move as much the one that has least in memory."""
-        parts = self.table.parts
-        sizes = num_bytes(value.type), num_bytes(result.type)
-        splits = [(s.operands[index].dim_axes, s.results[0].dim_axes) for s in strategies]
-        held = [sizes[0] / parts(read) + sizes[1] / parts(given) for read, given in splits]
-        return _HELD_BYTE * np.array(held, np.float64)
 
     def _added_up(
         self, gives: Sequence[Spec], target: int, result: SSAValue, each: Floats, trips: int
@@ -390,30 +372,13 @@ class PlanGraph:
         added = self._prices.memory_seconds((_ADDING - 1) * num_bytes(result.type))
         return added * np.maximum(more, 0)
 
-    def _slices(self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue) -> Floats:
-        """(sources, needs): seconds of slicing a value that lies in memory, for ops that do not
-        do it themselves."""
-        assert isinstance(value, BlockArgument | OpResult)
-        block = value.owner if isinstance(value.owner, Block) else value.owner.parent
-        if block is None or self.fusion(block).name(value) is None:
-            return np.zeros((len(sources), len(needs)))
-        key = "slices", tuple(sources), tuple(needs), value.type
-        found = self._matrices.get(key)
-        if found is None:
-            parts = np.array([self.table.parts(spec.dim_axes) for spec in needs], np.float64)
-            copied = self._prices.memory_seconds(2 * num_bytes(value.type)) / parts
-            other = np.array([[one != two for two in needs] for one in sources])
-            found = self._matrices[key] = copied * (slicing(sources, needs) & other)
-        return found
-
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
-        strategies = self._every_strategy(rule, splittable)
-        if op.name in DOTS and not self._demands.allow_replicated_compute:
-            strategies = self._on_all_devices(op, strategies)
-        seconds = self._op_seconds(op, rule, splittable, strategies)
-        seconds = seconds + self._exchanges(op, rule, strategies)
+        strategies = self._ops.strategies(op, rule, splittable)
+        sizes = self._moved(op, (*operands_of(op), *op.results))
+        seconds = self._ops.seconds(op, rule, splittable, strategies, sizes)
+        seconds = seconds + self._ops.exchanges(op, rule, strategies)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
         for index, value in enumerate(operands_of(op)):
@@ -423,7 +388,7 @@ class PlanGraph:
                 combined = self._waits(trips, source)
                 matrix = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
                 if op.name in DOTS:
-                    matrix = matrix + self._slices(self.nodes[source].specs, needs, value)
+                    matrix = matrix + self._ops.slices(self.nodes[source].specs, needs, value)
                 self._add_edge(source, node, matrix, trips)
         for index, result in enumerate(op.results):
             gives = [s.results[index] for s in strategies]
@@ -433,7 +398,7 @@ class PlanGraph:
                 matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
                 preference = self._preference(gives, target, result)
                 if not result.has_one_use():  # which would slice it itself
-                    matrix = matrix + self._slices(gives, self.nodes[target].specs, result)
+                    matrix = matrix + self._ops.slices(gives, self.nodes[target].specs, result)
                 if self._accumulators.take(result):
                     matrix = self._added_up(gives, target, result, matrix, trips)
                     self._add_edge(node, target, matrix * preference, 1)
@@ -445,89 +410,11 @@ class PlanGraph:
                     left = left / self._num_norms  # they wait for each other
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * left
 
-    def _on_all_devices(self, op: Operation, strategies: list[Strategy]) -> list[Strategy]:
-        """The strategies by which each device does a part of its own."""
-        devices = self.table.parts(range(len(self.table.sizes)))
-        found = [
-            strategy
-            for strategy in strategies
-            if self.table.parts(a for axes in strategy.factors for a in axes) == devices
-        ]
-        if not found:
-            raise DiagnosticError(
-                op,
-                f"auto-shard: allow-replicated-compute=false: '{op.name}' cannot be split over all "
-                f"{devices} devices: no dimensions that they divide",
-            )
-        return found
-
-    def _every_strategy(self, rule: ShardingRule, splittable: Splittable) -> list[Strategy]:
-        """All assignments of grid axes to factors that split evenly."""
-        key = (id(rule), splittable)
-        found = self._strategies.get(key)
-        if found is None:
-            self._keep.append(rule)
-            axes = [axis for axis, size in enumerate(self.table.sizes) if size > 1]
-            may = [f for f, allowed in enumerate(splittable.allowed) if allowed]
-            made: dict[tuple[tuple[int, ...], ...], None] = {}
-            for choice in product((-1, *may), repeat=len(axes)):
-                factors = tuple(
-                    tuple(a for a, f in zip(axes, choice, strict=True) if f == factor)
-                    for factor in range(rule.num_factors)
-                )
-                if not self._demands.flatten_axes and any(len(own) > 1 for own in factors):
-                    continue
-                sizes = zip(rule.factor_sizes, factors, strict=True)
-                if all(size % self.table.parts(own) == 0 for size, own in sizes):
-                    mappings = (*rule.operands, *rule.results)
-                    made[self._chooser.repaired(rule, mappings, factors)] = None
-            found = [self._chooser.complete(rule, splittable, factors) for factors in made]
-            self._strategies[key] = found
-        return found
-
-    def _op_seconds(
-        self, op: Operation, rule: ShardingRule, splittable: Splittable, strategies: list[Strategy]
-    ) -> Floats:
-        """(strategies,): compute of an op, or its traffic if it computes nothing."""
-        values = (*operands_of(op), *op.results)
-        flops = op_flops(op)
-        sizes = [float(num_bytes(v.type)) for v in values] if flops else self._moved(op, values)
-        key = ("op", id(rule), splittable, op.name, *(value.type for value in values), *sizes)
-        found = self._matrices.get(key)
-        if found is None:
-            features = output_features(op)
-            dtype = str(element_type(op.operands[0].type))
-            found = np.zeros(len(strategies))
-            for index, strategy in enumerate(strategies):
-                parts = self.table.parts(a for axes in strategy.factors for a in axes)
-                specs = (*strategy.operands, *strategy.results)
-                moved = sum(
-                    size / self.table.parts(spec.dim_axes)
-                    for size, spec in zip(sizes, specs, strict=True)
-                )
-                found[index] = (
-                    self._prices.compute_seconds(
-                        flops / parts, moved, dtype, self._local_features(features, rule, strategy)
-                    )
-                    if flops
-                    else self._prices.memory_seconds(moved)
-                )
-            self._matrices[key] = found
-        return found
-
-    def _local_features(
-        self, features: int | None, rule: ShardingRule, strategy: Strategy
-    ) -> float | None:
-        """Output features of a convolution's group on one device; splitting groups leaves them."""
-        if features is None:
-            return None
-        groups = {factor for dim in rule.operands[0] for factor in dim}
-        own = {factor for dim in rule.results[0] for factor in dim} - groups
-        return features / self.table.parts(a for factor in own for a in strategy.factors[factor])
-
     def _moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
-        """The bytes of each operand and result that an op which computes nothing moves; what it
+        """The bytes of each operand and result that an op moves. What one that computes nothing
         reads from beyond them counts where that lies."""
+        if op_flops(op):
+            return [float(num_bytes(value.type)) for value in values]
         assert op.parent is not None
         fusion = self.fusion(op.parent)
         written = fusion.writes(op)
@@ -543,14 +430,15 @@ class PlanGraph:
             self._add_bytes(value, times(op, self._loops) * size)
         return sizes
 
-    def _exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
-        """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
-        if not may_exchange(op):
-            return np.zeros(len(strategies))
-        assert op.parent is not None
-        terms = self.table, self._prices, self.fusion(op.parent)
-        found = [exchange_seconds(op, rule, strategy, *terms) for strategy in strategies]
-        return np.array(found, np.float64)
+    def _held(
+        self, strategies: Sequence[Strategy], index: int, value: SSAValue, result: SSAValue
+    ) -> Floats:
+        """(strategies,): of those that move as much the one that has least in memory."""
+        parts = self.table.parts
+        sizes = num_bytes(value.type), num_bytes(result.type)
+        splits = [(s.operands[index].dim_axes, s.results[0].dim_axes) for s in strategies]
+        held = [sizes[0] / parts(read) + sizes[1] / parts(given) for read, given in splits]
+        return _HELD_BYTE * np.array(held, np.float64)
 
     # ---- edges
 
@@ -569,7 +457,7 @@ class PlanGraph:
             else:
                 found = self._add_free(value)  # a demand on the value is none on how it is read
                 specs = self.nodes[node].specs, self.nodes[found].specs
-                moved = self._reshards(node, found, value, trips) + self._slices(*specs, value)
+                moved = self._reshards(node, found, value, trips) + self._ops.slices(*specs, value)
                 self._add_edge(node, found, moved, trips)
             self._readers[key] = found
         return found

@@ -1,0 +1,159 @@
+"""How ops may be split, and what that costs by itself: compute, traffic with memory, what devices
+fetch of each other's parts, slices that are written to memory first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from xdsl.ir import Block, BlockArgument, Operation, OpResult, SSAValue
+
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.core import ShardingRule
+from autopar.dialects.tensors import element_type, num_bytes
+from autopar.passes.cost.flops import op_flops, output_features
+from autopar.passes.cost.fusion import DOTS, Fusions
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.partition.reshard_plan import ReshardPlanner
+from autopar.passes.partition.specs import AxisTable, Spec
+from autopar.passes.partition.strategy import Splittable, Strategy, StrategyChooser
+
+from .demands import Demands
+from .exchange_prices import exchange_seconds, may_exchange
+from .places import slicing
+from .reshard_prices import Floats
+
+
+class OpPrices:
+    """Strategies of ops and their seconds; equal questions are answered from a cache."""
+
+    def __init__(
+        self, table: AxisTable, prices: CostModel, demands: Demands, fusion: Fusions
+    ) -> None:
+        self._table, self._prices, self._demands, self._fusion = table, prices, demands, fusion
+        self._chooser = StrategyChooser(table, ReshardPlanner(table))
+        self._strategies: dict[tuple[int, Splittable], list[Strategy]] = {}
+        self._found: dict[tuple[Any, ...], Floats] = {}
+        self._keep: list[object] = []  # rules whose identity is a key
+
+    def strategies(
+        self, op: Operation, rule: ShardingRule, splittable: Splittable
+    ) -> list[Strategy]:
+        """All that the demands allow."""
+        found = self._every_strategy(rule, splittable)
+        if op.name in DOTS and not self._demands.allow_replicated_compute:
+            return self._on_all_devices(op, found)
+        return found
+
+    def _on_all_devices(self, op: Operation, strategies: list[Strategy]) -> list[Strategy]:
+        """The strategies by which each device does a part of its own."""
+        devices = self._table.parts(range(len(self._table.sizes)))
+        found = [
+            strategy
+            for strategy in strategies
+            if self._table.parts(a for axes in strategy.factors for a in axes) == devices
+        ]
+        if not found:
+            raise DiagnosticError(
+                op,
+                f"auto-shard: allow-replicated-compute=false: '{op.name}' cannot be split over all "
+                f"{devices} devices: no dimensions that they divide",
+            )
+        return found
+
+    def _every_strategy(self, rule: ShardingRule, splittable: Splittable) -> list[Strategy]:
+        """All assignments of grid axes to factors that split evenly."""
+        key = (id(rule), splittable)
+        found = self._strategies.get(key)
+        if found is None:
+            self._keep.append(rule)
+            axes = [axis for axis, size in enumerate(self._table.sizes) if size > 1]
+            may = [f for f, allowed in enumerate(splittable.allowed) if allowed]
+            made: dict[tuple[tuple[int, ...], ...], None] = {}
+            for choice in product((-1, *may), repeat=len(axes)):
+                factors = tuple(
+                    tuple(a for a, f in zip(axes, choice, strict=True) if f == factor)
+                    for factor in range(rule.num_factors)
+                )
+                if not self._demands.flatten_axes and any(len(own) > 1 for own in factors):
+                    continue
+                sizes = zip(rule.factor_sizes, factors, strict=True)
+                if all(size % self._table.parts(own) == 0 for size, own in sizes):
+                    mappings = (*rule.operands, *rule.results)
+                    made[self._chooser.repaired(rule, mappings, factors)] = None
+            found = [self._chooser.complete(rule, splittable, factors) for factors in made]
+            self._strategies[key] = found
+        return found
+
+    def seconds(
+        self,
+        op: Operation,
+        rule: ShardingRule,
+        splittable: Splittable,
+        strategies: list[Strategy],
+        sizes: Sequence[float],
+    ) -> Floats:
+        """(strategies,): compute of an op, or its traffic if it computes nothing; `sizes`: bytes
+        of each operand and result that it moves."""
+        values = (*operands_of(op), *op.results)
+        flops = op_flops(op)
+        key = ("op", id(rule), splittable, op.name, *(value.type for value in values), *sizes)
+        found = self._found.get(key)
+        if found is None:
+            features = output_features(op)
+            dtype = str(element_type(op.operands[0].type))
+            found = np.zeros(len(strategies))
+            for index, strategy in enumerate(strategies):
+                parts = self._table.parts(a for axes in strategy.factors for a in axes)
+                specs = (*strategy.operands, *strategy.results)
+                moved = sum(
+                    size / self._table.parts(spec.dim_axes)
+                    for size, spec in zip(sizes, specs, strict=True)
+                )
+                found[index] = (
+                    self._prices.compute_seconds(
+                        flops / parts, moved, dtype, self._local_features(features, rule, strategy)
+                    )
+                    if flops
+                    else self._prices.memory_seconds(moved)
+                )
+            self._found[key] = found
+        return found
+
+    def _local_features(
+        self, features: int | None, rule: ShardingRule, strategy: Strategy
+    ) -> float | None:
+        """Output features of a convolution's group on one device; splitting groups leaves them."""
+        if features is None:
+            return None
+        groups = {factor for dim in rule.operands[0] for factor in dim}
+        own = {factor for dim in rule.results[0] for factor in dim} - groups
+        return features / self._table.parts(a for factor in own for a in strategy.factors[factor])
+
+    def exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
+        """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
+        if not may_exchange(op):
+            return np.zeros(len(strategies))
+        assert op.parent is not None
+        terms = self._table, self._prices, self._fusion(op.parent)
+        found = [exchange_seconds(op, rule, strategy, *terms) for strategy in strategies]
+        return np.array(found, np.float64)
+
+    def slices(self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue) -> Floats:
+        """(sources, needs): seconds of slicing a value that lies in memory, for ops that do not
+        do it themselves."""
+        assert isinstance(value, BlockArgument | OpResult)
+        block = value.owner if isinstance(value.owner, Block) else value.owner.parent
+        if block is None or self._fusion(block).name(value) is None:
+            return np.zeros((len(sources), len(needs)))
+        key = "slices", tuple(sources), tuple(needs), value.type
+        found = self._found.get(key)
+        if found is None:
+            parts = np.array([self._table.parts(spec.dim_axes) for spec in needs], np.float64)
+            copied = self._prices.memory_seconds(2 * num_bytes(value.type)) / parts
+            other = np.array([[one != two for two in needs] for one in sources])
+            found = self._found[key] = copied * (slicing(sources, needs) & other)
+        return found
