@@ -26,7 +26,7 @@ from xdsl.ir import Operation, SSAValue
 from autopar.dialects import make_context
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import FactorKind, TensorMapping
-from autopar.dialects.rules.registry import get_rule, op_classes
+from autopar.dialects.rules.registry import op_classes, partitioned_rule
 from autopar.dialects.sharding import Axes
 from autopar.dialects.tensors import shape_of
 from autopar.lowering.importer import import_module
@@ -136,7 +136,7 @@ class _Constraints:
         shapes = _shapes(values)
         for demands in reversed(ends.operands if ends is not None else []):
             if [shape for shape, _ in demands] == shapes:
-                return _constrained(values, demands)
+                return _with_demands(values, demands)
         return values
 
     def results(self, path: Path, values: Sequence[Any]) -> Sequence[Any]:
@@ -148,14 +148,14 @@ class _Constraints:
         same = ends.results[-len(values) :] if values else []
         if [shape for shape, _ in same] != shapes:
             same = [r for r in ends.results if [r[0]] == shapes][-1:] or [((), ())] * len(values)
-        return _constrained(values, same)
+        return _with_demands(values, same)
 
 
 def _shapes(values: Sequence[Any]) -> list[Shape | None]:
     return [tuple(jax.numpy.shape(v)) if _is_array(v) else None for v in values]
 
 
-def _constrained(values: Sequence[Any], demands: Sequence[Demand]) -> list[Any]:
+def _with_demands(values: Sequence[Any], demands: Sequence[Demand]) -> list[Any]:
     found = list(values)
     for index, (_, shardings) in enumerate(demands):
         for sharding in shardings:
@@ -235,10 +235,9 @@ Layouts = list[tuple[Axes, ...] | None]
 
 def _by_strategy(op: Operation, text: str | None) -> tuple[Layouts, Layouts]:
     """How an op reads its operands and makes its results, where its strategy says so."""
-    rule = None if text is None else get_rule(op)
+    rule = None if text is None else partitioned_rule(op)
     if text is None or rule is None:
         return [None] * len(operands_of(op)), [None] * len(op.results)
-    rule = rule.partitioned or rule
     factors = parsed_strategy(text).data
     sums = {
         factor
