@@ -35,9 +35,13 @@ class _Reads(NamedTuple):
     of: _Interval
 
 
-def may_exchange(op: Operation) -> bool:
+def may_exchange(op: Operation, rule: ShardingRule) -> bool:
     """Whether an op fetches anything under some strategy."""
-    return op.name in _READERS
+    return op.name in _READERS or _chooses(op, rule)
+
+
+def _chooses(op: Operation, rule: ShardingRule) -> bool:
+    return op.name == "stablehlo.reduce" and FactorKind.PERMUTATION in rule.kinds
 
 
 def exchange_seconds(
@@ -49,6 +53,8 @@ def exchange_seconds(
     fusion: Fusion,
 ) -> float:
     """Seconds of what is fetched in one run of an op that `may_exchange` under a strategy."""
+    if _chooses(op, rule):
+        return _choice_seconds(op, rule, strategy, table, prices)
     seconds = 0.0
     windows: Counter[int] = Counter()
     """How many dimensions of each operand are put together from what several devices hold."""
@@ -76,6 +82,20 @@ def exchange_seconds(
             value = operands_of(op)[operand]
             local_bytes = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
             seconds += _writes(value, count, fusion) * prices.memory_seconds(2 * local_bytes)
+    return seconds
+
+
+def _choice_seconds(
+    op: Operation, rule: ShardingRule, strategy: Strategy, table: AxisTable, prices: CostModel
+) -> float:
+    """Each device chooses among its own elements; their choices are gathered, and chosen from once
+    more (`partition/localize/choices.py`)."""
+    seconds = 0.0
+    for factor, axes in enumerate(strategy.factors):
+        if axes and rule.kinds[factor] is FactorKind.PERMUTATION:
+            for result, spec in zip(op.results, strategy.results, strict=True):
+                chosen = num_bytes(result.type) / table.parts(spec.dim_axes)
+                seconds += prices.collective_seconds("all_gather", chosen, table.axes(axes))
     return seconds
 
 

@@ -135,7 +135,7 @@ class OpPrices:
 
     def exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
-        if not may_exchange(op):
+        if not may_exchange(op, rule):
             return np.zeros(len(strategies))
         assert op.parent is not None
         terms = self._table, self._prices, self._fusion(op.parent)
