@@ -179,7 +179,7 @@ class _Writer:
             if op.attributes or len(properties) > 1:
                 dictionary = self._dictionary(op)
             elif properties:
-                (item,) = properties.items()
+                (item,) = properties.items()  # the key that `_dictionary` makes of one
                 dictionary = single.get((item[0], id(item[1])))
                 if dictionary is None:
                     dictionary = self._dictionary(op)

@@ -12,7 +12,9 @@ from autopar.dialects.tensors import is_tensor
 
 from .phases import PhaseNames
 
-KINDS = ("parameter", "optimizer_state", "batch", "other")
+STATE_KINDS = ("parameter", "optimizer_state")
+"""What a step updates."""
+KINDS = (*STATE_KINDS, "batch", "other")
 """What `autopar.kind` may say."""
 _DONATED = (ALIASING_OUTPUT, BUFFER_DONOR)
 """What says that an argument is state."""

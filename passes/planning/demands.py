@@ -11,7 +11,7 @@ from xdsl.ir import BlockArgument
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import is_splittable, shape_of
-from autopar.passes.importing.arguments import argument_kinds, batch_dim
+from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds, batch_dim
 from autopar.passes.importing.methods import MethodOptions, state_dim
 
 
@@ -90,7 +90,7 @@ def _demanded(
         return None
     if kind == "batch" and (demands.force_data_parallel or demands.batch_axis is not None):
         return _split(grid, len(shape), batch_dim(func, arg.index), axes)
-    if kind not in ("parameter", "optimizer_state"):
+    if kind not in STATE_KINDS:
         return None
     sharded = {2: ("optimizer_state",), 3: ("optimizer_state", "parameter")}
     if kind in sharded.get(demands.zero or 0, ()):

@@ -29,7 +29,7 @@ from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.importing.arguments import argument_kinds
+from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 from autopar.passes.partition.partials import Accumulators
 from autopar.passes.partition.special import splittable_factors
 from autopar.passes.partition.specs import AxisTable, Spec, without_axes
@@ -43,7 +43,7 @@ from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import Floats, ReshardPrices
-from .updates import STATE, scatter_preference, update_places
+from .updates import scatter_preference, update_places
 
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte that is held on a device: only breaks ties."""
@@ -206,7 +206,7 @@ class PlanGraph:
         args, kinds = self.func.body.block.args, argument_kinds(self.func)
         for arg, kind, own, other in zip(args, kinds, self.stated_arguments, demanded, strict=True):
             node = self.node_of(arg)
-            if kind not in STATE or own is not None or other is not None or node is None:
+            if kind not in STATE_KINDS or own is not None or other is not None or node is None:
                 continue
             specs = [spec for spec in self.nodes[node].specs if spec.dim_axes]
             if specs:

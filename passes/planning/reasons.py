@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autopar.dialects.autopar import aliases, sharding_of
 from autopar.dialects.sharding import Sharding
-from autopar.passes.importing.arguments import argument_kinds
+from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 
 from .demands import Demands, demanded_shardings
 from .naming import ValueNames, place_of_op
@@ -58,7 +58,7 @@ class Reasons:
                 name = self._names.results[result]
                 text = f"{self._stated_by} states {_dims(stated)} for {name}"
                 self._add(node, "user", f"{text}, which takes its buffer")
-            elif not self._demands.allow_replicated_parameters and kind in _STATE:
+            elif not self._demands.allow_replicated_parameters and kind in STATE_KINDS:
                 self._add(node, "option", "allow-replicated-parameters=false: it is not whole")
 
     def _find_constraints(self) -> None:
@@ -80,9 +80,6 @@ class Reasons:
         reason = Reason(by, text)
         if reason not in self._of[node]:
             self._of[node].append(reason)
-
-
-_STATE = ("parameter", "optimizer_state")
 
 
 def _says_something(sharding: Sharding) -> bool:

@@ -16,7 +16,7 @@ from xdsl.ir import SSAValue
 
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.tensors import num_bytes
-from autopar.passes.importing.arguments import argument_kinds
+from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 from autopar.passes.importing.state import next_values_by_flow
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.specs import Spec
@@ -24,7 +24,6 @@ from autopar.passes.partition.specs import Spec
 from .places import Places
 from .reshard_prices import Floats
 
-STATE = ("parameter", "optimizer_state")
 _DEARER = 4.0
 """What an all_reduce costs where a reduce_scatter is preferred: more than the reduce_scatter, the
 all_gather of the new value, and a wider type of it come to."""
@@ -52,7 +51,7 @@ def update_places(
     found: set[int] = set()
     for index, result in next_values_by_flow(func).items():
         argument, node = func.body.block.args[index], node_of(results[result])
-        is_update = kinds[index] in STATE and node in joined[argument]
+        is_update = kinds[index] in STATE_KINDS and node in joined[argument]
         if node is not None and is_update and may_be_split(argument):
             found.add(node)
     return _with_carried(found, places, node_of)
