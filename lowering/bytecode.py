@@ -13,7 +13,6 @@ Nearly all of it are numbers of varying width: they are gathered in lists and en
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,11 @@ HAS_PROPERTIES = 1 << 6
 """What the byte after an op's name says about the rest of it."""
 
 
-class AttributeCode(IntEnum):
-    """First numbers of builtin attributes, locations among them."""
+class AttributeCode:
+    """First numbers of builtin attributes, locations among them.
+
+    No enumeration: to look up a member of one takes as long as to write the entry.
+    """
 
     ARRAY = 0
     DICTIONARY = 1
@@ -50,7 +52,7 @@ class AttributeCode(IntEnum):
     FILE_LINE_COLUMN_RANGE = 22
 
 
-class TypeCode(IntEnum):
+class TypeCode:
     """First numbers of builtin types."""
 
     FUNCTION = 2
@@ -125,9 +127,10 @@ class EntryTable:
 
     def add(self, *numbers: int) -> int:
         """An entry in builtin's own encoding."""
+        ends = self._ends
         self._numbers += numbers
-        self._ends.append(len(self._numbers))
-        return len(self._ends) - 1
+        ends.append(len(self._numbers))
+        return len(ends) - 1
 
     def add_data(self, data: bytes, *numbers: int) -> int:
         """An entry in builtin's own encoding, of numbers and then data."""
@@ -175,7 +178,8 @@ class ModuleTables:
         """The number of a string among the attributes."""
         found = self._string_attributes.get(text)
         if found is None:
-            found = self.attributes.add(AttributeCode.STRING, self._string(text))
+            self._strings.append(text)
+            found = self.attributes.add(AttributeCode.STRING, len(self._strings) - 1)
             self._string_attributes[text] = found
         return found
 
@@ -204,22 +208,21 @@ class ModuleTables:
 
     def is_utf8(self) -> bool:
         """Whether all strings are UTF-8 (names of which a part is not: see `dialects.strings`)."""
-        for text in self._strings:
-            if isinstance(text, bytes):
-                return False
-            if not text.isascii() and any("\udc80" <= char <= "\udcff" for char in text):
-                return False
-        return True
+        strings = [text for text in self._strings if isinstance(text, str)]
+        if len(strings) < len(self._strings):
+            return False
+        whole = "".join(strings)
+        return whole.isascii() or not any("\udc80" <= char <= "\udcff" for char in whole)
 
     def _string_section(self, *, readable: bool) -> bytes:
         strings = [
-            text.encode(errors="surrogateescape") if isinstance(text, str) else text
+            text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
             for text in self._strings
         ]
         if readable:
             strings = [text.decode(errors="replace").encode() for text in strings]
         lengths = [len(text) + 1 for text in reversed(strings)]
-        return varints([len(strings), *lengths]) + b"".join(text + b"\0" for text in strings)
+        return varints([len(strings), *lengths]) + b"\0".join((*strings, b""))
 
     def module(self, operation: list[int], *, readable: bool = False) -> bytes:
         """The bytecode of a module, given its op; `readable`: all strings made UTF-8."""

@@ -173,18 +173,20 @@ class Entries:
 
     def location(self, location: Attribute) -> int:
         found = self.attributes.get(id(location))
-        if found is None:
-            add = self._location_kinds.get(type(location))
-            found = self._unknown if add is None else add(location)
-            self.attributes[id(location)] = found
-            self._kept.append(location)
+        return self.new_location(location) if found is None else found
+
+    def new_location(self, location: Attribute) -> int:
+        """The number of a location that had none. It lives as long as its op."""
+        add = self._location_kinds.get(type(location))
+        found = self._unknown if add is None else add(location)
+        self.attributes[id(location)] = found
         return found
 
     def _add_name(self, location: NameLoc) -> int:
         inner = location.location
         place = self.attributes.get(id(inner))
         if place is None:
-            place = self.location(inner)
+            place = self.new_location(inner)
         name = self._tables.string_attribute(location.desc.data)
         return self._tables.attributes.add(AttributeCode.NAME, name, place)
 

@@ -92,15 +92,18 @@ class _Writer:
 
     def _region(self, region: Region, first: int) -> list[int]:
         """The numbers of a region, the values that it defines numbered from `first`."""
-        blocks = list(region.blocks)
-        if not blocks:
+        block = region.first_block
+        if block is None:
             return [0]
-        if len(blocks) > 1:
+        blocks = (block,)
+        if block.next_block is not None:
+            blocks = tuple(region.blocks)
             self._blocks.update(zip(blocks, range(len(blocks)), strict=True))
         out = [len(blocks), 0]
         holders: list[tuple[int, Operation]] = []
         number = first
-        entries, values = self.entries, self._values
+        values, entries = self._values, self.entries
+        types, attributes = entries.types, entries.attributes
         for block in blocks:
             header = len(out)
             out.append(0)
@@ -108,8 +111,13 @@ class _Writer:
             if arguments:
                 out.append(len(arguments))
                 for value in arguments:
-                    type_ = entries.type(value.type) << 1 | 1  # 0 would mean: unknown location
-                    out += (type_, entries.location(value.location))
+                    type_ = types.get(id(value.type))
+                    if type_ is None:
+                        type_ = entries.type(value.type)
+                    place = attributes.get(id(value.location))
+                    if place is None:
+                        place = entries.new_location(value.location)
+                    out += (type_ << 1 | 1, place)  # 0 would mean: unknown location
                     values[id(value)] = number
                     number += 1
                 out.append(ZERO_BYTE)  # no order of their uses
@@ -153,7 +161,7 @@ class _Writer:
 
     def _operations(
         self,
-        op: Operation | None,
+        op: Any,  # Operation | None, whose private fields are read
         end: Operation | None,
         out: list[int],
         number: int,
@@ -169,54 +177,51 @@ class _Writer:
         single = self._dictionaries
         length = 0
         while op is not end:
-            assert op is not None
             length += 1
-            name = names.get(type(op))
             place = attributes.get(id(op.location))
             if place is None:
-                place = entries.location(op.location)
+                place = entries.new_location(op.location)
             properties = op.properties
             if op.attributes or len(properties) > 1:
                 dictionary = self._dictionary(op)
             elif properties:
-                (item,) = properties.items()  # the key that `_dictionary` makes of one
-                dictionary = single.get((item[0], id(item[1])))
+                ((key, item),) = properties.items()  # the key that `_dictionary` makes of one
+                dictionary = single.get((key, id(item)))
                 if dictionary is None:
                     dictionary = self._dictionary(op)
             else:
                 dictionary = empty
-            results, regions = op.results, op.regions
-            successors = op._successors  # pyright: ignore[reportPrivateUsage]
-            if name is None or len(results) != 1 or regions or successors:
+            results = op.results
+            if len(results) != 1 or op.regions or op._successors:
                 number = self._operation(op, place, dictionary, out, number)
-                if regions:
+                if op.regions:
                     holders.append((len(out), op))
-            else:
-                (value,) = results
-                type_ = types.get(id(value._type))  # pyright: ignore[reportPrivateUsage]
-                if type_ is None:
-                    type_ = entries.type(value.type)
-                operands = op._operands  # pyright: ignore[reportPrivateUsage]
-                count = len(operands)
-                try:  # as literals: to unpack a list of operands takes twice the time
-                    if count == 2:
-                        a, b = operands
-                        a, b = values[id(a)], values[id(b)]
-                        out += (name, _PLAIN, place, dictionary, 1, type_, 2, a, b)
-                    elif count == 1:
-                        used = values[id(operands[0])]
-                        out += (name, _PLAIN, place, dictionary, 1, type_, 1, used)
-                    elif count == 0:
-                        out += (name, _PLAIN, place, dictionary, 1, type_, 0)
-                    else:
-                        used = [values[id(operand)] for operand in operands]
-                        out += (name, _PLAIN, place, dictionary, 1, type_, count, *used)
-                except KeyError:
-                    number = self._operation(op, place, dictionary, out, number)
+                op = op._next_op
+                continue
+            (value,) = results
+            operands = op._operands
+            count = len(operands)
+            try:  # all known but for the first of its kind, and what is used before it is defined
+                name, type_ = names[type(op)], types[id(value._type)]
+                # as literals: to unpack a list of operands takes twice the time
+                if count == 2:
+                    left, right = operands
+                    left, right = values[id(left)], values[id(right)]
+                    out += (name, _PLAIN, place, dictionary, 1, type_, 2, left, right)
+                elif count == 1:
+                    (only,) = operands
+                    out += (name, _PLAIN, place, dictionary, 1, type_, 1, values[id(only)])
+                elif count == 0:
+                    out += (name, _PLAIN, place, dictionary, 1, type_, 0)
                 else:
-                    values[id(value)] = number
-                    number += 1
-            op = op._next_op  # pyright: ignore[reportPrivateUsage]
+                    used = [values[id(operand)] for operand in operands]
+                    out += (name, _PLAIN, place, dictionary, 1, type_, count, *used)
+            except KeyError:
+                number = self._operation(op, place, dictionary, out, number)
+            else:
+                values[id(value)] = number
+                number += 1
+            op = op._next_op
         return length, number
 
     def _operation(

@@ -45,7 +45,6 @@ def make_mlir_context(*, allow_unregistered: bool = True) -> Any:
     _jax_mlir_ext.register_dialects(registry)
     context = ir.Context()
     context.append_dialect_registry(registry)
-    context.load_all_available_dialects()
     for dialect in (stablehlo, chlo, sdy, mpmd):
         dialect.register_dialect(context)
     # which loads the dialect quant, of which jaxlib's Python knows nothing
