@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from autopar.lowering.jax_compat import check_jax_version, trace_context, trace_state_clean
+from autopar.lowering.jax_compat import trace_context, trace_state_clean
 
 from .arguments import ArgumentRoles
 from .compiled import CompiledProgram
@@ -23,8 +23,6 @@ from .lowered import LoweredProgram, Lowering, Request
 from .meshes import mesh_shape
 from .methods import Method, check_num_micro_batches, resolve_method
 from .plans import Plan
-
-check_jax_version()
 
 
 def parallelize(

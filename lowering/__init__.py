@@ -9,7 +9,7 @@
 - mlir_context.py: jaxlib's contexts (the dialects are registered by a private name), and its errors
   as ours;
 - program.py: a per-device program as data, for the runtime;
-- jax_compat.py: the only module that touches JAX's private interfaces.
+- jax_compat: the only package that touches JAX's private interfaces.
 
 All but jax_compat need jaxlib alone; parse and print do without it, too.
 """

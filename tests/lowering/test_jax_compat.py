@@ -1,4 +1,4 @@
-"""What lowering/jax_compat.py relies on in the installed JAX, one test a function.
+"""What lowering/jax_compat relies on in the installed JAX, one test a function.
 
 A failure here names the private interface that a new release has moved; the end-to-end tests would
 only say that something broke.
@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxlib.mlir import ir
 
 from autopar.lowering import jax_compat
+from autopar.lowering.jax_compat import executables
 from autopar.lowering.mlir_context import make_mlir_context
 
 COUNT = 2
@@ -106,6 +107,17 @@ def test_other_releases_are_refused(
 # ---- running -------------------------------------------------------------------------------------
 
 
+def test_the_release_is_checked_before_private_imports() -> None:
+    code = (
+        "import sys, jax; jax.__version_info__ = (0, 9, 0)\n"
+        "sys.modules['jax._src.compiler'] = None\n"
+        "import autopar.lowering.jax_compat"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode
+    assert "ImportError: autopar works with jax>=0.10.2" in run.stderr
+
+
 def test_array_impl_is_the_type_of_arrays() -> None:
     assert type(jnp.zeros(2)) is jax_compat.ArrayImpl
 
@@ -135,7 +147,7 @@ def test_effects_barrier_waits_for_registered_runs(program: Program) -> None:
     loaded, argument, handlers = program
     _, token = jax_compat.execute_with_token(loaded, [argument], handlers)
     jax_compat.register_effects(token, devices())
-    tokens = jax_compat.dispatch.runtime_tokens
+    tokens = executables.dispatch.runtime_tokens
     assert set(devices()) <= set(tokens.output_runtime_tokens)
     jax.effects_barrier()
     assert not tokens.output_runtime_tokens
@@ -335,13 +347,7 @@ def test_the_place_of_an_error() -> None:
 
 def test_every_function_is_tested_here() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
-    public = [
-        name
-        for name, value in vars(jax_compat).items()
-        if inspect.isfunction(value)
-        and value.__module__ == jax_compat.__name__
-        and not name.startswith("_")
-    ]
+    public = [name for name in jax_compat.__all__ if inspect.isfunction(getattr(jax_compat, name))]
     assert [name for name in public if f"jax_compat.{name}(" not in text] == [
         "backend_is_initialized"  # in a process of its own
     ]
