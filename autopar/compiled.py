@@ -14,7 +14,8 @@ from jax.sharding import NamedSharding
 from autopar.lowering.jax_compat import ArrayImpl, is_key_dtype, key_data, key_impl
 from autopar.runtime.embedded import MeshExecutable
 
-from .lowered import ArgumentAval, LoweredProgram, host_value
+from .argument_avals import ArgumentAval, host_value
+from .lowered import LoweredProgram
 from .meshes import MeshChoice
 from .plans import Plan
 

@@ -43,8 +43,8 @@ from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning.places import planned_ops
 
+from .argument_avals import ArgumentAval
 from .decisions import Decisions, StalePlanError, parsed_sharding, parsed_strategy
-from .lowered import ArgumentAval
 from .meshes import MeshChoice
 from .plans import Plan, PlannedValue
 from .road import declare_mesh

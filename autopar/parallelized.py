@@ -18,8 +18,9 @@ from jax.core import Tracer
 from autopar.lowering.jax_compat import trace_context, trace_state_clean
 
 from .arguments import ArgumentRoles
+from .call import Lowering, Request
 from .compiled import CompiledProgram
-from .lowered import LoweredProgram, Lowering, Request
+from .lowered import LoweredProgram
 from .meshes import mesh_shape
 from .methods import Method, check_num_micro_batches, resolve_method
 from .plans import Plan
