@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, cast
 
-from autopar.dialects.sharding import Grid
+from autopar.dialects.autopar import StrategyAttr
+from autopar.dialects.sharding import Grid, Sharding
 from autopar.passes.cost.report import CollectiveUse
 from autopar.passes.importing.methods import METHODS, MethodOptions
 
-from .decisions import DecidedOp, Decisions, StalePlanError
+from .decisions import DecidedOp, Decisions, StalePlanError, parsed_sharding, parsed_strategy
 from .methods import check_num_micro_batches, check_reduction
 from .plans import Plan, PlannedValue
 from .typed_json import from_json
@@ -62,6 +64,27 @@ class PlanFile:
                     f"{name}_shardings: expected {len(values)}, one for each {name}, found "
                     f"{len(shardings)}"
                 )
+            for index, text in enumerate(shardings):
+                self._check_axes(f"{name}_shardings[{index}]", text, parsed_sharding)
+        for number, op in enumerate(self.ops):
+            for text in op.shardings:
+                self._check_axes(f"ops[{number}].shardings", text, parsed_sharding)
+            self._check_axes(f"ops[{number}].strategy", op.strategy, parsed_strategy)
+
+    def _check_axes(
+        self, field: str, text: str | None, parsed: Callable[[str], Sharding | StrategyAttr | None]
+    ) -> None:
+        """ValueError where a text has axes that the grid does not have, or cannot be read."""
+        try:
+            found = parsed(text) if text is not None else None
+        except StalePlanError as error:
+            raise ValueError(f"{field}: {error}") from None
+        if found is None:
+            return
+        axes = found.used_axes() if isinstance(found, Sharding) else chain(*found.data)
+        for axis in axes:
+            if axis.name not in self.grid:
+                raise ValueError(f"{field}: the grid has no axis {axis.name!r}")
 
 
 def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:

@@ -388,6 +388,8 @@ WRONG_FIELDS: list[tuple[str, Any, str]] = [
     ("demands", [1], "expected text, found 1"),
     ("argument_shardings", [], "expected 5, one for each argument, found 0"),
     ("argument_shardings", [7], "expected text, found 7"),
+    ("argument_shardings", ["[{"] * 5, "no sharding in '#autopar.sharding<[{>'"),
+    ("argument_shardings", ['@mesh, [{"z"}]'] * 5, "the grid has no axis 'z'"),
     ("collectives", {}, "expected a list, found {}"),
     ("ops", [7], "expected an object, found 7"),
 ]
