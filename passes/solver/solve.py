@@ -62,9 +62,11 @@ class SolveOptions:
 
     def __post_init__(self) -> None:
         if not (isfinite(self.time_limit_s) and self.time_limit_s > 0):
-            raise ValueError(f"time_limit_s is {self.time_limit_s}; it must be above 0 and finite")
+            raise ValueError(
+                f"time-limit={self.time_limit_s:g}: expected a number of seconds above 0"
+            )
         if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must be at least 0")
+            raise ValueError(f"seed={self.seed}: expected a whole number of at least 0")
         if self.work is not None and not self.work > 0:
             raise ValueError(f"work is {self.work}; it must be above 0, or None")
         if not 0 <= self.gap < 1:

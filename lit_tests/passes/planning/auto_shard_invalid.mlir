@@ -9,8 +9,8 @@
 
 // CLUSTER: auto_shard_invalid.mlir:{{.*}} error: auto-shard: {{.*}}nowhere
 // ALPHA: auto_shard_invalid.mlir:{{.*}} error: auto-shard: alpha=1,2: 2 values for the 1 axes of the grid
-// LIMIT: error: {{.*}}time_limit_s is 0.0; it must be above 0
-// SEED: error: {{.*}}seed is -1; it must be at least 0
+// LIMIT: error: {{.*}}time-limit=0: expected a number of seconds above 0
+// SEED: error: {{.*}}seed=-1: expected a whole number of at least 0
 // MEMORY: error: {{.*}}memory-per-device=1e400: expected bytes, as in 16GiB, 1.5GB or 80e9, from 1 to 1e+18
 // BETA: error: {{.*}}beta=nan: nan is no number of seconds from 0 to 1000
 // DEAR: error: auto-shard: every plan takes longer than 1e+06 seconds a step, the most that is planned for

@@ -288,11 +288,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("cluster", 8, "cluster=8: expected text"),
     ("batch_axis", 0, "batch_axis=0: expected text"),
     ("time_limit", [5], r"time_limit=\[5\]: expected number"),
-    ("time_limit", float("inf"), "time_limit_s is inf; it must be above 0 and finite"),
+    ("time_limit", float("inf"), "time-limit=inf: expected a number of seconds above 0"),
     ("seed", None, "seed=None: expected integer"),
     ("seed", 1.5, "seed=1.5: expected a whole number"),
     ("seed", float("inf"), "seed=inf: expected a whole number"),
-    ("seed", -1, "seed is -1; it must be at least 0"),
+    ("seed", -1, "seed=-1: expected a whole number of at least 0"),
 ]
 
 

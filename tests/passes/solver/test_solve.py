@@ -137,8 +137,8 @@ def test_wrong_plugins(answer: Sequence[Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"time_limit_s": 0.0}, "time_limit_s is 0.0; it must be above 0 and finite"),
-        ({"time_limit_s": float("nan")}, "time_limit_s is nan; it must be above 0 and finite"),
+        ({"time_limit_s": 0.0}, "time-limit=0: expected a number of seconds above 0"),
+        ({"time_limit_s": float("nan")}, "time-limit=nan: expected a number of seconds above 0"),
         ({"work": -1.0}, "work is -1.0; it must be above 0, or None"),
     ],
 )
