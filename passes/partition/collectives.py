@@ -161,12 +161,13 @@ def _permute(
     builder: LocalBuilder, value: SSAValue, source: Spec, step: Step, shape: Sequence[int]
 ) -> SSAValue:
     grid = builder.table.refined
+    still = tuple(axis for axis in range(len(grid.axes)) if axis not in step.axes)
     holders: dict[tuple[int, ...], list[int]] = {}
-    for device, key in enumerate(_part_keys(builder, source)):
+    for device, key in enumerate(_part_keys(builder, source, still)):
         holders.setdefault(key, []).append(device)
     pairs: list[tuple[int, int]] = []
     served: dict[tuple[int, ...], int] = {}
-    for device, key in enumerate(_part_keys(builder, step.after)):
+    for device, key in enumerate(_part_keys(builder, step.after, still)):
         nth = served.get(key, 0)
         served[key] = nth + 1
         pairs.append((holders[key][nth], device))
@@ -175,10 +176,12 @@ def _permute(
     )
 
 
-def _part_keys(builder: LocalBuilder, spec: Spec) -> list[tuple[int, ...]]:
-    """For each device which block it holds (and which summand, of a partial)."""
+def _part_keys(builder: LocalBuilder, spec: Spec, still: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """For each device which block it holds (and which summand, of a partial), and where it is on
+    the axes over which nothing moves."""
     columns = [builder.part_index(axes) for axes in spec.dims]
     columns.append(builder.part_index(tuple(sorted(spec.partial_axes))))
+    columns.append(builder.part_index(still))
     return list(zip(*columns, strict=True))
 
 

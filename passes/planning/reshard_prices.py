@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from math import gcd, prod
+from math import gcd, lcm, prod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,12 @@ from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.combining import COMBINABLE
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.reshard_plan import ReshardPlanner
-from autopar.passes.partition.specs import AxisTable, Spec
+from autopar.passes.partition.specs import AxisTable, PartialAxes, Spec
 
 from .demands import Demands
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 _SMALL_BYTES = OptimizeCollectivesPass.small_bytes
 """Collectives of arguments and gradients up to this size are made one; each pays its share of the
@@ -31,15 +33,36 @@ message by its size."""
 _COMBINABLE = frozenset(kind.name.removeprefix("shard.") for kind in COMBINABLE)
 _PRIME = 1009
 """A factor of sizes that no grid has."""
+_ITEM_BYTES = 1 << 30
+"""Of an element: bytes count for more than the starts of collectives."""
 
 _Steps = tuple[tuple[float, float, float], ...]
 """For each collective: seconds of its messages, seconds a byte of the whole tensor, and the bytes
 of its full buffer for each byte of the whole tensor; infinite where it is never made one with
 others."""
+_Ends = tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]
+"""The axes of each dimension before and after, and what axes may divide of it; in order."""
 
 
 _Move = tuple[str, tuple[int, ...], tuple[int, ...]]
 """A collective: its kind, its axes, and the axes that split the tensor before it."""
+
+
+class _Plan(NamedTuple):
+    """The steps of a resharding."""
+
+    moves: tuple[_Move, ...]
+    parts: tuple[int, ...]
+    """Of each dimension: what its size has to be divided by in every layout on the way."""
+
+
+class _Matrix(NamedTuple):
+    """Steps of many pairs, of which most have the same as others."""
+
+    which: Ints
+    """(sources, targets): the row of the pair's steps."""
+    steps: Floats
+    """(3, rows, steps): the entries of `_Steps`."""
 
 
 class ReshardPrices:
@@ -49,10 +72,12 @@ class ReshardPrices:
         self._table, self._prices, self._demands = table, prices, demands
         self._planner = ReshardPlanner(table)
         self._devices = prod(table.sizes)
-        self._steps: dict[tuple[Spec, Spec, tuple[int, ...]], _Steps] = {}
-        self._pairs: dict[tuple[int, ...], dict[tuple[Spec, Spec], _Steps]] = {}
-        self._arrays: dict[tuple[object, ...], Floats] = {}
-        self._plans: dict[tuple[Spec, Spec, tuple[int, ...]], list[_Move]] = {}
+        self._numbers: dict[_Steps, int] = {(): 0}
+        self._steps: dict[tuple[_Ends, PartialAxes, PartialAxes, int], int] = {}
+        self._pairs: dict[tuple[int, ...], dict[tuple[Spec, Spec], int]] = {}
+        self._matrices: dict[tuple[object, ...], _Matrix] = {}
+        self._plans: dict[tuple[Spec, Spec, tuple[int, ...]], _Plan] = {}
+        self._priced: dict[tuple[_Move, ...], _Steps] = {}
 
     def signature(self, shape: Sequence[int]) -> tuple[int, ...]:
         """What the axes of the grid may divide of each dimension; equal ones have equal steps."""
@@ -73,106 +98,131 @@ class ReshardPrices:
         `combined`: by collectives that wait for others of their kind, of which small ones are made
         one (`passes/partition/combining.py`).
         """
-        messages, per_byte, buffers = self._of(tuple(sources), tuple(targets), shape)
+        which, (messages, per_byte, buffers) = self._of(tuple(sources), tuple(targets), shape)
         if combined and num_bytes:
             messages = messages * np.minimum(1.0, buffers * (num_bytes / _SMALL_BYTES))
-        return messages.sum(axis=0) + per_byte.sum(axis=0) * num_bytes
+        return (messages.sum(axis=1) + per_byte.sum(axis=1) * num_bytes)[which]
 
     def _of(
         self, sources: tuple[Spec, ...], targets: tuple[Spec, ...], shape: Sequence[int]
-    ) -> Floats:
-        """(3, steps, sources, targets): the entries of `_Steps`."""
+    ) -> _Matrix:
         signature = self.signature(shape)
         key = sources, targets, signature
-        found = self._arrays.get(key)
+        found = self._matrices.get(key)
         if found is None:
             pairs = self._pairs.setdefault(signature, {})
-            for pair in product(sources, targets):
-                if pair not in pairs:
-                    pairs[pair] = self._between(*pair, signature)
-            rows = [[pairs[one, two] for two in targets] for one in sources]
-            most = max((len(steps) for row in rows for steps in row), default=0)
-            found = np.zeros((3, most, len(sources), len(targets)))
-            for i, row in enumerate(rows):
-                for j, steps in enumerate(row):
-                    for k, step in enumerate(steps):
-                        found[:, k, i, j] = step
-            self._arrays[key] = found
+            # those of one target one after the other: their searches share moves
+            for target, source in product(targets, sources):
+                if (source, target) not in pairs:
+                    pairs[source, target] = self._between(source, target, signature)
+            numbers = [[pairs[one, two] for two in targets] for one in sources]
+            found = self._matrices[key] = self._matrix(
+                np.array(numbers, np.int64).reshape(len(sources), len(targets))
+            )
         return found
 
-    def _between(self, source: Spec, target: Spec, signature: tuple[int, ...]) -> _Steps:
+    def _matrix(self, numbers: Ints) -> _Matrix:
+        used, which = np.unique(numbers, return_inverse=True)
+        every = [*self._numbers]
+        numbers_used: list[int] = used.tolist()
+        rows = [every[number] for number in numbers_used]
+        steps = np.zeros((3, len(rows), max(map(len, rows), default=0)))
+        for i, row in enumerate(rows):
+            for k, step in enumerate(row):
+                steps[:, i, k] = step
+        return _Matrix(which.reshape(numbers.shape), steps)
+
+    def _between(self, source: Spec, target: Spec, signature: tuple[int, ...]) -> int:
+        """The number of the steps between two specs."""
         if source == target:
-            return ()
-        changed = [
-            d for d, (a, b) in enumerate(zip(source.dims, target.dims, strict=True)) if a != b
-        ]
-        one = Spec(tuple(source.dims[d] for d in changed), source.partial)
-        two = Spec(tuple(target.dims[d] for d in changed), target.partial)
-        sizes = tuple(signature[d] for d in changed)
-        key = one, two, sizes
+            return 0
+        every = tuple(zip(source.dims, target.dims, signature, strict=True))
+        ends = tuple(sorted(end for end in every if end[0] != end[1]))
+        same = self._table.parts(axis for a, b, _ in every if a == b for axis in a)
+        key = ends, source.partial, target.partial, same
         found = self._steps.get(key)
         if found is None:
-            found = self._steps[key] = self._planned(one, two, sizes)
-        same = self._table.parts(
-            axis for d, axes in enumerate(source.dims) if d not in changed for axis in axes
-        )
-        return tuple((alpha, beta / same, full / same) for alpha, beta, full in found)
+            steps = tuple(
+                (alpha, beta / same, full / same) for alpha, beta, full in self._planned(*key[:3])
+            )
+            found = self._steps[key] = self._numbers.setdefault(steps, len(self._numbers))
+        return found
 
-    def _planned(self, source: Spec, target: Spec, sizes: tuple[int, ...]) -> _Steps:
-        found: list[tuple[float, float, float]] = []
-        for kind, indices, split in self._moves(source, target, sizes):
-            part = 1 / self._table.parts(split)
-            axes = self._table.axes(indices)
-            alpha = self._prices.collective_seconds(kind, 0.0, axes)
-            beta = self._prices.collective_seconds(kind, part, axes) - alpha
-            if kind in self._demands.forbidden:
-                alpha = np.inf
-            full = part * (self._table.parts(indices) if kind == "all_gather" else 1)
-            if kind not in _COMBINABLE:
-                full = np.inf
-            found.append((alpha, beta, full))
-        return tuple(found)
+    def _planned(self, ends: _Ends, before: PartialAxes, after: PartialAxes) -> _Steps:
+        one = Spec(tuple(axes for axes, _, _ in ends), before)
+        two = Spec(tuple(axes for _, axes, _ in ends), after)
+        moves = self._moves(one, two, tuple(size for _, _, size in ends))
+        found = self._priced.get(moves)
+        if found is None:
+            found = self._priced[moves] = tuple(self._price(*move) for move in moves)
+        return found
 
-    def _moves(self, source: Spec, target: Spec, sizes: tuple[int, ...]) -> list[_Move]:
-        """The steps of a resharding. They are the same in any order of the dimensions, over other
-        axes of the same sizes in the same order, and for sizes that these axes divide alike: each
-        is planned once."""
-        most = self._table.parts(_axes_of(source) | _axes_of(target))
-        sizes = tuple(gcd(size, most) for size in sizes)
-        order = sorted(range(len(sizes)), key=lambda d: (sizes[d], source.dims[d], target.dims[d]))
+    def _price(
+        self, kind: str, indices: tuple[int, ...], split: tuple[int, ...]
+    ) -> tuple[float, float, float]:
+        part = 1 / self._table.parts(split)
+        axes = self._table.axes(indices)
+        alpha = self._prices.collective_seconds(kind, 0.0, axes)
+        beta = self._prices.collective_seconds(kind, part, axes) - alpha
+        if kind in self._demands.forbidden:
+            alpha = np.inf
+        full = part * (self._table.parts(indices) if kind == "all_gather" else 1)
+        return alpha, beta, full if kind in _COMBINABLE else np.inf
+
+    def _moves(self, source: Spec, target: Spec, sizes: tuple[int, ...]) -> tuple[_Move, ...]:
+        """The steps of a resharding. They are the same in any order of the dimensions, and over
+        other axes of the same sizes in the same order: each is planned once."""
+        used = sorted(_axes_of(source) | _axes_of(target))
         spare = iter(range(len(self._table.sizes)))
         others: dict[int, int] = {}
-        for axis in sorted(_axes_of(source) | _axes_of(target)):
+        for axis in used:
             others[axis] = next(o for o in spare if self._table.sizes[o] == self._table.sizes[axis])
-        one, two = _renamed(source, order, others), _renamed(target, order, others)
-        shape = tuple(_PRIME * sizes[d] for d in order)
-        found = self._plans.get((one, two, shape))
-        if found is None:
-            found = self._plans[one, two, shape] = self._search(one, two, shape)
+        plan = self._plan(_renamed(source, others), _renamed(target, others), sizes)
         axes = {other: axis for axis, other in others.items()}
-        return [
+        return tuple(
             (kind, tuple(axes[i] for i in indices), tuple(axes[i] for i in split))
-            for kind, indices, split in found
-        ]
+            for kind, indices, split in plan.moves
+        )
 
-    def _search(self, source: Spec, target: Spec, shape: tuple[int, ...]) -> list[_Move]:
-        moves: list[_Move] = []
-        spec = source
-        for step in self._planner.plan(source, target, shape, 1 << 20):
-            kind = {"window": "permute", "to_partial": "all_slice"}.get(step.kind, step.kind)
-            axes = step.axes or tuple(target.dim_axes | spec.dim_axes)
-            moves.append((kind, axes, tuple(spec.dim_axes)))
-            spec = step.after
-        return moves
+    def _plan(self, source: Spec, target: Spec, sizes: tuple[int, ...]) -> _Plan:
+        """As for dimensions that all axes divide, but for those that the way there would split
+        where they do not divide."""
+        most = self._table.parts(_axes_of(source) | _axes_of(target))
+        shape = [most] * len(sizes)
+        while True:
+            plan = self._search(source, target, tuple(shape))
+            uneven = [d for d, parts in enumerate(plan.parts) if sizes[d] % parts]
+            if all(shape[d] != most for d in uneven):
+                return plan
+            for d in uneven:
+                shape[d] = _PRIME * gcd(sizes[d], most)
+
+    def _search(self, source: Spec, target: Spec, shape: tuple[int, ...]) -> _Plan:
+        key = source, target, shape
+        found = self._plans.get(key)
+        if found is None:
+            moves: list[_Move] = []
+            spec = source
+            parts = [self._table.parts(axes) for axes in spec.dims]
+            for step in self._planner.plan(source, target, shape, _ITEM_BYTES):
+                kind = {"window": "permute", "to_partial": "all_slice"}.get(step.kind, step.kind)
+                moves.append((kind, step.axes, tuple(spec.dim_axes)))
+                spec = step.after
+                parts = [
+                    lcm(n, self._table.parts(axes))
+                    for n, axes in zip(parts, spec.dims, strict=True)
+                ]
+            found = self._plans[key] = _Plan(tuple(moves), tuple(parts))
+        return found
 
 
 def _axes_of(spec: Spec) -> frozenset[int]:
     return spec.dim_axes | spec.partial_axes
 
 
-def _renamed(spec: Spec, order: Sequence[int], names: Mapping[int, int]) -> Spec:
-    """The spec with its dimensions in another order, and other axes."""
+def _renamed(spec: Spec, names: Mapping[int, int]) -> Spec:
+    """The spec over other axes."""
     return Spec(
-        tuple(tuple(names[axis] for axis in spec.dims[d]) for d in order),
+        tuple(tuple(names[axis] for axis in axes) for axes in spec.dims),
         tuple((kind, tuple(names[axis] for axis in axes)) for kind, axes in spec.partial),
     )
