@@ -26,7 +26,7 @@ from autopar.dialects.rules.registry import get_rule, partitioned_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
-from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
+from autopar.passes.cost.fusion import BODIES, DOTS, Fusions, updates_in_place
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
@@ -102,6 +102,7 @@ class PlanGraph:
         self.place_of: dict[SSAValue, int] = {}
         """The node of each place, by the value that stands for it."""
         self._node_of: dict[SSAValue, int | None] = {}
+        self._node_over: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
         self.throughs: list[Through] = []
         self.places = Places(func)
@@ -281,8 +282,22 @@ class PlanGraph:
         for value, size in (*fusion.reads(op).items(), *written.items()):
             self._add_bytes(value, trips * size)
 
-    def _add_bytes(self, value: SSAValue, size: float) -> None:
+    def _lies_as(self, value: SSAValue) -> int | None:
+        """The node that says where a value lies in memory; what is free, as what is written over it
+        does (zeros that updates are added to)."""
         node = self.node_of(value)
+        if node is None and value not in self._node_over:
+            results = (
+                use.operation.results[use.index : use.index + 1]
+                for use in value.uses
+                if updates_in_place(use.operation) or use.operation.name in BODIES
+            )
+            over = (self.node_of(result) for found in results for result in found)
+            self._node_over[value] = next((found for found in over if found is not None), None)
+        return self._node_over[value] if node is None else node
+
+    def _add_bytes(self, value: SSAValue, size: float) -> None:
+        node = self._lies_as(value)
         if node is not None:
             choice = self.nodes[node]
             choice.seconds = choice.seconds + self._prices.memory_seconds(size) / self.parts(node)

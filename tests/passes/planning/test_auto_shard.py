@@ -400,3 +400,12 @@ def test_small_gradients_and_the_loss_share_a_message() -> None:
         weights = [((width, width), ())] * count
         planned, actual = _collectives(function, ((2**17, width), ("x", None)), *weights)
         assert planned == pytest.approx(actual, rel=0.03)
+
+
+def test_zeros_that_updates_are_added_to_are_written() -> None:
+    def function(ids: Any, rows: Any) -> Any:
+        return jnp.zeros((2**16, 64)).at[ids.astype(int)].add(rows)
+
+    prices = CostModel.of(read_cluster("8xh100"), LINE)
+    planned, actual = _priced(function, prices, ((512,), ()), ((512, 64), ()))
+    assert planned == pytest.approx(actual.total, rel=0.03)
