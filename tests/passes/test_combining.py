@@ -10,7 +10,7 @@ from xdsl.ir import Operation
 from xdsl.parser import Parser
 
 from autopar.dialects import make_context
-from autopar.dialects.shard import AllReduceOp
+from autopar.dialects.shard import AllReduceOp, PermuteOp
 from autopar.lowering.parse import parse_module
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 
@@ -87,3 +87,25 @@ def test_chains_of_collectives_are_combined_in_front_of_the_first_use() -> None:
         if isinstance(op, AllReduceOp) and op.grid_axes.get_values() == (1,)
     ]
     assert len(marks) == 2 and marks[0] is not None and marks[0] == marks[1]
+
+
+ROWS = """
+shard.grid @g(shape = 4)
+func.func @main(%a: tensor<8x4xf32>) -> (tensor<1x4xf32>, tensor<1x4xf32>) {
+  %0 = stablehlo.slice %a [7:8, 0:4] : (tensor<8x4xf32>) -> tensor<1x4xf32>
+  %1 = shard.permute %0 on @g grid_axes = [0] pairs = [[0, 1], [1, 2], [2, 3]]
+      : tensor<1x4xf32> -> tensor<1x4xf32>
+  %2 = stablehlo.slice %a [7:8, 0:4] : (tensor<8x4xf32>) -> tensor<1x4xf32>
+  %3 = shard.permute %2 on @g grid_axes = [0] pairs = [[0, 1], [1, 2], [2, 3]]
+      : tensor<1x4xf32> -> tensor<1x4xf32>
+  func.return %1, %3 : tensor<1x4xf32>, tensor<1x4xf32>
+}
+"""
+
+
+@pytest.mark.parametrize(("rows", "count"), [("7:8", 1), ("0:1", 2)])
+def test_equal_rows_are_fetched_once(rows: str, count: int) -> None:
+    first, second = ROWS.split("%2 =")
+    module = parse_module(f"{first}%2 ={second.replace('7:8', rows)}")
+    OptimizeCollectivesPass().apply(make_context(), module)
+    assert sum(isinstance(op, PermuteOp) for op in module.walk()) == count
