@@ -29,8 +29,8 @@ from autopar.dialects.autopar import (
     StrategyAttr,
     entries_of,
     set_arg_shardings,
-    set_op_shardings,
     set_result_shardings,
+    set_sharding,
     sharding_of,
 )
 from autopar.dialects.autopar import (
@@ -138,10 +138,9 @@ class Decisions:
             )
         for op, decided in zip(ops, self.ops, strict=True):
             if op.name not in MOVES and op.name != MANUAL:
-                shardings = [parsed_sharding(text) for text in decided.shardings]
-                chosen = [s for s in shardings if s is not None]
-                if chosen and len(chosen) == len(shardings):
-                    set_op_shardings(op, chosen)
+                for result, text in zip(op.results, decided.shardings, strict=True):
+                    if (chosen := parsed_sharding(text)) is not None:
+                        set_sharding(result, chosen)
             if decided.strategy is not None:
                 op.attributes[STRATEGY] = parsed_strategy(decided.strategy)
         set_arg_shardings(func, map(parsed_sharding, self.arguments))

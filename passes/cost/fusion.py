@@ -9,6 +9,7 @@ needs it. XLA's rules, simplified (`InstructionFusion`, of CPU and GPU alike):
   so is what a reduction reads;
 - an op with several users, each in another fusion, is kept where it is dear (exponential, tanh,
   division …), or where computing it again would read more bytes than its result has;
+- a splat is kept for those alone that need it in memory; others make its elements themselves;
 - a dear op is kept where its elements are used again and again (broadcast);
 - reshapes, barriers and added dimensions are other names of what they read, and so are
   transposes that dots read (dots take their operands in any order), those of a matrix product (it
@@ -138,6 +139,7 @@ class Fusion:
         if updates_in_place(op):
             wanted[0] = op.operands[0], 0.0
         wanted += [(value, 1.0) for value in self._captured(op)]
+        held = {self.name(value) for value, _ in wanted if self._holds(op, value)}
         most: dict[SSAValue, float] = {}
         """The share of each value met that is needed; a value is met again where more of it is."""
         while wanted:
@@ -146,7 +148,11 @@ class Fusion:
                 continue
             most[value] = share
             maker = value.owner
-            if value not in self._kept and isinstance(maker, Operation) and maker in self._own:
+            if not isinstance(maker, Operation) or maker not in self._own:
+                continue
+            if _is_splat(maker) and value not in held:
+                del most[value]
+            elif value not in self._kept:
                 for source in self._sources(value, maker):
                     wanted.append((source, share * _share(maker, source)))
         return {
@@ -154,6 +160,14 @@ class Fusion:
             for value, share in most.items()
             if value in self._kept or value.owner not in self._own
         }
+
+    def _holds(self, op: Operation, operand: SSAValue) -> bool:
+        """Whether an op takes a splat as it lies in memory; others make its elements themselves,
+        and loops that carry it unchanged make it anew inside."""
+        if op.name in _LOOPS:
+            pairs = zip(op.operands, op.results, strict=True)
+            return not any(value is operand and result in self._views for value, result in pairs)
+        return not (_is_code(op) or op.name in _COMPUTES_OPERANDS)
 
     def _sources(self, value: SSAValue, op: Operation) -> Sequence[SSAValue]:
         """What the code of a value reads: of a name the value itself, of a constant nothing."""
@@ -200,7 +214,8 @@ class Fusion:
             views = [v for v in user.results if self._views.get(v) is value]
             for view in views:
                 is_demanded |= self._visit_users(view, places)
-            if views and user.name not in _LOOPS:
+            is_splat = isinstance(value.owner, Operation) and _is_splat(value.owner)
+            if views and (user.name not in _LOOPS or is_splat):
                 continue
             if user.name in _COMPUTES_OPERANDS or COMBINE in user.attributes or _is_code(user):
                 for result in user.results:
@@ -276,6 +291,11 @@ def _is_code(op: Operation) -> bool:
 def reads_from_memory(op: Operation) -> bool:
     """Whether an op needs its operands kept."""
     return not (_is_code(op) or op.name in _COMPUTES_OPERANDS)
+
+
+def _is_splat(op: Operation) -> bool:
+    """Whether an op gives one scalar everywhere: cheaper made again than read, by every reader."""
+    return op.name == "stablehlo.broadcast_in_dim" and not shape_of(op.operands[0].type)
 
 
 def _is_dear(op: Operation) -> bool:

@@ -46,6 +46,7 @@ def combine_collectives(
     if len(small) < 2:
         return counter
     _raise_views(block, small)
+    _raise_chains(block, dict(small))
     _sink_views(block, small)
     left = dict(small)
     while left:
@@ -177,6 +178,19 @@ def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
                 first = block.first_op
                 assert first is not None
                 block.insert_op_before(view, first)
+
+
+def _raise_chains(block: Block, small: Container[Operation]) -> None:
+    """Moves collectives that others take from up to where their operands are made.
+
+    Where a gradient is scattered over one axis and reduced over another in front of its use, the
+    window of the second collective would open only there, behind the first use of the next one.
+    """
+    for op in [op for op in block.ops if op in small and _has_user(op, small)]:
+        maker = operands_of(op)[0].owner
+        if isinstance(maker, Operation) and maker.parent is block:
+            op.detach()
+            block.insert_op_after(op, maker)
 
 
 def _sink_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:

@@ -36,8 +36,9 @@ class OptimizeCollectivesPass(ModulePass):
 
     Needs: a partitioned module (shard-partition). Guarantees: the same values; every rewrite lowers
     the ring bytes or the number of collectives and never raises either:
-    - a collective that repeats an earlier one of the same value in the same block is dropped,
-      unless they belong to different phases (`autopar.phase`: parameters gathered again);
+    - a collective that repeats an earlier one of the same value in the same block is dropped (a
+      permute also of equal slices of it), unless they belong to different phases
+      (`autopar.phase`: parameters gathered again);
     - an all_reduce whose only user slices along the same axes becomes a reduce_scatter;
     - independent all_reduces, all_gathers or reduce_scatters over the same axes, of at most
       `small-bytes` each and `group-bytes` in all, are moved together and marked to be lowered as
@@ -72,9 +73,12 @@ def collective_blocks(op: Operation) -> list[tuple[Block, list[Operation]]]:
 def merge_equal(ops: Sequence[Operation]) -> list[Operation]:
     """Drops collectives that repeat an earlier one of the same value; gives those that are left."""
     seen: dict[SSAValue, list[Operation]] = {}
+    slices: dict[tuple[object, ...], SSAValue] = {}
     left: list[Operation] = []
     for op in ops:
         (value,) = operands_of(op)
+        if type(op) is PermuteOp:  # of equal rows, as a convolution and its gradient fetch them
+            value = op.operands[0] = _same_slice(value, slices)
         of_value = seen.setdefault(value, [])
         for earlier in of_value:
             if _is_same(op, earlier):
@@ -84,6 +88,15 @@ def merge_equal(ops: Sequence[Operation]) -> list[Operation]:
             of_value.append(op)
             left.append(op)
     return left
+
+
+def _same_slice(value: SSAValue, seen: dict[tuple[object, ...], SSAValue]) -> SSAValue:
+    """The first value of a block that slices the same as this one does."""
+    maker = value.owner
+    if not isinstance(maker, Operation) or maker.name != "stablehlo.slice":
+        return value
+    key = maker.parent, maker.operands[0], value.type, *maker.properties.items()
+    return seen.setdefault(key, value)
 
 
 def _is_same(op: Operation, other: Operation) -> bool:

@@ -22,11 +22,11 @@ from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, s
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
-from autopar.dialects.rules.registry import partitioned_rule
+from autopar.dialects.rules.registry import get_rule, partitioned_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
-from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
+from autopar.passes.cost.fusion import BODIES, DOTS, Fusions, updates_in_place
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
@@ -39,10 +39,11 @@ from autopar.passes.partition.strategy import (
 from autopar.passes.walk import inner_ops
 
 from .demands import Demands, demanded_shardings
+from .message_shares import SharedMessages
 from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
-from .reshard_prices import Floats, ReshardPrices
+from .reshard_prices import Floats
 from .updates import scatter_preference, update_places
 
 _HELD_BYTE = 1e-15
@@ -101,10 +102,11 @@ class PlanGraph:
         self.place_of: dict[SSAValue, int] = {}
         """The node of each place, by the value that stands for it."""
         self._node_of: dict[SSAValue, int | None] = {}
+        self._node_over: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
         self.throughs: list[Through] = []
         self.places = Places(func)
-        self._reshard = ReshardPrices(table, prices, self._demands)
+        self._reshard = SharedMessages(table, prices, self._demands)
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
         self._parts: dict[int, Floats] = {}
@@ -114,6 +116,8 @@ class PlanGraph:
         self._ops = OpPrices(table, prices, self._demands, self.fusion)
         self._num_norms = 0
         """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
+        self._returned: set[Operation] = set()
+        """Ops that give sums which are only returned, as losses are."""
         self._combined: set[int] = set()
         """Places of arguments and of what elementwise ops join with them (gradients)."""
         self._updates: set[int] = set()
@@ -218,7 +222,7 @@ class PlanGraph:
 
     def _find_combined(self) -> None:
         """Arguments, what elementwise ops join with them, and both in other shapes; how many sums
-        of these there are."""
+        of these there are; what has a message that others may share."""
         for arg, value, _ in self.places.reads:
             ends = self.node_of(arg), self.node_of(value)
             self._combined.update(node for node in ends if node is not None)
@@ -227,11 +231,16 @@ class PlanGraph:
             ends = {self.node_of(op.operands[0]), self.node_of(op.results[0])}
             if not self._combined.isdisjoint(ends):
                 self._combined.update(node for node in ends if node is not None)
-        self._num_norms = sum(
-            not shape_of(op.results[0].type)
-            and not self._combined.isdisjoint(map(self.node_of, operands_of(op)))
-            for op in self.places.others
-        )
+        joined = {self.node_of(value): num_bytes(value.type) for _, value, _ in self.places.reads}
+        for node, size in joined.items():
+            if node is not None:
+                self._reshard.wait(size)
+        for op in self.places.others:
+            if any(map(_is_only_returned, op.results)):
+                self._returned.add(op)
+                self._reshard.wait(num_bytes(op.results[0].type))
+            is_norm = not self._combined.isdisjoint(map(self.node_of, operands_of(op)))
+            self._num_norms += is_norm and not shape_of(op.results[0].type)
 
     def _boundary(self) -> None:
         """Results lie where an argument whose buffer they share does, or where the user says."""
@@ -273,8 +282,22 @@ class PlanGraph:
         for value, size in (*fusion.reads(op).items(), *written.items()):
             self._add_bytes(value, trips * size)
 
-    def _add_bytes(self, value: SSAValue, size: float) -> None:
+    def _lies_as(self, value: SSAValue) -> int | None:
+        """The node that says where a value lies in memory; what is free, as what is written over it
+        does (zeros that updates are added to)."""
         node = self.node_of(value)
+        if node is None and value not in self._node_over:
+            results = (
+                use.operation.results[use.index : use.index + 1]
+                for use in value.uses
+                if updates_in_place(use.operation) or use.operation.name in BODIES
+            )
+            over = (self.node_of(result) for found in results for result in found)
+            self._node_over[value] = next((found for found in over if found is not None), None)
+        return self._node_over[value] if node is None else node
+
+    def _add_bytes(self, value: SSAValue, size: float) -> None:
+        node = self._lies_as(value)
         if node is not None:
             choice = self.nodes[node]
             choice.seconds = choice.seconds + self._prices.memory_seconds(size) / self.parts(node)
@@ -406,7 +429,9 @@ class PlanGraph:
                     self._add_edge(node, target, matrix * preference, trips)
             elif not shape_of(result.type):
                 left = self._matrix(gives, [Spec(())], result).reshape(-1)
-                if not self._combined.isdisjoint(map(self.node_of, operands_of(op))):
+                if op in self._returned:
+                    left = left * self._reshard.share(num_bytes(result.type))
+                elif not self._combined.isdisjoint(map(self.node_of, operands_of(op))):
                     left = left / self._num_norms  # they wait for each other
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * left
 
@@ -525,3 +550,16 @@ class PlanGraph:
             one, two, seconds = two, one, seconds.T
         have = self.edges.get((one, two))
         self.edges[one, two] = trips * seconds if have is None else have + trips * seconds
+
+
+def _is_only_returned(value: SSAValue) -> bool:
+    """Whether a scalar goes to the function's end, a partial sum as such."""
+    while not shape_of(value.type) and (use := value.get_unique_use()) is not None:
+        user = use.operation
+        if not user.results:
+            return isinstance(user.parent_op(), FuncOp)
+        rule = get_rule(user) if len(user.results) == 1 else None
+        if rule is None or (use.index,) not in rule.linear:
+            return False
+        value = user.results[0]
+    return False

@@ -458,6 +458,28 @@ def test_one_search_serves_all_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(searches) == 1
 
 
+def test_a_found_plan_keeps_where_loops_carry_values() -> None:
+    def step(w: Any, x: Any) -> Any:
+        def cell(h: Any, row: Any) -> Any:
+            h = jnp.tanh(row + h @ w)
+            return h, h
+
+        return jax.lax.scan(cell, jnp.zeros(x.shape[1:]), x)[1].sum()
+
+    w, x = jnp.ones((1024, 1024)), jnp.ones((16, 64, 1024))
+    line = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    lowered = autopar.parallelize(
+        step,
+        mesh=line,
+        in_shardings=(NamedSharding(line, PartitionSpec("x")), None),
+        method=autopar.AutoShardParallel(options={"cluster": "8xh100"}),
+    ).lower(w, x)
+    searched = lowered.as_text("spmd")
+    gathers = [use.times for use in lowered.plan.collectives if use.kind == "all_gather"]
+    assert gathers == [1]  # in front of the loop
+    assert lowered.as_text("spmd") == searched
+
+
 def test_a_lowered_program_is_shown_in_a_line() -> None:
     lowered = autopar.parallelize(train, mesh=mesh(), method="dp").lower(params(), batch())
     assert repr(lowered) == (

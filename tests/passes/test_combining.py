@@ -10,6 +10,8 @@ from xdsl.ir import Operation
 from xdsl.parser import Parser
 
 from autopar.dialects import make_context
+from autopar.dialects.shard import AllReduceOp, PermuteOp
+from autopar.lowering.parse import parse_module
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 
 VALUE = "tensor<8xf32>"
@@ -57,3 +59,53 @@ def test_values_are_made_before_they_are_used(first: int) -> None:
             seen.add(op)
             combined += "autopar.combine" in op.attributes
     assert combined
+
+
+CHAINS = f"""
+shard.grid @g(shape = 2x4)
+func.func @main(%a: tensor<8xf32>, %b: tensor<8xf32>, %u: {VALUE}, %v: {VALUE})
+    -> ({VALUE}, {VALUE}) {{
+  %0 = stablehlo.sine %a : {VALUE}
+  %1 = stablehlo.sine %b : {VALUE}
+  %2 = shard.all_reduce %0 on @g grid_axes = [0] reduction = max : {VALUE} -> {VALUE}
+  %3 = shard.all_reduce %2 on @g grid_axes = [1] : {VALUE} -> {VALUE}
+  %4 = stablehlo.add %3, %u : {VALUE}
+  %5 = shard.all_reduce %1 on @g grid_axes = [0] : {VALUE} -> {VALUE}
+  %6 = shard.all_reduce %5 on @g grid_axes = [1] : {VALUE} -> {VALUE}
+  %7 = stablehlo.add %6, %v : {VALUE}
+  func.return %4, %7 : {VALUE}, {VALUE}
+}}
+"""
+
+
+def test_chains_of_collectives_are_combined_in_front_of_the_first_use() -> None:
+    module = parse_module(CHAINS)
+    OptimizeCollectivesPass().apply(make_context(), module)
+    marks = [
+        op.attributes.get("autopar.combine")
+        for op in module.walk()
+        if isinstance(op, AllReduceOp) and op.grid_axes.get_values() == (1,)
+    ]
+    assert len(marks) == 2 and marks[0] is not None and marks[0] == marks[1]
+
+
+ROWS = """
+shard.grid @g(shape = 4)
+func.func @main(%a: tensor<8x4xf32>) -> (tensor<1x4xf32>, tensor<1x4xf32>) {
+  %0 = stablehlo.slice %a [7:8, 0:4] : (tensor<8x4xf32>) -> tensor<1x4xf32>
+  %1 = shard.permute %0 on @g grid_axes = [0] pairs = [[0, 1], [1, 2], [2, 3]]
+      : tensor<1x4xf32> -> tensor<1x4xf32>
+  %2 = stablehlo.slice %a [7:8, 0:4] : (tensor<8x4xf32>) -> tensor<1x4xf32>
+  %3 = shard.permute %2 on @g grid_axes = [0] pairs = [[0, 1], [1, 2], [2, 3]]
+      : tensor<1x4xf32> -> tensor<1x4xf32>
+  func.return %1, %3 : tensor<1x4xf32>, tensor<1x4xf32>
+}
+"""
+
+
+@pytest.mark.parametrize(("rows", "count"), [("7:8", 1), ("0:1", 2)])
+def test_equal_rows_are_fetched_once(rows: str, count: int) -> None:
+    first, second = ROWS.split("%2 =")
+    module = parse_module(f"{first}%2 ={second.replace('7:8', rows)}")
+    OptimizeCollectivesPass().apply(make_context(), module)
+    assert sum(isinstance(op, PermuteOp) for op in module.walk()) == count

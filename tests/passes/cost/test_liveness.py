@@ -66,6 +66,47 @@ def test_elementwise_ops_write_over_what_dies() -> None:
     assert memory(body.replace("%1, %a", "%1, %0")).temporaries == 2 * K  # %0 lives on
 
 
+def test_splats_are_kept_for_those_alone_that_write_over_them() -> None:
+    update = "stablehlo.dynamic_update_slice %s, %a, %i, %i : (tensor<16x16xf32>,"
+    body = f"""
+        %c = stablehlo.constant dense<1.0> : tensor<f32>
+        %i = stablehlo.constant dense<0> : tensor<i32>
+        %s = stablehlo.broadcast_in_dim %c, dims = [] : (tensor<f32>) -> tensor<16x16xf32>
+        %0 = {update} tensor<16x16xf32>, tensor<i32>, tensor<i32>) -> tensor<16x16xf32>
+        %1 = stablehlo.dot_general %0, %a, {DOT}
+        %2 = stablehlo.dot_general %1, %a, {DOT}
+        %3 = stablehlo.add %2, %s : tensor<16x16xf32>
+        %4 = stablehlo.dot_general %3, %a, {DOT}
+        return %4 : tensor<16x16xf32>"""
+    assert memory(body).temporaries == 2 * K
+
+
+def test_a_splat_that_a_loop_reads_is_made_inside() -> None:
+    body = f"""
+        %c = stablehlo.constant dense<1.0> : tensor<f32>
+        %n = stablehlo.constant dense<0> : tensor<i32>
+        %s = stablehlo.broadcast_in_dim %c, dims = [] : (tensor<f32>) -> tensor<16x16xf32>
+        %0 = stablehlo.dot_general %a, %a, {DOT}
+        %1:3 = "stablehlo.while"(%n, %0, %s) ({{
+        ^bb0(%i: tensor<i32>, %x: tensor<16x16xf32>, %y: tensor<16x16xf32>):
+          %m = stablehlo.constant dense<8> : tensor<i32>
+          %p = stablehlo.compare LT, %i, %m : (tensor<i32>, tensor<i32>) -> tensor<i1>
+          stablehlo.return %p : tensor<i1>
+        }}, {{
+        ^bb0(%i: tensor<i32>, %x: tensor<16x16xf32>, %y: tensor<16x16xf32>):
+          %m = stablehlo.constant dense<1> : tensor<i32>
+          %j = stablehlo.add %i, %m : tensor<i32>
+          %z = stablehlo.add %x, %y : tensor<16x16xf32>
+          stablehlo.return %j, %z, %y : tensor<i32>, tensor<16x16xf32>, tensor<16x16xf32>
+        }}) : (tensor<i32>, tensor<16x16xf32>, tensor<16x16xf32>)
+            -> (tensor<i32>, tensor<16x16xf32>, tensor<16x16xf32>)
+        %2 = stablehlo.dot_general %1#1, %a, {DOT}
+        return %2 : tensor<16x16xf32>"""
+    counter = 4
+    assert memory(body).temporaries == K + counter
+    assert memory(body.replace("%1#1, %a", "%1#1, %1#2")).temporaries == 2 * K + counter
+
+
 REDUCE = "on @g grid_axes = [0] : tensor<16x16xf32> -> tensor<16x16xf32>"
 
 

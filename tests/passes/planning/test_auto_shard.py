@@ -383,3 +383,29 @@ def test_a_pinned_argument_is_gathered_once_for_all_its_readers() -> None:
     )
     gathers = [use for use in plan.collectives if use.kind == "all_gather"]
     assert [(use.axes, use.times) for use in gathers] == [(("x",), 1)]
+
+
+def test_small_gradients_and_the_loss_share_a_message() -> None:
+    def function(x: Any, *weights: Any) -> Any:
+        def loss(weights: Any) -> Any:
+            h = x
+            for w in weights:
+                h = jnp.tanh(h @ w)
+            return jnp.mean(h**2)
+
+        value, grads = jax.value_and_grad(loss)(weights)
+        return [w - g for w, g in zip(weights, grads, strict=True)], value
+
+    for width, count in ((190, 1), (190, 3), (254, 2)):
+        weights = [((width, width), ())] * count
+        planned, actual = _collectives(function, ((2**17, width), ("x", None)), *weights)
+        assert planned == pytest.approx(actual, rel=0.03)
+
+
+def test_zeros_that_updates_are_added_to_are_written() -> None:
+    def function(ids: Any, rows: Any) -> Any:
+        return jnp.zeros((2**16, 64)).at[ids.astype(int)].add(rows)
+
+    prices = CostModel.of(read_cluster("8xh100"), LINE)
+    planned, actual = _priced(function, prices, ((512,), ()), ((512, 64), ()))
+    assert planned == pytest.approx(actual.total, rel=0.03)
