@@ -39,11 +39,10 @@ from autopar.passes.partition.strategy import (
 from autopar.passes.walk import inner_ops
 
 from .demands import Demands, demanded_shardings
-from .message_shares import SharedMessages
 from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
-from .reshard_prices import Floats
+from .reshard_prices import Floats, ReshardPrices
 from .updates import scatter_preference, update_places
 
 _HELD_BYTE = 1e-15
@@ -106,7 +105,7 @@ class PlanGraph:
         self.op_nodes: list[tuple[Operation, int]] = []
         self.throughs: list[Through] = []
         self.places = Places(func)
-        self._reshard = SharedMessages(table, prices, self._demands)
+        self._reshard = ReshardPrices(table, prices, self._demands)
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
         self._parts: dict[int, Floats] = {}

@@ -27,9 +27,11 @@ from .demands import Demands
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_SMALL_BYTES = OptimizeCollectivesPass.small_bytes
-"""Collectives of arguments and gradients up to this size are made one; each pays its share of the
-message by its size."""
+_LARGEST = OptimizeCollectivesPass.small_bytes
+"""Collectives of arguments and gradients up to this size are made one."""
+_MEETS = 2 * _LARGEST
+"""The bytes that a small one meets of its kind and axes, as others choose: fewer than a group may
+have. Where it is taken for more, plans come to be of many kinds, each with a message of its own."""
 _COMBINABLE = frozenset(kind.name.removeprefix("shard.") for kind in COMBINABLE)
 _PRIME = 1009
 """A factor of sizes that no grid has."""
@@ -78,6 +80,16 @@ class ReshardPrices:
         self._matrices: dict[tuple[object, ...], _Matrix] = {}
         self._plans: dict[tuple[Spec, Spec, tuple[int, ...]], _Plan] = {}
         self._priced: dict[tuple[_Move, ...], _Steps] = {}
+        self._waiting = 0
+
+    def wait(self, num_bytes: int) -> None:
+        """Notes a value whose collectives wait for others of their kind, if they are small."""
+        if num_bytes <= _LARGEST:
+            self._waiting += num_bytes
+
+    def share(self, num_bytes: int) -> float:
+        """Of a message, for the sum of a value that waits."""
+        return min(1.0, num_bytes / max(1, self._waiting))
 
     def signature(self, shape: Sequence[int]) -> tuple[int, ...]:
         """What the axes of the grid may divide of each dimension; equal ones have equal steps."""
@@ -96,11 +108,15 @@ class ReshardPrices:
         demands forbid.
 
         `combined`: by collectives that wait for others of their kind, of which small ones are made
-        one (`passes/partition/combining.py`).
+        one (`passes/partition/combining.py`). Which ones these are hangs on the choices of all: a
+        small one is taken to meet the others that wait, up to some bytes, and pays its share of the
+        message by its size.
         """
         which, (messages, per_byte, buffers) = self._of(tuple(sources), tuple(targets), shape)
         if combined and num_bytes:
-            messages = messages * np.minimum(1.0, buffers * (num_bytes / _SMALL_BYTES))
+            sizes = buffers * num_bytes
+            shares = np.minimum(1.0, sizes / min(_MEETS, max(1, self._waiting)))
+            messages = messages * np.where(sizes <= _LARGEST, shares, 1.0)
         return (messages.sum(axis=1) + per_byte.sum(axis=1) * num_bytes)[which]
 
     def _of(

@@ -22,6 +22,7 @@ from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
 from autopar.passes.solver.solve import Plugin, Solution, SolveOptions, solve
 
+from .coarse import coarse_choices
 from .footprint import Bytes, Footprint
 from .memory_prices import MemoryPrices, Priced
 from .plan_graph import PlanGraph
@@ -69,6 +70,7 @@ class Search:
         self._edges = {ends: whole_costs(seconds) for ends, seconds in graph.edges.items()}
         self._repeater = Repeater(len(graph.nodes), self._edges)
         self._kinds = [own.tobytes() for own in self._costs]
+        self._coarse = coarse_choices(graph)
         self._solved_prices: dict[tuple[tuple[int, float], ...], Priced] = {}
 
     def run(self, limit: int | None) -> Choices:
@@ -121,9 +123,23 @@ class Search:
         marks = {ends: table.tobytes() for ends, table in dearer.items()}
         repeats = self._repeater.find(kinds, dearer=marks)
         problem = self._problem(repeats, costs, dearer=dearer)
-        solution = solve(problem, self._options, progress=_tell_solving)
+        starts = self._starts(problem, repeats.kept)
+        solution = solve(problem, self._options, starts=starts, progress=_tell_solving)
         choices = repeats.expanded(solution.strategies)
         return Priced(choices, solution.lower_bound, repeats, solution.reproducible)
+
+    def _starts(self, problem: Problem, nodes: Sequence[int]) -> list[list[int]]:
+        """The cheapest choices on coarser grids, for a problem of some of the nodes."""
+        found: list[list[int]] = []
+        for kept in self._coarse:
+            costs = problem.node_costs.copy()
+            for number, node in enumerate(nodes):
+                own = costs[problem.node_offsets[number] : problem.node_offsets[number + 1]]
+                if (own[kept[node]] < FORBIDDEN).any():
+                    own[~kept[node]] = FORBIDDEN
+            coarse = replace(problem, node_costs=costs)
+            found.append(solve(coarse, self._options, progress=_tell_solving).strategies)
+        return found
 
     def _copies(self, prices: Mapping[int, float]) -> dict[tuple[int, int], Ints]:
         """What copies cost at these prices, per edge."""

@@ -167,6 +167,25 @@ class Graph:
                 choices[step.node] = step.table[tuple(choices[u] for u in step.into)]
         return choices
 
+    def project(self, strategies: Ints) -> dict[int, int]:
+        """Strategies of the nodes that are alive, from those (n,) of the problem's own nodes: the
+        way to where `expand` comes from. What was dropped becomes the cheapest beside the rest."""
+        found = np.full(len(self.unary), -1, np.int64)
+        found[: len(strategies)] = strategies
+        for step in self.trace:
+            if isinstance(step, Restricted):
+                (at,) = np.nonzero(step.kept == found[step.node])
+                found[step.node] = at[0] if len(at) else -1
+        chosen = {node: int(found[node]) for node in self.nodes if found[node] >= 0}
+        for node in self.nodes:
+            if node not in chosen:
+                costs = self.unary[node].copy()
+                for other, matrix in self.adjacent[node].items():
+                    if other in chosen:
+                        costs += matrix[:, chosen[other]]
+                chosen[node] = int(costs.argmin())
+        return chosen
+
     def _join(self, u: int, v: int, matrix: Floats) -> None:
         self.adjacent[u][v] = matrix
         self.adjacent[v][u] = matrix.T

@@ -9,7 +9,7 @@ Anytime: there is a solution as soon as the problem is known to have one, and a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
 
@@ -103,18 +103,21 @@ def solve(
     problem: Problem,
     options: SolveOptions | None = None,
     *,
+    starts: Iterable[Sequence[int]] = (),
     plugin: Plugin | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Solution:
     """The cheapest choice found that fits into memory; `InfeasibleError` if there is none.
 
-    `plugin` answers instead of our own search; ProblemError where its answer does not hold.
+    The cheapest of `starts`, choices that are known, is improved beside others. `plugin` answers
+    instead of our own search; ProblemError where its answer does not hold.
     `progress` is told what is being done.
     """
     options = options or SolveOptions()
     start = time.perf_counter()
     run = _Run(problem, options, start, progress or _silent)
     if plugin is None:
+        run.begin(starts)
         run.search()
     else:
         run.take(plugin)
@@ -174,6 +177,13 @@ class _Run:
         self.strategies = thrifty.tolist()
         self.cost = evaluate(problem, thrifty).cost
         self.bound = _least_sum(problem)
+        self.has_start = False
+
+    def begin(self, starts: Iterable[Sequence[int]]) -> None:
+        """Choices to improve."""
+        for start in starts:
+            self.offer(np.array(start, np.int64))
+            self.has_start = True
 
     def take(self, plugin: Plugin) -> None:
         """The answer of a plug-in solver, checked."""
@@ -238,6 +248,10 @@ class _Core:
         small = max(_SHORT, _SHORT_PER_PAIR * pairs) if pairs <= _EXACT_PAIRS else float("inf")
         run.progress(f"pricing the memory of {_described(arrays)}")
         ascent = Ascent(arrays, incumbent, run.random)
+        if run.has_start:
+            known = graph.project(np.array(run.strategies, np.int64))
+            choice = np.array([known[node] for node in arrays.nodes.tolist()], np.int64)
+            incumbent.offer(choice, arrays.load(choice))
         dual = ascent.run(budget.part(0.3, at_most=small))
         self._raise(dual.bound + graph.constant)
         self._offer(graph, arrays, incumbent.choice, steps)
