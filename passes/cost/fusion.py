@@ -14,7 +14,7 @@ needs it. XLA's rules, simplified (`InstructionFusion`, of CPU and GPU alike):
   transposes that dots read (dots take their operands in any order), those of a matrix product (it
   is made in that order) and what a loop carries unchanged.
 
-Constants are not in memory: they are part of the program.
+Constants, and broadcasts of scalars, are not in memory: they are part of the program.
 """
 
 from __future__ import annotations
@@ -107,11 +107,15 @@ class Fusion:
 
     def writes(self, op: Operation) -> dict[SSAValue, float]:
         """The bytes that an op writes, each with a value that they lie as: its kept results, or
-        what it updates in place by. An op that is computed inside others writes nothing."""
+        what it updates in place by. An op that is computed inside others writes nothing; one that
+        updates a constant, or what repeats a scalar, writes that first, as its result."""
         written = self.written(op)
         if written and updates_in_place(op):
             update = max(op.operands[1:], key=lambda operand: num_bytes(operand.type))
-            return {update: num_bytes(update.type)}
+            found: dict[SSAValue, float] = {update: num_bytes(update.type)}
+            if self.name(op.operands[0]) is None:
+                found[op.results[0]] = num_bytes(op.results[0].type)
+            return found
         return {value: num_bytes(value.type) for value in written}
 
     def name(self, value: SSAValue) -> SSAValue | None:
@@ -183,7 +187,7 @@ class Fusion:
         places: set[int] = set()
         is_demanded = self._visit_users(value, places)
         self._places[value] = frozenset(places)
-        if op.name == _CONSTANT or value in self._views:
+        if _is_fill(op) or value in self._views:
             return
         if is_demanded or not _is_code(op) or self._is_kept_apart(op, value, places):
             self._kept.add(value)
@@ -276,6 +280,13 @@ def _is_code(op: Operation) -> bool:
 def reads_from_memory(op: Operation) -> bool:
     """Whether an op needs its operands kept."""
     return not (_is_code(op) or op.name in _COMPUTES_OPERANDS)
+
+
+def _is_fill(op: Operation) -> bool:
+    """Whether an op gives a constant, or a scalar again and again: whoever needs it in memory
+    writes it there."""
+    is_broadcast = op.name == "stablehlo.broadcast_in_dim"
+    return op.name == _CONSTANT or (is_broadcast and not shape_of(op.operands[0].type))
 
 
 def _is_dear(op: Operation) -> bool:
