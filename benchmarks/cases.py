@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 from xdsl.dialects.builtin import ModuleOp  # noqa: E402
 
 from autopar.dialects import make_context  # noqa: E402
+from autopar.dialects.diagnostics import DiagnosticError  # noqa: E402
 from autopar.dialects.sharding import Grid  # noqa: E402
 from autopar.lowering.mlir_context import merge_equal_ops  # noqa: E402
 from autopar.passes.collector import collector_off  # noqa: E402
@@ -189,3 +191,11 @@ def limit_of(memory: str, prices: CostModel, experts: Sequence[Figures]) -> int:
     """The bytes that a device may hold: its own, or just what the thriftiest expert needs."""
     own = prices.links.cluster.device.memory_bytes
     return own if memory == "device" else min(own, int(1.05 * min(e.memory for e in experts)))
+
+
+def without_plan(error: DiagnosticError, experts: Sequence[Figures], limit: int) -> float:
+    """Prints why auto-shard has no plan; inf where an expert has one, nan where none fits."""
+    thriftiest = min(experts, key=lambda figures: figures.memory)
+    print(f"  no plan: {str(error).splitlines()[0]}", flush=True)
+    print(f"  thriftiest: {thriftiest.name} {thriftiest}", flush=True)
+    return math.inf if thriftiest.memory <= limit else math.nan

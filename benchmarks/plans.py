@@ -32,7 +32,7 @@ from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price
 from autopar.passes.importing.grid_option import parse_grid
 
-from .cases import Case, Figures, figures_of, kind_of, limit_of, lowered, step_of
+from .cases import Case, Figures, figures_of, kind_of, limit_of, lowered, step_of, without_plan
 from .experts import experts_of
 from .plans_compiled import compiled_ratios, measured_ratios
 
@@ -71,13 +71,12 @@ def ratio_of(auto: Figures, experts: Sequence[Figures], limit: float) -> tuple[f
 def compare(
     case: Case, found: list[Figures], prices: CostModel, memory: str, *, verbose: bool
 ) -> float:
-    """Prints a case; gives the ratio, inf where auto-shard finds no plan."""
+    """Prints a case; gives the ratio, or what `without_plan` says."""
     limit = limit_of(memory, prices, found)
     try:
         auto = figures_of("auto", case.auto(prices, limit), prices)
     except DiagnosticError as error:
-        print(f"  no plan: {str(error).splitlines()[0]}", flush=True)
-        return math.inf
+        return without_plan(error, found, limit)
     ratio, best = ratio_of(auto, found, limit)
     found.sort(key=lambda figures: figures.price.total)
     for figures in (auto, *(found if verbose else found[:3])):
@@ -98,14 +97,20 @@ def _split(price: Price) -> str:
 
 
 def summary(ratios: dict[str, float]) -> str:
-    """The worst ratio and the geometric mean."""
-    worst = max(ratios, key=lambda case: ratios[case])
-    mean = math.exp(sum(math.log(ratio) for ratio in ratios.values()) / len(ratios))
-    above = sum(ratio > 1.0005 for ratio in ratios.values())
-    return (
-        f"{len(ratios)} cases, {above} above 1.00: worst {ratios[worst]:.4f} ({worst}), "
-        f"geometric mean {mean:.4f}"
-    )
+    """The worst ratio and the geometric mean, and where there is no plan."""
+    lost = [case for case, ratio in ratios.items() if math.isinf(ratio)]
+    found = {case: ratio for case, ratio in ratios.items() if math.isfinite(ratio)}
+    text = f"{len(ratios)} cases"
+    if len(found) < len(ratios):
+        text += f", {len(ratios) - len(found) - len(lost)} in which no plan fits"
+    if lost:
+        text += f", {len(lost)} in which only experts' plans fit ({', '.join(lost)})"
+    if found:
+        worst = max(found, key=lambda case: found[case])
+        mean = math.exp(sum(math.log(ratio) for ratio in found.values()) / len(found))
+        above = sum(ratio > 1.0005 for ratio in found.values())
+        text += f", {above} above 1.00: worst {found[worst]:.4f} ({worst}), mean {mean:.4f}"
+    return text
 
 
 def modelled(args: argparse.Namespace) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
@@ -16,7 +15,17 @@ from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.grid_option import parse_grid
 
-from .cases import Case, Figures, Step, figures_of, kind_of, limit_of, lowered, step_of
+from .cases import (
+    Case,
+    Figures,
+    Step,
+    figures_of,
+    kind_of,
+    limit_of,
+    lowered,
+    step_of,
+    without_plan,
+)
 from .experts import Expert, experts_of
 from .hlo_price import Work, work_of
 from .plans_run import Compiled, compiled_jit, compiled_ours, measured
@@ -116,14 +125,13 @@ def _cases(args: argparse.Namespace) -> Iterator[tuple[str, Step, Case, _Experts
 
 
 def _compare(case: Case, experts: _Experts, prices: CostModel, memory: str, best: int) -> float:
-    """Prints a case; gives the ratio of compiled prices, inf where auto-shard finds no plan."""
+    """Prints a case; gives the ratio of compiled prices, or what `without_plan` says."""
     figures = experts.figures(prices)
     limit = limit_of(memory, prices, figures)
     try:
         auto = case.auto(prices, limit)
     except DiagnosticError as error:
-        print(f"  no plan: {str(error).splitlines()[0]}", flush=True)
-        return math.inf
+        return without_plan(error, figures, limit)
     rows = [_auto_row(auto, case, prices)]
     fitting = [one for one in figures if one.memory <= limit] or figures
     for one in fitting[: best or None]:
