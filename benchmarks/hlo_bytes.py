@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import combinations
+from collections.abc import Callable, Iterator
+from itertools import chain, combinations
 from math import prod
 from typing import Any, NamedTuple
 
@@ -15,19 +15,22 @@ from autopar.passes.cost.collectives import (
     all_gather_bytes,
     all_reduce_bytes,
     all_to_all_bytes,
+    one_root_bytes,
     permute_bytes,
     reduce_scatter_bytes,
 )
 
-_WIDTHS = {
-    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
-    "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
-}  # fmt: skip
-_OP = re.compile(
-    r"= (?P<type>\(.*?\)|\S+) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|"
-    r"collective-permute)(?:-start)?\("
-)
-_SHAPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
+from .hlo_text import Computation, Instruction, Module, parse
+
+_RING_BYTES: dict[str, Callable[[float, int], float]] = {
+    "all-reduce": all_reduce_bytes,
+    "all-gather": all_gather_bytes,
+    "reduce-scatter": reduce_scatter_bytes,
+    "all-to-all": all_to_all_bytes,
+    "collective-permute": lambda num_bytes, _: permute_bytes(num_bytes),
+    "collective-broadcast": one_root_bytes,
+}
+_NAMES = {"collective-permute": "permute"}
 
 
 class HloUse(NamedTuple):
@@ -35,74 +38,101 @@ class HloUse(NamedTuple):
 
     kind: str
     axes: tuple[str, ...]
-    """The grid axes that it runs over; all of them where its groups are those of no axes."""
+    """The grid axes, or sub-axes, that it runs over; all axes where its groups are those of
+    none."""
     num_bytes: float
     """Ring bytes that a device sends."""
     local_bytes: float
     """What each device puts in."""
 
 
-def uses(hlo: str, grid: Grid) -> Iterator[HloUse]:
-    """The collectives of an HLO module whose devices are numbered as a grid's, loop bodies once."""
-    for line, (kind, num_bytes, local_bytes) in _found(hlo, grid.num_devices):
-        yield HloUse(kind, _axes(line, kind, grid), num_bytes, local_bytes)
+def use_of(instruction: Instruction, of: Computation, grid: Grid) -> HloUse | None:
+    """What an instruction moves; None if it is no collective. Devices are numbered as a grid's."""
+    kind = _kind(instruction)
+    if kind is None:
+        return None
+    num_bytes, local_bytes = _bytes(instruction, of, kind, grid.num_devices)
+    axes = _axes(instruction.text, kind, grid)
+    return HloUse(_NAMES.get(kind, kind), axes, num_bytes, local_bytes)
+
+
+def uses(module: Module, grid: Grid) -> Iterator[HloUse]:
+    """The collectives of an HLO module, loop bodies once."""
+    for computation in module.computations.values():
+        for instruction in computation.instructions:
+            use = use_of(instruction, computation, grid)
+            if use is not None:
+                yield use
 
 
 def collectives(hlo: str, num_devices: int) -> Iterator[tuple[str, float]]:
     """(kind, ring bytes a device) of every collective of an HLO module, loop bodies once."""
-    for _, (kind, num_bytes, _) in _found(hlo, num_devices):
-        yield kind, num_bytes
+    for computation in parse(hlo).computations.values():
+        for instruction in computation.instructions:
+            kind = _kind(instruction)
+            if kind is not None:
+                num_bytes, _ = _bytes(instruction, computation, kind, num_devices)
+                yield _NAMES.get(kind, kind), num_bytes
 
 
-def _found(hlo: str, num_devices: int) -> Iterator[tuple[str, tuple[str, float, float]]]:
-    """The line, and (kind, ring bytes, local bytes), of every collective."""
-    for line in hlo.splitlines():
-        match = _OP.search(line)
-        if match is None:
-            continue
-        kind = match["kind"]
-        sizes = [
-            _WIDTHS.get(dtype, 4) * prod(int(n) for n in dims.split(",") if n)
-            for dtype, dims in _SHAPE.findall(match["type"])
-        ]
-        group = _group_size(line, num_devices)
-        total = float(sum(sizes))
-        if kind == "all-reduce":
-            yield line, (kind, all_reduce_bytes(total, group), total)
-        elif kind == "all-gather":
-            yield line, (kind, all_gather_bytes(total / group, group), total / group)
-        elif kind == "reduce-scatter":
-            yield line, (kind, reduce_scatter_bytes(total * group, group), total * group)
-        elif kind == "all-to-all":
-            yield line, (kind, all_to_all_bytes(total, group), total)
-        else:
-            yield line, ("permute", permute_bytes(total), total)
+def total_bytes(hlo: str, num_devices: int) -> float:
+    """Ring bytes that a device sends in one run, loop bodies once."""
+    return sum(num_bytes for _, num_bytes in collectives(hlo, num_devices))
+
+
+def _kind(instruction: Instruction) -> str | None:
+    """Of `all-reduce` and of the first half of a pair, `all-reduce-start`."""
+    kind = instruction.opcode.removesuffix("-start")
+    return kind if kind in _RING_BYTES else None
+
+
+def _bytes(
+    instruction: Instruction, of: Computation, kind: str, num_devices: int
+) -> tuple[float, float]:
+    """Ring bytes, and what a device puts in."""
+    groups = _groups(instruction.text)
+    group = len(next(iter(groups))) if groups else num_devices
+    local_bytes = float(sum(operand.num_bytes for operand in of.operands(instruction)))
+    return _RING_BYTES[kind](local_bytes, group), local_bytes
+
+
+# ---- Which axes ----------------------------------------------------------------------------------
 
 
 def _axes(line: str, kind: str, grid: Grid) -> tuple[str, ...]:
     """The grid axes of a collective."""
     names = tuple(name for name, size in grid.axes if size > 1)
-    if kind == "permute":
+    if kind == "collective-permute":
         pairs = re.search(r"source_target_pairs=\{.*?\}\}", line)
-        ends = (
-            [tuple(map(int, p.split(","))) for p in re.findall(r"\{(\d+,\d+)", pairs[0])]
-            if pairs
-            else []
-        )
-        return tuple(
-            name
-            for name in names
-            if any(
-                grid.coordinate(a, AxisRef(name)) != grid.coordinate(b, AxisRef(name))
-                for a, b in ends
-            )
-        )
+        found = re.findall(r"\{(\d+),(\d+)", pairs[0]) if pairs else []
+        ends = [(int(a), int(b)) for a, b in found]
+        return tuple(name for name in names if _differs(grid, name, ends))
     groups = _groups(line)
-    for count in range(1, len(names) + 1):
-        for chosen in combinations(names, count):
-            if groups == {frozenset(g) for g in grid.groups([AxisRef(name) for name in chosen])}:
-                return chosen
+    if not groups:
+        return names
+    for axes in _sets_of_axes(grid):
+        if groups == {frozenset(group) for group in grid.groups(axes)}:
+            return tuple(axis.spelled for axis in axes)
     return names
+
+
+def _differs(grid: Grid, name: str, ends: list[tuple[int, int]]) -> bool:
+    axis = AxisRef(name)
+    return any(grid.coordinate(a, axis) != grid.coordinate(b, axis) for a, b in ends)
+
+
+def _sets_of_axes(grid: Grid) -> Iterator[tuple[AxisRef, ...]]:
+    """Whole axes, then parts of one of them, with whole others."""
+    whole = [AxisRef(name) for name, size in grid.axes if size > 1]
+    yield from chain.from_iterable(combinations(whole, n) for n in range(1, len(whole) + 1))
+    for axis in whole:
+        others = [other for other in whole if other != axis]
+        size = grid.sizes[axis.name]
+        for pre in (n for n in range(1, size) if size % n == 0):
+            for own in (n for n in range(2, size) if size % (pre * n) == 0):
+                for count in range(len(others) + 1):
+                    for chosen in combinations(others, count):
+                        yield (AxisRef(axis.name, pre, own), *chosen)
 
 
 def _groups(line: str) -> set[frozenset[int]]:
@@ -144,13 +174,3 @@ def _mesh_groups(axes: str, devices: str | None, along: str) -> set[frozenset[in
     moved = np.moveaxis(found.reshape(shape), last, range(-len(last), 0))
     group = prod(shape[axis] for axis in last)
     return {frozenset(g) for g in moved.reshape(-1, group).tolist()}
-
-
-def _group_size(line: str, num_devices: int) -> int:
-    groups = _groups(line)
-    return len(next(iter(groups))) if groups else num_devices
-
-
-def total_bytes(hlo: str, num_devices: int) -> float:
-    """Ring bytes that a device sends in one run."""
-    return sum(num_bytes for _, num_bytes in collectives(hlo, num_devices))

@@ -1,7 +1,7 @@
-"""auto-shard against the plans of experts, by the cost model.
+"""auto-shard against the plans of experts, by the cost model and by what XLA compiles.
 
     python -m benchmarks.plans [--models gpt-350M,moe-380M,…] [--layers 4] [--grids 8,2x4,…]
-        [--clusters 8xv100,8xh100] [--memory device|tight] [--compiled] [--measure]
+        [--clusters 8xv100,8xh100] [--memory device,tight] [--compiled | --measure] [--best 3]
 
 A model is a module of `models/` and one of its sizes. For each case every expert plan
 (`benchmarks/experts.py`) is written on the same StableHLO as annotations, propagated and
@@ -10,56 +10,31 @@ partitioned programs, and what stands behind it: ring bytes, FLOPs and memory of
 that need more than a device's memory do not count; `--memory tight` allows only what the thriftiest
 expert needs, and 5 % more. In the end the worst ratio auto / best expert, and the geometric mean.
 
-`--compiled` and `--measure` take the models' smallest sizes, on 8 virtual CPU devices: collective
-bytes and memory of the executables that XLA makes of both plans, and their step times.
+`--compiled` compiles auto's plan and the `--best` experts by the model (0: all) for 8 virtual CPU
+devices, experts also by plain `jax.jit`, and prices what stands in the executables
+(`benchmarks/hlo_price.py`); an expert counts if its executable fits. Models are in float32 there,
+as XLA's CPU backend widens what is narrower. `--measure` runs the plans. Both take the models'
+smallest sizes where none are given.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import importlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from itertools import product
 
-import autopar
+from autopar.dialects.diagnostics import DiagnosticError
+from autopar.lowering.importer import import_module
+from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.program import Price
+from autopar.passes.importing.grid_option import parse_grid
 
-autopar.init(devices=8)
-
-import jax  # noqa: E402  (devices are set up before JAX starts)
-from xdsl.dialects.builtin import ModuleOp  # noqa: E402
-
-from autopar.dialects import make_context  # noqa: E402
-from autopar.dialects.diagnostics import DiagnosticError  # noqa: E402
-from autopar.dialects.sharding import Grid  # noqa: E402
-from autopar.lowering.importer import import_module  # noqa: E402
-from autopar.lowering.mlir_context import merge_equal_ops  # noqa: E402
-from autopar.passes.collector import collector_off  # noqa: E402
-from autopar.passes.cost.cluster import read_cluster  # noqa: E402
-from autopar.passes.cost.flops import flops_of  # noqa: E402
-from autopar.passes.cost.liveness import memory_of  # noqa: E402
-from autopar.passes.cost.prices import CostModel  # noqa: E402
-from autopar.passes.cost.program import Price, price_of  # noqa: E402
-from autopar.passes.cost.report import collectives_of  # noqa: E402
-from autopar.passes.importing.grid_option import parse_grid  # noqa: E402
-from autopar.passes.manager import run_passes  # noqa: E402
-from autopar.passes.pipelines import BOUNDARY, DECIDE, IMPORT, PARTITION, PROPAGATE  # noqa: E402
-from autopar.passes.planning.planner import make_plan  # noqa: E402
-from autopar.passes.solver.solve import SolveOptions  # noqa: E402
-from autopar.road import declare_mesh  # noqa: E402
-from models.training import make_optimizer  # noqa: E402
-
-from .experts import (  # noqa: E402
-    Expert,
-    experts_of,
-    marked,
-    without_marks,
-    write_arguments,
-    write_constraints,
-)
-from .plans_run import compiled_jit, compiled_ours, measured  # noqa: E402
+from .cases import Case, Figures, figures_of, kind_of, limit_of, lowered, step_of, without_plan
+from .experts import experts_of
+from .plans_compiled import compiled_ratios, measured_ratios
 
 MODELS = {
     "gpt-350M": 32,
@@ -73,142 +48,11 @@ MODELS = {
     "gpt_decode-1.3B": 32,
 }
 """The cases of a plain run, with the examples of a batch on 8 devices."""
-_TRANSFORMERS = ("gpt", "bert", "moe", "vit", "gpt_decode")
 SMALL = (
     "gpt-mini", "bert-mini", "moe-mini", "wide_resnet-tiny", "unet-tiny", "vit-mini", "mlp-mini",
     "gpt_decode-mini",
 )  # fmt: skip
 """Sizes that this machine runs."""
-
-
-class Step(NamedTuple):
-    """What is planned: a step, what it takes, what it gives away."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    donated: int
-    paths: list[str]
-    """Of the flat arguments."""
-
-
-def config_of(model: str, layers: int | None) -> tuple[Any, Any]:
-    """The module and the config of `gpt-1.3B`, with fewer layers (blocks of a level, for UNets and
-    ResNets in the proportion of their stages)."""
-    name, _, size = model.partition("-")
-    module = importlib.import_module(f"models.{name}")
-    config = module.SIZES[size]
-    if layers is not None:
-        if name == "wide_resnet":
-            share = min(1.0, layers / sum(config.stages))
-            config = dataclasses.replace(
-                config, stages=tuple(max(1, int(share * n)) for n in config.stages)
-            )
-        elif name == "unet":
-            config = dataclasses.replace(config, blocks=max(1, layers // len(config.multipliers)))
-        else:
-            config = dataclasses.replace(config, num_layers=min(layers, config.num_layers))
-    return module, config
-
-
-def step_of(model: str, layers: int | None, batch: int) -> Step:
-    module, config = config_of(model, layers)
-    if model.startswith("gpt_decode"):
-        cache = module.abstract_cache(config, batch)
-        args = module.abstract_params(config), cache, module.abstract_tokens(batch)
-        return Step(
-            module.make_decode_step(config), args, 1, _paths(("params", "cache", "batch"), args)
-        )
-    optimizer = make_optimizer(1e-3, 100)
-    args = module.abstract_state(config, optimizer), module.abstract_batch(config, batch)
-    return Step(module.make_train_step(config, optimizer), args, 0, _paths(("", "batch"), args))
-
-
-def _paths(names: Sequence[str], args: Sequence[Any]) -> list[str]:
-    def spelled(name: str, path: Any) -> str:
-        keys = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
-        return "/".join([name] * bool(name) + [str(key) for key in keys])
-
-    return [
-        spelled(name, path)
-        for name, arg in zip(names, args, strict=True)
-        for path, _ in jax.tree_util.tree_flatten_with_path(arg)[0]
-    ]
-
-
-def lowered(step: Step) -> Any:
-    """StableHLO with marks."""
-    with marked():
-        jitted = jax.jit(step.function, keep_unused=True, donate_argnums=step.donated)
-        native = jitted.lower(*step.args).compiler_ir("stablehlo")
-    merge_equal_ops(native)
-    return native
-
-
-# ---- Plans ---------------------------------------------------------------------------------------
-
-
-class Figures(NamedTuple):
-    """What a partitioned program comes to on a device."""
-
-    name: str
-    price: Price
-    memory: int
-    ring_bytes: float
-    flops: int
-
-    def __str__(self) -> str:
-        gib, tera = self.memory / 2**30, self.flops / 1e12
-        return (
-            f"{1e3 * self.price.total:9.3f} ms, {gib:6.2f} GiB, "
-            f"{self.ring_bytes / 2**20:8.1f} MiB sent, {tera:7.3f} TFLOP"
-        )
-
-
-class Case:
-    """A step on a grid."""
-
-    def __init__(self, module: ModuleOp, paths: list[str], grid: Grid) -> None:
-        self._module, self._paths, self.grid = module, paths, grid
-        self._context = make_context()
-        self.seconds: dict[str, float] = {}
-        """Of auto-shard's parts, and of the passes before it."""
-
-    def auto(self, prices: CostModel, limit: int | None) -> ModuleOp:
-        """The partitioned program as auto-shard plans it."""
-        module = self._module.clone()
-        without_marks(module)
-        declare_mesh(module, self.grid)
-        began = time.perf_counter()
-        run_passes(module, IMPORT, self._context)
-        took = time.perf_counter() - began
-        with collector_off():
-            planned = make_plan(module, self._context, prices, SolveOptions(60.0), limit)
-        self.seconds = {"import": took, **planned.seconds}
-        return self._partitioned(module)
-
-    def expert(self, expert: Expert) -> ModuleOp:
-        """The partitioned program with an expert's shardings."""
-        module = self._module.clone()
-        write_constraints(module, expert, self.grid)
-        declare_mesh(module, self.grid)
-        run_passes(module, IMPORT, self._context)
-        write_arguments(module, self._paths, expert, self.grid)
-        run_passes(module, (*PROPAGATE, *BOUNDARY), self._context)
-        return self._partitioned(module)
-
-    def _partitioned(self, module: ModuleOp) -> ModuleOp:
-        run_passes(module, (*DECIDE, *PARTITION), self._context)
-        return module
-
-
-def figures_of(name: str, partitioned: ModuleOp, prices: CostModel) -> Figures:
-    return Figures(
-        name,
-        price_of(partitioned, prices),
-        memory_of(partitioned).peak,
-        sum(use.num_bytes * use.times for use in collectives_of(partitioned)),
-        flops_of(partitioned),
-    )
 
 
 # ---- Comparing -----------------------------------------------------------------------------------
@@ -225,18 +69,14 @@ def ratio_of(auto: Figures, experts: Sequence[Figures], limit: float) -> tuple[f
 
 
 def compare(
-    case: Case, experts: dict[str, ModuleOp], prices: CostModel, memory: str, *, verbose: bool
+    case: Case, found: list[Figures], prices: CostModel, memory: str, *, verbose: bool
 ) -> float:
-    """Prints a case; gives the ratio, inf where auto-shard finds no plan."""
-    found = [figures_of(name, module, prices) for name, module in experts.items()]
-    limit = prices.links.cluster.device.memory_bytes
-    if memory == "tight":
-        limit = min(limit, int(1.05 * min(figures.memory for figures in found)))
+    """Prints a case; gives the ratio, or what `without_plan` says."""
+    limit = limit_of(memory, prices, found)
     try:
         auto = figures_of("auto", case.auto(prices, limit), prices)
     except DiagnosticError as error:
-        print(f"  no plan: {str(error).splitlines()[0]}", flush=True)
-        return math.inf
+        return without_plan(error, found, limit)
     ratio, best = ratio_of(auto, found, limit)
     found.sort(key=lambda figures: figures.price.total)
     for figures in (auto, *(found if verbose else found[:3])):
@@ -257,24 +97,20 @@ def _split(price: Price) -> str:
 
 
 def summary(ratios: dict[str, float]) -> str:
-    """The worst ratio and the geometric mean."""
-    worst = max(ratios, key=lambda case: ratios[case])
-    mean = math.exp(sum(math.log(ratio) for ratio in ratios.values()) / len(ratios))
-    above = sum(ratio > 1.0005 for ratio in ratios.values())
-    return (
-        f"{len(ratios)} cases, {above} above 1.00: worst {ratios[worst]:.4f} ({worst}), "
-        f"geometric mean {mean:.4f}"
-    )
-
-
-def kind_of(model: str) -> dict[str, bool]:
-    """What `experts_of` asks of a model."""
-    name = model.partition("-")[0]
-    return {
-        "transformer": name in _TRANSFORMERS,
-        "trains": name != "gpt_decode",
-        "routes": name == "moe",
-    }
+    """The worst ratio and the geometric mean, and where there is no plan."""
+    lost = [case for case, ratio in ratios.items() if math.isinf(ratio)]
+    found = {case: ratio for case, ratio in ratios.items() if math.isfinite(ratio)}
+    text = f"{len(ratios)} cases"
+    if len(found) < len(ratios):
+        text += f", {len(ratios) - len(found) - len(lost)} in which no plan fits"
+    if lost:
+        text += f", {len(lost)} in which only experts' plans fit ({', '.join(lost)})"
+    if found:
+        worst = max(found, key=lambda case: found[case])
+        mean = math.exp(sum(math.log(ratio) for ratio in found.values()) / len(found))
+        above = sum(ratio > 1.0005 for ratio in found.values())
+        text += f", {above} above 1.00: worst {found[worst]:.4f} ({worst}), mean {mean:.4f}"
+    return text
 
 
 def modelled(args: argparse.Namespace) -> dict[str, float]:
@@ -292,50 +128,16 @@ def modelled(args: argparse.Namespace) -> dict[str, float]:
             took = time.perf_counter() - began - lower
             case = Case(module, step.paths, grid)
             experts = {one.name: case.expert(one) for one in experts_of(grid, **kind_of(model))}
-            for preset in args.clusters.split(","):
-                title = f"{model} {shape} {preset}"
+            for preset, memory in product(args.clusters.split(","), args.memory.split(",")):
+                title = f"{model} {shape} {preset} {memory}"
                 print(
                     f"{title}: batch {batch}, {len(experts)} experts, "
                     f"JAX lowers in {lower:.1f} s, import {took:.1f} s",
                     flush=True,
                 )
                 prices = CostModel.of(read_cluster(preset), grid)
-                ratios[title] = compare(case, experts, prices, args.memory, verbose=args.verbose)
-    return ratios
-
-
-def on_this_machine(args: argparse.Namespace) -> dict[str, float]:
-    """Compares what XLA compiles of the models' smallest sizes, or what the clock says of it."""
-    ratios: dict[str, float] = {}
-    for model in args.models.split(","):
-        step = step_of(model, args.layers or None, args.batch or 16)
-        module = import_module(lowered(step))
-        for shape in args.grids.split(","):
-            grid = parse_grid(shape)
-            case = Case(module, step.paths, grid)
-            experts = {one.name: one for one in experts_of(grid, **kind_of(model))}
-            modules = {name: case.expert(one) for name, one in experts.items()}
-            for preset in args.clusters.split(","):
-                title = f"{model} {shape} {preset}"
-                prices = CostModel.of(read_cluster(preset), grid)
-                seconds_of = {
-                    name: price_of(module, prices).total for name, module in modules.items()
-                }
-                best = min(seconds_of, key=lambda name: seconds_of[name])
-                plans = [
-                    compiled_ours("auto", case.auto(prices, None)),
-                    compiled_ours(f"{best} by autopar", modules[best].clone()),
-                    compiled_jit(step, experts[best], grid),
-                ]
-                print(title, flush=True)
-                seconds = [plan.seconds(grid, prices) for plan in plans]
-                if args.measure:
-                    seconds = measured(plans, step, args.rounds)
-                for plan, took in zip(plans, seconds, strict=True):
-                    text = plan.describe(grid, prices)
-                    took_ms = f"{1e3 * took:9.3f} ms measured" if args.measure else ""
-                    print(f"  {plan.name:32} {took_ms} {text}", flush=True)
-                ratios[title] = seconds[0] / seconds[-1]
+                found = [figures_of(name, module, prices) for name, module in experts.items()]
+                ratios[title] = compare(case, found, prices, memory, verbose=args.verbose)
     return ratios
 
 
@@ -346,16 +148,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="examples on 8 devices; more on more")
     parser.add_argument("--grids", default="2x4")
     parser.add_argument("--clusters", help="presets and files (8xh100; on this machine cpu)")
-    parser.add_argument("--memory", choices=("device", "tight"), default="device")
+    parser.add_argument("--memory", default="device", help="device, tight or both")
     parser.add_argument("--verbose", action="store_true", help="every expert; splits of times")
     parser.add_argument("--compiled", action="store_true", help="read what XLA compiles")
     parser.add_argument("--measure", action="store_true", help="run what XLA compiles")
+    parser.add_argument("--best", type=int, default=3, help="experts that are compiled; 0: all")
     parser.add_argument("--rounds", type=int, default=20, help="steps of which the fastest counts")
     args = parser.parse_args()
     runs = args.compiled or args.measure
     args.models = args.models or ",".join(SMALL if runs else MODELS)
-    args.clusters = args.clusters or ("cpu" if runs else "8xh100")
-    print(summary(on_this_machine(args) if runs else modelled(args)))
+    args.clusters = args.clusters or ("cpu" if args.measure else "8xh100")
+    compared = measured_ratios if args.measure else compiled_ratios if runs else modelled
+    print(summary(compared(args)))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ from xdsl.dialects.builtin import ModuleOp
 from autopar.dialects import make_context
 from autopar.dialects.sharding import Grid
 from autopar.lowering.program import device_program
-from autopar.passes.cost.prices import CostModel
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import LOWER
 from autopar.runtime.embedded import MeshExecutable
 
 from .experts import Expert, jitted_as
-from .hlo_bytes import uses
+from .hlo_text import Module, parse
 
 
 class Compiled(NamedTuple):
@@ -34,17 +33,8 @@ class Compiled(NamedTuple):
     run: Callable[..., Any]
     """Takes flat arguments that lie as `shardings` say, gives flat results."""
     shardings: list[Any]
-    hlo: str
-    costs: dict[str, float]
+    hlo: Module
     memory: Any
-
-    def moved(self, grid: Grid) -> dict[tuple[str, tuple[str, ...]], float]:
-        """Ring bytes by kind and axes."""
-        found: dict[tuple[str, tuple[str, ...]], float] = {}
-        for use in uses(self.hlo, grid):
-            key = use.kind, use.axes
-            found[key] = found.get(key, 0.0) + use.num_bytes
-        return found
 
     @property
     def peak(self) -> int:
@@ -53,39 +43,17 @@ class Compiled(NamedTuple):
         total = stats.argument_size_in_bytes + stats.output_size_in_bytes
         return total + stats.temp_size_in_bytes - stats.alias_size_in_bytes
 
-    def seconds(self, grid: Grid, prices: CostModel) -> float:
-        """XLA's FLOPs, its bytes accessed and the collectives in the HLO, at the model's rates."""
-        device = prices.links.cluster.device
-        moved = sum(
-            prices.collective_seconds(use.kind.replace("-", "_"), use.local_bytes, use.axes)
-            for use in uses(self.hlo, grid)
-        )
-        return (
-            moved
-            + self.costs.get("flops", 0.0) / device.flops_per_second("f32")
-            + self.costs.get("bytes accessed", 0.0) / device.memory_bandwidth
-        )
-
-    def describe(self, grid: Grid, prices: CostModel) -> str:
-        moved = sorted(self.moved(grid).items(), key=lambda item: -item[1])
-        sent = ", ".join(f"{kind}({','.join(axes)}) {n / 2**20:.2f}" for (kind, axes), n in moved)
-        return (
-            f"{1e3 * self.seconds(grid, prices):8.3f} ms, "
-            f"{self.costs.get('flops', 0.0) / 1e9:7.3f} GFLOP, {self.peak / 2**20:7.1f} MiB; "
-            f"MiB sent: {sum(n for _, n in moved) / 2**20:.2f} ({sent})"
-        )
-
 
 def compiled_ours(name: str, partitioned: ModuleOp) -> Compiled:
     """A partitioned module, compiled and run by autopar's runtime."""
     run_passes(partitioned, LOWER, make_context())
     program = device_program(partitioned)
     executable = MeshExecutable(program, jax.devices()[: program.grid.num_devices])
-    costs: Any = executable.loaded.cost_analysis()
-    hlo = "\n".join(module.to_string() for module in executable.loaded.hlo_modules())
+    (hlo,) = executable.loaded.hlo_modules()
     memory = executable.loaded.get_compiled_memory_stats()
-    first = costs[0] if isinstance(costs, list) else costs
-    return Compiled(name, executable.run, executable.input_shardings, hlo, first, memory)
+    return Compiled(
+        name, executable.run, executable.input_shardings, parse(hlo.to_string()), memory
+    )
 
 
 def compiled_jit(step: Any, expert: Expert, grid: Grid) -> Compiled:
@@ -108,14 +76,12 @@ def compiled_jit(step: Any, expert: Expert, grid: Grid) -> Compiled:
             keep_unused=True,
         )
         executable = jitted.lower(*step.args).compile()
-    costs: Any = executable.cost_analysis()
-    first = costs[0] if isinstance(costs, list) else costs
 
     def run(leaves: list[Any]) -> list[Any]:
         return jax.tree.leaves(executable(*jax.tree.unflatten(tree, leaves)))
 
     return Compiled(
-        f"{expert.name} by jax.jit", run, shardings, executable.as_text(), first,
+        f"{expert.name} by jax.jit", run, shardings, parse(executable.as_text()),
         executable.memory_analysis(),
     )  # fmt: skip
 

@@ -108,11 +108,15 @@ class Fusion:
 
     def writes(self, op: Operation) -> dict[SSAValue, float]:
         """The bytes that an op writes, each with a value that they lie as: its kept results, or
-        what it updates in place by. An op that is computed inside others writes nothing."""
+        what it updates in place by. An op that is computed inside others writes nothing; one that
+        updates a constant writes that first, as its result."""
         written = self.written(op)
         if written and updates_in_place(op):
             update = max(op.operands[1:], key=lambda operand: num_bytes(operand.type))
-            return {update: num_bytes(update.type)}
+            found: dict[SSAValue, float] = {update: num_bytes(update.type)}
+            if self.name(op.operands[0]) is None:
+                found[op.results[0]] = num_bytes(op.results[0].type)
+            return found
         return {value: num_bytes(value.type) for value in written}
 
     def name(self, value: SSAValue) -> SSAValue | None:

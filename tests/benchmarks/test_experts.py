@@ -14,7 +14,7 @@ from autopar.lowering.importer import import_module
 from autopar.passes.cost.liveness import memory_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.importing.grid_option import parse_grid
-from benchmarks import plans
+from benchmarks import cases
 from benchmarks.experts import Expert, experts_of
 from benchmarks.hlo_bytes import uses
 from benchmarks.plans_run import compiled_jit, compiled_ours, random_arguments
@@ -23,18 +23,18 @@ BATCH = 8
 
 
 @cache
-def step_and_module(model: str, layers: int) -> tuple[plans.Step, Any]:
-    step = plans.step_of(model, layers, BATCH)
-    return step, import_module(plans.lowered(step))
+def step_and_module(model: str, layers: int) -> tuple[cases.Step, Any]:
+    step = cases.step_of(model, layers, BATCH)
+    return step, import_module(cases.lowered(step))
 
 
 def partitioned(model: str, layers: int, shape: str, name: str) -> Any:
     step, module = step_and_module(model, layers)
-    return plans.Case(module, step.paths, parse_grid(shape)).expert(expert(model, shape, name))
+    return cases.Case(module, step.paths, parse_grid(shape)).expert(expert(model, shape, name))
 
 
 def expert(model: str, shape: str, name: str) -> Expert:
-    found = experts_of(parse_grid(shape), **plans.kind_of(model))
+    found = experts_of(parse_grid(shape), **cases.kind_of(model))
     return next(one for one in found if one.name == name)
 
 
@@ -131,35 +131,7 @@ def compare(plan: Any, expected: list[np.ndarray[Any, Any]]) -> None:
         np.testing.assert_allclose(np.asarray(got), wanted, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("groups", "axes"),
-    [
-        ("[4,2]<=[2,4]T(1,0)", ("x",)),
-        ("[2,4]<=[8]", ("y",)),
-        ("{{0,4},{1,5},{2,6},{3,7}}", ("x",)),
-        ("mesh['a'=2,'b'=1,'c'=4] {'a'}", ("x",)),
-        ("mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}", ("y",)),
-        ("mesh['a'=8] {'a':(2)4}", ("y",)),
-        ("mesh['a'=8] {'a'}", ("x", "y")),
-        ("{}", ("x", "y")),
-    ],
-)
-def test_axes_of_hlo(groups: str, axes: tuple[str, ...]) -> None:
-    line = f"  %a = f32[4]{{0}} all-reduce(%b), channel_id=1, replica_groups={groups}, to_apply=%c"
-    (found,) = uses(line, parse_grid("2x4"))
-    size = {"x": 2, "y": 4}
-    group = prod(size[axis] for axis in axes)
-    assert found == ("all-reduce", axes, 2 * 16 * (group - 1) / group, 16.0)
-
-
-def test_axes_of_a_permutation() -> None:
-    pairs = "{{0,4},{4,0},{1,5},{5,1}}"
-    line = f"  %a = f32[4]{{0}} collective-permute(%b), source_target_pairs={pairs}, metadata={{}}"
-    (found,) = uses(line, parse_grid("2x4"))
-    assert found == ("permute", ("x",), 16.0, 16.0)
-
-
 def test_grids() -> None:
-    names = [one.name for one in experts_of(parse_grid("2x4"), **plans.kind_of("gpt"))]
+    names = [one.name for one in experts_of(parse_grid("2x4"), **cases.kind_of("gpt"))]
     assert {"dp(x,y)", "zero3(x,y)", "hsdp[y](x,y)", "dp(x) tp+sp(y)", "dp(y) tp(x)"} <= {*names}
     assert len(names) == len(set(names)) == 19

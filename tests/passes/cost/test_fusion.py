@@ -8,11 +8,15 @@ from autopar.lowering.parse import parse_module
 from autopar.passes.cost.fusion import Fusion
 
 
-def fusion(body: str, arguments: str = "%a: tensor<8x8xf32>") -> tuple[list[str], list[float]]:
-    """The names of the ops whose results are kept, and the bytes that each of them reads."""
+def fusion_of(body: str, arguments: str) -> Fusion:
     module = parse_module(f"func.func @main({arguments}) -> (tensor<8x8xf32>) {{ {body} }}")
     func = next(op for op in module.ops if isinstance(op, FuncOp))
-    found = Fusion(func.body.block)
+    return Fusion(func.body.block)
+
+
+def fusion(body: str, arguments: str = "%a: tensor<8x8xf32>") -> tuple[list[str], list[float]]:
+    """The names of the ops whose results are kept, and the bytes that each of them reads."""
+    found = fusion_of(body, arguments)
     kept = [op for op in found.ops if found.written(op)]
     return [op.name.split(".")[1] for op in kept], [sum(found.reads(op).values()) for op in kept]
 
@@ -127,6 +131,25 @@ def test_updates_in_place_read_the_update() -> None:
         return %1 : tensor<8x8xf32>"""
     names, read = fusion(body, "%a: tensor<8x8xf32>, %u: tensor<1x8xf32>")
     assert (names, read) == (["negate", "dynamic_update_slice"], [SIZE, 32.0])
+
+
+def test_what_updates_begin_with_is_written() -> None:
+    """Zeros that are scattered into, as gradients of gathers are; before partitioning they are
+    broadcasts of a scalar, behind it constants."""
+    for fill in (
+        "%0 = stablehlo.constant dense<0.0> : tensor<8x8xf32>",
+        "%s = stablehlo.constant dense<0.0> : tensor<f32> "
+        "%0 = stablehlo.broadcast_in_dim %s, dims = [] : (tensor<f32>) -> tensor<8x8xf32>",
+    ):
+        body = f"""
+            %z = stablehlo.constant dense<0> : tensor<i32>
+            {fill}
+            %1 = stablehlo.dynamic_update_slice %0, %u, %z, %z
+                : (tensor<8x8xf32>, tensor<1x8xf32>, tensor<i32>, tensor<i32>) -> tensor<8x8xf32>
+            return %1 : tensor<8x8xf32>"""
+        found = fusion_of(body, "%u: tensor<1x8xf32>")
+        written = [size for op in found.ops for size in found.writes(op).values()]
+        assert sorted(written) == [32.0, SIZE]
 
 
 def test_branches_read_what_they_capture() -> None:
