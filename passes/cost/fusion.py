@@ -109,7 +109,7 @@ class Fusion:
     def writes(self, op: Operation) -> dict[SSAValue, float]:
         """The bytes that an op writes, each with a value that they lie as: its kept results, or
         what it updates in place by. An op that is computed inside others writes nothing; one that
-        updates a constant writes that first, as its result."""
+        updates a constant, or a splat, writes that first, as its result."""
         written = self.written(op)
         if written and updates_in_place(op):
             update = max(op.operands[1:], key=lambda operand: num_bytes(operand.type))
@@ -225,7 +225,7 @@ class Fusion:
                 for result in user.results:
                     places |= self._places.get(result, frozenset())
             else:
-                is_demanded |= not (updates_in_place(user) and use.index > 0)
+                is_demanded |= not (updates_in_place(user) and (use.index > 0 or is_splat))
         return is_demanded
 
     def _is_kept_apart(self, op: Operation, value: SSAValue, places: Iterable[int]) -> bool:

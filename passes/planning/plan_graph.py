@@ -26,7 +26,7 @@ from autopar.dialects.rules.registry import get_rule, partitioned_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
-from autopar.passes.cost.fusion import BODIES, DOTS, Fusions, updates_in_place
+from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
@@ -282,14 +282,14 @@ class PlanGraph:
             self._add_bytes(value, trips * size)
 
     def _lies_as(self, value: SSAValue) -> int | None:
-        """The node that says where a value lies in memory; what is free, as what is written over it
-        does (zeros that updates are added to)."""
+        """The node that says where a value lies in memory; what is free, as what loops carry from
+        it (zeros that they add to)."""
         node = self.node_of(value)
         if node is None and value not in self._node_over:
             results = (
                 use.operation.results[use.index : use.index + 1]
                 for use in value.uses
-                if updates_in_place(use.operation) or use.operation.name in BODIES
+                if use.operation.name in BODIES
             )
             over = (self.node_of(result) for found in results for result in found)
             self._node_over[value] = next((found for found in over if found is not None), None)
