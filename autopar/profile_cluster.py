@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 from .files import output_path, write_whole
 from .passes.cost.cluster import Cluster, Device, Link, write_cluster
 from .passes.cost.collectives import all_gather_bytes, all_reduce_bytes
+from .passes.cost.flops import window_meetings
 from .terminal import Progress, write_stdout
 
 DEFAULT_DEVICES = 8
@@ -304,7 +305,8 @@ def _convolution_flops(devices: list[Any], features: int, sizes: _Sizes) -> floa
 
     shape = (images, size, size, features)
     seconds = _each_seconds(devices, 1, layer, shape, "float32", sizes.seconds)
-    return 3 * 2 * math.prod(shape) * math.prod(kernel[:3]) / seconds
+    met = window_meetings(size, _WINDOW, size, stride=1, low=_WINDOW // 2, apart=1, between=1)
+    return 3 * 2 * images * met**2 * features**2 / seconds
 
 
 _LITTLE = 1e-9

@@ -1,14 +1,13 @@
-"""FLOPs of the dots and convolutions of compiled HLO.
-
-Two for a multiply and add. Of a convolution only what meets an element counts, neither padding nor
-the holes of dilation, as in XLA's `HloCostAnalysis`: kernels leave those out.
-"""
+"""FLOPs of the dots and convolutions of compiled HLO, counted as `passes/cost/flops.py` counts them
+in StableHLO."""
 
 from __future__ import annotations
 
 import re
 from math import prod
 from typing import NamedTuple
+
+from autopar.passes.cost.flops import window_meetings
 
 from .hlo_text import Computation, Instruction
 
@@ -38,7 +37,16 @@ def convolution_flops(convolution: Instruction, of: Computation) -> int:
     met = 1
     for dim, window in enumerate(_windows(convolution)):
         size = lhs.arrays[0].shape[lhs_labels.index(str(dim))]
-        met *= _meetings(window, size, out[out_labels.index(str(dim))])
+        windows = out[out_labels.index(str(dim))]
+        met *= window_meetings(
+            size,
+            window.size,
+            windows,
+            window.stride,
+            window.low,
+            window.base_dilation,
+            window.dilation,
+        )
     batch, features = out[out_labels.index("b")], out[out_labels.index("f")]
     return 2 * met * batch * features * kernel.arrays[0].shape[kernel_labels.index("i")]
 
@@ -84,14 +92,3 @@ def _windows(convolution: Instruction) -> list[_Window]:
         strict=True,
     )
     return [_Window(*row) for row in rows]
-
-
-def _meetings(window: _Window, size: int, out: int) -> int:
-    """The pairs (place of the window, place in it) at which there is an element."""
-    last = (size - 1) * window.base_dilation
-    places = (
-        start * window.stride + inner * window.dilation - window.low
-        for start in range(out)
-        for inner in range(window.size)
-    )
-    return sum(0 <= at <= last and at % window.base_dilation == 0 for at in places)

@@ -1,12 +1,19 @@
-"""Floating point operations of contractions."""
+"""Floating point operations of contractions.
+
+Of a convolution only what meets an element counts, neither padding nor the holes of dilation, as in
+XLA's `HloCostAnalysis`: kernels leave those out.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
+from autopar.dialects.rules.access import integer, ints
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers, DotDimensionNumbers
 from autopar.dialects.tensors import shape_of
 from autopar.passes.walk import inner_ops
@@ -40,13 +47,7 @@ def output_features(op: Operation) -> int | None:
     if op.name != "stablehlo.convolution":
         return None
     features = shape_of(op.operands[1].type)[_numbers(op).kernel_output_feature_dimension]
-    return features // (_groups(op, "feature_group_count") * _groups(op, "batch_group_count"))
-
-
-def _groups(op: Operation, name: str) -> int:
-    groups = op.properties[name]
-    assert isinstance(groups, IntegerAttr)
-    return groups.value.data
+    return features // (integer(op, "feature_group_count", 1) * integer(op, "batch_group_count", 1))
 
 
 def _numbers(op: Operation) -> ConvDimensionNumbers:
@@ -55,12 +56,54 @@ def _numbers(op: Operation) -> ConvDimensionNumbers:
     return numbers
 
 
+def convolution_holes(op: Operation) -> list[tuple[int, int, int]]:
+    """Of each spatial dimension of a convolution whose elements are set apart (`lhs_dilation`): the
+    dimension of the result, that of the kernel, and how far apart."""
+    numbers = _numbers(op)
+    apart = ints(op, "lhs_dilation", (1,) * len(numbers.input_spatial_dimensions))
+    dims = zip(
+        numbers.output_spatial_dimensions, numbers.kernel_spatial_dimensions, apart, strict=True
+    )
+    return [(out, kernel, n) for out, kernel, n in dims if n > 1]
+
+
 def _convolution(op: Operation) -> int:
     numbers = _numbers(op)
-    kernel = shape_of(op.operands[1].type)
-    window = prod(kernel[d] for d in numbers.kernel_spatial_dimensions)
+    inputs, kernel, out = (shape_of(value.type) for value in (*op.operands[:2], op.results[0]))
+    rank = len(numbers.input_spatial_dimensions)
+    strides = ints(op, "window_strides", (1,) * rank)
+    pads = ints(op, "padding", (0,) * 2 * rank)
+    apart = ints(op, "lhs_dilation", (1,) * rank)
+    between = ints(op, "rhs_dilation", (1,) * rank)
+    met = 1
+    for i in range(rank):
+        met *= window_meetings(
+            inputs[numbers.input_spatial_dimensions[i]],
+            kernel[numbers.kernel_spatial_dimensions[i]],
+            out[numbers.output_spatial_dimensions[i]],
+            strides[i],
+            pads[2 * i],
+            apart[i],
+            between[i],
+        )
     features = kernel[numbers.kernel_input_feature_dimension]
-    return 2 * prod(shape_of(op.results[0].type)) * window * features
+    batch = out[numbers.output_batch_dimension] * out[numbers.output_feature_dimension]
+    return 2 * met * batch * features
+
+
+@cache
+def window_meetings(
+    size: int, taps: int, windows: int, stride: int, low: int, apart: int, between: int
+) -> int:
+    """The pairs (window, tap) of one dimension at which there is an element.
+
+    `size` elements, `apart` of each other behind `low` of padding; windows of `taps`, `between` of
+    each other, every `stride`.
+    """
+    starts = np.arange(windows) * stride - low
+    places = starts[:, None] + np.arange(taps) * between
+    inside = (places >= 0) & (places <= (size - 1) * apart)
+    return int(np.count_nonzero(inside & (places % apart == 0)))
 
 
 _FLOPS = {"stablehlo.dot_general": _dot, "stablehlo.convolution": _convolution}

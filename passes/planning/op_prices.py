@@ -14,7 +14,7 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.tensors import element_type, num_bytes
-from autopar.passes.cost.flops import op_flops, output_features
+from autopar.passes.cost.flops import convolution_holes, op_flops, output_features
 from autopar.passes.cost.fusion import DOTS, Fusions
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.reshard_plan import ReshardPlanner
@@ -100,7 +100,7 @@ class OpPrices:
         of each operand and result that it moves."""
         values = (*operands_of(op), *op.results)
         flops = op_flops(op)
-        key = ("op", id(rule), splittable, op.name, *(value.type for value in values), *sizes)
+        key = "op", id(rule), splittable, op.name, flops, *(v.type for v in values), *sizes
         found = self._found.get(key)
         if found is None:
             features = output_features(op)
@@ -113,10 +113,10 @@ class OpPrices:
                     size / self._table.parts(spec.dim_axes)
                     for size, spec in zip(sizes, specs, strict=True)
                 )
+                own = self._local_features(features, rule, strategy)
+                local = self._filled(op, rule, strategy) * flops / parts
                 found[index] = (
-                    self._prices.compute_seconds(
-                        flops / parts, moved, dtype, self._local_features(features, rule, strategy)
-                    )
+                    self._prices.compute_seconds(local, moved, dtype, own)
                     if flops
                     else self._prices.memory_seconds(moved)
                 )
@@ -132,6 +132,18 @@ class OpPrices:
         groups = {factor for dim in rule.operands[0] for factor in dim}
         own = {factor for dim in rule.results[0] for factor in dim} - groups
         return features / self._table.parts(a for factor in own for a in strategy.factors[factor])
+
+    def _filled(self, op: Operation, rule: ShardingRule, strategy: Strategy) -> int:
+        """How much more a convolution computes for the holes between its elements: where devices
+        share its windows or taps, what they fetch has zeros there (`localize/window_ops.py`)."""
+        if op.name != "stablehlo.convolution":
+            return 1
+        more = 1
+        for out, kernel, apart in convolution_holes(op):
+            factors = {*rule.results[0][out], *rule.operands[1][kernel]}
+            if any(strategy.factors[factor] for factor in factors):
+                more *= apart
+        return more
 
     def exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
