@@ -123,12 +123,12 @@ class Search:
         marks = {ends: table.tobytes() for ends, table in dearer.items()}
         repeats = self._repeater.find(kinds, dearer=marks)
         problem = self._problem(repeats, costs, dearer=dearer)
-        starts = self._starts(problem, repeats.kept)
+        starts = self.starts(problem, repeats.kept)
         solution = solve(problem, self._options, starts=starts, progress=_tell_solving)
         choices = repeats.expanded(solution.strategies)
         return Priced(choices, solution.lower_bound, repeats, solution.reproducible)
 
-    def _starts(self, problem: Problem, nodes: Sequence[int]) -> list[list[int]]:
+    def starts(self, problem: Problem, nodes: Sequence[int]) -> list[list[int]]:
         """The cheapest choices on coarser grids, for a problem of some of the nodes."""
         found: list[list[int]] = []
         for kept in self._coarse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,29 @@ def test_the_same_seed_gives_the_same_solution() -> None:
     assert first.reproducible and second.reproducible
     assert first.strategies == second.strategies
     assert first.lower_bound == second.lower_bound
+
+
+@given(problems(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_optimal_from_any_start(problem: Problem, data: st.DataObject) -> None:
+    """Also from choices that do not fit, or that reductions drop."""
+    start = [data.draw(st.integers(0, count - 1)) for count in problem.num_strategies.tolist()]
+    best = brute_force(problem)
+    if best is not None:
+        assert solve(problem, QUICK, starts=[start]).cost == best
+
+
+def test_the_answer_is_no_dearer_than_a_start() -> None:
+    random, count, size = np.random.default_rng(0), 60, 12
+    ends = [(u, v) for u in range(count) for v in range(u) if random.random() < 0.3]
+    costs = random.integers(0, 1000, (len(ends), size * size)).tolist()
+    problem = make_problem(
+        [[0, 1]] * count, [[0] * size] * count, [[0] * size] * count, ends, costs
+    )
+    good = solve(problem, SolveOptions(time_limit_s=60, work=5e7))
+    least = SolveOptions(time_limit_s=60, work=1)
+    alone, begun = solve(problem, least), solve(problem, least, starts=[good.strategies])
+    assert begun.cost <= good.cost < alone.cost
 
 
 def test_the_clock_ends_the_search_and_says_so() -> None:

@@ -1,0 +1,75 @@
+"""Plans on coarser grids, which begin the search on grids of three axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from autopar.dialects import make_context
+from autopar.dialects.sharding import Grid
+from autopar.lowering.importer import import_module
+from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.importing.arguments import main_function
+from autopar.passes.manager import run_passes
+from autopar.passes.partition.specs import AxisTable
+from autopar.passes.pipelines import IMPORT
+from autopar.passes.planning.coarse import coarse_choices
+from autopar.passes.planning.plan_graph import PlanGraph
+from autopar.passes.planning.search import Search
+from autopar.passes.solver.evaluate import evaluate
+from autopar.passes.solver.solve import SolveOptions
+from autopar.road import declare_mesh
+
+
+def _graph(sizes: tuple[int, ...]) -> PlanGraph:
+    def step(w: Any, x: Any) -> Any:
+        return w - jax.grad(lambda w: (jax.nn.relu(x @ w) ** 2).sum())(w)
+
+    shapes = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((64, 32), (16, 64)))
+    module = import_module(jax.jit(step).lower(*shapes).compiler_ir("stablehlo"))
+    grid = Grid("mesh", tuple(zip("abcd", sizes, strict=False)))
+    declare_mesh(module, grid)
+    run_passes(module, IMPORT, make_context())
+    prices = CostModel.of(read_cluster("8xv100"), grid)
+    return PlanGraph(main_function(module), AxisTable(grid, ()), prices)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "coarser"),
+    [
+        ((8,), 0),
+        ((2, 4), 0),
+        ((2, 1, 4), 0),
+        ((2, 2, 2), 3),  # abc, a bc, ab c
+        ((2, 2, 2, 2), 7),  # abcd, a bcd, ab cd, abc d, a b cd, a bc d, ab c d
+    ],
+)
+def test_the_coarser_grids_of_a_grid(sizes: tuple[int, ...], coarser: int) -> None:
+    assert len(coarse_choices(_graph(sizes))) == coarser
+
+
+def test_axes_of_a_coarser_grid_stay_together() -> None:
+    graph = _graph((2, 2, 2))
+    whole, inner, outer = coarse_choices(graph)
+    for node, *kept in zip(graph.nodes, whole, inner, outer, strict=True):
+        for index, spec in enumerate(node.specs):
+            dims = [set(axes) for axes in spec.dims if axes]
+            expected = [
+                all(group <= axes or not group & axes for axes in dims)
+                for group in ({0, 1, 2}, {1, 2}, {0, 1})
+            ]
+            assert [bool(choices[index]) for choices in kept] == expected
+
+
+def test_the_plan_is_no_dearer_than_any_coarser_one() -> None:
+    graph = _graph((2, 2, 2))
+    search = Search(graph, SolveOptions(20))
+    found, problem = search.run(None), search.problem(None)
+    starts = search.starts(problem, range(len(graph.nodes)))
+    assert len(starts) == 3
+    for start in starts:
+        assert evaluate(problem, start).cost >= found.solution.cost
