@@ -42,7 +42,7 @@ from .demands import Demands, demanded_shardings
 from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
-from .reshard_prices import Floats, ReshardPrices
+from .reshard_prices import FEW, MANY, Floats, ReshardPrices
 from .updates import scatter_preference, update_places
 
 _HELD_BYTE = 1e-15
@@ -92,6 +92,7 @@ class PlanGraph:
         table: AxisTable,
         prices: CostModel,
         demands: Demands | None = None,
+        meets: int = FEW,
     ) -> None:
         self.func, self.table, self._prices = func, table, prices
         self._demands = demands or Demands()
@@ -105,7 +106,7 @@ class PlanGraph:
         self.op_nodes: list[tuple[Operation, int]] = []
         self.throughs: list[Through] = []
         self.places = Places(func)
-        self._reshard = ReshardPrices(table, prices, self._demands)
+        self._reshard = ReshardPrices(table, prices, self._demands, meets)
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
         self._parts: dict[int, Floats] = {}
@@ -132,6 +133,10 @@ class PlanGraph:
             if op.name == "stablehlo.while":
                 self._accumulators.find(op)
         self._build()
+
+    def where_collectives_meet(self) -> PlanGraph:
+        """The same choices, priced as in plans whose collectives are all of one kind."""
+        return PlanGraph(self.func, self.table, self._prices, self._demands, MANY)
 
     # ---- places
 

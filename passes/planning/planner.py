@@ -34,6 +34,7 @@ from autopar.passes.solver.solve import Plugin, SolveOptions
 from .demands import Demands
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
+from .rivals import rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
 from .words import size_text
@@ -49,6 +50,10 @@ _STEP = 0.005
 """The least share by which the next plan is sought lower."""
 _WORTH_SAYING = 1e-3
 """Gaps above this share are told."""
+_SMALL = 4000
+"""Ops up to which a plan is held against its rivals: each takes a second then, at most."""
+_FAR = 2.0
+"""Rivals that the search finds that much dearer than its plan are not partitioned."""
 _HEAVIEST = 5
 """Tensors that are named where nothing fits."""
 
@@ -121,10 +126,12 @@ def make_plan(
         search = Search(graph, options, plugin)
     if keep is not None:
         keep(search.problem(limit))
-    road = _Road(module, context, prices, search, clock)
+    road = _Road(module, context, prices, search, clock, Attributes(module))
     choices, trial = road.cheapest() if limit is None else road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
         raise _too_dear(func, demands)
+    if plugin is None and len(graph.places.ops) <= _SMALL:
+        choices, trial = road.best(choices, trial, limit)
     _tell(module, graph, choices)
     return Planned(graph, choices, clock.seconds, trial)
 
@@ -138,6 +145,8 @@ class _Road:
     prices: CostModel
     search: Search
     clock: _Clock
+    before: Attributes
+    """Of the module without a plan."""
 
     def cheapest(self) -> tuple[Choices, None]:
         """Writes the cheapest plan of all."""
@@ -149,31 +158,62 @@ class _Road:
         The footprint is an estimate: where the program is above it, the next plan is sought by as
         much lower, and at last that of the least footprint.
         """
-        before, footprint = Attributes(self.module), self.search.footprint
+        footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
         target, trials = limit, 0
         while True:
             choices, trials = self._written(target), trials + 1
             if choices.bytes <= _SURE * limit - _JOINED:
                 return choices, None
-            with self.clock("try", f"partitioning plan {trials}, to see if it fits"):
-                trial = Trial(self.module.clone(), self.context, self.prices)
-                peak = trial.memory.peak
+            trial = self._tried()
+            peak = trial.memory.peak
             if peak <= limit:
                 return choices, trial
             if trials > _TRIALS or choices.bytes > target:
                 raise _too_large(self.module, self.search, choices.of_node, peak, limit)
-            before.restore()
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
             target = lower if trials < _TRIALS else min(lower, least)
+
+    def best(
+        self, found: Choices, trial: Trial | None, limit: int | None
+    ) -> tuple[Choices, Trial | None]:
+        """Of the plan that was found and its rivals the one whose partitioned program takes least
+        time; it stands in the module then."""
+        best, best_trial = found, trial or self._tried()
+        with self.clock("graph", "reading the program for plans of one kind"):
+            self.before.restore()
+            search = Search(self.search.graph.where_collectives_meet(), self.search.options)
+        for bound in rivals_of(search.graph):
+            with self.clock("search", "searching a plan of one kind"):
+                rival = search.within(bound)
+            is_far = rival.solution.cost > _FAR * found.solution.cost
+            if is_far or rival.of_node == found.of_node:
+                continue
+            self._write(rival)
+            rival_trial = self._tried()
+            fits = limit is None or rival_trial.memory.peak <= limit
+            if fits and rival_trial.price.total < best_trial.price.total:
+                least = min(found.solution.lower_bound, rival.solution.cost)
+                solution = replace(rival.solution, lower_bound=least)
+                best, best_trial = replace(rival, solution=solution), rival_trial
+        self._write(best)
+        return best, best_trial
+
+    def _tried(self) -> Trial:
+        with self.clock("try", "partitioning a plan, to see what it takes"):
+            return Trial(self.module.clone(), self.context, self.prices)
 
     def _written(self, limit: int | None) -> Choices:
         with self.clock("search", "searching"):
             choices = self.search.run(limit)
+        self._write(choices)
+        return choices
+
+    def _write(self, choices: Choices) -> None:
         with self.clock("write", "writing the plan"):
+            self.before.restore()
             write_choices(self.search.graph, choices.of_node)
             propagate_shardings(self.module)  # constants, and what lies anyhow
-        return choices
 
 
 class _Clock:

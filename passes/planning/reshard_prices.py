@@ -29,9 +29,10 @@ Ints = NDArray[np.int64]
 
 _LARGEST = OptimizeCollectivesPass.small_bytes
 """Collectives of arguments and gradients up to this size are made one."""
-_MEETS = 2 * _LARGEST
-"""The bytes that a small one meets of its kind and axes, as others choose: fewer than a group may
-have. Where it is taken for more, plans come to be of many kinds, each with a message of its own."""
+FEW, MANY = 2 * _LARGEST, OptimizeCollectivesPass.group_bytes
+"""The bytes that a small one is taken to meet of its kind and axes, as others choose: fewer than a
+group may have. Where it is taken for more, plans come to be of many kinds, each with a message of
+its own; but in plans that are all of one kind it does meet many."""
 _COMBINABLE = frozenset(kind.name.removeprefix("shard.") for kind in COMBINABLE)
 _PRIME = 1009
 """A factor of sizes that no grid has."""
@@ -70,8 +71,10 @@ class _Matrix(NamedTuple):
 class ReshardPrices:
     """Prices of reshardings on one grid."""
 
-    def __init__(self, table: AxisTable, prices: CostModel, demands: Demands) -> None:
-        self._table, self._prices, self._demands = table, prices, demands
+    def __init__(
+        self, table: AxisTable, prices: CostModel, demands: Demands, meets: int = FEW
+    ) -> None:
+        self._table, self._prices, self._demands, self._meets = table, prices, demands, meets
         self._planner = ReshardPlanner(table)
         self._devices = prod(table.sizes)
         self._numbers: dict[_Steps, int] = {(): 0}
@@ -115,7 +118,7 @@ class ReshardPrices:
         which, (messages, per_byte, buffers) = self._of(tuple(sources), tuple(targets), shape)
         if combined and num_bytes:
             sizes = buffers * num_bytes
-            shares = np.minimum(1.0, sizes / min(_MEETS, max(1, self._waiting)))
+            shares = np.minimum(1.0, sizes / min(self._meets, max(1, self._waiting)))
             messages = messages * np.where(sizes <= _LARGEST, shares, 1.0)
         return (messages.sum(axis=1) + per_byte.sum(axis=1) * num_bytes)[which]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
@@ -64,6 +65,7 @@ class Search:
         self.graph = graph
         self.footprint = Footprint(graph)
         work = min(options.work or options.time_limit_s * UNITS_PER_SECOND, _WORK)
+        self.options = options
         self._options = replace(options, gap=max(options.gap, _GAP), work=work)
         self._plugin = plugin
         self._costs = [whole_costs(node.seconds) for node in graph.nodes]
@@ -91,6 +93,17 @@ class Search:
             if exact.bytes <= limit and exact.solution.cost < priced.cost:
                 return exact
         return found
+
+    def within(self, bound: Mapping[int, NDArray[np.bool_]]) -> Choices:
+        """The cheapest choices where some nodes have but these, whatever memory they need."""
+        costs = list(self._costs)
+        for node, may in bound.items():
+            costs[node] = np.where(may, costs[node], FORBIDDEN)
+        repeats = self._repeater.find([own.tobytes() for own in costs])
+        problem = self._problem(repeats, costs)
+        solution = solve(problem, self._options, progress=_tell_solving)
+        choices = repeats.expanded(solution.strategies)
+        return Choices(choices, solution, self.footprint.peak(choices))
 
     def problem(self, limit: int | None) -> Problem:
         """All of it, with memory at every time: Alpa's integer program, for other solvers."""

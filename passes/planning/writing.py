@@ -8,6 +8,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from autopar.dialects.autopar import (
+    SHARDING,
     STRATEGY,
     StrategyAttr,
     aliases,
@@ -24,9 +25,11 @@ from .plan_graph import PlanGraph
 
 
 class Attributes:
-    """The attributes of all ops of a module as they are now, to be put back."""
+    """The attributes of all ops of a module as they are now, to be put back. Ops that come later
+    (copies of constants) lie nowhere then."""
 
     def __init__(self, module: ModuleOp) -> None:
+        self._module = module
         self._saved: list[tuple[Operation, dict[str, Attribute], dict[str, Attribute]]] = [
             (op, dict(op.attributes), dict(op.properties)) for op in module.walk()
         ]
@@ -34,6 +37,10 @@ class Attributes:
     def restore(self) -> None:
         for op, attributes, properties in self._saved:
             op.attributes, op.properties = dict(attributes), dict(properties)
+        known = {op for op, _, _ in self._saved}
+        for op in self._module.walk():
+            if op not in known:
+                op.attributes.pop(SHARDING, None)
 
 
 def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:

@@ -1,0 +1,47 @@
+"""Plans that the search is held against: data parallelism and ZeRO, completed by the same search.
+
+What collectives that are made one cost hangs on the choices of all, so that the search knows it
+only roughly (`ReshardPrices.seconds`). Where messages take much of a step, plans that are all of a
+kind may turn out cheaper than it found them: small programs are partitioned both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopar.passes.importing.arguments import argument_kinds
+
+from .demands import Demands, demanded_shardings
+from .places import specs_that_keep
+from .plan_graph import PlanGraph
+
+_RIVALS = (
+    Demands(force_data_parallel=True, zero=0),
+    Demands(force_data_parallel=True, zero=2),
+    Demands(batch_axis=None, zero=3),
+)
+
+
+def rivals_of(graph: PlanGraph) -> Iterator[dict[int, NDArray[np.bool_]]]:
+    """For each rival the nodes that it binds, and which choices these have: first for one that
+    binds none; the others only where it is known what is a batch."""
+    yield {}
+    kinds = argument_kinds(graph.func)
+    if "batch" not in kinds or "parameter" not in kinds:
+        return
+    for demands in _RIVALS:
+        bound: dict[int, NDArray[np.bool_]] = {}
+        wanted = demanded_shardings(graph.func, graph.table.grid, demands)
+        for argument, sharding in zip(graph.func.body.block.args, wanted, strict=True):
+            node = graph.node_of(argument)
+            if node is None or sharding is None:
+                continue
+            specs = graph.nodes[node].specs
+            kept = set(specs_that_keep(specs, sharding, graph.table))
+            may = np.array([spec in kept for spec in specs])
+            if may.any():
+                bound[node] = may
+        yield bound
