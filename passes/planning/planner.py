@@ -31,13 +31,14 @@ from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.problem import FORBIDDEN, Problem
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
+from .again import made_again
 from .demands import Demands
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
 from .search import Choices, Search
 from .uneven import uneven_remarks
 from .words import size_text
-from .writing import Attributes, write_choices
+from .writing import Attributes, write_again, write_choices
 
 _TRIALS = 8
 """How many plans are tried before that of the least footprint."""
@@ -168,10 +169,15 @@ class _Road:
             target = lower if trials < _TRIALS else min(lower, least)
 
     def _written(self, limit: int | None) -> Choices:
+        graph = self.search.graph
         with self.clock("search", "searching"):
             choices = self.search.run(limit)
         with self.clock("write", "writing the plan"):
-            write_choices(self.search.graph, choices.of_node)
+            write_choices(graph, choices.of_node)
+            if limit is not None:
+                apart, most = made_again(graph, self.search.footprint, choices.of_node, limit)
+                write_again(apart)
+                choices = replace(choices, bytes=most)
             propagate_shardings(self.module)  # constants, and what lies anyhow
         return choices
 
