@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import DenseArrayBase, ModuleOp, i64
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.parser import Parser
@@ -20,6 +20,7 @@ from xdsl.utils.exceptions import ParseError
 
 from autopar.dialects import make_context
 from autopar.dialects.autopar import (
+    AGAIN,
     ALIASING_OUTPUT,
     BATCH_DIM,
     KIND,
@@ -68,6 +69,8 @@ class DecidedOp:
     """The grid axes of each factor of its rule, as `#autopar.strategy` has them."""
     number: int | None
     """Its place among the ops of the imported program; None where the method added it."""
+    again: tuple[int, ...] = ()
+    """The operands that are brought to it once more, as `autopar.again` has them."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ class Decisions:
                         set_sharding(result, chosen)
             if decided.strategy is not None:
                 op.attributes[STRATEGY] = parsed_strategy(decided.strategy)
+            if decided.again:
+                op.attributes[AGAIN] = DenseArrayBase.from_list(i64, decided.again)
         set_arg_shardings(func, map(parsed_sharding, self.arguments))
         set_result_shardings(func, map(parsed_sharding, self.results))
         propagate_shardings(module)
@@ -192,7 +197,10 @@ class Recorder:
         shardings = tuple(None if free else _text(sharding_of(value)) for value in op.results)
         strategy = op.attributes.get(STRATEGY)
         text = str(strategy).removeprefix(f"#{StrategyAttr.name}") if strategy else None
-        return DecidedOp(_label(op), _types(op), shardings, text, self._numbers.get(op))
+        again = op.attributes.get(AGAIN)
+        operands = again.get_values() if isinstance(again, DenseArrayBase) else ()
+        number = self._numbers.get(op)
+        return DecidedOp(_label(op), _types(op), shardings, text, number, tuple(map(int, operands)))
 
 
 def fingerprint(module: ModuleOp) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
+    DenseArrayBase,
     DictionaryAttr,
     IntegerAttr,
     ModuleOp,
@@ -47,6 +48,7 @@ _KINDS: dict[str, _Kind] = {
     autopar.PARTIAL: _ANY,
     autopar.KIND: _Kind(StringAttr, "a string"),
     autopar.BATCH_DIM: _INTEGER,
+    autopar.AGAIN: _Kind(DenseArrayBase, "indices of operands, array<i64: 0>"),
     autopar.PHASE: _ANY,
     autopar.REDUCE_IN_LOOP: _ANY,
     autopar.STRATEGY: _Kind(StrategyAttr, 'a strategy, #autopar.strategy<[["x"], []]>'),

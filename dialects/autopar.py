@@ -80,10 +80,14 @@ are a microbatch's own. Made by `parallelize`; gone after split-step."""
 OWN_SIZES = "autopar.own_sizes"
 """On @main of one microbatch: its model takes another course than for the whole batch, so that not
 all that comes of the batch's size is marked. Made by `parallelize`; gone after split-step."""
+AGAIN = "autopar.again"
+"""On an op: its operands, by index, that are brought to it once more, though earlier ops read them
+so: until then they would take memory that there is not. Made by auto-shard, gone after
+insert-reshards."""
 PHASE = "autopar.phase"
 """On constraints, reshards and collectives: the phase of the step that gathers a parameter, those
-of different phases are never merged. Made by annotate-method; gone after
-convert-shard-to-stablehlo, with the collectives."""
+of different phases are never merged; of reshards that are made again, each has its own. Made by
+annotate-method and insert-reshards; gone after convert-shard-to-stablehlo, with the collectives."""
 REDUCE_IN_LOOP = "autopar.reduce_in_loop"
 """On a loop whose accumulators are to stay sharded: partial sums are reduced in each iteration,
 since sums as large as the whole would not fit (ZeRO-3). Made by annotate-method; stays."""

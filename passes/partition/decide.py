@@ -25,11 +25,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import DenseArrayBase, ModuleOp
 from xdsl.dialects.func import CallOp, FuncOp
 from xdsl.ir import Block, Operation
 
 from autopar.dialects.autopar import (
+    AGAIN,
     SHARDING,
     STRATEGY,
     set_arg_shardings,
@@ -134,15 +135,21 @@ class FunctionDecider:
 
     def _compute(self, op: Operation) -> None:
         """Any op with a sharding rule; the others are replicated."""
+        attributes = op.attributes
+        again = attributes.pop(AGAIN, None)
         decision = self._decisions.of(op)
         if decision is None:
             self._replicate(op)
             return
+        apart = again.get_values() if isinstance(again, DenseArrayBase) else ()
         for index, spec in decision.moved:
-            self._reshards.bring(op, index, spec)
+            if index not in apart:
+                self._reshards.bring(op, index, spec)
+        for index, spec in decision.moved if apart else ():
+            if index in apart:
+                self._reshards.bring_again(op, index, spec)
         if decision.gathered:
             self._remark_gathered(op, decision.gathered)
-        attributes = op.attributes
         attributes[STRATEGY] = decision.strategy
         attributes[SHARDING] = decision.shardings
         spec_of = self._specs.of

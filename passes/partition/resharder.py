@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
-from autopar.dialects.autopar import SHARDING, ConstraintOp, ReshardOp
+from autopar.dialects.autopar import PHASE, SHARDING, ConstraintOp, ReshardOp
+from autopar.dialects.stablehlo import OptimizationBarrierOp
 from autopar.dialects.tensors import item_bytes, shape_of
 
 from .computed import computed_anew
@@ -27,12 +29,50 @@ class Resharder:
         self._planner = planner
         self._versions: dict[SSAValue, list[SSAValue]] = {}
         """For a value what it was resharded to."""
+        self._num_again = 0
 
     def bring(self, op: Operation, index: int, spec: Spec) -> None:
         """Makes operand `index` of `op` lie as `spec` says, by a reshard if it does not."""
         value = op.operands[index]
         if self._specs.of[value] != spec:
             op.operands[index] = self._resharded(value, spec, op)
+
+    def bring_again(self, op: Operation, index: int, spec: Spec) -> None:
+        """As `bring`, by a reshard of its own, which nothing merges with those before, and which
+        waits for what the op reads besides. Later ops may read it too."""
+        value = op.operands[index]
+        versions = self._versions.setdefault(value, [])
+        earlier = [version for version in versions if self._specs.of[version] == spec]
+        new = self._reshard(self._held_back(value, op), spec, op)
+        if earlier:
+            self._num_again += 1
+            new.attributes[PHASE] = StringAttr(f"again_{self._num_again}")
+        _insert(new, op)
+        op.operands[index] = new.result
+        versions[:] = [version for version in versions if version not in earlier] + [new.result]
+
+    def _held_back(self, value: SSAValue, op: Operation) -> SSAValue:
+        """A value behind a barrier with the operand of an op that is made last."""
+        block = op.parent
+        others = (v for v in op.operands if v is not value and not isinstance(v.owner, ReshardOp))
+        made = {v.owner: v for v in others if isinstance(v.owner, Operation)}
+        last = op.prev_op
+        while last is not None and last is not value.owner and last not in made:
+            last = last.prev_op
+        if last is None or last is value.owner or block is None:
+            return value  # there is nothing later to wait for
+        operands = [value, made[last]]
+        barrier = OptimizationBarrierOp.create(
+            operands=operands,
+            result_types=[operand.type for operand in operands],
+            location=op.location,
+        )
+        _insert(barrier, op)
+        self._specs.record(barrier, [self._specs.of[operand] for operand in operands])
+        for at, operand in enumerate(op.operands):
+            if operand is made[last]:
+                op.operands[at] = barrier.results[1]
+        return barrier.results[0]
 
     def _resharded(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
         """`value` laid out by `spec`: an earlier reshard of it, or a new one before `before`."""

@@ -115,6 +115,7 @@ class Footprint:
         func = graph.func
         timeline = timeline_of(func.body.block, graph.fusion)
         self._end = max(1, timeline.end)
+        self.times = timeline.times
         self.items: list[Item] = []
         self._flat: _Flat | None = None
         self._at: dict[int, dict[int, Bytes]] = {}

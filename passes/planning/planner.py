@@ -31,6 +31,7 @@ from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.problem import FORBIDDEN, Problem
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
+from .again import made_again
 from .demands import Demands
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
@@ -38,7 +39,7 @@ from .rivals import rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
 from .words import size_text
-from .writing import Attributes, write_choices
+from .writing import Attributes, write_again, write_choices
 
 _TRIALS = 8
 """How many plans are tried before that of the least footprint."""
@@ -185,11 +186,11 @@ class _Road:
             search = Search(self.search.graph.where_collectives_meet(), self.search.options)
         for bound in rivals_of(search.graph):
             with self.clock("search", "searching a plan of one kind"):
-                rival = search.within(bound)
+                rival = replace(search.within(bound), limit=limit)
             is_far = rival.solution.cost > _FAR * found.solution.cost
             if is_far or rival.of_node == found.of_node:
                 continue
-            self._write(rival)
+            rival = self._write(rival)
             rival_trial = self._tried()
             fits = limit is None or rival_trial.memory.peak <= limit
             if fits and rival_trial.price.total < best_trial.price.total:
@@ -206,14 +207,21 @@ class _Road:
     def _written(self, limit: int | None) -> Choices:
         with self.clock("search", "searching"):
             choices = self.search.run(limit)
-        self._write(choices)
-        return choices
+        return self._write(replace(choices, limit=limit))
 
-    def _write(self, choices: Choices) -> None:
+    def _write(self, choices: Choices) -> Choices:
+        """Writes choices; gives them with the memory that what is shared takes, too."""
+        graph = self.search.graph
         with self.clock("write", "writing the plan"):
             self.before.restore()
-            write_choices(self.search.graph, choices.of_node)
+            write_choices(graph, choices.of_node)
+            if choices.limit is not None:
+                footprint = self.search.footprint
+                apart, most = made_again(graph, footprint, choices.of_node, choices.limit)
+                write_again(apart)
+                choices = replace(choices, bytes=most)
             propagate_shardings(self.module)  # constants, and what lies anyhow
+        return choices
 
 
 class _Clock:

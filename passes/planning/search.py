@@ -51,6 +51,8 @@ class Choices:
     """As the solver gave it, parts that repeat taken together; costs in 1e-12 seconds."""
     bytes: int
     """In use at most, by the footprint."""
+    limit: int | None = None
+    """The bytes that they were sought within, and that what is read again is shared within."""
 
 
 class Search:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import DenseArrayBase, ModuleOp, i64
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from autopar.dialects.autopar import (
+    AGAIN,
     SHARDING,
     STRATEGY,
     StrategyAttr,
@@ -75,6 +76,12 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
         if graph.stated_results[result] is None:
             results[result] = arguments[argument]
     set_result_shardings(func, results)
+
+
+def write_again(apart: Mapping[Operation, Sequence[int]]) -> None:
+    """Writes which operands are brought to an op once more."""
+    for op, operands in apart.items():
+        op.attributes[AGAIN] = DenseArrayBase.from_list(i64, sorted(operands))
 
 
 def _has_sub_axes(sharding: Sharding) -> bool:

@@ -301,6 +301,33 @@ def test_a_loaded_plan_gives_the_same_program(
     assert again.plan.decisions == lowered.plan.decisions
 
 
+def test_a_loaded_plan_makes_again_what_the_plan_does(tmp_path: Path) -> None:
+    """A weight that lies split, with no room to hold it whole from its first reader to the next."""
+
+    def step(weights: Any, rows: Any) -> Any:
+        def loss(weights: Any) -> Any:
+            hidden = rows
+            for up, down in weights:
+                hidden = hidden + jnp.tanh(hidden @ up) @ down
+            return jnp.mean(hidden**2)
+
+        return jax.tree.map(lambda w, g: w - 0.1 * g, weights, jax.grad(loss)(weights))
+
+    layers, rows = [(random(512, 2048) / 8, random(2048, 512) / 8)] * 4, random(512, 512)
+    options = {"memory_per_device": "10MiB", "cluster": "8xv100"}
+    method = autopar.AutoShardParallel(options=options)
+    planned = autopar.parallelize(step, mesh=(2, 4), method=method, donate_argnums=0)
+    plan = planned.lower(layers, rows).plan
+    assert plan.decisions is not None
+    assert any(op.again for op in plan.decisions.ops)
+    plan.save(tmp_path / "plan.json")
+    loaded = autopar.Plan.load(tmp_path / "plan.json")
+    again = autopar.parallelize(step, method=loaded, donate_argnums=0).lower(layers, rows)
+    assert again.plan.collectives == plan.collectives
+    found = planned(jax.tree.map(jnp.array, layers), rows)
+    assert_close(found, jax.jit(step)(layers, rows))
+
+
 def test_a_loaded_plan_runs_and_applies(tmp_path: Path) -> None:
     plan = autopar.plan(train, params(), batch(), mesh=mesh())
     plan.save(tmp_path / "plan.json")

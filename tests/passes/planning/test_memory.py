@@ -11,6 +11,7 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects import make_context
+from autopar.dialects.autopar import AGAIN
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid
@@ -24,6 +25,7 @@ from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning.footprint import Footprint
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import Trial, make_plan
+from autopar.passes.planning.problems import UNIT_S
 from autopar.passes.planning.search import Search
 from autopar.passes.solver.solve import SolveOptions
 from autopar.road import declare_mesh
@@ -138,6 +140,36 @@ def test_the_footprint_counts_copies_of_every_op(step: Any, args: Any) -> None:
     planned = make_plan(module, make_context(), PRICES, SolveOptions(5))
     actual = Trial(module.clone(), make_context(), PRICES).memory.peak
     assert planned.choices.bytes == pytest.approx(actual, rel=0.03)
+
+
+def _wide(weights: Any, rows: Any) -> Any:
+    """A gradient through layers that widen: a weight that lies split is read forward and
+    backward."""
+
+    def loss(weights: Any) -> Any:
+        h = rows
+        for up, down in weights:
+            h = h + jnp.tanh(h @ up) @ down
+        return jnp.mean(h**2)
+
+    return jax.tree.map(lambda w, g: w - 0.1 * g, weights, jax.grad(loss)(weights))
+
+
+def test_what_is_read_again_is_not_held_where_there_is_no_room() -> None:
+    shapes = (512, 2048), (2048, 512)
+    layer = tuple(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
+    rows = jax.ShapeDtypeStruct((512, 512), np.float32)
+    lowered = jax.jit(_wide, donate_argnums=0).lower([layer] * 4, rows)
+    module = import_module(lowered.compiler_ir("stablehlo"))
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    limit = 10 * 2**20
+    planned = make_plan(module, make_context(), PRICES, SolveOptions(5), limit)
+    assert any(AGAIN in op.attributes for op in module.walk())
+    trial = Trial(module.clone(), make_context(), PRICES)
+    assert trial.memory.peak <= limit
+    assert planned.choices.bytes == pytest.approx(trial.memory.peak, rel=0.03)
+    assert planned.choices.solution.cost * UNIT_S == pytest.approx(trial.price.total, rel=0.01)
 
 
 def test_the_footprint_counts_what_lies_and_what_is_copied() -> None:
