@@ -52,7 +52,7 @@ _STEP = 0.005
 _WORTH_SAYING = 1e-3
 """Gaps above this share are told."""
 _SMALL = 4000
-"""Ops up to which a plan is held against its rivals: each takes a second then, at most."""
+"""Ops up to which a plan is held against its rivals, up to a second each."""
 _FAR = 2.0
 """Rivals that the search finds that much dearer than its plan are not partitioned."""
 _HEAVIEST = 5
@@ -131,7 +131,8 @@ def make_plan(
     choices, trial = road.cheapest() if limit is None else road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
         raise _too_dear(func, demands)
-    if plugin is None and len(graph.places.ops) <= _SMALL:
+    is_free = plugin is None and demands in (None, Demands())
+    if is_free and len(graph.places.ops) <= _SMALL:
         choices, trial = road.best(choices, trial, limit)
     _tell(module, graph, choices)
     return Planned(graph, choices, clock.seconds, trial)
@@ -194,8 +195,9 @@ class _Road:
             rival_trial = self._tried()
             fits = limit is None or rival_trial.memory.peak <= limit
             if fits and rival_trial.price.total < best_trial.price.total:
-                least = min(found.solution.lower_bound, rival.solution.cost)
-                solution = replace(rival.solution, lower_bound=least)
+                cost = round(rival_trial.price.total / UNIT_S)  # the search knows it roughly
+                least = min(found.solution.lower_bound, cost)
+                solution = replace(rival.solution, cost=cost, lower_bound=least)
                 best, best_trial = replace(rival, solution=solution), rival_trial
         self._write(best)
         return best, best_trial
