@@ -310,14 +310,16 @@ def parsed_sharding(text: str | None) -> Sharding | None:
     if text is None:
         return None
     attribute = _parsed(f"#{ShardingAttr.name}<{text}>")
-    assert isinstance(attribute, ShardingAttr)
+    if not isinstance(attribute, ShardingAttr):
+        raise StalePlanError(f"the plan has no sharding in {text!r}")
     return attribute.data
 
 
 def parsed_strategy(text: str) -> StrategyAttr:
     """A strategy as `DecidedOp` spells it. StalePlanError for text that is none."""
     attribute = _parsed(f"#{StrategyAttr.name}{text}")
-    assert isinstance(attribute, StrategyAttr)
+    if not isinstance(attribute, StrategyAttr):
+        raise StalePlanError(f"the plan has no strategy in {text!r}")
     return attribute
 
 

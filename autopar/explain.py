@@ -76,8 +76,10 @@ class Explanations(list[Explanation]):
         return {"version": VERSION, "values": [one.as_json() for one in self]}
 
 
-def explain_plan(plan: Plan, name: str | None) -> Explanations:
+def explain_plan(plan: Plan, name: Any) -> Explanations:
     """As `Plan.explain`."""
+    if not isinstance(name, str | None):
+        raise ValueError(f"explain: expected a name, found {name!r}")
     road, decisions = plan.road, plan.decisions
     if road is None or decisions is None:
         return unpriced(plan, name, "not priced: the plan is from a file, which has no program")

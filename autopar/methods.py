@@ -139,7 +139,7 @@ class AutoShardParallel(Method):
         devices = list(mesh.devices.flat)
         nearest = nearest_preset(devices[0].platform, devices[0].device_kind)
         options: dict[str, Any] = {"cluster": nearest}
-        if devices[0].platform == "cpu":
+        if devices[0].platform == "cpu" and "cluster" not in self.options:
             options["memory_per_device"] = host_memory() // len(devices)
         return self._planner({**options, **self.options})
 

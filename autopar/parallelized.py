@@ -117,6 +117,8 @@ def plan(
                 f"plan: {name!r} is no option of parallelize; keyword arguments of the function go "
                 f"by autopar.parallelize(fn, …).lower(…, {name}=…).plan"
             )
+    if not callable(fn):
+        raise TypeError(f"autopar.plan: expected a function, found {fn!r}")
     return parallelize(fn, method=method, mesh=mesh, **options).lower(*args).plan
 
 

@@ -55,6 +55,8 @@ class PlanFile:
             raise ValueError(f"method: {self.method!r} is unknown")
         if not self.grid or min(self.grid.values()) < 1:
             raise ValueError("grid: expected axes of at least one device")
+        if min(self.flops, self.result_bytes) < 0:
+            raise ValueError("flops, result_bytes: expected numbers of at least 0")
         check_num_micro_batches(self.num_micro_batches)
         check_reduction(self.reduction)
         for name in ("argument", "result"):
@@ -64,12 +66,23 @@ class PlanFile:
                     f"{name}_shardings: expected {len(values)}, one for each {name}, found "
                     f"{len(shardings)}"
                 )
-            for index, text in enumerate(shardings):
+            for index, (value, text) in enumerate(zip(values, shardings, strict=True)):
+                self._check_dims(f"{name}s[{index}].dims", value)
                 self._check_axes(f"{name}_shardings[{index}]", text, parsed_sharding)
         for number, op in enumerate(self.ops):
             for text in op.shardings:
                 self._check_axes(f"ops[{number}].shardings", text, parsed_sharding)
             self._check_axes(f"ops[{number}].strategy", op.strategy, parsed_strategy)
+
+    def _check_dims(self, field: str, value: PlannedValue) -> None:
+        """ValueError where a value lies over axes that the grid does not have, or twice over one;
+        sub-axes are spelled `x:(1)2`."""
+        axes = [axis for dim in value.dims for axis in dim]
+        unknown = [axis for axis in axes if axis.partition(":")[0] not in self.grid]
+        if unknown:
+            raise ValueError(f"{field}: the grid has no axis {unknown[0]!r}")
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"{field}: an axis stands there twice")
 
     def _check_axes(
         self, field: str, text: str | None, parsed: Callable[[str], Sharding | StrategyAttr | None]
@@ -149,12 +162,12 @@ def plan_of_text(text: str, name: str) -> Plan:
     """The plan of a file that has been read, as `load_plan`."""
     try:
         data: Any = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{name} is no plan: {error}") from None
     if not isinstance(data, dict) or cast(Any, data).get("format") != FORMAT:
         raise ValueError(f"{name} is no plan: it does not say {FORMAT!r}")
     found = cast("dict[str, Any]", data)
-    if found.get("version") != VERSION:
+    if found.get("version") != VERSION or isinstance(found["version"], bool):
         raise StalePlanError(
             f"{name}: a plan of version {found.get('version')}, this autopar reads "
             f"version {VERSION}: plan again"

@@ -131,7 +131,7 @@ class Search:
         costs, kinds = list(self._costs), list(self._kinds)
         for now, price in prices.items():
             for node, used in self.footprint.at(now).items():
-                dearer = costs[node] + np.rint(price * used).astype(np.int64)
+                dearer = costs[node] + _whole(price * used)
                 costs[node] = np.where(costs[node] < FORBIDDEN, dearer, FORBIDDEN)
                 kinds[node] = costs[node].tobytes()
         dearer = self._copies(prices)
@@ -161,7 +161,7 @@ class Search:
         found: dict[tuple[int, int], Ints] = {}
         for now, price in prices.items():
             for ends, used in self.footprint.copies_at(now).items():
-                found[ends] = found.get(ends, 0) + np.rint(price * used).astype(np.int64)
+                found[ends] = found.get(ends, 0) + _whole(price * used)
         return {ends: table for ends, table in found.items() if table.any()}
 
     def _constrained(self, limit: int | None) -> Choices:
@@ -229,6 +229,11 @@ class Search:
 
 def _tell_solving(text: str) -> None:
     tell(f"auto-shard: {text}")
+
+
+def _whole(costs: Bytes) -> Ints:
+    """Whole costs; those of very dear bytes are no dearer than what is forbidden."""
+    return np.rint(np.minimum(costs, float(FORBIDDEN))).astype(np.int64)
 
 
 def _whole_rows(rows: Sequence[tuple[dict[int, Bytes], float]], node: int, size: int) -> Ints:

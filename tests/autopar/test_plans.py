@@ -392,6 +392,15 @@ def test_files_that_are_no_plans(tmp_path: Path) -> None:
     refused(ValueError, r"ops\[0\].types is missing", ops=[{"op": "x"}])
     refused(ValueError, "options: method=dq is unknown", options={"method": "dq"})
     refused(ValueError, "opts is unknown; known: method, options, grid", opts=[])
+    refused(autopar.StalePlanError, "a plan of version True, this autopar", version=True)
+    first = {**good["arguments"][0], "dims": [["zz"]]}
+    rest = good["arguments"][1:]
+    refused(ValueError, r"arguments\[0\].dims: .* no axis 'zz'", arguments=[first, *rest])
+    op = {**good["ops"][0], "strategy": ""}
+    refused(ValueError, r"ops\[0\].strategy: ", ops=[op, *good["ops"][1:]])
+    path.write_text('{"a":' * 5000)
+    with pytest.raises(ValueError, match="is no plan"):
+        autopar.Plan.load(path)
     path.write_text("{")
     with pytest.raises(ValueError, match="is no plan: Expecting"):
         autopar.Plan.load(path)
@@ -417,6 +426,7 @@ WRONG_FIELDS: list[tuple[str, Any, str]] = [
     ("argument_shardings", [7], "expected text, found 7"),
     ("argument_shardings", ["[{"] * 5, "no sharding in '#autopar.sharding<[{>'"),
     ("argument_shardings", ['@mesh, [{"z"}]'] * 5, "the grid has no axis 'z'"),
+    ("flops", -1, "flops, result_bytes: expected numbers of at least 0"),
     ("collectives", {}, "expected a list, found {}"),
     ("ops", [7], "expected an object, found 7"),
 ]
