@@ -135,7 +135,10 @@ class PlanGraph:
         self._build()
 
     def where_collectives_meet(self) -> PlanGraph:
-        """The same choices, priced as in plans whose collectives are all of one kind."""
+        """The same choices, priced as in plans whose collectives are all of one kind: this graph
+        where nothing is priced otherwise then."""
+        if not self._reshard.may_meet_more:
+            return self
         return PlanGraph(self.func, self.table, self._prices, self._demands, MANY)
 
     # ---- places

@@ -127,7 +127,7 @@ def make_plan(
         search = Search(graph, options, plugin)
     if keep is not None:
         keep(search.problem(limit))
-    road = _Road(module, context, prices, search, clock, Attributes(module))
+    road = _Road(module, context, prices, search, options, clock, Attributes(module))
     choices, trial = road.cheapest() if limit is None else road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
         raise _too_dear(func, demands)
@@ -146,6 +146,7 @@ class _Road:
     context: Context
     prices: CostModel
     search: Search
+    options: SolveOptions
     clock: _Clock
     before: Attributes
     """Of the module without a plan."""
@@ -184,7 +185,8 @@ class _Road:
         best, best_trial = found, trial or self._tried()
         with self.clock("graph", "reading the program for plans of one kind"):
             self.before.restore()
-            search = Search(self.search.graph.where_collectives_meet(), self.search.options)
+            graph = self.search.graph.where_collectives_meet()
+            search = self.search if graph is self.search.graph else Search(graph, self.options)
         for bound in rivals_of(search.graph):
             with self.clock("search", "searching a plan of one kind"):
                 rival = replace(search.within(bound), limit=limit)

@@ -90,6 +90,11 @@ class ReshardPrices:
         if num_bytes <= _LARGEST:
             self._waiting += num_bytes
 
+    @property
+    def may_meet_more(self) -> bool:
+        """Whether more waits than a small collective is taken to meet."""
+        return self._waiting > self._meets
+
     def share(self, num_bytes: int) -> float:
         """Of a message, for the sum of a value that waits."""
         return min(1.0, num_bytes / max(1, self._waiting))

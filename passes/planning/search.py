@@ -67,7 +67,6 @@ class Search:
         self.graph = graph
         self.footprint = Footprint(graph)
         work = min(options.work or options.time_limit_s * UNITS_PER_SECOND, _WORK)
-        self.options = options
         self._options = replace(options, gap=max(options.gap, _GAP), work=work)
         self._plugin = plugin
         self._costs = [whole_costs(node.seconds) for node in graph.nodes]
