@@ -7,7 +7,7 @@ XLA's `HloCostAnalysis`: kernels leave those out.
 from __future__ import annotations
 
 from functools import cache
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -101,9 +101,14 @@ def window_meetings(
     each other, every `stride`.
     """
     starts = np.arange(windows) * stride - low
-    places = starts[:, None] + np.arange(taps) * between
-    inside = (places >= 0) & (places <= (size - 1) * apart)
-    return int(np.count_nonzero(inside & (places % apart == 0)))
+    # the taps of a window that are inside, and of these every `every`th from some `first` on
+    least = np.clip(-(starts // between), 0, taps)
+    end = np.clip(((size - 1) * apart - starts) // between + 1, least, taps)
+    common = gcd(between, apart)
+    every = apart // common
+    first = -starts // common * pow(between // common, -1, every) % every
+    met = (end - 1 - first) // every - (least - 1 - first) // every
+    return int(met[starts % common == 0].sum())
 
 
 _FLOPS = {"stablehlo.dot_general": _dot, "stablehlo.convolution": _convolution}

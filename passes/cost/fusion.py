@@ -171,7 +171,7 @@ class Fusion:
         if op.name in _LOOPS:
             pairs = zip(op.operands, op.results, strict=True)
             return not any(value is operand and result in self._views for value, result in pairs)
-        return not (_is_code(op) or op.name in _COMPUTES_OPERANDS)
+        return reads_from_memory(op)
 
     def _sources(self, value: SSAValue, op: Operation) -> Sequence[SSAValue]:
         """What the code of a value reads: of a name the value itself, of a constant nothing."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autopar.passes.importing.arguments import argument_kinds
 
+from .coarse import Kept
 from .demands import Demands, demanded_shardings
 from .places import specs_that_keep
 from .plan_graph import PlanGraph
@@ -21,11 +21,11 @@ from .plan_graph import PlanGraph
 _RIVALS = (
     Demands(force_data_parallel=True, zero=0),
     Demands(force_data_parallel=True, zero=2),
-    Demands(batch_axis=None, zero=3),
+    Demands(zero=3),
 )
 
 
-def rivals_of(graph: PlanGraph) -> Iterator[dict[int, NDArray[np.bool_]]]:
+def rivals_of(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
     """For each rival the nodes that it binds, and which choices these have: first for one that
     binds none; the others only where it is known what is a batch."""
     yield {}
@@ -33,7 +33,7 @@ def rivals_of(graph: PlanGraph) -> Iterator[dict[int, NDArray[np.bool_]]]:
     if "batch" not in kinds or "parameter" not in kinds:
         return
     for demands in _RIVALS:
-        bound: dict[int, NDArray[np.bool_]] = {}
+        bound: dict[int, Kept] = {}
         wanted = demanded_shardings(graph.func, graph.table.grid, demands)
         for argument, sharding in zip(graph.func.body.block.args, wanted, strict=True):
             node = graph.node_of(argument)

@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
 from autopar.passes.solver.solve import Plugin, Solution, SolveOptions, solve
 
-from .coarse import coarse_choices
+from .coarse import Kept, coarse_choices
 from .footprint import Bytes, Footprint
 from .memory_prices import MemoryPrices, Priced
 from .plan_graph import PlanGraph
@@ -95,7 +94,7 @@ class Search:
                 return exact
         return found
 
-    def within(self, bound: Mapping[int, NDArray[np.bool_]]) -> Choices:
+    def within(self, bound: Mapping[int, Kept]) -> Choices:
         """The cheapest choices where some nodes have but these, whatever memory they need."""
         costs = list(self._costs)
         for node, may in bound.items():
