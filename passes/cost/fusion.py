@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import TypeGuard
 
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
@@ -126,6 +127,16 @@ class Fusion:
                 return None
             value = self._views[value]
         return value
+
+    def is_in_order(self, value: SSAValue) -> bool:
+        """Whether a value lies in memory as its type has it: what dots read transposed does not."""
+        name = self.name(value)
+        while value is not name:
+            maker = value.owner
+            if name is None or (_is_transpose(maker) and not _swaps_dot(maker)):
+                return False
+            value = self._views[value]
+        return True
 
     def reads(self, op: Operation) -> dict[SSAValue, float]:
         """The kept values that an op reads, with what is computed inside it, and how many bytes of
@@ -271,12 +282,16 @@ def _viewed(value: SSAValue) -> SSAValue | None:
         last = body.last_op
         is_same = last is not None and last.operands[value.index] is body.args[value.index]
         return op.operands[value.index] if is_same else None
-    if op.name == "stablehlo.transpose":
+    if _is_transpose(op):
         into_dots = all(use.operation.name in DOTS for use in value.uses)
         return op.operands[0] if into_dots or _swaps_dot(op) else None
     if op.name == "stablehlo.broadcast_in_dim":  # adds dimensions of size 1
         return None if _repeats(op) else op.operands[0]
     return op.operands[value.index] if op.name in _VIEWS else None
+
+
+def _is_transpose(op: Operation | Block) -> TypeGuard[Operation]:
+    return isinstance(op, Operation) and op.name == "stablehlo.transpose"
 
 
 def _swaps_dot(transpose: Operation) -> bool:

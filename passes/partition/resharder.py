@@ -15,7 +15,7 @@ from autopar.dialects.tensors import item_bytes, shape_of
 from .computed import computed_anew
 from .partials import Partials, common_partial
 from .reshard_plan import ReshardPlanner
-from .specs import Spec
+from .specs import Spec, without_axes
 from .splats import copy_splat, is_neutral, splat_of
 from .value_specs import ValueSpecs
 
@@ -145,7 +145,7 @@ class Resharder:
         for result, have, want in zip(op.results, natural, wanted, strict=True):
             if have.partial or want.partial:
                 want = want.with_partial(common_partial(have.partial, want.partial))
-            if have == want or (have.partial and self._partials.defers(result, have)):
+            if have == want or (have.partial and self._defers(result, have, want)):
                 continue
             if result.first_use is None:
                 continue
@@ -156,6 +156,15 @@ class Resharder:
                 if use.operation is not new:
                     use.operation.operands[use.index] = new.result
             _insert(new, after)
+
+    def _defers(self, result: SSAValue, have: Spec, want: Spec) -> bool:
+        """Whether a partial is resolved after its users: a reduction is all that is left to do, or
+        an accumulator takes it. Else its users would be split as the op is, not as they are to be.
+        """
+        if not self._partials.defers(result, have):
+            return False
+        left = without_axes(want, have.partial_axes)
+        return have.dims == left.dims or self._partials.is_added_up(result)
 
     def constrain(self, op: ConstraintOp | ReshardOp) -> None:
         """The value is resharded to it here, on its own (never a shared reshard)."""

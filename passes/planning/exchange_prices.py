@@ -3,7 +3,7 @@ concatenations, windows.
 
 A device that makes elements [o, p) of a result reads an interval of each operand. What of it does
 not lie in its own block is fetched by permutes, or by a gather where that is less
-(`passes/partition/windows.py`). Here this is counted for the device that misses most.
+(`passes/partition/windows.py`). Here this is counted for the device that receives or sends most.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def exchange_seconds(
         for reads in _READERS[op.name](op, rule, factor, made):
             value = operands_of(op)[reads.operand]
             size = shape_of(value.type)[reads.dim]
-            rows, senders = _missing(reads.of, total, size, parts)
+            rows, others = _missing(reads.of, total, size, parts)
             if not rows:
                 continue
             windows[reads.operand] += 1
@@ -76,7 +76,7 @@ def exchange_seconds(
             alpha = prices.collective_seconds("permute", 0.0, names)
             sent = prices.collective_seconds("permute", rows * row_bytes, names) - alpha
             gathered = prices.collective_seconds("all_gather", num_bytes(value.type) / split, names)
-            seconds += min(senders * alpha + sent, gathered)
+            seconds += min(others * alpha + sent, gathered)
     if reads_from_memory(op):
         for operand, count in windows.items():
             value = operands_of(op)[operand]
@@ -117,20 +117,23 @@ def _made(op: Operation, rule: ShardingRule, factor: int) -> tuple[int | None, i
 
 
 def _missing(read: _Interval, total: int, size: int, parts: int) -> tuple[int, int]:
-    """What the device that misses most misses: elements, and how many others hold them."""
+    """What devices fetch from each other, for the one that has most to receive or to send: how many
+    elements, and with how many others."""
     made, held = -(-total // parts), -(-size // parts)
-    most = (0, 0)
+    received, sent = [[0, 0] for _ in range(parts)], [[0, 0] for _ in range(parts)]
     for device in range(parts):
         start, stop = read(device * made, min(total, (device + 1) * made))
         start, stop = max(0, start), min(size, stop)
         if start >= stop:
             continue
-        low, high = device * held, (device + 1) * held
-        own = max(0, min(stop, high) - max(start, low))
-        blocks = range(start // held, (stop - 1) // held + 1)
-        others = len(blocks) - (device in blocks)
-        most = max(most, (stop - start - own, others))
-    return most
+        for block in range(start // held, (stop - 1) // held + 1):
+            if block != device:
+                elements = min(stop, (block + 1) * held) - max(start, block * held)
+                for count in received[device], sent[block]:
+                    count[0] += elements
+                    count[1] += 1
+    rows, others = zip(*received, *sent, strict=True)
+    return max(rows), max(others)
 
 
 # ---- What is read, op by op ----------------------------------------------------------------------

@@ -15,7 +15,7 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.tensors import element_type, num_bytes
 from autopar.passes.cost.flops import convolution_holes, op_flops, output_features
-from autopar.passes.cost.fusion import DOTS, Fusions
+from autopar.passes.cost.fusion import DOTS, Fusion, Fusions
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.specs import AxisTable, Spec
@@ -157,15 +157,45 @@ class OpPrices:
     def slices(self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue) -> Floats:
         """(sources, needs): seconds of slicing a value that lies in memory, for ops that do not
         do it themselves."""
+        fusion = self._fusion_at(value)
+        if fusion is None or fusion.name(value) is None:
+            return np.zeros((len(sources), len(needs)))
+        return self._copies("slices", sources, needs, value)
+
+    def stored(
+        self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue
+    ) -> Floats | float:
+        """(sources, needs): seconds of writing a value that is computed inside its readers, and of
+        reading it, where devices send it to each other."""
+        fusion = self._fusion_at(value)
+        if fusion is None or fusion.is_in_order(value):
+            return 0.0
+        return self._copies("stored", sources, needs, value)
+
+    def _fusion_at(self, value: SSAValue) -> Fusion | None:
+        """Of the block that a value belongs to."""
         assert isinstance(value, BlockArgument | OpResult)
         block = value.owner if isinstance(value.owner, Block) else value.owner.parent
-        if block is None or self._fusion(block).name(value) is None:
-            return np.zeros((len(sources), len(needs)))
-        key = "slices", tuple(sources), tuple(needs), value.type
+        return None if block is None else self._fusion(block)
+
+    def _copies(
+        self, which: str, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue
+    ) -> Floats:
+        """(sources, needs): seconds of writing and reading a value where it is only sliced, as it
+        is needed; or where it is sent, as it lies and as it is needed."""
+        key = which, tuple(sources), tuple(needs), value.type
         found = self._found.get(key)
         if found is None:
-            parts = np.array([self._table.parts(spec.dim_axes) for spec in needs], np.float64)
-            copied = self._prices.memory_seconds(2 * num_bytes(value.type)) / parts
+            seconds = self._prices.memory_seconds(num_bytes(value.type))
+            lies, read = (
+                seconds / np.array([self._table.parts(spec.dim_axes) for spec in specs], np.float64)
+                for specs in (sources, needs)
+            )
+            is_sliced = slicing(sources, needs)
+            if which == "slices":
+                copied = 2 * read[None, :] * is_sliced
+            else:
+                copied = (lies[:, None] + read[None, :]) * ~is_sliced
             other = np.array([[one != two for two in needs] for one in sources])
-            found = self._found[key] = copied * (slicing(sources, needs) & other)
+            found = self._found[key] = copied * other
         return found

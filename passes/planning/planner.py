@@ -39,7 +39,7 @@ from .rivals import rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
 from .words import size_text
-from .writing import Attributes, write_again, write_choices
+from .writing import Unplanned, write_again, write_choices
 
 _TRIALS = 8
 """How many plans are tried before that of the least footprint."""
@@ -127,7 +127,7 @@ def make_plan(
         search = Search(graph, options, plugin)
     if keep is not None:
         keep(search.problem(limit))
-    road = _Road(module, context, prices, search, options, clock, Attributes(module))
+    road = _Road(module, context, prices, search, options, clock, Unplanned(module))
     choices, trial = road.cheapest() if limit is None else road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
         raise _too_dear(func, demands)
@@ -148,7 +148,7 @@ class _Road:
     search: Search
     options: SolveOptions
     clock: _Clock
-    before: Attributes
+    before: Unplanned
     """Of the module without a plan."""
 
     def cheapest(self) -> tuple[Choices, None]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from xdsl.dialects.builtin import DenseArrayBase, ModuleOp, i64
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
+from xdsl.rewriter import Rewriter
 
 from autopar.dialects.autopar import (
     AGAIN,
-    SHARDING,
     STRATEGY,
     StrategyAttr,
     aliases,
@@ -25,23 +25,24 @@ from .places import MOVES
 from .plan_graph import PlanGraph
 
 
-class Attributes:
-    """The attributes of all ops of a module as they are now, to be put back. Ops that come later
-    (copies of constants) lie nowhere then."""
+class Unplanned:
+    """A module as it is now, to be brought back to that. A plan gives its ops attributes, and some
+    readers of constants copies of their own."""
 
     def __init__(self, module: ModuleOp) -> None:
         self._module = module
-        self._saved: list[tuple[Operation, dict[str, Attribute], dict[str, Attribute]]] = [
-            (op, dict(op.attributes), dict(op.properties)) for op in module.walk()
-        ]
+        self._saved = {
+            op: (tuple(op.operands), dict(op.attributes), dict(op.properties))
+            for op in module.walk()
+        }
 
     def restore(self) -> None:
-        for op, attributes, properties in self._saved:
+        for op, (operands, attributes, properties) in self._saved.items():
             op.attributes, op.properties = dict(attributes), dict(properties)
-        known = {op for op, _, _ in self._saved}
-        for op in self._module.walk():
-            if op not in known:
-                op.attributes.pop(SHARDING, None)
+            if tuple(op.operands) != operands:
+                op.operands = operands
+        for op in reversed([op for op in self._module.walk() if op not in self._saved]):
+            Rewriter.erase_op(op)
 
 
 def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
@@ -58,8 +59,8 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
                 own = sharding(result)
                 if own is not None:
                     set_sharding(result, own)
-    for op, node in graph.op_nodes:
-        factors = graph.nodes[node].strategies[chosen[node]].factors
+    for op, strategy in graph.strategies(chosen):
+        factors = strategy.factors
         op.attributes[STRATEGY] = StrategyAttr(tuple(table.axes(axes) for axes in factors))
     arguments = [
         stated if stated is not None and _has_sub_axes(stated) else sharding(argument)
