@@ -16,7 +16,7 @@ from .computed import computed_anew
 from .partials import Partials, common_partial
 from .reshard_plan import ReshardPlanner
 from .specs import Spec
-from .splats import copy_splat, is_neutral, splat_of
+from .splats import copy_splat, is_neutral
 from .value_specs import ValueSpecs
 
 
@@ -76,7 +76,7 @@ class Resharder:
 
     def _resharded(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
         """`value` laid out by `spec`: an earlier reshard of it, or a new one before `before`."""
-        if splat_of(value) is not None and is_neutral(value, [k for k, _ in spec.partial]):
+        if is_neutral(value, [kind for kind, _ in spec.partial]):
             return self._constant_copy(value, spec, before)
         best: SSAValue = value
         versions = self._versions.setdefault(value, [])
