@@ -245,7 +245,7 @@ def sharding_of(value: SSAValue) -> Sharding | None:
     Values that can carry one: op results (those of constraint and reshard: what the op states) and
     arguments of functions.
     """
-    if isinstance(value, OpResult):
+    if type(value) is OpResult:
         op = value.op
         attr = op.attributes.get(SHARDING)
         if attr is not None:
@@ -452,7 +452,7 @@ def _with_entries(
         if sharding is None:
             if old is not None:
                 entry = dictionary(items)
-        elif type(old) is not ShardingAttr or old.data != sharding:
+        elif type(old) is not ShardingAttr or (old.data is not sharding and old.data != sharding):
             attr = made.get(id(sharding))
             if attr is None:
                 attr = made[id(sharding)] = ShardingAttr(sharding)

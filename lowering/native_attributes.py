@@ -54,6 +54,7 @@ from .native_text import (
 )
 
 UNKNOWN = UnknownLoc()
+_NONE = NoneAttr()
 
 
 class _Locations:
@@ -94,7 +95,7 @@ class _Locations:
             return unverified(
                 NameLoc,
                 desc=self._string(location.name_str if self._utf8 else string_in(location.attr)),
-                location=NoneAttr() if child is UNKNOWN else child,
+                location=_NONE if child is UNKNOWN else child,
             )
         if kind == "CallSiteLoc":
             return unverified(
@@ -120,7 +121,7 @@ class _Locations:
         if kind == "FusedLoc":
             parts = ArrayAttr([self(part) for part in location.locations])
             metadata = location.metadata
-            kept = NoneAttr() if metadata is None else VerbatimAttr(str(metadata))
+            kept = _NONE if metadata is None else VerbatimAttr(str(metadata))
             return unverified(FusedLoc, locations=parts, metadata=kept)  # ranges included
         return UNKNOWN
 
@@ -222,7 +223,7 @@ class Attributes:
                     return cast(Any, DenseIntOrFPElementsAttr)(dense, BytesAttr(data))
         elif kind == "StringAttr" and type(native.type).__name__ == "NoneType":
             try:
-                return StringAttr(native.value)
+                return unverified(StringAttr, data=native.value)
             except (RuntimeError, UnicodeDecodeError):  # not UTF-8
                 return BytesAttr(native.value_bytes)
         elif kind == "DenseI64ArrayAttr":

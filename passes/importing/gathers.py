@@ -15,11 +15,11 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from autopar.dialects.autopar import PHASE, REDUCE_IN_LOOP, ConstraintOp, sharding_of
+from autopar.dialects.autopar import PHASE, REDUCE_IN_LOOP, ConstraintOp, ShardingAttr, sharding_of
 from autopar.dialects.diagnostics import remark
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.dialects.stablehlo import OptimizationBarrierOp
-from autopar.dialects.tensors import is_tensor, item_bytes, num_bytes, shape_of
+from autopar.dialects.tensors import item_bytes, num_bytes, shape_of
 from autopar.passes.cost.collectives import LATENCY_BOUND_BYTES
 
 from .phases import Phases
@@ -65,12 +65,15 @@ def gather_by_phase(func: FuncOp, parameters: Iterable[BlockArgument], grid: Gri
             "from JAX's locations of a program with gradients (as_text(debug_info=True))",
         )
     sources = _hold_back([g for g in gathers if g.phase == "backward"], phases)
+    # Attributes of their own would make each constraint an op like no other to later passes.
+    ranks = {len(shape_of(gather.value.type)) for gather in gathers}
+    whole = {rank: ShardingAttr(Sharding.fully_replicated(grid.name, rank)) for rank in ranks}
+    names = {gather.phase: StringAttr(gather.phase) for gather in gathers}
     for gather in gathers:
         source = sources.get(gather, gather.value)
-        rank = len(source.type.get_shape()) if is_tensor(source.type) else 0
-        constraint = ConstraintOp(source, Sharding.fully_replicated(grid.name, rank))
+        constraint = ConstraintOp(source, whole[len(shape_of(source.type))])
         constraint.location = gather.first.location
-        constraint.attributes[PHASE] = StringAttr(gather.phase)
+        constraint.attributes[PHASE] = names[gather.phase]
         Rewriter.insert_op(constraint, InsertPoint.before(gather.first))
         for op, index in gather.uses:
             op.operands[index] = constraint.result

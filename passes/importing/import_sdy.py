@@ -227,6 +227,8 @@ def _shardings(ops: Iterable[Operation]) -> Iterator[TensorSharding]:
 
 
 def _of_attribute(attr: Attribute | None) -> tuple[TensorSharding, ...]:
+    if attr is None:
+        return ()
     if isinstance(attr, TensorShardingAttr):
         return (attr.data,)
     return attr.data if isinstance(attr, PerValueAttr) else ()

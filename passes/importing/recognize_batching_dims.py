@@ -25,6 +25,7 @@ from autopar.dialects.constants import constant_array
 from autopar.dialects.rules.access import attribute, integer, integer_width, ints
 from autopar.dialects.stablehlo.shape import ConcatenateOp
 from autopar.dialects.tensors import element_type, shape_of
+from autopar.passes.walk import inner_ops
 
 
 class _Fields(NamedTuple):
@@ -65,7 +66,7 @@ class RecognizeBatchingDimsPass(ModulePass):
     name = "recognize-batching-dims"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for inner in [inner for inner in op.walk() if inner.name in _FIELDS]:
+        for inner in [inner for inner in inner_ops(op) if inner.name in _FIELDS]:
             if STRATEGY not in inner.attributes:
                 _rewrite(inner, _FIELDS[inner.name])
 

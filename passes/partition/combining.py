@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from xdsl.dialects.builtin import IntegerAttr, i64
+from xdsl.dialects.builtin import i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from autopar.dialects.autopar import COMBINE
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.shard import AllGatherOp, AllReduceOp, ReduceScatterOp
 from autopar.dialects.tensors import element_type, num_bytes
+from autopar.dialects.unverified import integer_attr
+from autopar.passes.walk import ops_in
 
 COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
 """Collectives that may run as one with others of their kind."""
@@ -46,7 +48,7 @@ def combine_collectives(
     if len(small) < 2:
         return counter
     _raise_views(block, small)
-    _raise_chains(block, dict(small))
+    _raise_chains(block, small)
     _sink_views(block, small)
     left = dict(small)
     while left:
@@ -64,12 +66,7 @@ def _has_user(op: Operation, others: Container[Operation]) -> bool:
 
 def _combine(block: Block, ops: Sequence[tuple[Operation, int]], total: int, counter: int) -> int:
     """Groups collectives of which none uses another, given with their sizes."""
-    at: list[Operation] = []
-    inner = block.first_op
-    while inner is not None:
-        at.append(inner)
-        inner = inner._next_op  # pyright: ignore[reportPrivateUsage]
-    order = dict(zip(map(id, at), range(len(at)), strict=True))
+    at, order = _positions(block)
     kinds: dict[tuple[Attribute | str, ...], list[_Window]] = {}
     for window in _windows(block, ops, order):
         kinds.setdefault(_kind(window.op), []).append(window)
@@ -78,8 +75,9 @@ def _combine(block: Block, ops: Sequence[tuple[Operation, int]], total: int, cou
     # has not been moved then, since its own window opens behind this place.
     for members in sorted(groups, key=lambda group: group[0].closes):
         place = at[members[0].closes]
+        number = integer_attr(counter, i64)
         for member in sorted(members, key=lambda window: order[id(window.op)]):
-            member.op.attributes[COMBINE] = IntegerAttr(counter, i64)
+            member.op.attributes[COMBINE] = number
             member.op.detach()
             block.insert_op_before(member.op, place)
         counter += 1
@@ -143,6 +141,12 @@ def _groups(windows: Sequence[_Window], total: int) -> list[list[_Window]]:
     return groups
 
 
+def _positions(block: Block) -> tuple[list[Operation], dict[int, int]]:
+    """The ops of a block in order, and the position of each by its identity."""
+    ops = list(ops_in(block))
+    return ops, dict(zip(map(id, ops), range(len(ops)), strict=True))
+
+
 def _first_user(value: SSAValue, block: Block, order: Mapping[int, int]) -> int:
     """Position in the block of the first op that uses the value (itself or in a region of it)."""
     first = len(order)
@@ -180,13 +184,14 @@ def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
                 block.insert_op_before(view, first)
 
 
-def _raise_chains(block: Block, small: Container[Operation]) -> None:
+def _raise_chains(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
     """Moves collectives that others take from up to where their operands are made.
 
     Where a gradient is scattered over one axis and reduced over another in front of its use, the
     window of the second collective would open only there, behind the first use of the next one.
     """
-    for op in [op for op in block.ops if op in small and _has_user(op, small)]:
+    small = dict(ops)
+    for op in [op for op in small if _has_user(op, small)]:
         maker = operands_of(op)[0].owner
         if isinstance(maker, Operation) and maker.parent is block:
             op.detach()
@@ -199,8 +204,7 @@ def _sink_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
     A gradient that is reduced in bfloat16 is converted by the next op, which would close its window
     at once.
     """
-    at = list(block.ops)
-    order = {id(op): place for place, op in enumerate(at)}
+    at, order = _positions(block)
     moves: list[tuple[list[Operation], Operation]] = []
     for op, _ in ops:
         value: SSAValue = op.results[0]

@@ -22,7 +22,7 @@ the way has files of its own:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from xdsl.dialects.builtin import DenseArrayBase, ModuleOp
@@ -141,7 +141,9 @@ class FunctionDecider:
         if decision is None:
             self._replicate(op)
             return
-        apart = again.get_values() if isinstance(again, DenseArrayBase) else ()
+        apart: Container[int] = ()
+        if again is not None and isinstance(again, DenseArrayBase):
+            apart = again.get_values()
         for index, spec in decision.moved:
             if index not in apart:
                 self._reshards.bring(op, index, spec)

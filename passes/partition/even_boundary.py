@@ -11,10 +11,10 @@ from xdsl.ir import Attribute, BlockArgument
 from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import (
-    result_sharding,
+    arg_shardings,
+    result_shardings,
     set_arg_shardings,
     set_result_shardings,
-    sharding_of,
 )
 from autopar.dialects.diagnostics import remark
 from autopar.dialects.shard import grid_of
@@ -39,16 +39,22 @@ class EvenBoundaryPass(ModulePass):
 
 def make_boundary_even(func: FuncOp, grid: Grid) -> None:
     """Drops uneven axes from the shardings of the function's arguments and results."""
-    args = func.body.block.args
-    types = func.function_type.outputs.data
-    set_arg_shardings(
-        func,
-        [_even(func, a, sharding_of(a), a.type, grid) for a in args],
-    )
-    set_result_shardings(
-        func,
-        [_even(func, i, result_sharding(func, i), type, grid) for i, type in enumerate(types)],
-    )
+    arguments, results = arg_shardings(func), result_shardings(func)
+    types = func.function_type
+    even_arguments = [
+        _even(func, arg, sharding, type, grid)
+        for arg, sharding, type in zip(
+            func.body.block.args, arguments, types.inputs.data, strict=True
+        )
+    ]
+    even_results = [
+        _even(func, index, sharding, type, grid)
+        for index, (sharding, type) in enumerate(zip(results, types.outputs.data, strict=True))
+    ]
+    if even_arguments != arguments:
+        set_arg_shardings(func, even_arguments)
+    if even_results != results:
+        set_result_shardings(func, even_results)
 
 
 def _label(arg: BlockArgument | int) -> str:
@@ -68,6 +74,8 @@ def _even(
     grid: Grid,
 ) -> Sharding | None:
     if sharding is None or not isinstance(type, TensorType):
+        return sharding
+    if sharding.is_replicated:
         return sharding
     dims: list[DimSharding] = []
     for size, dim in zip(type.get_shape(), sharding.dims, strict=True):

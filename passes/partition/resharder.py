@@ -16,7 +16,7 @@ from .computed import computed_anew
 from .partials import Partials, common_partial
 from .reshard_plan import ReshardPlanner
 from .specs import Spec, without_axes
-from .splats import copy_splat, is_neutral, splat_of
+from .splats import copy_splat, is_neutral
 from .value_specs import ValueSpecs
 
 
@@ -76,16 +76,16 @@ class Resharder:
 
     def _resharded(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
         """`value` laid out by `spec`: an earlier reshard of it, or a new one before `before`."""
-        if splat_of(value) is not None and is_neutral(value, [k for k, _ in spec.partial]):
-            return self._constant_copy(value, spec, before)
-        best: SSAValue = value
         versions = self._versions.setdefault(value, [])
-        best_cost = self._reshard_cost(value, value, spec) if versions else 0.0
-        for version in versions:
-            if not _is_visible(version, before):
-                continue
+        visible = [version for version in versions if _is_visible(version, before)]
+        for version in visible:
             if self._specs.of[version] == spec:
                 return version
+        if is_neutral(value, [kind for kind, _ in spec.partial]):
+            return self._constant_copy(value, spec, before)
+        best: SSAValue = value
+        best_cost = self._reshard_cost(value, value, spec) if visible else 0.0
+        for version in visible:
             cost = self._reshard_cost(version, value, spec)
             if cost < best_cost:
                 best, best_cost = version, cost
@@ -122,14 +122,11 @@ class Resharder:
 
     def _constant_copy(self, value: SSAValue, spec: Spec, before: Operation) -> SSAValue:
         """A splat is the same under any sharding: a copy of it instead of a reshard."""
-        for version in self._versions.get(value, ()):
-            if self._specs.of[version] == spec and _is_visible(version, before):
-                return version
         copy = copy_splat(value)
         copy.location = before.location
         _insert(copy, before)
         self._specs.record(copy, [spec])
-        self._versions.setdefault(value, []).append(copy.results[0])
+        self._versions[value].append(copy.results[0])
         return copy.results[0]
 
     def _reshard_cost(self, version: SSAValue, value: SSAValue, spec: Spec) -> float:

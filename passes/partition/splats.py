@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -76,12 +76,16 @@ def copy_splat(value: SSAValue) -> Operation:
     )
 
 
-def is_neutral(value: SSAValue, kinds: Iterable[str]) -> bool:
+def is_neutral(value: SSAValue, kinds: Sequence[str]) -> bool:
     """Whether the value is a constant that adds nothing to reductions of these kinds: it may be
     called partial for free."""
     dense = splat_of(value)
-    element = None if dense is None else constant_array(dense).reshape(-1)[:1].reshape(())
-    return element is not None and all(
+    if dense is None:
+        return False
+    if not kinds:
+        return True
+    element = constant_array(dense).reshape(-1)[:1].reshape(())
+    return all(
         element.tobytes() == neutral_value(kind, element.dtype).tobytes()
         or (kind == "sum" and element == 0)  # of either sign: as many zeros add up to this one
         for kind in kinds

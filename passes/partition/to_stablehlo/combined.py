@@ -146,7 +146,14 @@ def _transposed(
 ) -> SSAValue:
     if list(order) == sorted(order):
         return value
-    return lowering.insert(stablehlo.TransposeOp(value, order), last)
+    shape = _shape(value, last)
+    return lowering.make(
+        stablehlo.TransposeOp,
+        [value],
+        collectives.shaped(value, [shape[dim] for dim in order]),
+        last,
+        permutation=i64_array(order),
+    )
 
 
 _LOWERINGS = {

@@ -107,7 +107,7 @@ def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
                 engine.set_initial(slot, sharding)
     for value, sharding in applier.values.items():
         engine.set_initial(graph.slot_of[value], sharding)
-    for user, index, instance, result in graph.constant_uses:
+    for user, index, instance, result in graph.constant_uses if applier.uses else ():
         sharding = applier.uses.get((id(user), index))
         if sharding is not None and not engine.is_set(instance.slots[result]):
             engine.set_initial(instance.slots[result], sharding)

@@ -118,8 +118,9 @@ def is_copied(op: Operation, kind: OpKind, expressions: set[int]) -> bool:
     """
     if kind.is_follower:
         operands = operands_of(op)
-        if not expressions.issuperset(map(id, operands)):
-            return kind.is_broadcast and not rank_of(operands[0])
+        for value in operands:
+            if id(value) not in expressions:
+                return kind.is_broadcast and not rank_of(operands[0])
     elif not kind.is_constant:
         return False
     result = op.results[0]

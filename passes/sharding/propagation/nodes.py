@@ -42,7 +42,7 @@ class NodeTable:
         return slot
 
     def slot_like(self, value: SSAValue, owner: int = -1) -> int:
-        """A slot for a tensor of the value's type."""
+        """A slot for a tensor of the value's type, which node `owner` computes."""
         type_id = id(type_of(value))
         rank = self._rank_of_type.get(type_id)
         if rank is None:
