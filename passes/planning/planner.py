@@ -163,19 +163,30 @@ class _Road:
         """
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
-        target, trials = limit, 0
+        met: list[tuple[int, Choices]] = []
+        """What was tried and does not fit, with what it needs."""
+        target = limit
         while True:
-            choices, trials = self._written(target), trials + 1
+            choices = self._written(target)
             if choices.bytes <= _SURE * limit - _JOINED:
                 return choices, None
             trial = self._tried()
             peak = trial.memory.peak
             if peak <= limit:
                 return choices, trial
-            if trials > _TRIALS or choices.bytes > target:
-                raise _too_large(self.module, self.search, choices.of_node, peak, limit)
+            met.append((peak, choices))
+            if len(met) > _TRIALS or choices.bytes > target:
+                break
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
-            target = lower if trials < _TRIALS else min(lower, least)
+            target = lower if len(met) < _TRIALS else min(lower, least)
+        # The footprint may be above what the cheapest plan of all needs.
+        cheapest = self._write(replace(self.search.run(None), limit=limit))
+        trial = self._tried()
+        if trial.memory.peak <= limit:
+            return cheapest, trial
+        met.append((trial.memory.peak, cheapest))
+        needed, thriftiest = min(met, key=lambda tried: tried[0])
+        raise _too_large(self.module, self.search, thriftiest.of_node, needed, limit)
 
     def best(
         self, found: Choices, trial: Trial | None, limit: int | None
