@@ -182,9 +182,10 @@ class _Road:
         # The footprint may be above what the cheapest plan of all needs.
         cheapest = self._write(replace(self.search.run(None), limit=limit))
         trial = self._tried()
-        if trial.memory.peak <= limit:
+        peak = trial.memory.peak
+        if peak <= limit:
             return cheapest, trial
-        met.append((trial.memory.peak, cheapest))
+        met.append((peak, cheapest))
         needed, thriftiest = min(met, key=lambda tried: tried[0])
         raise _too_large(self.module, self.search, thriftiest.of_node, needed, limit)
 
