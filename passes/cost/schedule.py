@@ -231,5 +231,3 @@ def _moved_by_convolution(convolution: Operation) -> list[int]:
         numbers.kernel_output_feature_dimension,
     ]
     return [index for index, order in enumerate((lhs, rhs)) if order != sorted(order)]
-
-
