@@ -6,18 +6,28 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
 
 from autopar.lowering.jax_compat import ArrayImpl, is_key_dtype, key_data, key_impl
+from autopar.passes.planning.words import size_text
 from autopar.runtime.embedded import MeshExecutable
 
 from .argument_avals import ArgumentAval, host_value
 from .lowered import LoweredProgram
 from .meshes import MeshChoice
 from .plans import Plan
+
+logger = logging.getLogger("autopar")
+
+
+def _peak_bytes(stats: Any) -> int:
+    """The most memory of one device that an executable uses, by its own analysis."""
+    parts = (stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.temp_size_in_bytes)
+    return sum(parts) - stats.alias_size_in_bytes
 
 
 class CompiledProgram:
@@ -43,6 +53,7 @@ class CompiledProgram:
             result_avals=lowered.outs,
             has_effects=bool(parts["unordered_effects"] or parts["host_callbacks"]),
         )
+        self._tell_memory_above_limit()
         self.mesh = choice.mesh
         self._out_tree = lowered.out_tree
         self._follow = lowered.call.request.follow
@@ -54,6 +65,22 @@ class CompiledProgram:
         self._seen_shardings: list[Any] = list(self._shardings)
         self._donated = sorted(lowered.donated)
         self._kept_donations = sorted(lowered.donated - lowered.aliases.keys())
+
+    def _tell_memory_above_limit(self) -> None:
+        """Says so where the executable needs more than its plan was to: a plan is held against an
+        estimate of what XLA does."""
+        planner = self.lowered.road.planner
+        if planner is None:
+            return
+        limit, used = planner.limit(), _peak_bytes(self.memory_analysis())
+        if used > limit:
+            logger.warning(
+                "the program was planned for %s a device, and XLA's executable takes %s: "
+                "memory_per_device=%d leaves room for what the plan did not count",
+                size_text(limit),
+                size_text(used),
+                limit * limit // used,
+            )
 
     @property
     def plan(self) -> Plan:

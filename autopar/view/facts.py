@@ -12,10 +12,11 @@ from xdsl.ir import Operation
 
 from autopar.dialects.shard import grid_of
 from autopar.dialects.tensors import num_bytes
-from autopar.passes.cost.liveness import Buffer, Timeline, memory_of, timeline_of
+from autopar.passes.cost.liveness import beside_arguments, memory_of, timeline_of
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import op_seconds, price_of
 from autopar.passes.cost.report import collective_use
+from autopar.passes.cost.schedule import Buffer
 from autopar.passes.importing.arguments import main_function
 from autopar.passes.planning.naming import grouped, op_label, pattern
 from autopar.passes.walk import inner_ops
@@ -99,7 +100,8 @@ def memory_data(module: ModuleOp, limit: int | None) -> dict[str, Any]:
     """What is in memory of a device over a step, and what is largest when most is."""
     block = main_function(module).body.block
     timeline, memory = timeline_of(block), memory_of(module)
-    used = _over_time(timeline)
+    buffers = list(beside_arguments(timeline))
+    used = _over_time(buffers, timeline.end)
     peak = max(range(len(used)), key=used.__getitem__, default=0)
     op_at = {time: op for op, time in timeline.times.items()}
     labels = Table()
@@ -117,13 +119,13 @@ def memory_data(module: ModuleOp, limit: int | None) -> dict[str, Any]:
         "peak_at": peak,
         "points": points,
         "labels": labels.values,
-        "largest": _largest(timeline.buffers, peak),
+        "largest": _largest(buffers, peak),
     }
 
 
-def _over_time(timeline: Timeline) -> list[int]:
-    change = [0] * (timeline.end + 1)
-    for buffer in timeline.buffers:
+def _over_time(buffers: Sequence[Buffer], end: int) -> list[int]:
+    change = [0] * (end + 1)
+    for buffer in buffers:
         change[buffer.first] += buffer.size
         change[buffer.last + 1] -= buffer.size
     used: list[int] = []

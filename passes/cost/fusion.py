@@ -3,8 +3,8 @@
 A value is *kept* (written to memory once, read by its users) or computed inside every op that
 needs it. XLA's rules, simplified (`InstructionFusion`, of CPU and GPU alike):
 
-- dots, convolutions, sorts, collectives, loops and all that is not listed below write their
-  results; what they read is kept;
+- dots, convolutions, sorts, scatters, collectives, loops and all that is not listed below write
+  their results; what they read is kept; a dot that sums nothing is elementwise;
 - elementwise ops, broadcasts, slices, pads, concatenations … are computed inside their users, and
   so is what a reduction reads;
 - an op with several users, each in another fusion, is kept where it is dear (exponential, tanh,
@@ -27,6 +27,7 @@ from typing import TypeGuard
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import COMBINE
+from autopar.dialects.stablehlo.attributes import DotDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.dialects.traits import Elementwise
 from autopar.passes.walk import inner_ops, ops_in
@@ -61,6 +62,7 @@ _CUTS = frozenset(
 )
 """Ops that read no more of an operand than their result has."""
 _CONSTANT = "stablehlo.constant"
+_BROADCAST = "stablehlo.broadcast_in_dim"
 
 
 def is_elementwise(op: Operation) -> bool:
@@ -76,6 +78,11 @@ def _is_elementwise(kind: type[Operation]) -> bool:
 def updates_in_place(op: Operation) -> bool:
     """Whether an op changes a part of its first operand."""
     return op.name in _IN_PLACE
+
+
+def _takes_computed(op: Operation, index: int) -> bool:
+    """Whether an op that updates in place computes an operand by itself: a scatter does not."""
+    return op.name == "stablehlo.dynamic_update_slice" and index > 0
 
 
 class Fusion:
@@ -200,7 +207,7 @@ class Fusion:
                         yield operand
 
     def _find_leaves(self, op: Operation, value: SSAValue) -> None:
-        is_written = value not in self._views and not _is_code(op) and op.name != _CONSTANT
+        is_written = value not in self._views and not is_code(op) and op.name != _CONSTANT
         if is_written or (_is_dear(op) and not value.has_one_use()):
             self._leaves[value] = frozenset((value,))
             return
@@ -214,7 +221,7 @@ class Fusion:
         self._places[value] = frozenset(places)
         if op.name == _CONSTANT or value in self._views:
             return
-        if is_demanded or not _is_code(op) or self._is_kept_apart(op, value, places):
+        if is_demanded or not is_code(op) or self._is_kept_apart(op, value, places):
             self._kept.add(value)
             self._places[value] = frozenset((place,))
 
@@ -232,12 +239,20 @@ class Fusion:
             is_splat = isinstance(value.owner, Operation) and _is_splat(value.owner)
             if views and (user.name not in _LOOPS or is_splat):
                 continue
-            if user.name in _COMPUTES_OPERANDS or COMBINE in user.attributes or _is_code(user):
+            if user.name in _COMPUTES_OPERANDS or COMBINE in user.attributes or is_code(user):
                 for result in user.results:
                     places |= self._places.get(result, frozenset())
             else:
-                is_demanded |= not (updates_in_place(user) and (use.index > 0 or is_splat))
+                is_made_there = updates_in_place(user) and is_splat
+                is_demanded |= not (is_made_there or _takes_computed(user, use.index))
         return is_demanded
+
+    def is_cheap(self, value: SSAValue) -> bool:
+        """Whether a kept value is no dearer to compute again than to read."""
+        op = value.owner
+        if not isinstance(op, Operation) or not is_code(op) or _is_dear(op):
+            return False
+        return _is_unary(op) and not self.is_read_from_more(value)
 
     def _is_kept_apart(self, op: Operation, value: SSAValue, places: Iterable[int]) -> bool:
         """Whether a value that could be computed inside its users is better kept."""
@@ -302,14 +317,38 @@ def _swaps_dot(transpose: Operation) -> bool:
     return is_dot and value.has_one_use() and len(shape_of(value.type)) == 2
 
 
-def _is_code(op: Operation) -> bool:
+def is_code(op: Operation) -> bool:
     """Whether an op may be computed inside its users."""
-    return op.name in _CHEAP or is_elementwise(op)
+    return op.name in _CHEAP or is_elementwise(op) or _is_outer_product(op)
+
+
+def _is_outer_product(op: Operation) -> bool:
+    """Whether an op is a dot that sums nothing: XLA multiplies what it broadcasts (its
+    `AlgebraicSimplifier`)."""
+    if op.name != "stablehlo.dot_general":
+        return False
+    numbers = op.properties["dot_dimension_numbers"]
+    assert isinstance(numbers, DotDimensionNumbers)
+    sizes = shape_of(op.operands[0].type)
+    return all(sizes[dim] == 1 for dim in numbers.lhs_contracting_dimensions)
+
+
+def _is_unary(op: Operation) -> bool:
+    """Whether an op reads no more than one operand that is as large as its result: made again, it
+    reads no more than its result is (XLA's `EffectivelyAtMostUnary`)."""
+    rank = len(shape_of(op.results[0].type))
+    return sum(_is_whole(value, rank) for value in op.operands) <= 1
+
+
+def _is_whole(value: SSAValue, rank: int) -> bool:
+    maker = value.owner
+    is_made = isinstance(maker, Operation) and maker.name in (_CONSTANT, _BROADCAST)
+    return not is_made and len(shape_of(value.type)) >= rank
 
 
 def reads_from_memory(op: Operation) -> bool:
     """Whether an op needs its operands kept."""
-    return not (_is_code(op) or op.name in _COMPUTES_OPERANDS)
+    return not (is_code(op) or op.name in _COMPUTES_OPERANDS)
 
 
 def _is_splat(op: Operation) -> bool:
@@ -324,8 +363,9 @@ def _is_dear(op: Operation) -> bool:
 
 def _repeats(op: Operation) -> bool:
     """Whether an op reads the elements of its operand again and again."""
-    is_broadcast = op.name == "stablehlo.broadcast_in_dim"
-    return is_broadcast and num_bytes(op.results[0].type) > num_bytes(op.operands[0].type)
+    if op.name != "stablehlo.broadcast_in_dim" and not _is_outer_product(op):
+        return False
+    return num_bytes(op.results[0].type) > max(num_bytes(value.type) for value in op.operands)
 
 
 def _share(op: Operation, operand: SSAValue) -> float:

@@ -3,31 +3,33 @@
     arguments + results that no donated argument holds + the most temporaries at any time
 
 as XLA counts it (arguments + outputs + temporaries - aliased). Temporaries are the kept values of
-`fusion.py`, from where they are computed to where they are read last, in program order, with what
-XLA's buffer assignment and scheduling do:
+`fusion.py`, from where they are computed to where they are read last, in the order of `order.py`,
+with the copies of `schedule.py` and what XLA's buffer assignment does:
 
 - an elementwise op, and an update in place, write over an operand that dies there;
 - results of the program are written where they stay, values that a loop carries over its carry;
+- what is done with before a donated argument's result is written lies in the argument's memory,
+  once the argument is read no more; where it may still be, XLA copies it;
 - all_reduces over the same axes that do not need each other are made one (XLA's combiner): what
   they reduce waits for the last of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases
-from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes
 
-from .fusion import BODIES, DOTS, Fusion, is_elementwise, updates_in_place
-from .merging import merged_steps
+from .fusion import BODIES, Fusion, is_elementwise, updates_in_place
+from .schedule import Buffer, Schedule
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,6 @@ def memory_of(module: ModuleOp, fusion_of: FusionOf = Fusion) -> Memory:
     )
 
 
-@dataclass(eq=False)
-class Buffer:
-    """Memory of a value, or of several in turn that write over each other."""
-
-    values: list[SSAValue]
-    """In the order in which they are written; none: a copy."""
-    size: int
-    first: int
-    last: int
-    """In use at the times first <= t <= last."""
-    operand: tuple[Operation, int] | None = None
-    """Of a copy that an op makes for itself: the op, and which operand."""
-
-
 @dataclass
 class Timeline:
     """What is in memory while a block runs, beside its arguments and results."""
@@ -89,6 +77,10 @@ class Timeline:
     buffers: list[Buffer] = field(default_factory=list[Buffer])
     times: dict[Operation, int] = field(default_factory=dict[Operation, int])
     """When an op runs; bodies of ops after these."""
+    copies: list[Buffer] = field(default_factory=list[Buffer])
+    """Of donated arguments whose memory a result takes while they are still needed."""
+    free: list[Buffer] = field(default_factory=list[Buffer])
+    """The memory of donated arguments, while nothing of theirs is in it."""
     end: int = 0
     """All times are below."""
 
@@ -102,7 +94,7 @@ def timeline_of(block: Block, fusion_of: FusionOf = Fusion) -> Timeline:
 
 def _add_block(timeline: Timeline, block: Block, fusion_of: FusionOf) -> None:
     fusion = fusion_of(block)
-    schedule = _Schedule(fusion)
+    schedule = Schedule(fusion)
     begins: list[int] = []
     ends: list[int] = []
     for writers in schedule.writers:
@@ -112,12 +104,15 @@ def _add_block(timeline: Timeline, block: Block, fusion_of: FusionOf) -> None:
             timeline.times[op] = begins[-1]
             _add_inside(timeline, op, fusion_of)
         ends.append(timeline.end - 1)
-    for buffer in _buffers(block, fusion, schedule):
+    buffers = _buffers(block, fusion, schedule)
+    for buffer in chain(buffers, schedule.copies, schedule.free):
         buffer.first, buffer.last = begins[buffer.first], ends[min(buffer.last, len(ends) - 1)]
-        timeline.buffers.append(buffer)
+    timeline.buffers += buffers
+    timeline.copies += schedule.copies
+    timeline.free += schedule.free
 
 
-def _buffers(block: Block, fusion: Fusion, schedule: _Schedule) -> Iterable[Buffer]:
+def _buffers(block: Block, fusion: Fusion, schedule: Schedule) -> list[Buffer]:
     """Those of the block's own values, by places of the schedule."""
     elsewhere = _results_in_place(fusion, block)
     buffers: dict[SSAValue, Buffer] = {}
@@ -129,7 +124,7 @@ def _buffers(block: Block, fusion: Fusion, schedule: _Schedule) -> Iterable[Buff
         ]
         for op in writers:
             for value in fusion.written(op):
-                last = schedule.last_read.get(value, place)
+                last = max(place, schedule.last_read.get(value, place))
                 if value in elsewhere:
                     argument = elsewhere[value]
                     if argument is None or schedule.last_read.get(argument, -1) <= place:
@@ -143,85 +138,14 @@ def _buffers(block: Block, fusion: Fusion, schedule: _Schedule) -> Iterable[Buff
                     buffers[value] = buffers[over]
                     buffers[value].last = last
                     buffers[value].values.append(value)
-    return [*dict.fromkeys(buffers.values()), *schedule.joined]
-
-
-class _Schedule:
-    """What is read and written at each place of a block.
-
-    Collectives that are lowered as one first join their operands in a buffer (a place of its own),
-    and their results are parts of another: what computes with a part reads it there, others (dots)
-    get a copy.
-    """
-
-    def __init__(self, fusion: Fusion) -> None:
-        self.reads: list[dict[SSAValue, float]] = []
-        self.writers: list[list[Operation]] = []
-        """The ops that write their results at a place."""
-        self.joined: list[Buffer] = []
-        self.last_read: dict[SSAValue, int] = {}
-        parts: list[list[SSAValue]] = []
-        for step in merged_steps(fusion.ops):
-            joins = [unit for unit in step if len(unit) > 1]
-            if joins:
-                self._add(fusion, [op for unit in joins for op in unit], [])
-                place = len(self.writers)
-                for unit in joins:
-                    size = sum(num_bytes(value.type) for op in unit for value in op.operands)
-                    self.joined.append(Buffer([], size, place - 1, place))
-                    parts.append([value for op in unit for value in op.results])
-            ops = [op for unit in step for op in unit]
-            self._add(fusion, [unit[0] for unit in step if len(unit) == 1], ops)
-        self.last_read = {
-            value: place for place, values in enumerate(self.reads) for value in values
-        }
-        self._add_copies({value for group in parts for value in group})
-        for group in parts:  # the buffer of the parts lives until the last of them is read
-            last = max((self.last_read.get(value, 0) for value in group), default=0)
-            self.last_read.update((value, last) for value in group if value in self.last_read)
-
-    def _add(self, fusion: Fusion, readers: list[Operation], writers: list[Operation]) -> None:
-        read = (fusion.reads(op).items() for op in readers)
-        self.reads.append({value: size for items in read for value, size in items})
-        self.writers.append(writers)
-
-    def _add_copies(self, parts: set[SSAValue]) -> None:
-        """Copies the parts that dots read, from the first to the last of these."""
-        copied: dict[SSAValue, Buffer] = {}
-        for place, values in enumerate(self.reads):
-            if any(op.name in DOTS for op in self.writers[place]):
-                for value in parts & values.keys():
-                    size = num_bytes(value.type)
-                    copied.setdefault(value, Buffer([], size, place, place)).last = place
-        self.joined += copied.values()
+    return [*dict.fromkeys(buffers.values()), *schedule.extra]
 
 
 def _add_inside(timeline: Timeline, op: Operation, fusion_of: FusionOf) -> None:
-    """Adds what is inside an op: bodies of loops and branches, copies that a convolution makes."""
+    """Adds the bodies of loops and branches."""
     if op.name in BODIES:
         for region in op.regions:
             _add_block(timeline, region.block, fusion_of)
-    elif op.name == "stablehlo.convolution":
-        now = timeline.end - 1
-        for index in _transposed(op):
-            size = num_bytes(op.operands[index].type)
-            timeline.buffers.append(Buffer([], size, now, now, (op, index)))
-
-
-def _transposed(convolution: Operation) -> list[int]:
-    """The operands that are copied into the order of dimensions that convolutions want:
-    batch, space, feature, and for kernels space, input, output feature (XLA:CPU's
-    `ConvCanonicalization`; the gradients of convolutions have other ones)."""
-    numbers = convolution.properties["dimension_numbers"]
-    assert isinstance(numbers, ConvDimensionNumbers)
-    spatial = list(numbers.input_spatial_dimensions)
-    lhs = [numbers.input_batch_dimension, *spatial, numbers.input_feature_dimension]
-    rhs = [
-        *numbers.kernel_spatial_dimensions,
-        numbers.kernel_input_feature_dimension,
-        numbers.kernel_output_feature_dimension,
-    ]
-    return [index for index, order in enumerate((lhs, rhs)) if order != sorted(order)]
 
 
 def _results_in_place(fusion: Fusion, block: Block) -> dict[SSAValue, SSAValue | None]:
@@ -271,7 +195,22 @@ def _carried(loop: Operation, result: SSAValue) -> list[SSAValue]:
 def _peak(timeline: Timeline) -> int:
     """The most bytes in use at any time."""
     change = [0] * (timeline.end + 1)
-    for buffer in timeline.buffers:
+    for buffer in beside_arguments(timeline):
         change[buffer.first] += buffer.size
         change[buffer.last + 1] -= buffer.size
     return max(accumulate(change))
+
+
+def beside_arguments(timeline: Timeline) -> Iterator[Buffer]:
+    """The buffers for which there is no room in the memory of donated arguments: it is given to the
+    largest first, each into the smallest room (XLA's buffer assignment)."""
+    rooms = [(room, list[Buffer]()) for room in sorted(timeline.free, key=lambda room: room.size)]
+    sizes = [room.size for room, _ in rooms]
+    for buffer in sorted((*timeline.buffers, *timeline.copies), key=lambda buffer: -buffer.size):
+        for room, held in rooms[bisect_left(sizes, buffer.size) :]:
+            if room.first <= buffer.first and buffer.last <= room.last:
+                if all(buffer.last < one.first or one.last < buffer.first for one in held):
+                    held.append(buffer)
+                    break
+        else:
+            yield buffer

@@ -15,7 +15,7 @@ from xdsl.passes import ModulePass
 from autopar.dialects.autopar import refuse_partitioned
 from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.shard import grid_of
-from autopar.passes.cost.cluster import ClusterError, read_cluster
+from autopar.passes.cost.cluster import Cluster, ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel, check_overrides
 from autopar.passes.importing.arguments import main_function, remark_unknown_kinds
 from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
@@ -153,9 +153,13 @@ class AutoShardPass(ModulePass):
             prices = CostModel.of(cluster, grid_of(module), self.alpha, self.beta, self.objective)
         except ClusterError as error:
             raise DiagnosticError(module, f"auto-shard: {error}") from None
-        given = self.memory_per_device
-        limit = cluster.device.memory_bytes if given is None else parse_bytes(given)
-        return Terms(prices, limit, self._demands())
+        return Terms(prices, self.limit(cluster), self._demands())
+
+    def limit(self, cluster: Cluster | None = None) -> int:
+        """Bytes of a device at most, of a cluster that was read or has yet to be."""
+        if self.memory_per_device is not None:
+            return parse_bytes(self.memory_per_device)
+        return (cluster or read_cluster(self.cluster)).device.memory_bytes
 
     def plan(self, ctx: Context, module: ModuleOp) -> tuple[Planned, Terms]:
         """Searches a plan and writes it into a module."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -163,19 +163,40 @@ class _Road:
         """
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
-        target, trials = limit, 0
+        met: list[tuple[int, Choices]] = []
+        """What was tried and does not fit, with what it needs."""
+        target = limit
         while True:
-            choices, trials = self._written(target), trials + 1
+            choices = self._written(target)
             if choices.bytes <= _SURE * limit - _JOINED:
                 return choices, None
             trial = self._tried()
             peak = trial.memory.peak
             if peak <= limit:
                 return choices, trial
-            if trials > _TRIALS or choices.bytes > target:
-                raise _too_large(self.module, self.search, choices.of_node, peak, limit)
+            met.append((peak, choices))
+            if len(met) > _TRIALS or choices.bytes > target:
+                break
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
-            target = lower if trials < _TRIALS else min(lower, least)
+            target = lower if len(met) < _TRIALS else min(lower, least)
+        for choices in self._last_tries():
+            choices = self._write(replace(choices, limit=limit))
+            trial = self._tried()
+            peak = trial.memory.peak
+            if peak <= limit:
+                return choices, trial
+            met.append((peak, choices))
+        needed, thriftiest = min(met, key=lambda tried: tried[0])
+        raise _too_large(self.module, self.search, thriftiest.of_node, needed, limit)
+
+    def _last_tries(self) -> Iterator[Choices]:
+        """Plans whose footprint is above the limit, which is an estimate: the cheapest of all, and
+        in small programs its rivals."""
+        yield self.search.run(None)
+        if len(self.search.graph.places.ops) <= _SMALL:
+            yield from (
+                self.search.within(bound) for bound in rivals_of(self.search.graph) if bound
+            )
 
     def best(
         self, found: Choices, trial: Trial | None, limit: int | None

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -523,3 +524,18 @@ def test_a_lowered_program_is_shown_in_a_line() -> None:
         "<LoweredProgram of method 'dp' on a mesh of data=8: 5 arguments, 4 results; "
         ".plan, .as_text(level), .compile()>"
     )
+
+
+def test_an_executable_above_its_plans_memory_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"memory_per_device": "64MiB"}
+    step = autopar.parallelize(jnp.tanh, method=autopar.AutoShardParallel(options=options))
+    lowered = step.lower(random(8, 8))
+    with caplog.at_level(logging.WARNING, "autopar"):
+        lowered.compile()
+        assert not caplog.text
+        monkeypatch.setattr("autopar.compiled._peak_bytes", lambda _: 128 * 2**20)
+        lowered.compile()
+    assert "planned for 64 MiB a device, and XLA's executable takes 128 MiB" in caplog.text
+    assert f"memory_per_device={32 * 2**20} leaves room" in caplog.text

@@ -17,6 +17,7 @@ from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid
 from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.liveness import Memory
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import main_function
 from autopar.passes.manager import run_passes
@@ -26,7 +27,7 @@ from autopar.passes.planning.footprint import Footprint
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import Trial, make_plan
 from autopar.passes.planning.problems import UNIT_S
-from autopar.passes.planning.search import Search
+from autopar.passes.planning.search import Choices, Search
 from autopar.passes.solver.solve import SolveOptions
 from autopar.road import declare_mesh
 
@@ -87,6 +88,39 @@ def test_what_does_not_fit_is_said_with_the_heaviest_tensors() -> None:
     notes = [note.message for note in info.value.diagnostic.notes]
     assert len(notes) == 5
     assert any("4096x512xf32" in note for note in notes)
+
+
+def _tried(monkeypatch: pytest.MonkeyPatch, limit: int, peaks: list[int]) -> None:
+    """Plans for a limit, where what is tried turns out to need these bytes in turn."""
+    tried: list[int] = []
+
+    def memory(_: Trial) -> Memory:
+        tried.append(peaks[min(len(tried), len(peaks) - 1)])
+        return Memory(tried[-1], 0, 0)
+
+    monkeypatch.setattr(Trial, "memory", property(memory))
+    make_plan(_module(layers=2), make_context(), PRICES, SolveOptions(5), limit)
+
+
+def test_the_least_that_any_tried_plan_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DiagnosticError, match="the one that needs least takes 5 MiB"):
+        _tried(monkeypatch, 2**22, [7 * 2**20, 5 * 2**20, 6 * 2**20])
+
+
+def test_the_cheapest_plan_of_all_is_tried_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its footprint is above the limit, but that is an estimate."""
+    limits: list[int | None] = []
+    run = Search.run
+
+    def noted(search: Search, limit: int | None) -> Choices:
+        limits.append(limit)
+        return run(search, limit)
+
+    monkeypatch.setattr(Search, "run", noted)
+    fits_when_free = property(lambda _: Memory(2**22 if limits[-1] is None else 2**23, 0, 0))
+    monkeypatch.setattr(Trial, "memory", fits_when_free)
+    make_plan(_module(layers=2), make_context(), PRICES, SolveOptions(5), 2**22)
+    assert limits.count(None) == 1
 
 
 def test_the_footprint_is_near_the_partitioned_program() -> None:
@@ -168,7 +202,8 @@ def test_what_is_read_again_is_not_held_where_there_is_no_room() -> None:
     assert any(AGAIN in op.attributes for op in module.walk())
     trial = Trial(module.clone(), make_context(), PRICES)
     assert trial.memory.peak <= limit
-    assert planned.choices.bytes == pytest.approx(trial.memory.peak, rel=0.03)
+    # The footprint leaves out that a donated weight is copied, which is read after its update.
+    assert planned.choices.bytes == pytest.approx(trial.memory.peak, rel=0.06)
     assert planned.choices.solution.cost * UNIT_S == pytest.approx(trial.price.total, rel=0.01)
 
 

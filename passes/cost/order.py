@@ -1,0 +1,157 @@
+"""The order in which a block runs: depth first from its results, as XLA:CPU runs what it compiles.
+
+XLA keeps no order of the program but what needs what. Its `DFSMemoryScheduler` visits operands in
+front of what reads them, of several first the one that more others read too, counted with all that
+it needs, then the one of more bytes. So what only a result needs, as a loss that is returned beside
+the new state, may run last, and what it reads is in memory until then. (On GPUs XLA takes this
+order, or another one that it estimates to need less.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Operation, SSAValue
+
+from autopar.dialects.autopar import aliases
+from autopar.dialects.tensors import num_bytes
+
+from .fusion import Fusion
+from .merging import Step, merged_steps
+
+
+class RunOrder:
+    """The steps of a block by their numbers, what they need, and in which order they run.
+
+    `donated`: of each argument whose memory a result takes, that result. `copied`: those of them
+    that XLA copies for their readers.
+    """
+
+    def __init__(self, fusion: Fusion) -> None:
+        self._fusion = fusion
+        self.donated = _donated(fusion)
+        self._steps = merged_steps(fusion.ops)
+        self._ops = [[op for unit in step for op in unit] for step in self._steps]
+        self._reads = [dict.fromkeys(_read(fusion, ops)) for ops in self._ops]
+        self._maker: dict[SSAValue, int] = {
+            value: number
+            for number, ops in enumerate(self._ops)
+            for op in ops
+            for value in op.results
+        }
+        self._keeps = [any(map(fusion.written, ops)) for ops in self._ops]
+        last = len(self._steps) - 1
+        self._sources_first = _post_order([last, *range(last)], self._makers, set())
+        self.copied = self._find_copied()
+        self._ranks = self._find_ranks()
+
+    def steps(self) -> list[Step]:
+        """What runs together, in the order in which it runs. What is computed inside others stands
+        in front of the first of them."""
+        met: set[int] = set()
+        last = len(self._steps) - 1
+        runs = _post_order([last, *range(last)], self._by_rank, set())
+        fused = [number for run in runs for number in _post_order([run], self._inside, met)]
+        return [self._steps[number] for number in fused]
+
+    def _find_copied(self) -> set[SSAValue]:
+        """The donated arguments that something may read after the result in their place is written:
+        XLA copies them, unless the program itself orders each reader before that."""
+        readers: dict[SSAValue, list[int]] = {arg: [] for arg in self.donated}
+        for number, reads in enumerate(self._reads):
+            for value in reads.keys() & readers.keys():
+                readers[value].append(number)
+        writers = {
+            arg: self._maker[name]
+            for arg, value in self.donated.items()
+            if (name := self._fusion.name(value)) is not None and name in self._maker
+        }
+        others = {
+            arg: [number for number in readers[arg] if number != writer]
+            for arg, writer in writers.items()
+        }
+        numbers = sorted({number for found in others.values() for number in found})
+        bit = {number: 1 << index for index, number in enumerate(numbers)}
+        needs = [0] * len(self._steps)
+        for number in self._sources_first:
+            for maker in self._makers(number):
+                needs[number] |= needs[maker] | bit.get(maker, 0)
+        return {
+            arg
+            for arg, found in others.items()
+            if any(not needs[writers[arg]] & bit[number] for number in found)
+        }
+
+    def _find_ranks(self) -> list[tuple[int, int]]:
+        """Of each step how many others read what it and all that it needs write, but for one of
+        each, and the bytes of these; what is needed several times counts as often. Negative: more
+        comes first."""
+        users = Counter(value for reads in self._reads for value in reads)
+        ranks = [(0, 0)] * len(self._steps)
+        arguments = {v for reads in self._reads for v in reads if v not in self._maker}
+        most = sum(self._keeps) + len(arguments) + len(self.copied)
+        met: set[SSAValue] = set()
+        bytes_met = 0
+        for number in self._sources_first:
+            written = [v for op in self._ops[number] for v in self._fusion.written(op)]
+            copies = self.copied & self._reads[number].keys()
+            bytes_met += sum(num_bytes(v.type) for v in {*written, *copies} - met)
+            met.update(copies)
+            count = max(0, sum(users[value] for value in written) - 1)
+            count += sum(users[value] - 1 for value in copies)
+            size = sum(num_bytes(value.type) for value in (*written, *copies))
+            for maker in self._makers(number):
+                count, size = count - ranks[maker][0], size - ranks[maker][1]
+            # Every path to a step counts, and paths are many: no more than ops, and bytes met.
+            ranks[number] = -min(count, most), -min(size, bytes_met)
+        return ranks
+
+    def _makers(self, number: int) -> list[int]:
+        """The steps that make what a step reads."""
+        found = (self._maker.get(value) for value in self._reads[number])
+        return list(dict.fromkeys(maker for maker in found if maker is not None))
+
+    def _by_rank(self, number: int) -> list[int]:
+        return sorted(self._makers(number), key=lambda maker: (self._ranks[maker], maker))
+
+    def _inside(self, number: int) -> list[int]:
+        """The steps that are computed inside a step, or inside one of these."""
+        operands = (operand for op in self._ops[number] for operand in op.operands)
+        makers = dict.fromkeys(self._maker[v] for v in operands if v in self._maker)
+        return [maker for maker in makers if not self._keeps[maker]]
+
+
+def _donated(fusion: Fusion) -> dict[SSAValue, SSAValue]:
+    """The arguments of a program whose memory a result takes, and which."""
+    last = fusion.ops[-1] if fusion.ops else None
+    func = last.parent_op() if last is not None else None
+    if last is None or not isinstance(func, FuncOp):
+        return {}
+    arguments = func.body.block.args
+    return {arguments[arg]: last.operands[result] for arg, result in aliases(func)}
+
+
+def _read(fusion: Fusion, ops: Sequence[Operation]) -> Iterator[SSAValue]:
+    for op in ops:
+        yield from reversed(fusion.reads(op))  # the first operand's first
+
+
+def _post_order(
+    roots: Iterable[int], sources: Callable[[int], Iterable[int]], met: set[int]
+) -> list[int]:
+    """Each number behind its sources, roots and sources in their order; none that was met."""
+    order: list[int] = []
+    path: list[tuple[int | None, Iterator[int]]] = [(None, iter(roots))]
+    while path:
+        number, left = path[-1]
+        source = next((found for found in left if found not in met), None)
+        if source is not None:
+            met.add(source)
+            path.append((source, iter(sources(source))))
+            continue
+        path.pop()
+        if number is not None:
+            order.append(number)
+    return order

@@ -1,0 +1,233 @@
+"""What a block reads and writes, place by place in the order in which it runs, and what is copied.
+
+Some ops want their operands in another order of dimensions than they lie in, or apart from what
+they lie among; XLA copies these first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Set
+from dataclasses import dataclass
+from math import prod
+
+from xdsl.ir import Block, Operation, SSAValue
+
+from autopar.dialects.rules.access import ints
+from autopar.dialects.shard import AllGatherOp, AllToAllOp
+from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers, DotDimensionNumbers
+from autopar.dialects.tensors import num_bytes, shape_of
+
+from .fusion import Fusion, is_code, reads_from_memory
+from .order import RunOrder
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory of a value, or of several in turn that write over each other."""
+
+    values: list[SSAValue]
+    """In the order in which they are written; none: a copy."""
+    size: int
+    first: int
+    last: int
+    """In use at the times first <= t <= last."""
+    operand: tuple[Operation, int] | None = None
+    """Of a copy that an op makes for itself: the op, and which operand."""
+
+
+class Schedule:
+    """What is read and written at each place of a block.
+
+    Collectives that are lowered as one first join their operands in a buffer (a place of its own),
+    and their results are parts of another: what computes with a part reads it there, others (dots,
+    loops) get a copy. So it is with what an all_to_all cuts and puts together, and with what is
+    gathered along a dimension that is not the first, which comes device by device.
+    """
+
+    def __init__(self, fusion: Fusion) -> None:
+        self._fusion = fusion
+        self.reads: list[dict[SSAValue, float]] = []
+        self.writers: list[list[Operation]] = []
+        """The ops that write their results at a place."""
+        self.extra: list[Buffer] = []
+        """What operands are joined in, and copies."""
+        self.copies: list[Buffer] = []
+        """Of donated arguments."""
+        self.free: list[Buffer] = []
+        """Memory of donated arguments that others may use meanwhile."""
+        self._readers = Counter(value for op in fusion.ops for value in fusion.reads(op))
+        self._apart: set[SSAValue] = set()
+        """Values whose elements do not lie in the order of their dimensions."""
+        self._copies: dict[SSAValue, Buffer] = {}
+        """Of these, for all that need them so."""
+        together: list[list[SSAValue]] = []
+        order = RunOrder(fusion)
+        for step in order.steps():
+            cut = [unit for unit in step if len(unit) > 1 or type(unit[0]) is AllToAllOp]
+            for unit in cut:
+                self._join(unit)
+                together.append([value for op in unit for value in op.results])
+            ops = [op for unit in step for op in unit]
+            copied = {value for unit in step if unit not in cut for value in self._copy(unit[0])}
+            self._add([unit[0] for unit in step if unit not in cut], ops, copied)
+            self._apart.update(value for op in ops for value in _apart(op))
+            self._apart.update(*together[-len(cut) :] if cut else ())
+        self.last_read = {
+            value: place for place, values in enumerate(self.reads) for value in values
+        }
+        for group in together:  # the buffer of the parts lives until the last of them is read
+            last = max((self.last_read.get(value, 0) for value in group), default=0)
+            self.last_read.update((value, last) for value in group if value in self.last_read)
+        self._find_donated(order)
+
+    def _find_donated(self, order: RunOrder) -> None:
+        """Donated arguments are free from where they are read last, or copied first, until the
+        results that take their place are written."""
+        places = {op: place for place, ops in enumerate(self.writers) for op in ops}
+        first_read: dict[SSAValue, int] = {}
+        for place, values in enumerate(self.reads):
+            for value in values:
+                first_read.setdefault(value, place)
+        for argument, result in order.donated.items():
+            owner = self._name(result)
+            writer = places.get(owner) if isinstance(owner, Operation) else None
+            last = self.last_read.get(argument, -1)
+            size = num_bytes(argument.type)
+            if argument in order.copied:
+                self.copies.append(Buffer([argument], size, first_read[argument], last))
+                last = first_read[argument]
+            if writer is not None and last + 1 < writer:
+                self.free.append(Buffer([argument], size, last + 1, writer - 1))
+
+    def _name(self, result: SSAValue) -> Operation | Block | None:
+        name = self._fusion.name(result)
+        return None if name is None else name.owner
+
+    def _add(
+        self,
+        readers: list[Operation],
+        writers: list[Operation],
+        copied: Set[SSAValue] = frozenset(),
+    ) -> None:
+        read = (self._fusion.reads(op).items() for op in readers)
+        self.reads.append(
+            {value: size for items in read for value, size in items if value not in copied}
+        )
+        self.writers.append(writers)
+
+    def _join(self, unit: list[Operation]) -> None:
+        """Puts the operands of collectives into one buffer, or in an order of its own, first."""
+        self._add(unit, [])
+        place = len(self.writers)
+        size = sum(num_bytes(value.type) for op in unit for value in op.operands)
+        self.extra.append(Buffer([], size, place - 1, place))
+
+    def _copy(self, op: Operation) -> set[SSAValue]:
+        """Copies what an op does not take as it lies, one after the other; gives what it need not
+        read itself then."""
+        if not op.results or not reads_from_memory(op):
+            return set()
+        found: set[SSAValue] = set()
+        own: list[Buffer] = []
+        for value in [value for value in self._fusion.reads(op) if value in self._apart]:
+            found.add(value)
+            if value not in self._copies:
+                self._copies[value] = self._copied(value)
+            self._copies[value].last = len(self.writers)
+        for index in _moved(op):
+            value = self._fusion.name(op.operands[index])
+            if value is None or value in found or self._is_written_so(value):
+                continue
+            found.add(value)
+            own.append(self._copied(value, (op, index)))
+        for buffer in (*own, *(self._copies[v] for v in found if v in self._copies)):
+            buffer.last = len(self.writers)
+        return found
+
+    def _copied(self, value: SSAValue, operand: tuple[Operation, int] | None = None) -> Buffer:
+        """A copy of a value, at a place of its own."""
+        place = len(self.writers)
+        maker = value.owner
+        if isinstance(maker, Operation) and self._fusion.is_cheap(value):
+            self.reads.append(self._fusion.reads(maker))
+        else:
+            self.reads.append({value: num_bytes(value.type)})
+        self.writers.append([])
+        self.extra.append(Buffer([], num_bytes(value.type), place, place, operand))
+        return self.extra[-1]
+
+    def _is_written_so(self, value: SSAValue) -> bool:
+        """Whether a value is computed in the order that its only reader wants."""
+        maker = value.owner
+        return isinstance(maker, Operation) and is_code(maker) and self._readers[value] == 1
+
+
+def _apart(op: Operation) -> list[SSAValue]:
+    """The results of an op that lie device by device rather than by dimensions."""
+    if type(op) is not AllGatherOp:
+        return []
+    before = shape_of(op.result.type)[: op.gather_axis.value.data]
+    return [op.result] if prod(before) > 1 else []
+
+
+def _moved(op: Operation) -> list[int]:
+    """The operands that an op wants in another order of dimensions than they lie in."""
+    if op.name == "stablehlo.convolution":
+        return _moved_by_convolution(op)
+    return _moved_by_dot(op) if op.name == "stablehlo.dot_general" else []
+
+
+def _moved_by_dot(dot: Operation) -> list[int]:
+    """Those that `DotDecomposer` transposes, so that the left one has batch, free and contracted
+    dimensions, the right one batch, contracted and free ones. Where one dimension is free and one
+    contracted, the dot reads these either way."""
+    numbers = dot.properties["dot_dimension_numbers"]
+    assert isinstance(numbers, DotDimensionNumbers)
+    sides = (
+        (numbers.lhs_batching_dimensions, numbers.lhs_contracting_dimensions),
+        (numbers.rhs_batching_dimensions, numbers.rhs_contracting_dimensions),
+    )
+    found: list[int] = []
+    for index, (batch, contracted) in enumerate(sides):
+        value = dot.operands[index]
+        sizes, lies = shape_of(value.type), _lies(value)
+        free = [d for d in range(len(sizes)) if d not in batch and d not in contracted]
+        batches, inner, outer = (
+            [lies[dim] for dim in dims if sizes[dim] != 1] for dims in (batch, contracted, free)
+        )
+        wanted = [batches + outer + inner, batches + inner + outer]
+        if max(len(inner), len(outer)) > 1:
+            wanted = wanted[index : index + 1]
+        if all(order != sorted(order) for order in wanted):
+            found.append(index)
+    return found
+
+
+def _lies(value: SSAValue) -> list[int]:
+    """The place of each dimension in what a value is read from: dots read what is transposed for
+    them where it lies."""
+    places = list(range(len(shape_of(value.type))))
+    maker = value.owner
+    while isinstance(maker, Operation) and maker.name == "stablehlo.transpose":
+        permutation = ints(maker, "permutation")
+        places = [permutation[place] for place in places]
+        (value,) = maker.operands
+        maker = value.owner
+    return places
+
+
+def _moved_by_convolution(convolution: Operation) -> list[int]:
+    """Those that are copied into the order of dimensions that convolutions want:
+    batch, space, feature, and for kernels space, input, output feature (XLA:CPU's
+    `ConvCanonicalization`; the gradients of convolutions have other ones)."""
+    numbers = convolution.properties["dimension_numbers"]
+    assert isinstance(numbers, ConvDimensionNumbers)
+    spatial = list(numbers.input_spatial_dimensions)
+    lhs = [numbers.input_batch_dimension, *spatial, numbers.input_feature_dimension]
+    rhs = [
+        *numbers.kernel_spatial_dimensions,
+        numbers.kernel_input_feature_dimension,
+        numbers.kernel_output_feature_dimension,
+    ]
+    return [index for index, order in enumerate((lhs, rhs)) if order != sorted(order)]
