@@ -158,7 +158,7 @@ class PlanGraph:
                 yield op, strategy
             elif through is not None and through.operand not in partial:
                 read, given = chosen[through.source], chosen[through.target]
-                best = through.best[read, given]
+                best = int(through.best[read, given])
                 strategy = through.strategies[best]
                 lie = (
                     self.nodes[through.source].specs[read],
