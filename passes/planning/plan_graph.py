@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
 from autopar.dialects.rules.access import operands_of
@@ -260,19 +260,26 @@ class PlanGraph:
 
     def _find_combined(self) -> None:
         """Arguments, what elementwise ops join with them, and both in other shapes; how many sums
-        of these there are; what has a message that others may share."""
+        of these there are; what has a message that others may share. What the batch is joined with
+        is on the way of the step, and waits for nothing."""
+        kinds = argument_kinds(self.func)
+        of_state = [kind in STATE_KINDS for kind in kinds]
+        joined: dict[int, int] = {}
         for arg, value, _ in self.places.reads:
+            assert isinstance(arg, BlockArgument)
+            if any(of_state) and kinds[arg.index] == "batch":
+                continue
             ends = self.node_of(arg), self.node_of(value)
             self._combined.update(node for node in ends if node is not None)
+            if ends[1] is not None:
+                joined[ends[1]] = num_bytes(value.type)
         reshapes = [op for op in self.places.others if op.name in _RESHAPES]
         for op in (*reshapes, *reversed(reshapes)):
             ends = {self.node_of(op.operands[0]), self.node_of(op.results[0])}
             if not self._combined.isdisjoint(ends):
                 self._combined.update(node for node in ends if node is not None)
-        joined = {self.node_of(value): num_bytes(value.type) for _, value, _ in self.places.reads}
-        for node, size in joined.items():
-            if node is not None:
-                self._reshard.wait(size)
+        for size in joined.values():
+            self._reshard.wait(size)
         for op in self.places.others:
             if any(map(_is_only_returned, op.results)):
                 self._returned.add(op)
@@ -478,13 +485,13 @@ class PlanGraph:
     def _moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
         """The bytes of each operand and result that an op moves. What one that computes nothing
         reads from beyond them counts where that lies."""
-        if op_flops(op):
-            return [float(num_bytes(value.type)) for value in values]
         assert op.parent is not None
         fusion = self.fusion(op.parent)
         written = fusion.writes(op)
         if not written:
             return [0.0] * len(values)
+        if op_flops(op):
+            return [float(num_bytes(value.type)) for value in values]
         left = dict(fusion.reads(op))
         sizes: list[float] = []
         for value in values:

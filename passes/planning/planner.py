@@ -52,9 +52,13 @@ _STEP = 0.005
 _WORTH_SAYING = 1e-3
 """Gaps above this share are told."""
 _SMALL = 4000
-"""Ops up to which a plan is held against its rivals, up to a second each."""
+"""Ops up to which a plan is held against its rivals, up to a second each;"""
+_LARGE = 16_000
+"""and up to which it is where a step takes no longer than so many messages of no bytes:"""
+_FEW_MESSAGES = 1000
+"""which of them are made one the search knows roughly."""
 _FAR = 2.0
-"""Rivals that the search finds that much dearer than its plan are not partitioned."""
+"""Rivals that the search finds that much dearer than the best plan so far are not partitioned."""
 _HEAVIEST = 5
 """Tensors that are named where nothing fits."""
 
@@ -131,8 +135,7 @@ def make_plan(
     choices, trial = road.cheapest() if limit is None else road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
         raise _too_dear(func, demands)
-    is_free = plugin is None and demands in (None, Demands())
-    if is_free and len(graph.places.ops) <= _SMALL:
+    if plugin is None and demands in (None, Demands()):
         choices, trial = road.best(choices, trial, limit)
     _tell(module, graph, choices)
     return Planned(graph, choices, clock.seconds, trial)
@@ -203,6 +206,8 @@ class _Road:
     ) -> tuple[Choices, Trial | None]:
         """Of the plan that was found and its rivals the one whose partitioned program takes least
         time; it stands in the module then."""
+        if not self._has_rivals(found):
+            return found, trial
         best, best_trial = found, trial or self._tried()
         with self.clock("graph", "reading the program for plans of one kind"):
             self.before.restore()
@@ -211,7 +216,7 @@ class _Road:
         for bound in rivals_of(search.graph):
             with self.clock("search", "searching a plan of one kind"):
                 rival = replace(search.within(bound), limit=limit)
-            is_far = rival.solution.cost > _FAR * found.solution.cost
+            is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total
             if is_far or rival.of_node == found.of_node:
                 continue
             rival = self._write(rival)
@@ -224,6 +229,15 @@ class _Road:
                 best, best_trial = replace(rival, solution=solution), rival_trial
         self._write(best)
         return best, best_trial
+
+    def _has_rivals(self, found: Choices) -> bool:
+        """Whether a plan may turn out dearer than another one that the search took for dearer."""
+        num_ops, table = len(self.search.graph.places.ops), self.search.graph.table
+        message = self.prices.collective_seconds(
+            "all_reduce", 0.0, table.axes(range(len(table.sizes)))
+        )
+        is_short = found.solution.cost * UNIT_S < _FEW_MESSAGES * message
+        return num_ops <= (_LARGE if is_short else _SMALL)
 
     def _tried(self) -> Trial:
         with self.clock("try", "partitioning a plan, to see what it takes"):

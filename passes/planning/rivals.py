@@ -1,4 +1,5 @@
-"""Plans that the search is held against: data parallelism and ZeRO, completed by the same search.
+"""Plans that the search is held against: one device's, data parallelism and ZeRO, completed by the
+same search.
 
 What collectives that are made one cost hangs on the choices of all, so that the search knows it
 only roughly (`ReshardPrices.seconds`). Where messages take much of a step, plans that are all of a
@@ -16,7 +17,7 @@ from autopar.passes.importing.arguments import argument_kinds
 from .coarse import Kept
 from .demands import Demands, demanded_shardings
 from .places import specs_that_keep
-from .plan_graph import PlanGraph
+from .plan_graph import Node, PlanGraph
 
 _RIVALS = (
     Demands(force_data_parallel=True, zero=0),
@@ -27,8 +28,9 @@ _RIVALS = (
 
 def rivals_of(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
     """For each rival the nodes that it binds, and which choices these have: first for one that
-    binds none; the others only where it is known what is a batch."""
+    binds none, and one that splits nothing; the others only where it is known what is a batch."""
     yield {}
+    yield {index: _splits_nothing(node) for index, node in enumerate(graph.nodes)}
     kinds = argument_kinds(graph.func)
     if "batch" not in kinds or "parameter" not in kinds:
         return
@@ -45,3 +47,11 @@ def rivals_of(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
             if may.any():
                 bound[node] = may
         yield bound
+
+
+def _splits_nothing(node: Node) -> Kept:
+    """The choices of a node that split nothing, or all where there are none."""
+    may = [not spec.dim_axes for spec in node.specs] or [
+        not any(strategy.factors) for strategy in node.strategies
+    ]
+    return np.array(may) if any(may) else np.ones(node.size, np.bool_)
