@@ -8,13 +8,14 @@ fewer choices that they are found at once, mostly the cheapest of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autopar.passes.partition.specs import AxisTable
 
+from .places import searched_axes
 from .plan_graph import Node, PlanGraph
 
 Kept = NDArray[np.bool_]
@@ -28,13 +29,13 @@ def coarse_choices(graph: PlanGraph) -> list[list[Kept]]:
 
 def _coarser(table: AxisTable) -> Iterator[list[tuple[int, ...]]]:
     """The axes that are one axis of a coarser grid; grids of less than three axes have none."""
-    axes = [axis for axis, size in enumerate(table.sizes) if size > 1]
+    axes = searched_axes(table)
     if len(axes) < 3:
         return
     for count in range(len(axes) - 1):
         for cuts in combinations(range(1, len(axes)), count):
             bounds = pairwise((0, *cuts, len(axes)))
-            yield [tuple(axes[a:b]) for a, b in bounds if b - a > 1]
+            yield [tuple(chain.from_iterable(axes[a:b])) for a, b in bounds if b - a > 1]
 
 
 def _kept(node: Node, groups: Sequence[tuple[int, ...]]) -> Kept:

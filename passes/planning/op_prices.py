@@ -23,7 +23,7 @@ from autopar.passes.partition.strategy import Splittable, Strategy, StrategyChoo
 
 from .demands import Demands
 from .exchange_prices import exchange_seconds, may_exchange
-from .places import slicing
+from .places import axes_of_choice, searched_axes, slicing
 from .reshard_prices import Floats
 
 
@@ -70,16 +70,14 @@ class OpPrices:
         found = self._strategies.get(key)
         if found is None:
             self._keep.append(rule)
-            axes = [axis for axis, size in enumerate(self._table.sizes) if size > 1]
+            groups = searched_axes(self._table)
             may = [f for f, allowed in enumerate(splittable.allowed) if allowed]
             made: dict[tuple[tuple[int, ...], ...], None] = {}
-            for choice in product((-1, *may), repeat=len(axes)):
-                factors = tuple(
-                    tuple(a for a, f in zip(axes, choice, strict=True) if f == factor)
-                    for factor in range(rule.num_factors)
-                )
-                if not self._demands.flatten_axes and any(len(own) > 1 for own in factors):
+            for choice in product((-1, *may), repeat=len(groups)):
+                split = [factor for factor in choice if factor >= 0]
+                if not self._demands.flatten_axes and len(set(split)) < len(split):
                     continue
+                factors = axes_of_choice(groups, choice, rule.num_factors)
                 sizes = zip(rule.factor_sizes, factors, strict=True)
                 if all(size % self._table.parts(own) == 0 for size, own in sizes):
                     mappings = (*rule.operands, *rule.results)

@@ -9,7 +9,7 @@ scalar, and scalars cost nothing wherever they lie: they are nobody's choice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ _BARRIER = "stablehlo.optimization_barrier"
 """Each result is the operand at its place."""
 MOVES = frozenset({"autopar.constraint", "autopar.reshard"})
 """Ops whose results lie where the program says, not where their operands do."""
+_MOST_AXES = 3
+"""That are searched apart: with each more there are several times as many choices."""
 
 
 def planned_ops(func: FuncOp) -> Iterator[Operation]:
@@ -125,19 +127,43 @@ class Places:
         return isinstance(value, BlockArgument) and value.block is self._func.body.block
 
 
-def every_spec(shape: Sequence[int], table: AxisTable) -> list[Spec]:
+def searched_axes(table: AxisTable) -> list[tuple[int, ...]]:
+    """The axes of a grid that split dimensions together in plans: each for itself. Of more than
+    three those next to each other that have the fewest devices are one, until three are left."""
+    groups: list[tuple[int, ...]] = [(axis,) for axis, size in enumerate(table.sizes) if size > 1]
+    while len(groups) > _MOST_AXES:
+        parts = [table.parts(one + two) for one, two in pairwise(groups)]
+        at = len(parts) - 1 - parts[::-1].index(min(parts))  # the innermost: the fastest links
+        groups[at : at + 2] = [groups[at] + groups[at + 1]]
+    return groups
+
+
+def every_spec(shape: Sequence[int], table: AxisTable, *, flatten: bool = True) -> list[Spec]:
     """All ways to split a tensor along dimensions that the axes divide, whole first; the axes of a
-    dimension in the grid's order."""
-    axes = [axis for axis, size in enumerate(table.sizes) if size > 1]
+    dimension in the grid's order. Without `flatten` no dimension by several axes, but for those
+    that are searched as one."""
+    groups = searched_axes(table)
     found: list[Spec] = []
-    for choice in product(range(-1, len(shape)), repeat=len(axes)):
-        dims = [
-            tuple(axis for axis, dim in zip(axes, choice, strict=True) if dim == index)
-            for index in range(len(shape))
-        ]
+    for choice in product(range(-1, len(shape)), repeat=len(groups)):
+        split = [dim for dim in choice if dim >= 0]
+        if not flatten and len(set(split)) < len(split):
+            continue
+        dims = axes_of_choice(groups, choice, len(shape))
         if all(size % table.parts(own) == 0 for size, own in zip(shape, dims, strict=True)):
-            found.append(Spec(tuple(dims)))
+            found.append(Spec(dims))
     return found
+
+
+def axes_of_choice(
+    groups: Sequence[tuple[int, ...]], choice: Sequence[int], count: int
+) -> tuple[tuple[int, ...], ...]:
+    """For each of `count` dimensions (or factors) the axes of the groups that choose it."""
+    return tuple(
+        tuple(
+            axis for group, of in zip(groups, choice, strict=True) if of == index for axis in group
+        )
+        for index in range(count)
+    )
 
 
 def slicing(sources: Sequence[Spec], targets: Sequence[Spec]) -> NDArray[np.bool_]:

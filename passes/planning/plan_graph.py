@@ -191,9 +191,7 @@ class PlanGraph:
         signature = self._reshard.signature(shape)
         specs = self._specs.get(signature)
         if specs is None:
-            specs = every_spec(shape, self.table)
-            if not self._demands.flatten_axes:
-                specs = [spec for spec in specs if all(len(axes) < 2 for axes in spec.dims)]
+            specs = every_spec(shape, self.table, flatten=self._demands.flatten_axes)
             self._specs[signature] = specs
         return self._add(Node(specs, seconds=np.zeros(len(specs))))
 

@@ -33,6 +33,7 @@ from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .again import made_again
 from .demands import Demands
+from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
 from .rivals import rivals_of
@@ -284,6 +285,12 @@ def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:
         remark(func, f"auto-shard: the plan is within {solution.gap:.2%} of the cheapest")
     if not solution.reproducible:
         remark(func, "auto-shard: the time limit ended the search; the plan is not reproducible")
+    for group in searched_axes(graph.table):
+        if len(group) > 1:
+            names = " and ".join(axis.name for axis in graph.table.axes(group))
+            remark(
+                func, f"auto-shard: the axes {names} are planned as one: three are searched apart"
+            )
     for text in uneven_remarks(graph):
         remark(func, text)
 

@@ -18,6 +18,7 @@ from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning.coarse import coarse_choices
+from autopar.passes.planning.places import searched_axes
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.search import Search
 from autopar.passes.solver.evaluate import evaluate
@@ -45,11 +46,34 @@ def _graph(sizes: tuple[int, ...]) -> PlanGraph:
         ((2, 4), 0),
         ((2, 1, 4), 0),
         ((2, 2, 2), 3),  # abc, a bc, ab c
-        ((2, 2, 2, 2), 7),  # abcd, a bcd, ab cd, abc d, a b cd, a bc d, ab c d
+        ((2, 2, 2, 2), 3),  # c and d are one
     ],
 )
 def test_the_coarser_grids_of_a_grid(sizes: tuple[int, ...], coarser: int) -> None:
     assert len(coarse_choices(_graph(sizes))) == coarser
+
+
+@pytest.mark.parametrize(
+    ("sizes", "searched"),
+    [
+        ((2, 2, 2), [(0,), (1,), (2,)]),
+        ((4, 1, 2, 2), [(0,), (2,), (3,)]),
+        ((2, 2, 2, 2), [(0,), (1,), (2, 3)]),
+        ((2, 2, 8, 4), [(0, 1), (2,), (3,)]),
+        ((2, 2, 2, 2, 2), [(0,), (1, 2), (3, 4)]),
+    ],
+)
+def test_three_axes_are_searched_apart(
+    sizes: tuple[int, ...], searched: list[tuple[int, ...]]
+) -> None:
+    table = AxisTable(Grid("mesh", tuple(zip("abcde", sizes, strict=False))), ())
+    assert searched_axes(table) == searched
+
+
+def test_axes_that_are_one_split_the_same_dimension() -> None:
+    specs = [spec for node in _graph((2, 2, 2, 2)).nodes for spec in node.specs]
+    assert any((2, 3) in spec.dims for spec in specs)
+    assert all((2 in axes) == (3 in axes) for spec in specs for axes in spec.dims)
 
 
 def test_axes_of_a_coarser_grid_stay_together() -> None:
