@@ -55,9 +55,11 @@ _WORTH_SAYING = 1e-3
 _SMALL = 4000
 """Ops up to which a plan is held against its rivals, up to a second each;"""
 _LARGE = 16_000
-"""and up to which it is where a step takes no longer than so many messages of no bytes:"""
-_FEW_MESSAGES = 1000
-"""which of them are made one the search knows roughly."""
+"""up to which it is where the step is short."""
+_FEW_MESSAGES = 100
+"""A step that takes no longer than so many messages of no bytes is short."""
+_TINY = 1000
+"""Ops up to which the search is run twice for rivals, as it is for short steps."""
 _FAR = 2.0
 """Rivals that the search finds that much dearer than the best plan so far are not partitioned."""
 _HEAVIEST = 5
@@ -207,13 +209,12 @@ class _Road:
     ) -> tuple[Choices, Trial | None]:
         """Of the plan that was found and its rivals the one whose partitioned program takes least
         time; it stands in the module then."""
-        if not self._has_rivals(found):
+        is_short = self._is_short(found)
+        num_ops = len(self.search.graph.places.ops)
+        if num_ops > (_LARGE if is_short else _SMALL):
             return found, trial
         best, best_trial = found, trial or self._tried()
-        with self.clock("graph", "reading the program for plans of one kind"):
-            self.before.restore()
-            graph = self.search.graph.where_collectives_meet()
-            search = self.search if graph is self.search.graph else Search(graph, self.options)
+        search = self._where_collectives_meet() if is_short or num_ops <= _TINY else self.search
         for bound in rivals_of(search.graph):
             with self.clock("search", "searching a plan of one kind"):
                 rival = replace(search.within(bound), limit=limit)
@@ -231,14 +232,19 @@ class _Road:
         self._write(best)
         return best, best_trial
 
-    def _has_rivals(self, found: Choices) -> bool:
-        """Whether a plan may turn out dearer than another one that the search took for dearer."""
-        num_ops, table = len(self.search.graph.places.ops), self.search.graph.table
-        message = self.prices.collective_seconds(
-            "all_reduce", 0.0, table.axes(range(len(table.sizes)))
-        )
-        is_short = found.solution.cost * UNIT_S < _FEW_MESSAGES * message
-        return num_ops <= (_LARGE if is_short else _SMALL)
+    def _is_short(self, found: Choices) -> bool:
+        """Whether messages make much of a step, whatever their bytes."""
+        table = self.search.graph.table
+        axes = table.axes(range(len(table.sizes)))
+        message = self.prices.collective_seconds("all_reduce", 0.0, axes)
+        return found.solution.cost * UNIT_S < _FEW_MESSAGES * message
+
+    def _where_collectives_meet(self) -> Search:
+        """A search that prices collectives as in plans which have them all of one kind."""
+        with self.clock("graph", "reading the program for plans of one kind"):
+            self.before.restore()
+            graph = self.search.graph.where_collectives_meet()
+            return self.search if graph is self.search.graph else Search(graph, self.options)
 
     def _tried(self) -> Trial:
         with self.clock("try", "partitioning a plan, to see what it takes"):

@@ -32,10 +32,15 @@ class Exact:
     """No choice that fits costs less."""
     proved: bool
     """Whether `choice` is optimal; without a choice: whether there is none."""
+    is_near: bool = False
+    """Whether `choice` is no further above the bound than was asked for."""
 
 
-def branch_and_bound(arrays: Arrays, budget: Budget, seconds: float) -> Exact:
-    """The best choice, or as far as it gets in that many seconds (then the clock has bound)."""
+def branch_and_bound(
+    arrays: Arrays, budget: Budget, seconds: float, tolerance: float = 0.0
+) -> Exact:
+    """The best choice, or one that costs at most `tolerance` more than the bound, or as far as it
+    gets in that many seconds (then the clock has bound)."""
     from ortools.math_opt.python import mathopt  # pyright: ignore[reportMissingTypeStubs]
 
     deadline = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
@@ -48,7 +53,9 @@ def branch_and_bound(arrays: Arrays, budget: Budget, seconds: float) -> Exact:
             return Exact(None, bound, proved=False)
         model = mathopt.Model.from_model_proto(_model(arrays, rows))
         parameters = mathopt.SolveParameters(
-            time_limit=left, relative_gap_tolerance=0.0, absolute_gap_tolerance=0.5
+            time_limit=left,
+            relative_gap_tolerance=0.0,
+            absolute_gap_tolerance=max(0.5, tolerance),
         )
         result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
         reason = result.termination.reason
@@ -64,8 +71,8 @@ def branch_and_bound(arrays: Arrays, budget: Budget, seconds: float) -> Exact:
         broken = _broken(arrays, choice)
         if not broken:
             # the solver's tolerances may hide a cost: trust our own sum
-            met = arrays.cost(choice) <= bound + 0.5 + 1e-9 * abs(bound)
-            return Exact(choice, bound, proved=finished and met)
+            above = arrays.cost(choice) - bound - 1e-9 * abs(bound)
+            return Exact(choice, bound, finished and above <= 0.5, above <= max(0.5, tolerance))
         if not finished or set(broken) <= set(rows):
             return Exact(None, bound, proved=False)
         rows = sorted({*rows, *broken})

@@ -294,18 +294,20 @@ class _Core:
         return self.optimal
 
     def _exactly(self, graph: Graph, budget: Budget) -> bool:
-        """Branch and bound where the core is small; whether that settles it."""
+        """Branch and bound where the core is small; whether that settles it, or comes as near to
+        the bound as the search is to."""
         arrays, steps = flatten(graph), len(graph.trace)
         if _pairs(arrays) > _EXACT_PAIRS or not graph.exact:
             return False
         self._run.progress(f"branch and bound on {_described(arrays)}")
-        result = branch_and_bound(arrays, budget, 0.7 * budget.seconds_left)
+        tolerance = self._run.gap * abs(self._run.cost)
+        result = branch_and_bound(arrays, budget, 0.7 * budget.seconds_left, tolerance)
         if result.choice is not None:
             self._offer(graph, arrays, result.choice, steps)
         self.optimal = result.proved
         bound = result.bound + graph.constant
         self._raise(min(bound, self._run.cost) if self._pruned else bound)
-        return result.proved
+        return result.proved or result.is_near
 
     def _raise(self, bound: float) -> None:
         self._bound = max(self._bound, bound)
