@@ -10,6 +10,7 @@ needs it. XLA's rules, simplified (`InstructionFusion`, of CPU and GPU alike):
 - an op with several users, each in another fusion, is kept where it is dear (exponential, tanh,
   division …), or where computing it again would read more bytes than its result has and a user
   also needs what is kept of those that are computed from it (a residual beside its own mean);
+- what many slices, pads and the like of one fusion would each compute for themselves is kept;
 - a splat is kept for those alone that need it in memory; others make its elements themselves;
 - a dear op is kept where its elements are used again and again (broadcast);
 - reshapes, barriers and added dimensions are other names of what they read, and so are
@@ -86,6 +87,15 @@ def _takes_computed(op: Operation, index: int) -> bool:
     return op.name == "stablehlo.dynamic_update_slice" and index > 0
 
 
+_Asker = Operation | None
+"""An op that chooses which elements of its operands it needs; None: what is written asks for its
+own."""
+_Places = dict[int, set[_Asker]]
+_NOWHERE: _Places = {}
+_MOST_TIMES = 15
+"""How often code may stand in one fusion (XLA's `FusionNodeIndexingEvaluation`)."""
+
+
 class Fusion:
     """The kept values of one block, and what each of its ops reads."""
 
@@ -97,8 +107,11 @@ class Fusion:
         self._reads: dict[Operation, dict[SSAValue, float]] = {}
         self._views: dict[SSAValue, SSAValue] = {}
         """Of which value another one is a name."""
-        self._places: dict[SSAValue, frozenset[int]] = {}
-        """The ops, by their places, in whose code a value is computed."""
+        self._places: dict[SSAValue, _Places] = {}
+        """The ops, by their places, in whose code a value is computed, and who asks for it there:
+        each takes other elements (all that are elementwise take those of their own user)."""
+        self._times: dict[tuple[Operation, int], int] = {}
+        """How often the code of an op stands in that at a place, if more than once."""
         for op in self.ops:
             for value in op.results:
                 viewed = _viewed(value)
@@ -233,16 +246,16 @@ class Fusion:
         return needs
 
     def _decide(self, place: int, op: Operation, value: SSAValue) -> None:
-        places: set[int] = set()
+        places: _Places = {}
         is_demanded = self._visit_users(value, places)
-        self._places[value] = frozenset(places)
+        self._places[value] = places
         if op.name == _CONSTANT or value in self._views:
             return
         if is_demanded or not is_code(op) or self._is_kept_apart(op, value, places):
             self._kept.add(value)
-            self._places[value] = frozenset((place,))
+            self._places[value] = {place: {None}}
 
-    def _visit_users(self, value: SSAValue, places: set[int]) -> bool:
+    def _visit_users(self, value: SSAValue, places: _Places) -> bool:
         """Adds the places in whose code a value would be computed; whether a user wants it kept."""
         is_demanded = False
         for use in value.uses:
@@ -257,18 +270,36 @@ class Fusion:
             if views and (user.name not in _LOOPS or is_splat):
                 continue
             if user.name in _COMPUTES_OPERANDS or COMBINE in user.attributes or is_code(user):
-                for result in user.results:
-                    places |= self._places.get(result, frozenset())
+                for place, askers in self._askers(user):
+                    places.setdefault(place, set()).update(askers)
             else:
                 is_made_there = updates_in_place(user) and is_splat
                 is_demanded |= not (is_made_there or _takes_computed(user, use.index))
         return is_demanded
 
-    def _is_kept_apart(self, op: Operation, value: SSAValue, places: Iterable[int]) -> bool:
+    def _askers(self, user: Operation) -> Iterator[tuple[int, Iterable[_Asker]]]:
+        """Who asks for what an op reads, where the op is computed."""
+        for result in user.results:
+            for place, askers in self._places.get(result, _NOWHERE).items():
+                yield place, askers if is_elementwise(user) else (user,)
+
+    def _find_times(self, op: Operation, places: _Places) -> int:
+        """Notes how often the code of an op would stand at each place; gives the most."""
+        most = 1
+        for place, askers in places.items():
+            times = sum(self._times.get((asker, place), 1) if asker else 1 for asker in askers)
+            if times > 1:
+                self._times[op, place] = times
+                most = max(most, times)
+        return most
+
+    def _is_kept_apart(self, op: Operation, value: SSAValue, places: _Places) -> bool:
         """Whether a value that could be computed inside its users is better kept."""
+        if self._find_times(op, places) > _MOST_TIMES:
+            return True
         if _is_dear(op) and any(map(_repeats, (use.operation for use in value.uses))):
             return True
-        if len(set(places)) <= 1:
+        if len(places) <= 1:
             return False
         return _is_dear(op) or (value in self._bits and not self._is_inside_all(value))
 

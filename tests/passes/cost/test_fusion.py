@@ -212,3 +212,17 @@ def test_narrowing_reads_the_wide_value() -> None:
         %1 = stablehlo.slice %0 [0:8, 0:8] : (tensor<16x8xf32>) -> tensor<8x8xf32>
         return %1 : tensor<8x8xf32>"""
     assert fusion(body, "%b: tensor<16x8xf64>") == (["slice"], [2 * SIZE])
+
+
+def test_code_does_not_double_without_end() -> None:
+    def kept(levels: int) -> list[str]:
+        lines = [
+            f"""%r{i} = stablehlo.reverse %{i}, dims = [1] : tensor<8x8xf32>
+                %{i + 1} = stablehlo.add %{i}, %r{i} : tensor<8x8xf32>"""
+            for i in range(1, levels + 1)
+        ]
+        body = "%1 = stablehlo.abs %a : tensor<8x8xf32>\n" + "\n".join(lines)
+        return fusion(f"{body}\nreturn %{levels + 1} : tensor<8x8xf32>")[0]
+
+    assert kept(3) == ["add"]  # 8 times the absolute
+    assert kept(5) == ["add", "add"]
