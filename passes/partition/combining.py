@@ -9,7 +9,7 @@ as the bytes allow. (Piercing intervals with the fewest points.)
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from xdsl.dialects.builtin import i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
@@ -19,7 +19,10 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.shard import AllGatherOp, AllReduceOp, ReduceScatterOp
 from autopar.dialects.tensors import element_type, num_bytes
 from autopar.dialects.unverified import integer_attr
+from autopar.passes.cost.fusion import is_elementwise
 from autopar.passes.walk import ops_in
+
+from .splats import splat_of
 
 COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
 """Collectives that may run as one with others of their kind."""
@@ -160,18 +163,21 @@ def _first_user(value: SSAValue, block: Block, order: Mapping[int, int]) -> int:
 
 
 def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
-    """Moves what only converts or reshapes a collective's operand up to where that is made.
+    """Moves what only converts, reshapes or scales a collective's operand up to where that is made,
+    with the constants that it scales by.
 
-    A bias that lies split is reshaped where it is added, which would open its window only there.
-    What another collective gives stays: it is to move down with that.
+    A bias that lies split is reshaped where it is added, and an old moment is scaled where its
+    gradient is: their windows would open only there. What another collective gives stays: it is to
+    move down with that.
     """
     collectives = {op for op, _ in ops}
     for op, _ in ops:
         chain: list[Operation] = []
-        maker = operands_of(op)[0].owner
-        while isinstance(maker, Operation) and maker.name in _VIEWS and maker.parent is block:
-            chain.append(maker)
-            maker = operands_of(maker)[0].owner
+        value = operands_of(op)[0]
+        while (source := _only_source(value, block)) is not None:
+            chain.append(cast(Operation, value.owner))
+            value = source
+        maker = value.owner
         if maker in collectives or not chain:
             continue
         for view in chain:  # the last one first: each in front of those that read it
@@ -179,9 +185,37 @@ def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
             if isinstance(maker, Operation) and maker.parent is block:
                 block.insert_op_after(view, maker)
             else:
-                first = block.first_op
-                assert first is not None
-                block.insert_op_before(view, first)
+                _insert_first(block, view)
+        for constant in (made for view in chain for made in _constants(view, block)):
+            constant.detach()
+            _insert_first(block, constant)
+
+
+def _insert_first(block: Block, op: Operation) -> None:
+    first = block.first_op
+    assert first is not None
+    block.insert_op_before(op, first)
+
+
+def _only_source(value: SSAValue, block: Block) -> SSAValue | None:
+    """What a value is another form of, or is computed from with constants, element by element."""
+    op = value.owner
+    if not isinstance(op, Operation) or op.parent is not block:
+        return None
+    if op.name not in _VIEWS and not is_elementwise(op):
+        return None
+    sources = [operand for operand in op.operands if splat_of(operand) is None]
+    return sources[0] if len(sources) == 1 else None
+
+
+def _constants(op: Operation, block: Block) -> Iterator[Operation]:
+    """The splats of a block that an op reads, each followed by what it is broadcast from."""
+    left = [operand.owner for operand in op.operands if splat_of(operand) is not None]
+    while left:
+        maker = left.pop()
+        if isinstance(maker, Operation) and maker.parent is block:
+            yield maker
+            left += [operand.owner for operand in maker.operands]
 
 
 def _raise_chains(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
