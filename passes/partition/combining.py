@@ -8,7 +8,7 @@ as the bytes allow. (Piercing intervals with the fewest points.)
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 from xdsl.dialects.builtin import i64
@@ -163,8 +163,8 @@ def _first_user(value: SSAValue, block: Block, order: Mapping[int, int]) -> int:
 
 
 def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
-    """Moves what only converts, reshapes or scales a collective's operand up to where that is made,
-    with the constants that it scales by.
+    """Moves what only converts or reshapes a collective's operand up to where that is made, and
+    what only scales an argument up to the front, with the constants that it scales by.
 
     A bias that lies split is reshaped where it is added, and an old moment is scaled where its
     gradient is: their windows would open only there. What another collective gives stays: it is to
@@ -172,12 +172,9 @@ def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
     """
     collectives = {op for op, _ in ops}
     for op, _ in ops:
-        chain: list[Operation] = []
-        value = operands_of(op)[0]
-        while (source := _only_source(value, block)) is not None:
-            chain.append(cast(Operation, value.owner))
-            value = source
-        maker = value.owner
+        chain, maker = _chain(operands_of(op)[0], block, _only_source)
+        if isinstance(maker, Operation):  # scaled, it would live beside itself from there on
+            chain, maker = _chain(operands_of(op)[0], block, _viewed)
         if maker in collectives or not chain:
             continue
         for view in chain:  # the last one first: each in front of those that read it
@@ -191,19 +188,36 @@ def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
             _insert_first(block, constant)
 
 
+def _chain(
+    value: SSAValue, block: Block, source_of: Callable[[SSAValue, Block], SSAValue | None]
+) -> tuple[list[Operation], Operation | Block]:
+    """The ops that make a value of a source, the last one first, and what makes the source."""
+    chain: list[Operation] = []
+    while (source := source_of(value, block)) is not None:
+        chain.append(cast(Operation, value.owner))
+        value = source
+    return chain, value.owner
+
+
 def _insert_first(block: Block, op: Operation) -> None:
     first = block.first_op
     assert first is not None
     block.insert_op_before(op, first)
 
 
+def _viewed(value: SSAValue, block: Block) -> SSAValue | None:
+    """What a value is another form of."""
+    op = value.owner
+    if not isinstance(op, Operation) or op.parent is not block or op.name not in _VIEWS:
+        return None
+    return op.operands[0]
+
+
 def _only_source(value: SSAValue, block: Block) -> SSAValue | None:
     """What a value is another form of, or is computed from with constants, element by element."""
     op = value.owner
-    if not isinstance(op, Operation) or op.parent is not block:
-        return None
-    if op.name not in _VIEWS and not is_elementwise(op):
-        return None
+    if not isinstance(op, Operation) or op.parent is not block or not is_elementwise(op):
+        return _viewed(value, block)
     sources = [operand for operand in op.operands if splat_of(operand) is None]
     return sources[0] if len(sources) == 1 else None
 

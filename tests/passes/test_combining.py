@@ -139,6 +139,7 @@ func.func @main(%m: tensor<2xf32>, %n: tensor<2xf32>, %u: {whole}, %v: {whole})
         ("stablehlo.multiply %n, %5", 2),
         ("stablehlo.negate %n", 2),
         ("stablehlo.multiply %n, %6", 0),  # what the first gather leads to
+        ("stablehlo.multiply %n, %n", 0),  # no constant
     ],
 )
 def test_scaled_moments_are_gathered_as_one(line: str, combined: int) -> None:
