@@ -19,13 +19,13 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.shard import AllGatherOp, AllReduceOp, ReduceScatterOp
 from autopar.dialects.tensors import element_type, num_bytes
 from autopar.dialects.unverified import integer_attr
-from autopar.passes.cost.fusion import is_elementwise
 from autopar.passes.walk import ops_in
 
 from .splats import splat_of
 
 COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
 """Collectives that may run as one with others of their kind."""
+_SCALES = frozenset({"stablehlo.divide", "stablehlo.multiply", "stablehlo.negate"})
 _VIEWS = frozenset({"stablehlo.convert", "stablehlo.reshape", "stablehlo.transpose"})
 
 
@@ -214,9 +214,9 @@ def _viewed(value: SSAValue, block: Block) -> SSAValue | None:
 
 
 def _only_source(value: SSAValue, block: Block) -> SSAValue | None:
-    """What a value is another form of, or is computed from with constants, element by element."""
+    """What a value is another form of, or with a constant another scale."""
     op = value.owner
-    if not isinstance(op, Operation) or op.parent is not block or not is_elementwise(op):
+    if not isinstance(op, Operation) or op.parent is not block or op.name not in _SCALES:
         return _viewed(value, block)
     sources = [operand for operand in op.operands if splat_of(operand) is None]
     return sources[0] if len(sources) == 1 else None
