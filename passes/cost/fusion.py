@@ -8,7 +8,9 @@ needs it. XLA's rules, simplified (`InstructionFusion`, of CPU and GPU alike):
 - elementwise ops, broadcasts, slices, pads, concatenations … are computed inside their users, and
   so is what a reduction reads;
 - an op with several users, each in another fusion, is kept where it is dear (exponential, tanh,
-  division …), or where computing it again would read more bytes than its result has;
+  division …), or where computing it again would read more bytes than its result has and a user
+  also needs what is kept of those that are computed from it (a residual beside its own mean);
+- what many slices, pads and the like of one fusion would each compute for themselves is kept;
 - a splat is kept for those alone that need it in memory; others make its elements themselves;
 - a dear op is kept where its elements are used again and again (broadcast);
 - reshapes, barriers and added dimensions are other names of what they read, and so are
@@ -85,6 +87,15 @@ def _takes_computed(op: Operation, index: int) -> bool:
     return op.name == "stablehlo.dynamic_update_slice" and index > 0
 
 
+_Asker = Operation | None
+"""An op that chooses which elements of its operands it needs; None: what is written asks for its
+own."""
+_Places = dict[int, set[_Asker]]
+_NOWHERE: _Places = {}
+_MOST_TIMES = 15
+"""How often code may stand in one fusion (XLA's `FusionNodeIndexingEvaluation`)."""
+
+
 class Fusion:
     """The kept values of one block, and what each of its ops reads."""
 
@@ -96,16 +107,20 @@ class Fusion:
         self._reads: dict[Operation, dict[SSAValue, float]] = {}
         self._views: dict[SSAValue, SSAValue] = {}
         """Of which value another one is a name."""
-        self._leaves: dict[SSAValue, frozenset[SSAValue]] = {}
-        """What a value is computed from, if all that may be is computed inside others."""
-        self._places: dict[SSAValue, frozenset[int]] = {}
-        """The ops, by their places, in whose code a value is computed."""
+        self._places: dict[SSAValue, _Places] = {}
+        """The ops, by their places, in whose code a value is computed, and who asks for it there:
+        each takes other elements (all that are elementwise take those of their own user)."""
+        self._times: dict[tuple[Operation, int], int] = {}
+        """How often the code of an op stands in that at a place, if more than once."""
         for op in self.ops:
             for value in op.results:
                 viewed = _viewed(value)
                 if viewed is not None:
                     self._views[value] = viewed
-                self._find_leaves(op, value)
+        self._bits = self._find_bits()
+        """Of values of several readers that read more than they have, each another one."""
+        self._needs = self._find_needs()
+        """Which of these a value is computed from, as bits."""
         for place in range(len(self.ops) - 1, -1, -1):
             for value in self.ops[place].results:
                 self._decide(place, self.ops[place], value)
@@ -206,26 +221,41 @@ class Fusion:
                     if operand.owner in self._own or operand in self._arguments:
                         yield operand
 
-    def _find_leaves(self, op: Operation, value: SSAValue) -> None:
-        is_written = value not in self._views and not is_code(op) and op.name != _CONSTANT
-        if is_written or (_is_dear(op) and not value.has_one_use()):
-            self._leaves[value] = frozenset((value,))
-            return
-        sources = self._sources(value, op)
-        found = (self._leaves.get(source, frozenset((source,))) for source in sources)
-        self._leaves[value] = frozenset[SSAValue]().union(*found)
+    def _find_bits(self) -> dict[SSAValue, int]:
+        found = (
+            value
+            for op in self.ops
+            for value in op.results
+            if reads_more(value) and not self._has_one_reader(value)
+        )
+        return {value: 1 << index for index, value in enumerate(found)}
+
+    def _has_one_reader(self, value: SSAValue) -> bool:
+        return value.has_one_use() and not any(
+            result in self._views for use in value.uses for result in use.operation.results
+        )
+
+    def _find_needs(self) -> dict[SSAValue, int]:
+        needs: dict[SSAValue, int] = {}
+        for op in self.ops:
+            needed = 0
+            for operand in (*op.operands, *self._captured(op)):
+                needed |= needs.get(operand, 0)
+            for value in op.results:
+                needs[value] = needed | self._bits.get(value, 0)
+        return needs
 
     def _decide(self, place: int, op: Operation, value: SSAValue) -> None:
-        places: set[int] = set()
+        places: _Places = {}
         is_demanded = self._visit_users(value, places)
-        self._places[value] = frozenset(places)
+        self._places[value] = places
         if op.name == _CONSTANT or value in self._views:
             return
         if is_demanded or not is_code(op) or self._is_kept_apart(op, value, places):
             self._kept.add(value)
-            self._places[value] = frozenset((place,))
+            self._places[value] = {place: {None}}
 
-    def _visit_users(self, value: SSAValue, places: set[int]) -> bool:
+    def _visit_users(self, value: SSAValue, places: _Places) -> bool:
         """Adds the places in whose code a value would be computed; whether a user wants it kept."""
         is_demanded = False
         for use in value.uses:
@@ -240,32 +270,56 @@ class Fusion:
             if views and (user.name not in _LOOPS or is_splat):
                 continue
             if user.name in _COMPUTES_OPERANDS or COMBINE in user.attributes or is_code(user):
-                for result in user.results:
-                    places |= self._places.get(result, frozenset())
+                for place, askers in self._askers(user):
+                    places.setdefault(place, set()).update(askers)
             else:
                 is_made_there = updates_in_place(user) and is_splat
                 is_demanded |= not (is_made_there or _takes_computed(user, use.index))
         return is_demanded
 
-    def is_cheap(self, value: SSAValue) -> bool:
-        """Whether a kept value is no dearer to compute again than to read."""
-        op = value.owner
-        if not isinstance(op, Operation) or not is_code(op) or _is_dear(op):
-            return False
-        return _is_unary(op) and not self.is_read_from_more(value)
+    def _askers(self, user: Operation) -> Iterator[tuple[int, Iterable[_Asker]]]:
+        """Who asks for what an op reads, where the op is computed."""
+        for result in user.results:
+            for place, askers in self._places.get(result, _NOWHERE).items():
+                yield place, askers if is_elementwise(user) else (user,)
 
-    def _is_kept_apart(self, op: Operation, value: SSAValue, places: Iterable[int]) -> bool:
+    def _find_times(self, op: Operation, places: _Places) -> int:
+        """Notes how often the code of an op would stand at each place; gives the most."""
+        most = 1
+        for place, askers in places.items():
+            times = sum(self._times.get((asker, place), 1) if asker else 1 for asker in askers)
+            if times > 1:
+                self._times[op, place] = times
+                most = max(most, times)
+        return most
+
+    def _is_kept_apart(self, op: Operation, value: SSAValue, places: _Places) -> bool:
         """Whether a value that could be computed inside its users is better kept."""
+        if self._find_times(op, places) > _MOST_TIMES:
+            return True
         if _is_dear(op) and any(map(_repeats, (use.operation for use in value.uses))):
             return True
-        if len(set(places)) <= 1:
+        if len(places) <= 1:
             return False
-        return _is_dear(op) or self.is_read_from_more(value)
+        return _is_dear(op) or (value in self._bits and not self._is_inside_all(value))
 
-    def is_read_from_more(self, value: SSAValue) -> bool:
-        """Whether computing a value again would read more bytes than it has."""
-        again = sum(num_bytes(leaf.type) for leaf in self._leaves.get(value, (value,)))
-        return again > _WORTH_READING * num_bytes(value.type)
+    def _is_inside_all(self, value: SSAValue) -> bool:
+        """Whether all users compute a value inside, and with it all else of theirs that needs it
+        (XLA's `CanFuseOnAllPaths`)."""
+        bit = self._bits[value]
+        left = [use.operation for use in value.uses]
+        met = set(left)
+        while left:
+            for operand in left.pop().operands:
+                if operand is value or not self._needs.get(operand, 0) & bit:
+                    continue
+                maker = operand.owner
+                if not isinstance(maker, Operation) or operand in self._kept:
+                    return False
+                if maker not in met:
+                    met.add(maker)
+                    left.append(maker)
+        return True
 
 
 class Fusions:
@@ -279,11 +333,6 @@ class Fusions:
         if found is None:
             found = self._of[block] = Fusion(block)
         return found
-
-
-_WORTH_READING = 1.25
-"""A value is computed again from up to this many times its own bytes: small operands (a scale, a
-row of statistics) beside one of its own size do not count."""
 
 
 def _viewed(value: SSAValue) -> SSAValue | None:
@@ -338,6 +387,20 @@ def _is_unary(op: Operation) -> bool:
     reads no more than its result is (XLA's `EffectivelyAtMostUnary`)."""
     rank = len(shape_of(op.results[0].type))
     return sum(_is_whole(value, rank) for value in op.operands) <= 1
+
+
+def reads_more(value: SSAValue) -> bool:
+    """Whether computing a value again reads more bytes than it has."""
+    op = value.owner
+    if not isinstance(op, Operation) or not is_code(op) or _is_unary(op):
+        return False
+    return sum(num_bytes(read.type) for read in dict.fromkeys(op.operands)) > num_bytes(value.type)
+
+
+def is_cheap(value: SSAValue) -> bool:
+    """Whether a kept value is no dearer to compute again than to read."""
+    op = value.owner
+    return isinstance(op, Operation) and is_code(op) and not _is_dear(op) and not reads_more(value)
 
 
 def _is_whole(value: SSAValue, rank: int) -> bool:

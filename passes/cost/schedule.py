@@ -1,7 +1,8 @@
 """What a block reads and writes, place by place in the order in which it runs, and what is copied.
 
 Some ops want their operands in another order of dimensions than they lie in, or apart from what
-they lie among; XLA copies these first.
+they lie among; XLA copies these first. Equal copies are made once, and held from the first reader
+to the last.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from autopar.dialects.shard import AllGatherOp, AllToAllOp
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers, DotDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
 
-from .fusion import Fusion, is_code, reads_from_memory
+from .fusion import Fusion, is_cheap, is_code, reads_from_memory
 from .order import RunOrder
+
+_Order = tuple[int, ...]
+"""Of dimensions; none: as they lie, but in one piece."""
 
 
 @dataclass(eq=False)
@@ -59,8 +63,8 @@ class Schedule:
         self._readers = Counter(value for op in fusion.ops for value in fusion.reads(op))
         self._apart: set[SSAValue] = set()
         """Values whose elements do not lie in the order of their dimensions."""
-        self._copies: dict[SSAValue, Buffer] = {}
-        """Of these, for all that need them so."""
+        self._copies: dict[tuple[SSAValue, _Order], Buffer] = {}
+        """In an order of dimensions, for all that want them so: equal copies are made once."""
         together: list[list[SSAValue]] = []
         order = RunOrder(fusion)
         for step in order.steps():
@@ -123,33 +127,37 @@ class Schedule:
         size = sum(num_bytes(value.type) for op in unit for value in op.operands)
         self.extra.append(Buffer([], size, place - 1, place))
 
-    def _copy(self, op: Operation) -> set[SSAValue]:
+    def _copy(self, op: Operation) -> Set[SSAValue]:
         """Copies what an op does not take as it lies, one after the other; gives what it need not
         read itself then."""
         if not op.results or not reads_from_memory(op):
             return set()
-        found: set[SSAValue] = set()
-        own: list[Buffer] = []
+        found: dict[SSAValue, Buffer] = {}
         for value in [value for value in self._fusion.reads(op) if value in self._apart]:
-            found.add(value)
-            if value not in self._copies:
-                self._copies[value] = self._copied(value)
-            self._copies[value].last = len(self.writers)
-        for index in _moved(op):
+            found[value] = self._shared_copy(value, ())
+        for index, order in _moved(op).items():
             value = self._fusion.name(op.operands[index])
             if value is None or value in found or self._is_written_so(value):
                 continue
-            found.add(value)
-            own.append(self._copied(value, (op, index)))
-        for buffer in (*own, *(self._copies[v] for v in found if v in self._copies)):
+            found[value] = self._shared_copy(value, order, (op, index))
+        for buffer in found.values():
             buffer.last = len(self.writers)
-        return found
+        return found.keys()
+
+    def _shared_copy(
+        self, value: SSAValue, order: _Order, operand: tuple[Operation, int] | None = None
+    ) -> Buffer:
+        """The copy of a value in an order of dimensions: the one that an earlier op has made, as
+        XLA drops what it computes twice."""
+        if (value, order) not in self._copies:
+            self._copies[value, order] = self._copied(value, operand)
+        return self._copies[value, order]
 
     def _copied(self, value: SSAValue, operand: tuple[Operation, int] | None = None) -> Buffer:
         """A copy of a value, at a place of its own."""
         place = len(self.writers)
         maker = value.owner
-        if isinstance(maker, Operation) and self._fusion.is_cheap(value):
+        if isinstance(maker, Operation) and is_cheap(value):
             self.reads.append(self._fusion.reads(maker))
         else:
             self.reads.append({value: num_bytes(value.type)})
@@ -171,14 +179,14 @@ def _apart(op: Operation) -> list[SSAValue]:
     return [op.result] if prod(before) > 1 else []
 
 
-def _moved(op: Operation) -> list[int]:
-    """The operands that an op wants in another order of dimensions than they lie in."""
+def _moved(op: Operation) -> dict[int, _Order]:
+    """The operands that an op wants in another order of dimensions than they lie in, and which."""
     if op.name == "stablehlo.convolution":
         return _moved_by_convolution(op)
-    return _moved_by_dot(op) if op.name == "stablehlo.dot_general" else []
+    return _moved_by_dot(op) if op.name == "stablehlo.dot_general" else {}
 
 
-def _moved_by_dot(dot: Operation) -> list[int]:
+def _moved_by_dot(dot: Operation) -> dict[int, _Order]:
     """Those that `DotDecomposer` transposes, so that the left one has batch, free and contracted
     dimensions, the right one batch, contracted and free ones. Where one dimension is free and one
     contracted, the dot reads these either way."""
@@ -188,7 +196,7 @@ def _moved_by_dot(dot: Operation) -> list[int]:
         (numbers.lhs_batching_dimensions, numbers.lhs_contracting_dimensions),
         (numbers.rhs_batching_dimensions, numbers.rhs_contracting_dimensions),
     )
-    found: list[int] = []
+    found: dict[int, _Order] = {}
     for index, (batch, contracted) in enumerate(sides):
         value = dot.operands[index]
         sizes, lies = shape_of(value.type), _lies(value)
@@ -200,7 +208,7 @@ def _moved_by_dot(dot: Operation) -> list[int]:
         if max(len(inner), len(outer)) > 1:
             wanted = wanted[index : index + 1]
         if all(order != sorted(order) for order in wanted):
-            found.append(index)
+            found[index] = tuple(wanted[0])
     return found
 
 
@@ -217,7 +225,7 @@ def _lies(value: SSAValue) -> list[int]:
     return places
 
 
-def _moved_by_convolution(convolution: Operation) -> list[int]:
+def _moved_by_convolution(convolution: Operation) -> dict[int, _Order]:
     """Those that are copied into the order of dimensions that convolutions want:
     batch, space, feature, and for kernels space, input, output feature (XLA:CPU's
     `ConvCanonicalization`; the gradients of convolutions have other ones)."""
@@ -230,4 +238,4 @@ def _moved_by_convolution(convolution: Operation) -> list[int]:
         numbers.kernel_input_feature_dimension,
         numbers.kernel_output_feature_dimension,
     ]
-    return [index for index, order in enumerate((lhs, rhs)) if order != sorted(order)]
+    return {i: tuple(order) for i, order in enumerate((lhs, rhs)) if order != sorted(order)}

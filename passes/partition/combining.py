@@ -8,8 +8,8 @@ as the bytes allow. (Piercing intervals with the fewest points.)
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import NamedTuple, cast
 
 from xdsl.dialects.builtin import i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
@@ -21,8 +21,11 @@ from autopar.dialects.tensors import element_type, num_bytes
 from autopar.dialects.unverified import integer_attr
 from autopar.passes.walk import ops_in
 
+from .splats import splat_of
+
 COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
 """Collectives that may run as one with others of their kind."""
+_SCALES = frozenset({"stablehlo.divide", "stablehlo.multiply", "stablehlo.negate"})
 _VIEWS = frozenset({"stablehlo.convert", "stablehlo.reshape", "stablehlo.transpose"})
 
 
@@ -160,18 +163,18 @@ def _first_user(value: SSAValue, block: Block, order: Mapping[int, int]) -> int:
 
 
 def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
-    """Moves what only converts or reshapes a collective's operand up to where that is made.
+    """Moves what only converts or reshapes a collective's operand up to where that is made, and
+    what only scales an argument up to the front, with the constants that it scales by.
 
-    A bias that lies split is reshaped where it is added, which would open its window only there.
-    What another collective gives stays: it is to move down with that.
+    A bias that lies split is reshaped where it is added, and an old moment is scaled where its
+    gradient is: their windows would open only there. What another collective gives stays: it is to
+    move down with that.
     """
     collectives = {op for op, _ in ops}
     for op, _ in ops:
-        chain: list[Operation] = []
-        maker = operands_of(op)[0].owner
-        while isinstance(maker, Operation) and maker.name in _VIEWS and maker.parent is block:
-            chain.append(maker)
-            maker = operands_of(maker)[0].owner
+        chain, maker = _chain(operands_of(op)[0], block, _only_source)
+        if isinstance(maker, Operation):  # scaled, it would live beside itself from there on
+            chain, maker = _chain(operands_of(op)[0], block, _viewed)
         if maker in collectives or not chain:
             continue
         for view in chain:  # the last one first: each in front of those that read it
@@ -179,9 +182,54 @@ def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
             if isinstance(maker, Operation) and maker.parent is block:
                 block.insert_op_after(view, maker)
             else:
-                first = block.first_op
-                assert first is not None
-                block.insert_op_before(view, first)
+                _insert_first(block, view)
+        for constant in (made for view in chain for made in _constants(view, block)):
+            constant.detach()
+            _insert_first(block, constant)
+
+
+def _chain(
+    value: SSAValue, block: Block, source_of: Callable[[SSAValue, Block], SSAValue | None]
+) -> tuple[list[Operation], Operation | Block]:
+    """The ops that make a value of a source, the last one first, and what makes the source."""
+    chain: list[Operation] = []
+    while (source := source_of(value, block)) is not None:
+        chain.append(cast(Operation, value.owner))
+        value = source
+    return chain, value.owner
+
+
+def _insert_first(block: Block, op: Operation) -> None:
+    first = block.first_op
+    assert first is not None
+    block.insert_op_before(op, first)
+
+
+def _viewed(value: SSAValue, block: Block) -> SSAValue | None:
+    """What a value is another form of."""
+    op = value.owner
+    if not isinstance(op, Operation) or op.parent is not block or op.name not in _VIEWS:
+        return None
+    return op.operands[0]
+
+
+def _only_source(value: SSAValue, block: Block) -> SSAValue | None:
+    """What a value is another form of, or with a constant another scale."""
+    op = value.owner
+    if not isinstance(op, Operation) or op.parent is not block or op.name not in _SCALES:
+        return _viewed(value, block)
+    sources = [operand for operand in op.operands if splat_of(operand) is None]
+    return sources[0] if len(sources) == 1 else None
+
+
+def _constants(op: Operation, block: Block) -> Iterator[Operation]:
+    """The splats of a block that an op reads, each followed by what it is broadcast from."""
+    left = [operand.owner for operand in op.operands if splat_of(operand) is not None]
+    while left:
+        maker = left.pop()
+        if isinstance(maker, Operation) and maker.parent is block:
+            yield maker
+            left += [operand.owner for operand in maker.operands]
 
 
 def _raise_chains(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:

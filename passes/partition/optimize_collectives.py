@@ -43,7 +43,8 @@ class OptimizeCollectivesPass(ModulePass):
     - independent all_reduces, all_gathers or reduce_scatters over the same axes, of at most
       `small-bytes` each and `group-bytes` in all, are moved together and marked to be lowered as
       one (`autopar.combine`); what only converts or reshapes the result of one moves down to its
-      use, and the operand of one up to where that is made.
+      use; what only converts or reshapes the operand of one moves up to where that is made, and
+      what only scales an argument for one to the front.
     """
 
     name = "optimize-collectives"

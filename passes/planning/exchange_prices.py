@@ -18,7 +18,7 @@ from autopar.dialects.rules.access import attribute, integer, ints, operands_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
-from autopar.passes.cost.fusion import Fusion, reads_from_memory
+from autopar.passes.cost.fusion import reads_from_memory, reads_more
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.partition.strategy import Strategy
@@ -50,7 +50,6 @@ def exchange_seconds(
     strategy: Strategy,
     table: AxisTable,
     prices: CostModel,
-    fusion: Fusion,
 ) -> float:
     """Seconds of what is fetched in one run of an op that `may_exchange` under a strategy."""
     if _chooses(op, rule):
@@ -81,7 +80,7 @@ def exchange_seconds(
         for operand, count in windows.items():
             value = operands_of(op)[operand]
             local_bytes = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
-            seconds += _writes(value, count, fusion) * prices.memory_seconds(2 * local_bytes)
+            seconds += _writes(value, count) * prices.memory_seconds(2 * local_bytes)
     return seconds
 
 
@@ -99,10 +98,10 @@ def _choice_seconds(
     return seconds
 
 
-def _writes(value: SSAValue, windows: int, fusion: Fusion) -> int:
+def _writes(value: SSAValue, windows: int) -> int:
     """How often an operand that an op reads from memory is written anew: the window in its last
     dimension, and the others where computing them again for the next permutes reads more."""
-    return windows if fusion.is_read_from_more(value) else 1
+    return windows if reads_more(value) else 1
 
 
 def _made(op: Operation, rule: ShardingRule, factor: int) -> tuple[int | None, int]:

@@ -147,8 +147,7 @@ class OpPrices:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
         if not may_exchange(op, rule):
             return np.zeros(len(strategies))
-        assert op.parent is not None
-        terms = self._table, self._prices, self._fusion(op.parent)
+        terms = self._table, self._prices
         found = [exchange_seconds(op, rule, strategy, *terms) for strategy in strategies]
         return np.array(found, np.float64)
 

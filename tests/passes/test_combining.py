@@ -109,3 +109,45 @@ def test_equal_rows_are_fetched_once(rows: str, count: int) -> None:
     module = parse_module(f"{first}%2 ={second.replace('7:8', rows)}")
     OptimizeCollectivesPass().apply(make_context(), module)
     assert sum(isinstance(op, PermuteOp) for op in module.walk()) == count
+
+
+def _scaled(line: str) -> str:
+    """A step that scales pieces of two moments, gathers them, and adds gradients."""
+    whole = "tensor<8xf32>"
+    return f"""
+shard.grid @g(shape = 4)
+func.func @main(%m: tensor<2xf32>, %n: tensor<2xf32>, %u: {whole}, %v: {whole})
+    -> ({whole}, {whole}) {{
+  %0 = stablehlo.constant dense<0.9> : tensor<f32>
+  %1 = stablehlo.broadcast_in_dim %0, dims = [] : (tensor<f32>) -> tensor<2xf32>
+  %2 = stablehlo.multiply %m, %1 : tensor<2xf32>
+  %3 = shard.all_gather %2 on @g grid_axes = [0] gather_axis = 0 : tensor<2xf32> -> {whole}
+  %4 = stablehlo.add %3, %u : {whole}
+  %5 = stablehlo.constant dense<0.9> : tensor<2xf32>
+  %6 = stablehlo.slice %4 [0:2] : ({whole}) -> tensor<2xf32>
+  %7 = {line} : tensor<2xf32>
+  %8 = shard.all_gather %7 on @g grid_axes = [0] gather_axis = 0 : tensor<2xf32> -> {whole}
+  %9 = stablehlo.add %8, %v : {whole}
+  func.return %4, %9 : {whole}, {whole}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "combined"),
+    [
+        ("stablehlo.multiply %n, %5", 2),
+        ("stablehlo.negate %n", 2),
+        ("stablehlo.multiply %n, %6", 0),  # what the first gather leads to
+        ("stablehlo.multiply %n, %n", 0),  # no constant
+    ],
+)
+def test_scaled_moments_are_gathered_as_one(line: str, combined: int) -> None:
+    module = parse_module(_scaled(line))
+    OptimizeCollectivesPass().apply(make_context(), module)
+    module.verify()
+    assert sum("autopar.combine" in op.attributes for op in module.walk()) == combined
+    seen: set[Operation] = set()
+    for op in module.walk():
+        assert all(not isinstance(v.owner, Operation) or v.owner in seen for v in op.operands)
+        seen.add(op)

@@ -73,6 +73,38 @@ def test_what_reads_more_than_it_writes_is_not_computed_again() -> None:
     assert names == ["add", "negate", "dot_general", "multiply"]
 
 
+def _two_products(line: str) -> list[str]:
+    """The kept values, where two products read the negative and the absolute of what a line makes
+    of the sum of %a and %b."""
+    dot = "contracting_dims = [1] x [0] : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>"
+    body = f"""
+        %0 = stablehlo.add %a, %b : tensor<8x8xf32>
+        {line}
+        %2 = stablehlo.negate %1 : tensor<8x8xf32>
+        %3 = stablehlo.abs %1 : tensor<8x8xf32>
+        %4 = stablehlo.dot_general %2, %3, {dot}
+        %5 = stablehlo.dot_general %4, %0, {dot}
+        return %5 : tensor<8x8xf32>"""
+    return fusion(body, "%a: tensor<8x8xf32>, %b: tensor<8x8xf32>")[0]
+
+
+def test_what_reads_more_is_computed_again_where_all_its_readers_compute_it() -> None:
+    products = ["negate", "abs", "dot_general", "dot_general"]
+    once = "%1 = stablehlo.sqrt %0 : tensor<8x8xf32>"
+    assert _two_products(once) == ["add", "sqrt", *products]  # %0 and %1 are needed themselves
+    again = "%1 = stablehlo.subtract %0, %0 : tensor<8x8xf32>"
+    assert _two_products(again) == ["add", *products]  # reads no more than one operand
+    body = """
+        %0 = stablehlo.add %a, %b : tensor<8x8xf32>
+        %1 = stablehlo.negate %0 : tensor<8x8xf32>
+        %2 = stablehlo.abs %0 : tensor<8x8xf32>
+        %3 = stablehlo.dot_general %1, %2, contracting_dims = [1] x [0]
+            : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+        return %3 : tensor<8x8xf32>"""
+    names, _ = fusion(body, "%a: tensor<8x8xf32>, %b: tensor<8x8xf32>")
+    assert names == ["negate", "abs", "dot_general"]
+
+
 def test_two_uses_in_one_place_are_no_reason_to_keep() -> None:
     body = """
         %0 = stablehlo.add %a, %b : tensor<8x8xf32>
@@ -180,3 +212,17 @@ def test_narrowing_reads_the_wide_value() -> None:
         %1 = stablehlo.slice %0 [0:8, 0:8] : (tensor<16x8xf32>) -> tensor<8x8xf32>
         return %1 : tensor<8x8xf32>"""
     assert fusion(body, "%b: tensor<16x8xf64>") == (["slice"], [2 * SIZE])
+
+
+def test_code_does_not_double_without_end() -> None:
+    def kept(levels: int) -> list[str]:
+        lines = [
+            f"""%r{i} = stablehlo.reverse %{i}, dims = [1] : tensor<8x8xf32>
+                %{i + 1} = stablehlo.add %{i}, %r{i} : tensor<8x8xf32>"""
+            for i in range(1, levels + 1)
+        ]
+        body = "%1 = stablehlo.abs %a : tensor<8x8xf32>\n" + "\n".join(lines)
+        return fusion(f"{body}\nreturn %{levels + 1} : tensor<8x8xf32>")[0]
+
+    assert kept(3) == ["add"]  # 8 times the absolute
+    assert kept(5) == ["add", "add"]

@@ -175,6 +175,25 @@ def test_a_dot_that_contracts_leading_dimensions_reads_a_copy() -> None:
     assert memory(flat).temporaries == K
 
 
+@pytest.mark.parametrize(("dims", "copies"), [("0, 1", 1), ("1, 0", 0)])
+def test_equal_copies_are_one_and_kept_between_their_readers(dims: str, copies: int) -> None:
+    dots = "(tensor<4x4x16xf32>, tensor<4x4x16xf32>) -> tensor<16x16xf32>"
+    body = f"""
+        %0 = stablehlo.dot_general %a, %a, {DOT}
+        %1 = stablehlo.reshape %0 : (tensor<16x16xf32>) -> tensor<4x4x16xf32>
+        %2 = stablehlo.dot_general %1, %1, contracting_dims = [0, 1] x [0, 1] : {dots}
+        %3 = stablehlo.dot_general %2, %b, contracting_dims = [1] x [0]
+            : (tensor<16x16xf32>, tensor<16x64xf32>) -> tensor<16x64xf32>
+        %4 = stablehlo.dot_general %3, %b, contracting_dims = [1] x [1]
+            : (tensor<16x64xf32>, tensor<16x64xf32>) -> tensor<16x16xf32>
+        %5 = stablehlo.reshape %4 : (tensor<16x16xf32>) -> tensor<4x4x16xf32>
+        %6 = stablehlo.dot_general %1, %5, contracting_dims = [{dims}] x [{dims}] : {dots}
+        %7 = stablehlo.dot_general %6, %0, {DOT}
+        return %7 : tensor<16x16xf32>"""
+    found = memory(body, "%a: tensor<16x16xf32>, %b: tensor<16x64xf32>").temporaries
+    assert found == (copies + 1 + 4 + 1) * K  # beside %0, %3 and %4
+
+
 def test_what_a_loop_reads_of_a_joined_gather_is_copied() -> None:
     body = """
         %0 = shard.all_gather %a on @g grid_axes = [0] gather_axis = 0 {autopar.combine = 0 : i64}
@@ -284,6 +303,22 @@ def _attention(weights: Any, x: Any) -> Any:
     return jax.tree.map(lambda w, g: w - 0.1 * g, weights, grads)
 
 
+def _residuals(weights: Any, x: Any) -> Any:
+    def convolved(h: Any, kernel: Any) -> Any:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+    def loss(weights: Any) -> Any:
+        h = x
+        for one, two, skip in weights:
+            inner = jax.nn.relu(convolved(h, one))
+            h = jax.nn.relu(convolved(inner, two) + convolved(h, skip))
+        return jnp.mean(h**2)
+
+    grads = jax.grad(loss)(weights)
+    return jax.tree.map(lambda w, g: w - 0.1 * g, weights, grads)
+
+
 def _ones(*shape: int) -> Any:
     return np.ones(shape, np.float32)
 
@@ -291,6 +326,11 @@ def _ones(*shape: int) -> Any:
 PROGRAMS = {
     "mlp": (_mlp, [_ones(128, 256), _ones(256, 256), _ones(256, 128)], _ones(256, 128)),
     "scan": (_scan, _ones(6, 128, 128), _ones(256, 128)),
+    "residuals": (
+        _residuals,
+        [(_ones(3, 3, 16, 16), _ones(3, 3, 16, 16), _ones(1, 1, 16, 16))] * 3,
+        _ones(32, 16, 16, 16),
+    ),
     "attention": (_attention, [_ones(64, 64)] * 3, _ones(16, 128, 64)),
 }
 

@@ -22,7 +22,6 @@ from autopar.dialects.autopar import STRATEGY, StrategyAttr
 from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.sharding import Grid
 from autopar.passes.cost.cluster import read_cluster
-from autopar.passes.cost.fusion import Fusion
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import main_function
 from autopar.passes.partition.reshard_plan import ReshardPlanner
@@ -103,7 +102,7 @@ def test_what_is_fetched_is_what_is_sent(name: str) -> None:
     plan = step.lower(x).plan
     sent = sum(use.num_bytes for use in plan.collectives if use.kind != "all_reduce")
     func = main_function(plan.road.at("decided"))
-    table, fusion = AxisTable(GRID, ()), Fusion(func.body.block)
+    table = AxisTable(GRID, ())
     chooser = StrategyChooser(table, ReshardPlanner(table))
     counted = 0.0
     for op in func.body.block.ops:
@@ -111,6 +110,6 @@ def test_what_is_fetched_is_what_is_sent(name: str) -> None:
         if rule is not None and may_exchange(op, rule) and isinstance(given, StrategyAttr):
             factors = given_factors(op, rule, given, table)
             strategy = chooser.complete(rule, splittable_factors(op, rule), factors)
-            counted += exchange_seconds(op, rule, strategy, table, BYTES, fusion)
+            counted += exchange_seconds(op, rule, strategy, table, BYTES)
     assert (sent > 0) == (name not in ALONE)
     assert 0.5 * sent <= counted <= 2 * sent
