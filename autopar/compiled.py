@@ -24,7 +24,7 @@ from .plans import Plan
 logger = logging.getLogger("autopar")
 
 
-def _peak_bytes(stats: Any) -> int:
+def peak_bytes(stats: Any) -> int:
     """The most memory of one device that an executable uses, by its own analysis."""
     parts = (stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.temp_size_in_bytes)
     return sum(parts) - stats.alias_size_in_bytes
@@ -72,7 +72,7 @@ class CompiledProgram:
         planner = self.lowered.road.planner
         if planner is None:
             return
-        limit, used = planner.limit(), _peak_bytes(self.memory_analysis())
+        limit, used = planner.limit(), peak_bytes(self.memory_analysis())
         if used > limit:
             logger.warning(
                 "the program was planned for %s a device, and XLA's executable takes %s: "

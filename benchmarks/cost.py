@@ -24,6 +24,7 @@ autopar.init(devices=8)
 
 import jax  # noqa: E402  (devices are set up before JAX starts)
 
+from autopar.compiled import peak_bytes  # noqa: E402
 from autopar.dialects.shard import user_grid  # noqa: E402
 from autopar.passes.cost.cluster import Cluster, read_cluster  # noqa: E402
 from autopar.passes.cost.liveness import memory_of  # noqa: E402
@@ -80,14 +81,12 @@ def compiled(name: str, cluster: Cluster) -> Plan:
     lowered = parallel.lower(state, batch)
     module = lowered.road.at("spmd")
     executable = lowered.compile()
-    stats = executable.memory_analysis()
-    peak = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
     moved = sum(use.num_bytes * use.times for use in collectives_of(module))
     return Plan(
         name,
         price_of(module, CostModel.of(cluster, user_grid(module))),
         moved / total_bytes(executable.as_text(), 8),
-        memory_of(module).peak / (peak - stats.alias_size_in_bytes),
+        memory_of(module).peak / peak_bytes(executable.memory_analysis()),
         parallel,
         [state, batch],
     )

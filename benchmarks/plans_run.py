@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from xdsl.dialects.builtin import ModuleOp
 
+from autopar.compiled import peak_bytes
 from autopar.dialects import make_context
 from autopar.dialects.sharding import Grid
 from autopar.lowering.program import device_program
@@ -39,9 +40,7 @@ class Compiled(NamedTuple):
     @property
     def peak(self) -> int:
         """Bytes of arguments, results and temporaries of a device."""
-        stats = self.memory
-        total = stats.argument_size_in_bytes + stats.output_size_in_bytes
-        return total + stats.temp_size_in_bytes - stats.alias_size_in_bytes
+        return peak_bytes(self.memory)
 
 
 def compiled_ours(name: str, partitioned: ModuleOp) -> Compiled:

@@ -34,9 +34,15 @@ def op_flops(op: Operation) -> int:
     return 0 if formula is None else formula(op)
 
 
-def _dot(op: Operation) -> int:
-    numbers = op.properties["dot_dimension_numbers"]
+def dot_numbers(dot: Operation) -> DotDimensionNumbers:
+    """Which dimensions a dot contracts, and which are of its batch."""
+    numbers = dot.properties["dot_dimension_numbers"]
     assert isinstance(numbers, DotDimensionNumbers)
+    return numbers
+
+
+def _dot(op: Operation) -> int:
+    numbers = dot_numbers(op)
     lhs = shape_of(op.operands[0].type)
     contracted = prod(lhs[d] for d in numbers.lhs_contracting_dimensions)
     return 2 * prod(shape_of(op.results[0].type)) * contracted

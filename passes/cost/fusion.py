@@ -29,10 +29,11 @@ from typing import TypeGuard
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import COMBINE
-from autopar.dialects.stablehlo.attributes import DotDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.dialects.traits import Elementwise
 from autopar.passes.walk import inner_ops, ops_in
+
+from .flops import dot_numbers
 
 DOTS = frozenset({"stablehlo.dot_general", "stablehlo.convolution"})
 _CHEAP = frozenset(
@@ -376,10 +377,8 @@ def _is_outer_product(op: Operation) -> bool:
     `AlgebraicSimplifier`)."""
     if op.name != "stablehlo.dot_general":
         return False
-    numbers = op.properties["dot_dimension_numbers"]
-    assert isinstance(numbers, DotDimensionNumbers)
     sizes = shape_of(op.operands[0].type)
-    return all(sizes[dim] == 1 for dim in numbers.lhs_contracting_dimensions)
+    return all(sizes[dim] == 1 for dim in dot_numbers(op).lhs_contracting_dimensions)
 
 
 def _is_unary(op: Operation) -> bool:

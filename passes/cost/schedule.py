@@ -16,9 +16,10 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.rules.access import ints
 from autopar.dialects.shard import AllGatherOp, AllToAllOp
-from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers, DotDimensionNumbers
+from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
 
+from .flops import dot_numbers
 from .fusion import Fusion, is_cheap, is_code, reads_from_memory
 from .order import RunOrder
 
@@ -190,8 +191,7 @@ def _moved_by_dot(dot: Operation) -> dict[int, _Order]:
     """Those that `DotDecomposer` transposes, so that the left one has batch, free and contracted
     dimensions, the right one batch, contracted and free ones. Where one dimension is free and one
     contracted, the dot reads these either way."""
-    numbers = dot.properties["dot_dimension_numbers"]
-    assert isinstance(numbers, DotDimensionNumbers)
+    numbers = dot_numbers(dot)
     sides = (
         (numbers.lhs_batching_dimensions, numbers.lhs_contracting_dimensions),
         (numbers.rhs_batching_dimensions, numbers.rhs_contracting_dimensions),

@@ -4,7 +4,6 @@ fetch of each other's parts, slices that are written to memory first."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from autopar.passes.partition.strategy import Splittable, Strategy, StrategyChoo
 
 from .demands import Demands
 from .exchange_prices import exchange_seconds, may_exchange
-from .places import axes_of_choice, searched_axes, slicing
+from .places import even_splits, slicing
 from .reshard_prices import Floats
 
 
@@ -70,18 +69,11 @@ class OpPrices:
         found = self._strategies.get(key)
         if found is None:
             self._keep.append(rule)
-            groups = searched_axes(self._table)
             may = [f for f, allowed in enumerate(splittable.allowed) if allowed]
-            made: dict[tuple[tuple[int, ...], ...], None] = {}
-            for choice in product((-1, *may), repeat=len(groups)):
-                split = [factor for factor in choice if factor >= 0]
-                if not self._demands.flatten_axes and len(set(split)) < len(split):
-                    continue
-                factors = axes_of_choice(groups, choice, rule.num_factors)
-                sizes = zip(rule.factor_sizes, factors, strict=True)
-                if all(size % self._table.parts(own) == 0 for size, own in sizes):
-                    mappings = (*rule.operands, *rule.results)
-                    made[self._chooser.repaired(rule, mappings, factors)] = None
+            mappings = (*rule.operands, *rule.results)
+            flatten = self._demands.flatten_axes
+            splits = even_splits(rule.factor_sizes, may, self._table, flatten=flatten)
+            made = dict.fromkeys(self._chooser.repaired(rule, mappings, own) for own in splits)
             found = [self._chooser.complete(rule, splittable, factors) for factors in made]
             self._strategies[key] = found
         return found

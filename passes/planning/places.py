@@ -139,31 +139,33 @@ def searched_axes(table: AxisTable) -> list[tuple[int, ...]]:
 
 
 def every_spec(shape: Sequence[int], table: AxisTable, *, flatten: bool = True) -> list[Spec]:
-    """All ways to split a tensor along dimensions that the axes divide, whole first; the axes of a
-    dimension in the grid's order. Without `flatten` no dimension by several axes, but for those
-    that are searched as one."""
+    """All ways to split a tensor along dimensions that the axes divide, whole first."""
+    splits = even_splits(shape, range(len(shape)), table, flatten=flatten)
+    return [Spec(dims) for dims in splits]
+
+
+def even_splits(
+    sizes: Sequence[int], may: Iterable[int], table: AxisTable, *, flatten: bool
+) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """For each way to split dimensions (or factors) of these sizes evenly the axes of each, in the
+    grid's order; only those that `may` be split are. Without `flatten` none is by several axes, but
+    for those that are searched as one."""
     groups = searched_axes(table)
-    found: list[Spec] = []
-    for choice in product(range(-1, len(shape)), repeat=len(groups)):
-        split = [dim for dim in choice if dim >= 0]
+    for choice in product((-1, *may), repeat=len(groups)):
+        split = [index for index in choice if index >= 0]
         if not flatten and len(set(split)) < len(split):
             continue
-        dims = axes_of_choice(groups, choice, len(shape))
-        if all(size % table.parts(own) == 0 for size, own in zip(shape, dims, strict=True)):
-            found.append(Spec(dims))
-    return found
-
-
-def axes_of_choice(
-    groups: Sequence[tuple[int, ...]], choice: Sequence[int], count: int
-) -> tuple[tuple[int, ...], ...]:
-    """For each of `count` dimensions (or factors) the axes of the groups that choose it."""
-    return tuple(
-        tuple(
-            axis for group, of in zip(groups, choice, strict=True) if of == index for axis in group
+        chosen = tuple(
+            tuple(
+                axis
+                for group, of in zip(groups, choice, strict=True)
+                if of == index
+                for axis in group
+            )
+            for index in range(len(sizes))
         )
-        for index in range(count)
-    )
+        if all(size % table.parts(own) == 0 for size, own in zip(sizes, chosen, strict=True)):
+            yield chosen
 
 
 def slicing(sources: Sequence[Spec], targets: Sequence[Spec]) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ node for where it is read from, so that a resharding for all of them is paid onc
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,34 +143,6 @@ class PlanGraph:
         if not self._reshard.may_meet_more:
             return self
         return PlanGraph(self.func, self.table, self._prices, self._demands, MANY)
-
-    def strategies(self, chosen: Sequence[int]) -> Iterator[tuple[Operation, Strategy]]:
-        """How ops are split under a choice of each node: those that have one, and those of one
-        operand around which anything moves. Where nothing moves, an op is split as its operand and
-        its result lie; and one that may be handed a partial sum, which is reduced where that costs
-        least (`passes/partition/partials.py`), as it comes."""
-        nodes, throughs = dict(self.op_nodes), {through.op: through for through in self.throughs}
-        partial: set[SSAValue] = set()
-        for op in self.places.ops:
-            through = throughs.get(op)
-            if op in nodes:
-                strategy = self.nodes[nodes[op]].strategies[chosen[nodes[op]]]
-                yield op, strategy
-            elif through is not None and through.operand not in partial:
-                read, given = chosen[through.source], chosen[through.target]
-                best = int(through.best[read, given])
-                strategy = through.strategies[best]
-                lie = (
-                    self.nodes[through.source].specs[read],
-                    self.nodes[through.target].specs[given],
-                )
-                if (through.needs[best], through.gives[best]) != lie or through.fetched[best]:
-                    yield op, strategy
-            else:
-                partial.update(op.results if not partial.isdisjoint(op.operands) else ())
-                continue
-            results = zip(op.results, strategy.results, strict=True)
-            partial.update(result for result, spec in results if spec.partial)
 
     # ---- places
 

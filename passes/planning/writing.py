@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from xdsl.dialects.builtin import DenseArrayBase, ModuleOp, i64
 from xdsl.ir import Operation, SSAValue
@@ -20,6 +20,7 @@ from autopar.dialects.autopar import (
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.sharding import Sharding
+from autopar.passes.partition.strategy import Strategy
 
 from .places import MOVES
 from .plan_graph import PlanGraph
@@ -59,7 +60,7 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
                 own = sharding(result)
                 if own is not None:
                     set_sharding(result, own)
-    for op, strategy in graph.strategies(chosen):
+    for op, strategy in _strategies(graph, chosen):
         factors = strategy.factors
         op.attributes[STRATEGY] = StrategyAttr(tuple(table.axes(axes) for axes in factors))
     arguments = [
@@ -77,6 +78,35 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
         if graph.stated_results[result] is None:
             results[result] = arguments[argument]
     set_result_shardings(func, results)
+
+
+def _strategies(graph: PlanGraph, chosen: Sequence[int]) -> Iterator[tuple[Operation, Strategy]]:
+    """How ops are split under a choice of each node: those that have one, and those of one
+    operand around which anything moves. Where nothing moves, an op is split as its operand and
+    its result lie; and one that may be handed a partial sum, which is reduced where that costs
+    least (`passes/partition/partials.py`), as it comes."""
+    nodes, throughs = dict(graph.op_nodes), {through.op: through for through in graph.throughs}
+    partial: set[SSAValue] = set()
+    for op in graph.places.ops:
+        through = throughs.get(op)
+        if op in nodes:
+            strategy = graph.nodes[nodes[op]].strategies[chosen[nodes[op]]]
+            yield op, strategy
+        elif through is not None and through.operand not in partial:
+            read, given = chosen[through.source], chosen[through.target]
+            best = int(through.best[read, given])
+            strategy = through.strategies[best]
+            lie = (
+                graph.nodes[through.source].specs[read],
+                graph.nodes[through.target].specs[given],
+            )
+            if (through.needs[best], through.gives[best]) != lie or through.fetched[best]:
+                yield op, strategy
+        else:
+            partial.update(op.results if not partial.isdisjoint(op.operands) else ())
+            continue
+        results = zip(op.results, strategy.results, strict=True)
+        partial.update(result for result, spec in results if spec.partial)
 
 
 def write_again(apart: Mapping[Operation, Sequence[int]]) -> None:

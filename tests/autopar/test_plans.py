@@ -535,7 +535,7 @@ def test_an_executable_above_its_plans_memory_is_told(
     with caplog.at_level(logging.WARNING, "autopar"):
         lowered.compile()
         assert not caplog.text
-        monkeypatch.setattr("autopar.compiled._peak_bytes", lambda _: 128 * 2**20)
+        monkeypatch.setattr("autopar.compiled.peak_bytes", lambda _: 128 * 2**20)
         lowered.compile()
     assert "planned for 64 MiB a device, and XLA's executable takes 128 MiB" in caplog.text
     assert f"memory_per_device={32 * 2**20} leaves room" in caplog.text
