@@ -12,7 +12,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
-from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.access import ints, operands_of
 from autopar.dialects.shard import (
     AllGatherOp,
     AllReduceOp,
@@ -22,6 +22,7 @@ from autopar.dialects.shard import (
     ReduceScatterOp,
     make_collective,
 )
+from autopar.dialects.stablehlo.shape import TransposeOp
 from autopar.dialects.tensors import shape_of
 from autopar.passes.walk import ops_of
 
@@ -40,6 +41,7 @@ class OptimizeCollectivesPass(ModulePass):
       permute also of equal slices of it), unless they belong to different phases
       (`autopar.phase`: parameters gathered again);
     - an all_reduce whose only user slices along the same axes becomes a reduce_scatter;
+    - what a reduce_scatter gives is transposed rather than what it takes;
     - independent all_reduces, all_gathers or reduce_scatters over the same axes, of at most
       `small-bytes` each and `group-bytes` in all, are moved together and marked to be lowered as
       one (`autopar.combine`); what only converts or reshapes the result of one moves down to its
@@ -58,7 +60,7 @@ class OptimizeCollectivesPass(ModulePass):
         counter = 0
         for block, ops in collective_blocks(op):
             ops = merge_equal(ops)
-            ops = scatter_sliced(block, ops)
+            ops = transpose_parts(block, scatter_sliced(block, ops))
             counter = combine_collectives(block, ops, self.small_bytes, self.group_bytes, counter)
 
 
@@ -141,3 +143,45 @@ def scatter_sliced(block: Block, ops: Sequence[Operation]) -> list[Operation]:
         Rewriter.replace_op(user, scatter)
         Rewriter.erase_op(op)
     return [new for op in ops for new in became.get(op, [op])]
+
+
+def transpose_parts(block: Block, ops: Sequence[Operation]) -> list[Operation]:
+    """reduce_scatter of a transposed value: what it gives, a part, is transposed instead.
+
+    JAX transposes every weight's gradient. XLA:CPU transposes whole operands of the dot for that,
+    which has no fast kernel then. Gives the collectives that are there then.
+    """
+    left: list[Operation] = []
+    for op in ops:
+        while isinstance(op, ReduceScatterOp) and (earlier := _scatter_earlier(block, op)):
+            op = earlier
+        left.append(op)
+    return left
+
+
+def _scatter_earlier(block: Block, op: ReduceScatterOp) -> Operation | None:
+    """The reduce_scatter in front of the transpose that it followed."""
+    value = op.operands[0]
+    transpose = value.owner
+    if (
+        not isinstance(transpose, TransposeOp)
+        or transpose.parent is not block
+        or not value.has_one_use()
+    ):
+        return None
+    order, shape = ints(transpose, "permutation"), shape_of(op.result.type)
+    scatter = make_collective(
+        ReduceScatterOp,
+        transpose.operands[0],
+        op.grid.string_value(),
+        op.grid_axes.get_values(),
+        [shape[order.index(dim)] for dim in range(len(order))],
+        reduction=str(op.reduction.data.value),
+        scatter_axis=order[op.scatter_axis.value.data],
+    )
+    part = TransposeOp(scatter.results[0], order)
+    scatter.attributes.update(op.attributes)
+    scatter.location, part.location = op.location, transpose.location
+    Rewriter.replace_op(op, [scatter, part], [part.results[0]])
+    Rewriter.erase_op(transpose)
+    return scatter
