@@ -276,7 +276,7 @@ class Road:
                 shardings[index] = _sharding(func, grid, info.axes)
         if any(info.axes is not None for info in self.arguments):
             set_arg_shardings(func, shardings)
-        if self.planner is not None:
+        if self.planner is not None or (self.decisions is not None and self.decisions.searched):
             self._keep_keys_whole(func, grid)
         for index, axes in self.result_axes.items():
             set_result_sharding(func, index, _sharding(func, grid, axes))

@@ -22,7 +22,7 @@ from xdsl.dialects.builtin import (
     StringAttr,
 )
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Attribute, Operation
+from xdsl.ir import Attribute, BlockArgument, Operation
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
@@ -271,6 +271,8 @@ def _import_op(op: Operation, importer: _Importer) -> None:
     match op:
         case sdy.ShardingConstraintOp() if _is_scalar_body(op.parent_op()):
             Rewriter.replace_op(op, [], [op.input])
+        case sdy.ShardingConstraintOp() if _may_say_of_argument(op, importer):
+            _say_of_argument(op, importer)
         case sdy.ShardingConstraintOp():
             _replace(op, autopar.ConstraintOp, op.sharding.data, importer)
         case sdy.ReshardOp():
@@ -293,6 +295,28 @@ def _is_scalar_body(op: Operation | None) -> bool:
     """Whether an op's region computes on the scalars of a reduction: JAX writes constraints there
     (in a shard_map with manual and other axes), which say nothing."""
     return op is not None and op.name not in SHARDED_BODIES
+
+
+def _may_say_of_argument(op: sdy.ShardingConstraintOp, importer: _Importer) -> bool:
+    """Whether a constraint says what JAX would say of an argument had this a sharding: that the
+    words of a PRNG key are whole. It stands on a mesh of one device then."""
+    source = op.input
+    if not isinstance(source, BlockArgument) or not source.has_one_use():
+        return False
+    func = source.block.parent_op()
+    return (
+        isinstance(func, FuncOp)
+        and func.body.first_block is source.block
+        and autopar.sharding_of(source) is None
+        and importer.mesh_of(op.sharding.data, op, f"'{op.name}' op")[1].num_devices == 1
+    )
+
+
+def _say_of_argument(op: sdy.ShardingConstraintOp, importer: _Importer) -> None:
+    value = op.sharding.data
+    converted = importer.convert(value, op.input.type, op, f"'{op.name}' op")
+    autopar.set_sharding(op.input, converted.data)
+    Rewriter.replace_op(op, [], [op.input])
 
 
 def _annotate(op: Operation, shardings: tuple[TensorSharding, ...], importer: _Importer) -> None:

@@ -10,9 +10,11 @@ from typing import Any, cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
+    BoolAttr,
     DenseIntOrFPElementsAttr,
     DictionaryAttr,
     FunctionType,
+    IntegerAttr,
     ModuleOp,
     TensorType,
 )
@@ -22,6 +24,8 @@ from xdsl.rewriter import Rewriter
 
 from autopar.dialects import stablehlo
 from autopar.dialects.autopar import (
+    ALIASING_OUTPUT,
+    BUFFER_DONOR,
     GLOBAL,
     SHARDING,
     STRATEGY,
@@ -95,7 +99,7 @@ class _FunctionPartitioner:
             [arg.type for arg in entry.args],
             [self._local_type(t, s) for t, s in zip(result_types, result_specs, strict=True)],
         )
-        func.properties["arg_attrs"] = _with_global(func.arg_attrs, arg_types)
+        func.properties["arg_attrs"] = _with_global(_sharing_fits(func), arg_types)
         func.properties["res_attrs"] = _with_global(func.res_attrs, result_types)
 
     def _local_type(self, type: Attribute, spec: Spec) -> Attribute:
@@ -192,6 +196,22 @@ def _use_replica_form(op: Operation) -> None:
         Rewriter.replace_op(op, new)
     elif op.name in ("stablehlo.all_to_all", "stablehlo.collective_permute"):
         op.properties.pop("channel_handle", None)  # XLA fails on one among replicas
+
+
+def _sharing_fits(func: FuncOp) -> ArrayAttr[DictionaryAttr] | None:
+    """The entries of the arguments; one whose part is not of the type of the result's whose buffer
+    it shares is only donated. XLA refuses an alias of buffers of different size."""
+    if func.arg_attrs is None:
+        return None
+    types = func.function_type
+    entries: list[DictionaryAttr] = []
+    for entry, type in zip(func.arg_attrs, types.inputs, strict=True):
+        alias = entry.data.get(ALIASING_OUTPUT)
+        if isinstance(alias, IntegerAttr) and types.outputs.data[alias.value.data] != type:
+            entry = set_entry(entry, ALIASING_OUTPUT, None)
+            entry = set_entry(entry, BUFFER_DONOR, BoolAttr.from_bool(True))
+        entries.append(entry)
+    return ArrayAttr(entries)
 
 
 def _with_global(

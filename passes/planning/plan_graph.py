@@ -255,7 +255,7 @@ class PlanGraph:
                 self._returned.add(op)
                 self._reshard.wait(num_bytes(op.results[0].type))
             is_norm = not self._combined.isdisjoint(map(self.node_of, operands_of(op)))
-            self._num_norms += is_norm and not shape_of(op.results[0].type)
+            self._num_norms += is_norm and any(not shape_of(value.type) for value in op.results)
 
     def _boundary(self) -> None:
         """Results lie where an argument whose buffer they share does, or where the user says."""

@@ -101,6 +101,18 @@ def test_keys_and_grids_of_two_axes() -> None:
     assert_close(jax.jit(plan.apply(noisy))(keys, x)[1], noisy(keys, x)[1])
 
 
+@pytest.mark.parametrize("method", ["dp", "auto"])
+def test_a_plan_with_a_key_is_used_again(method: str) -> None:
+    def noisy(key: Any, x: Any) -> Any:
+        return jax.random.split(key)[0], x * jax.random.bernoulli(key, 0.5, x.shape)
+
+    key, x = jax.random.key(0), random(16, 16)
+    plan = autopar.plan(noisy, key, x, mesh=mesh(), method=method)
+    results = autopar.parallelize(noisy, method=plan)(key, x)
+    assert results[0] == noisy(key, x)[0]
+    assert_close(results[1], noisy(key, x)[1])
+
+
 def test_keyword_arguments_have_no_shardings() -> None:
     lowered = autopar.parallelize(train, mesh=mesh(), method="dp").lower(params(), batch=batch())
     with pytest.raises(ValueError, match="none for keyword arguments"):

@@ -1,7 +1,7 @@
 // RUN: autopar-opt %s --convert-shard-to-stablehlo | filecheck %s
 
 // CHECK:      module attributes {autopar.grid = {axes = ["x", "y"], shape = array<i64: 2, 4>}, mhlo.num_partitions = 1 : i32, mhlo.num_replicas = 8 : i32}
-// CHECK-NEXT: func.func public @main(%[[A:.*]]: tensor<4x8xf32> {autopar.layout = {dims = {{\[\[}}"x"], ["y"]], global = tensor<8x32xf32>}, jax.buffer_donor = true})
+// CHECK-NEXT: func.func public @main(%[[A:.*]]: tensor<4x8xf32> {autopar.layout = {dims = {{\[\[}}"x"], ["y"]], global = tensor<8x32xf32>}})
 // CHECK-SAME: -> (tensor<4x32xf32> {autopar.layout = {dims = {{\[\[}}"x"], []], global = tensor<8x32xf32>}})
 // The device's index, once, and its coordinate along (y, x).
 // CHECK-NEXT: %[[ID:.*]] = stablehlo.replica_id : tensor<ui32>
@@ -17,7 +17,7 @@
 // CHECK:      "stablehlo.collective_permute"({{.*}}) <{source_target_pairs = dense<{{\[\[}}0, 1], [1, 0], [4, 5], [5, 4]]> : tensor<4x2xi64>}>
 // CHECK-NOT:  shard.
 shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}
-func.func public @main(%a: tensor<4x8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {"y"}]>, autopar.global = tensor<8x32xf32>, tf.aliasing_output = 0 : i32})
+func.func public @main(%a: tensor<4x8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {"y"}]>, autopar.global = tensor<8x32xf32>})
     -> (tensor<4x32xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {}]>, autopar.global = tensor<8x32xf32>}) {
   %0 = shard.all_gather %a on @mesh grid_axes = [1] gather_axis = 1 : tensor<4x8xf32> -> tensor<4x32xf32>
   %1 = shard.all_slice %0 on @mesh grid_axes = [1, 0] slice_axis = 1 : tensor<4x32xf32> -> tensor<4x4xf32>

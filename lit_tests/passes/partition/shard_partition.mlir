@@ -23,3 +23,14 @@ func.func @main(
   }) : (tensor<7x5xf32>, tensor<f32>) -> tensor<5xf32>
   return %0, %1 : tensor<7x5xf32>, tensor<5xf32>
 }
+
+// Parts of different size share no buffer: the argument is only donated.
+// CHECK-LABEL: func.func @parts_of_two_sizes
+// CHECK-SAME:    %{{.*}}: tensor<4x16xf32> {{.*}}jax.buffer_donor = true
+// CHECK-SAME:    %{{.*}}: tensor<8x4xf32> {{.*}}tf.aliasing_output = 1 : i32
+func.func @parts_of_two_sizes(
+    %a: tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"x"}, {}]>, tf.aliasing_output = 0 : i32},
+    %b: tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{}, {"y"}]>, tf.aliasing_output = 1 : i32})
+    -> (tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{}, {"y"}]>}, tensor<8x16xf32> {autopar.sharding = #autopar.sharding<@mesh, [{}, {"y"}]>}) {
+  return %a, %b : tensor<8x16xf32>, tensor<8x16xf32>
+}

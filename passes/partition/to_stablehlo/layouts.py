@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
-    BoolAttr,
     DictionaryAttr,
-    IntegerAttr,
     StringAttr,
     TensorType,
 )
@@ -14,8 +12,6 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
 
 from autopar.dialects.autopar import (
-    ALIASING_OUTPUT,
-    BUFFER_DONOR,
     GLOBAL,
     LAYOUT,
     SHARDING,
@@ -46,18 +42,9 @@ def write_layouts(func: FuncOp) -> None:
                 if layout is None:
                     layout = layouts[place] = _layout(sharding, whole)
                 data[LAYOUT] = layout
-            alias = data.get(ALIASING_OUTPUT)
-            if isinstance(alias, IntegerAttr) and _differ(outputs[alias.value.data], type):
-                # XLA refuses an alias of buffers of different size; the donation itself stays.
-                del data[ALIASING_OUTPUT]
-                data[BUFFER_DONOR] = BoolAttr.from_bool(True)
             entries.append(dictionary(data))
         if types:
             func.properties[key] = ArrayAttr(entries)
-
-
-def _differ(one: Attribute, other: Attribute) -> bool:
-    return one is not other and one != other  # mostly one object
 
 
 def _layout(sharding: Attribute | None, whole: Attribute) -> DictionaryAttr:

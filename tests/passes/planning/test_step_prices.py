@@ -149,6 +149,21 @@ def _experts() -> Step:
     return _trained(loss, params, _f32(2048, 64), jax.ShapeDtypeStruct((2048,), np.int32))
 
 
+def _preconditioned() -> Step:
+    """A gradient in the eigenvectors of what was added up of it, which LAPACK finds; whether it did
+    is a scalar of the same op."""
+
+    def step(state: Any, x: Any) -> Any:
+        weights, factor = state
+        value, grad = jax.value_and_grad(lambda w: jnp.mean(jnp.tanh(x @ w) ** 2))(weights)
+        factor = factor + grad @ grad.T
+        values, vectors = jnp.linalg.eigh(factor)
+        grad = (vectors * lax.rsqrt(values)) @ vectors.T @ grad
+        return (weights - 0.1 * grad, factor), value
+
+    return Step(step, ((_f32(WIDTH, 4 * WIDTH), _f32(WIDTH, WIDTH)), _f32(8192, WIDTH)))
+
+
 STEPS = {
     "rnn": _rnn,
     "lstm": _lstm,
@@ -156,6 +171,7 @@ STEPS = {
     "layers": _layers,
     "modulated": _modulated,
     "experts": _experts,
+    "preconditioned": _preconditioned,
 }
 
 
