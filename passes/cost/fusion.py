@@ -10,7 +10,8 @@ needs it. XLA's rules, simplified (`InstructionFusion`, of CPU and GPU alike):
 - an op with several users, each in another fusion, is kept where it is dear (exponential, tanh,
   division …), or where computing it again would read more bytes than its result has and a user
   also needs what is kept of those that are computed from it (a residual beside its own mean);
-- what many slices, pads and the like of one fusion would each compute for themselves is kept;
+- what many slices, pads and the like of one fusion would each compute for themselves is kept, a
+  pad or concatenation, whose code branches, where two would, or where two ops read it;
 - a splat is kept for those alone that need it in memory; others make its elements themselves;
 - a dear op is kept where its elements are used again and again (broadcast);
 - reshapes, barriers and added dimensions are other names of what they read, and so are
@@ -95,6 +96,9 @@ _Places = dict[int, set[_Asker]]
 _NOWHERE: _Places = {}
 _MOST_TIMES = 15
 """How often code may stand in one fusion (XLA's `FusionNodeIndexingEvaluation`)."""
+_BRANCHES = frozenset({"stablehlo.concatenate", "stablehlo.pad"})
+"""Ops whose code has branches: what is computed in one of these is not there for other code of the
+fusion, so that XLA lets them stand once alone (its `OpInvalidatesCache`)."""
 
 
 class Fusion:
@@ -236,6 +240,12 @@ class Fusion:
             result in self._views for use in value.uses for result in use.operation.results
         )
 
+    def _count_readers(self, value: SSAValue) -> int:
+        """How many ops read a value, by itself or by another name."""
+        views = (v for use in value.uses for v in use.operation.results if v in self._views)
+        named = [v for v in views if self._views[v] is value]
+        return len(list(value.uses)) - len(named) + sum(map(self._count_readers, named))
+
     def _find_needs(self) -> dict[SSAValue, int]:
         needs: dict[SSAValue, int] = {}
         for op in self.ops:
@@ -296,7 +306,10 @@ class Fusion:
 
     def _is_kept_apart(self, op: Operation, value: SSAValue, places: _Places) -> bool:
         """Whether a value that could be computed inside its users is better kept."""
-        if self._find_times(op, places) > _MOST_TIMES:
+        times = self._find_times(op, places)
+        if times > _MOST_TIMES:
+            return True
+        if op.name in _BRANCHES and (times > 1 or self._count_readers(value) > 1):
             return True
         if _is_dear(op) and any(map(_repeats, (use.operation for use in value.uses))):
             return True

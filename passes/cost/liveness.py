@@ -202,7 +202,12 @@ def _peak(timeline: Timeline) -> int:
 
 
 def beside_arguments(timeline: Timeline) -> Iterator[Buffer]:
-    """The buffers for which there is no room in the memory of donated arguments: it is given to the
+    """The buffers for which there is no room in the memory of donated arguments."""
+    return (buffer for buffer, room in in_rooms(timeline) if room is None)
+
+
+def in_rooms(timeline: Timeline) -> Iterator[tuple[Buffer, Buffer | None]]:
+    """Each buffer with the memory of a donated argument that it lies in, if any: it is given to the
     largest first, each into the smallest room (XLA's buffer assignment)."""
     rooms = [(room, list[Buffer]()) for room in sorted(timeline.free, key=lambda room: room.size)]
     sizes = [room.size for room, _ in rooms]
@@ -211,6 +216,7 @@ def beside_arguments(timeline: Timeline) -> Iterator[Buffer]:
             if room.first <= buffer.first and buffer.last <= room.last:
                 if all(buffer.last < one.first or one.last < buffer.first for one in held):
                     held.append(buffer)
+                    yield buffer, room
                     break
         else:
-            yield buffer
+            yield buffer, None

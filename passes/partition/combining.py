@@ -26,7 +26,7 @@ from .splats import splat_of
 COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
 """Collectives that may run as one with others of their kind."""
 _SCALES = frozenset({"stablehlo.divide", "stablehlo.multiply", "stablehlo.negate"})
-_VIEWS = frozenset({"stablehlo.convert", "stablehlo.reshape", "stablehlo.transpose"})
+VIEWS = frozenset({"stablehlo.convert", "stablehlo.reshape", "stablehlo.transpose"})
 
 
 class _Window(NamedTuple):
@@ -208,7 +208,7 @@ def _insert_first(block: Block, op: Operation) -> None:
 def _viewed(value: SSAValue, block: Block) -> SSAValue | None:
     """What a value is another form of."""
     op = value.owner
-    if not isinstance(op, Operation) or op.parent is not block or op.name not in _VIEWS:
+    if not isinstance(op, Operation) or op.parent is not block or op.name not in VIEWS:
         return None
     return op.operands[0]
 
@@ -257,7 +257,7 @@ def _sink_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
     for op, _ in ops:
         value: SSAValue = op.results[0]
         chain: list[Operation] = []
-        while value.has_one_use() and (user := _only_user(value)).name in _VIEWS:
+        while value.has_one_use() and (user := _only_user(value)).name in VIEWS:
             if user.parent is not block:
                 break
             chain.append(user)

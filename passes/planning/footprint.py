@@ -5,16 +5,19 @@
 as `passes/cost/liveness.py` counts a partitioned program, here from the program as a whole: a
 buffer of a value takes its bytes over the parts of its place (`items`, one node each). What an op
 needs of an operand, or gives, otherwise than it lies is a copy at the time of the op (`copies`, two
-nodes each); of an op that is computed inside its readers, until they have run.
+nodes each); of an op that is computed inside its readers, until they have run. Small arguments that
+ops read whole are gathered together, at the first of these, into one buffer that is there until the
+last (`optimize-collectives`): each is taken to be among them. What XLA copies of donated arguments,
+as their memory is written to while they are still read, is there meanwhile.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +27,9 @@ from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.tensors import num_bytes
 from autopar.passes.cost.fusion import Fusions
-from autopar.passes.cost.liveness import Buffer, timeline_of
+from autopar.passes.cost.liveness import Buffer, in_rooms, timeline_of
+from autopar.passes.partition.combining import VIEWS
+from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.specs import Spec
 
 from .places import slicing
@@ -107,6 +112,33 @@ def _last_reads(
     return found
 
 
+def _begin(copies: Sequence[Copy]) -> int:
+    return min(copy.first for copy in copies)
+
+
+def _groups(gathers: Mapping[SSAValue, list[Copy]]) -> list[list[list[Copy]]]:
+    """The small arguments in the order in which they are read, as many together as may run as one;
+    all are taken to be gathered."""
+    groups: list[list[list[Copy]]] = []
+    left = 0
+    for argument, copies in sorted(gathers.items(), key=lambda item: _begin(item[1])):
+        size = num_bytes(argument.type)
+        if size <= OptimizeCollectivesPass.small_bytes:
+            if size > left:
+                groups.append([])
+                left = OptimizeCollectivesPass.group_bytes
+            left -= size
+            groups[-1].append(copies)
+    return [group for group in groups if len(group) > 1]
+
+
+def _viewed(value: SSAValue) -> SSAValue:
+    """What a value is another form of."""
+    while isinstance(value.owner, Operation) and value.owner.name in VIEWS:
+        value = value.owner.operands[0]
+    return value
+
+
 class Footprint:
     """What is in memory of a device, by the choices of a graph."""
 
@@ -128,12 +160,18 @@ class Footprint:
             if index not in held:
                 self._add([value], num_bytes(value.type), 0, self._end - 1)
         chosen = dict(graph.op_nodes)
-        for buffer in timeline.buffers:
-            self._add(buffer.values, buffer.size, buffer.first, buffer.last)
-            if buffer.operand is not None and buffer.operand[0] in chosen:
-                self._add_operand(chosen[buffer.operand[0]], buffer, buffer.operand[1])
         self.copies: list[Copy] = []
         self._matrices: dict[tuple[object, ...], Bytes] = {}
+        rooms = dict(in_rooms(timeline))
+        copied = {value for buffer in timeline.copies for value in buffer.values}
+        for buffer in timeline.buffers:
+            room = rooms[buffer]
+            if room is None or not self._add_in_room(buffer, room, copied):
+                self._add(buffer.values, buffer.size, buffer.first, buffer.last)
+            if buffer.operand is not None and buffer.operand[0] in chosen:
+                self._add_operand(chosen[buffer.operand[0]], buffer, buffer.operand[1])
+        self._gathers: dict[SSAValue, list[Copy]] = defaultdict(list)
+        """What is copied of each argument."""
         read: dict[tuple[SSAValue, int], list[int]] = defaultdict(list)
         for op, node in graph.op_nodes:
             if op in timeline.times:
@@ -143,12 +181,16 @@ class Footprint:
             assert place is not None
             ends = graph.nodes[place].specs, graph.nodes[node].specs
             copied = self._copied(*ends, value)
-            self.copies.append(Copy(place, node, copied, min(times), max(times)))
+            self._copy(value, Copy(place, node, copied, min(times), max(times)))
         reads = _last_reads(graph.places.ops, graph.fusion, timeline.times)
         for through in graph.throughs:
             if through.op in timeline.times:
                 self._add_through(through, timeline.times[through.op], reads)
         self._add_arguments(timeline.times, reads)
+        self._add_joined()
+        for buffer in timeline.copies:
+            if rooms[buffer] is None:
+                self._add_donated(buffer)
 
     def _add(self, values: Sequence[SSAValue], size: int, first: int, last: int) -> None:
         """A buffer lies where the first of its values that has a place does. What is free is made
@@ -158,6 +200,52 @@ class Footprint:
         if value is None or node is None:
             return
         self.items.append(Item(node, size / self._graph.parts(node), first, last, value))
+
+    def _place(self, values: Sequence[SSAValue]) -> int | None:
+        places = (self._graph.node_of(value) for value in values)
+        return next((place for place in places if place is not None), None)
+
+    def _is_updated_alone(self, place: int) -> Bytes:
+        """(choices,): whether an argument that lies so is updated without waiting for others. One
+        that is whole over an axis has its gradient summed over that, and XLA makes one of all these
+        all_reduces: all readers of the argument run before its update then."""
+        return self._graph.parts(place) == prod(self._graph.table.sizes)
+
+    def _add_in_room(self, buffer: Buffer, room: Buffer, copied: Container[SSAValue]) -> bool:
+        """A buffer that lies in the memory of a donated argument where that has room for its part;
+        whether both have a place."""
+        (argument,) = room.values
+        place, other = self._place(buffer.values), self._graph.node_of(argument)
+        if place is None or other is None:
+            return False
+        sizes = buffer.size / self._graph.parts(place)
+        rooms = room.size / self._graph.parts(other)
+        if argument in copied:
+            rooms = rooms * self._is_updated_alone(other)
+        if place == other:
+            left = sizes * (sizes > rooms)
+            self.items.append(Item(place, left, buffer.first, buffer.last, buffer.values[0]))
+        else:
+            beside = sizes[None, :] * (sizes[None, :] > rooms[:, None])
+            self.copies.append(Copy(other, place, beside, buffer.first, buffer.last))
+        return True
+
+    def _add_donated(self, buffer: Buffer) -> None:
+        """A copy of a donated argument, for an op that reads it where it lies while its update may
+        be written there; one that reads what is gathered of it has its own."""
+        (argument,) = buffer.values
+        place = self._graph.node_of(argument)
+        if place is None:
+            return
+        sizes = buffer.size / self._graph.parts(place) * self._is_updated_alone(place)
+        readers = [copy for copy in self._gathers.get(argument, ()) if copy.one == place]
+        readers = [copy for copy in readers if copy.last <= buffer.last]
+        if readers:
+            last = max(readers, key=lambda copy: copy.last)
+            held = sizes[:, None] * (last.bytes == 0)
+            self.copies.append(Copy(place, last.two, held, buffer.first, buffer.last))
+        else:
+            self.items.append(Item(place, sizes, buffer.first, buffer.last, argument))
 
     def _add_operand(self, node: int, buffer: Buffer, operand: int) -> None:
         """A copy that an op makes of what it reads, whatever that lies in."""
@@ -181,13 +269,29 @@ class Footprint:
                 read[value, source].append(time)
             needs = [s.operands[index].with_partial(()) for s in strategies]
             copied = self._copied(graph.nodes[source].specs, needs, value)
-            self.copies.append(Copy(source, node, copied, time, time))
+            self._copy(value, Copy(source, node, copied, time, time))
         for index, value in enumerate(op.results):
             target = graph.node_of(value)
             if target is not None:
                 gives = [s.results[index] for s in strategies]
                 copied = self._copied(graph.nodes[target].specs, gives, value)
                 self.copies.append(Copy(target, node, copied, time, time))
+
+    def _add_joined(self) -> None:
+        """Gathers of small arguments that run as one: what the first op that reads an argument has
+        of it is a part of a buffer with that of others, until all of these are copied out. (What a
+        plan does not gather lies as it is read, and takes nothing here. What is gathered of moments
+        to be joined with gradients is left out: where that runs hangs on what else is gathered.)"""
+        readers = frozenset(self._graph.readers.values())
+        firsts: dict[SSAValue, list[Copy]] = {}
+        for argument, copies in self._gathers.items():
+            parts = [copy for copy in copies if copy.first == _begin(copies)]
+            if all(self._graph.nodes[copy.two].strategies or copy.two in readers for copy in parts):
+                firsts[argument] = parts
+        for group in _groups(firsts):
+            parts = [copy for copies in group for copy in copies]
+            first, last = (end(copy.first for copy in parts) for end in (min, max))
+            self.copies += [replace(copy, first=first, last=last) for copy in parts]
 
     def _add_through(self, through: Through, time: int, reads: Mapping[SSAValue, int]) -> None:
         """What an op between two places has in memory in forms of its own, by its best strategy. If
@@ -212,7 +316,8 @@ class Footprint:
             self._matrices[key] = copied
         if copied.any() and through.source != through.target:
             end = time if last is None else last
-            self.copies.append(Copy(through.source, through.target, copied, time, end))
+            copy = Copy(through.source, through.target, copied, time, end)
+            self._copy(through.operand, copy)
 
     def _add_arguments(self, times: Mapping[Operation, int], reads: Mapping[SSAValue, int]) -> None:
         """Arguments that lie otherwise than what they are joined with: there as long as this is
@@ -229,7 +334,15 @@ class Footprint:
             if place is not None and place != target:
                 specs = graph.nodes[place].specs, graph.nodes[target].specs
                 copied = self._copied(*specs, arg) * ~slicing(*specs)
-                self.copies.append(Copy(place, target, copied, min(span), max(span)))
+                self._copy(arg, Copy(place, target, copied, min(span), max(span)))
+
+    def _copy(self, value: SSAValue, copy: Copy) -> None:
+        """Adds a copy of a value."""
+        self.copies.append(copy)
+        source = _viewed(value)
+        is_argument = source.owner is self._graph.func.body.block
+        if is_argument:
+            self._gathers[source].append(copy)
 
     def _copied(self, places: Sequence[Spec], forms: Sequence[Spec], value: SSAValue) -> Bytes:
         """(places, forms): the bytes of a form that is not where the value lies."""

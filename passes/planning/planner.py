@@ -171,6 +171,7 @@ class _Road:
         least = min(limit, footprint.peak(footprint.least()))
         met: list[tuple[int, Choices]] = []
         """What was tried and does not fit, with what it needs."""
+        rival: tuple[Choices, Trial] | None = None
         target = limit
         while True:
             choices = self._written(target)
@@ -181,6 +182,11 @@ class _Road:
             if peak <= limit:
                 return choices, trial
             met.append((peak, choices))
+            if len(met) == 1:
+                rival = self._fitting_rival(limit)
+            # What is sought lower is dearer still.
+            if rival is not None and rival[1].price.total <= trial.price.total:
+                return self._write(rival[0]), rival[1]
             if len(met) > _TRIALS or choices.bytes > target:
                 break
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
@@ -194,6 +200,21 @@ class _Road:
             met.append((peak, choices))
         needed, thriftiest = min(met, key=lambda tried: tried[0])
         raise _too_large(self.module, self.search, thriftiest.of_node, needed, limit)
+
+    def _fitting_rival(self, limit: int) -> tuple[Choices, Trial] | None:
+        """In small programs the cheapest of the rivals that fit, if one does."""
+        found: tuple[Choices, Trial] | None = None
+        if len(self.search.graph.places.ops) <= _SMALL:
+            for bound in rivals_of(self.search.graph):
+                choices = replace(self.search.within(bound), limit=limit)
+                if choices.bytes > _FAR * limit:
+                    continue
+                choices = self._write(choices)
+                trial = self._tried()
+                is_best = found is None or trial.price.total < found[1].price.total
+                if trial.memory.peak <= limit and is_best:
+                    found = choices, trial
+        return found
 
     def _last_tries(self) -> Iterator[Choices]:
         """Plans whose footprint is above the limit, which is an estimate: the cheapest of all, and

@@ -226,3 +226,24 @@ def test_code_does_not_double_without_end() -> None:
 
     assert kept(3) == ["add"]  # 8 times the absolute
     assert kept(5) == ["add", "add"]
+
+
+def test_what_branches_stands_once_in_code() -> None:
+    """A pad that two cuts of a sum would each compute is kept; another one is computed inside."""
+
+    def kept(cuts: str) -> list[str]:
+        body = f"""
+            %z = stablehlo.constant dense<0.0> : tensor<f32>
+            %0 = stablehlo.pad %a, %z, low = [8, 0], high = [8, 0], interior = [0, 0]
+                : (tensor<8x8xf32>, tensor<f32>) -> tensor<24x8xf32>
+            %1 = stablehlo.add %0, %b : tensor<24x8xf32>
+            {cuts}
+            return %4 : tensor<8x8xf32>"""
+        return fusion(body, "%a: tensor<8x8xf32>, %b: tensor<24x8xf32>")[0]
+
+    one = "%2 = stablehlo.slice %1 [0:8, 0:8] : (tensor<24x8xf32>) -> tensor<8x8xf32>"
+    two = "%3 = stablehlo.slice %1 [8:16, 0:8] : (tensor<24x8xf32>) -> tensor<8x8xf32>"
+    assert kept(f"{one}\n%4 = stablehlo.negate %2 : tensor<8x8xf32>") == ["negate"]
+    assert kept(f"{one}\n{two}\n%4 = stablehlo.add %2, %3 : tensor<8x8xf32>") == ["pad", "add"]
+    shared = f"{one}\n%3 = stablehlo.slice %0 [8:16, 0:8] : (tensor<24x8xf32>) -> tensor<8x8xf32>"
+    assert kept(f"{shared}\n%4 = stablehlo.add %2, %3 : tensor<8x8xf32>") == ["pad", "add"]
