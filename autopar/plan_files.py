@@ -75,8 +75,13 @@ class PlanFile:
             self._check_axes(f"ops[{number}].strategy", op.strategy, parsed_strategy)
 
     def _check_dims(self, field: str, value: PlannedValue) -> None:
-        """ValueError where a value lies over axes that the grid does not have, or twice over one;
-        sub-axes are spelled `x:(1)2`."""
+        """ValueError where a value has other dimensions than its shape, lies over axes that the
+        grid does not have, or twice over one; sub-axes are spelled `x:(1)2`."""
+        if len(value.dims) != len(value.shape):
+            raise ValueError(
+                f"{field}: expected {len(value.shape)}, one for each dimension of {value.shape}, "
+                f"found {len(value.dims)}"
+            )
         axes = [axis for dim in value.dims for axis in dim]
         unknown = [axis for axis in axes if axis.partition(":")[0] not in self.grid]
         if unknown:

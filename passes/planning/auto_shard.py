@@ -19,9 +19,9 @@ from autopar.passes.cost.cluster import Cluster, ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel, check_overrides
 from autopar.passes.importing.arguments import main_function, remark_unknown_kinds
 from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
-from autopar.passes.solver.problem import Problem, write_problem
-from autopar.passes.solver.registry import UnknownSolverError, solver_named
-from autopar.passes.solver.solve import Plugin, SolveOptions, check_answer
+from autopar.passes.solver.problem import Problem, ProblemError, write_problem
+from autopar.passes.solver.registry import UnknownSolverError, checked_solver
+from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .demands import Demands
 from .planner import Planned, make_plan
@@ -188,17 +188,15 @@ class AutoShardPass(ModulePass):
 def _checked_solver(module: ModuleOp, name: str) -> Plugin:
     """A registered solver; DiagnosticError where there is none, and where it fails."""
     try:
-        solver = solver_named(name)
+        solver = checked_solver(name)
     except UnknownSolverError as error:
         raise DiagnosticError(module, f"auto-shard: {error}") from None
 
     def checked(problem: Problem) -> Sequence[int]:
         try:
-            return check_answer(problem, solver(problem))
-        except Exception as error:
-            raise DiagnosticError(
-                module, f"auto-shard: solver {name!r} failed: {type(error).__name__}: {error}"
-            ) from error
+            return solver(problem)
+        except ProblemError as error:
+            raise DiagnosticError(module, f"auto-shard: {error}") from error
 
     return checked
 

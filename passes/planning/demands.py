@@ -65,6 +65,12 @@ def demanded_shardings(func: FuncOp, grid: Grid, demands: Demands) -> list[Shard
         )
     axes = tuple(AxisRef(own) for own, size in grid.axes if size > 1 and name in (None, own))
     kinds = argument_kinds(func)
+    if demands.force_data_parallel and not demands.flatten_axes and len(axes) > 1:
+        raise DiagnosticError(
+            func,
+            f"auto-shard: force-data-parallel lays the batch on {', '.join(a.name for a in axes)} "
+            "at once, flatten-axes=false forbids it: leave one out, or say which with batch-axis",
+        )
     if demands.force_data_parallel and "batch" not in kinds:
         raise DiagnosticError(
             func,

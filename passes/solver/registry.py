@@ -9,7 +9,10 @@ A plug-in registers a function from a `Problem` to the index of a strategy for e
 
 from __future__ import annotations
 
-from .solve import Plugin
+from collections.abc import Sequence
+
+from .problem import Problem, ProblemError
+from .solve import Plugin, check_answer
 
 _SOLVERS: dict[str, Plugin] = {}
 
@@ -30,3 +33,19 @@ def solver_named(name: str) -> Plugin:
         known = ", ".join(sorted(_SOLVERS)) or "none (--load=MODULE imports a plug-in)"
         raise UnknownSolverError(f"solver {name!r} is unknown; registered: {known}")
     return found
+
+
+def checked_solver(name: str) -> Plugin:
+    """The solver of a name; ProblemError where it fails or gives no solution. UnknownSolverError if
+    nobody registered it."""
+    solver = solver_named(name)
+
+    def checked(problem: Problem) -> Sequence[int]:
+        try:
+            return check_answer(problem, solver(problem))
+        except Exception as error:
+            raise ProblemError(
+                f"solver {name!r} failed: {type(error).__name__}: {error}"
+            ) from error
+
+    return checked

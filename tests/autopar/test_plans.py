@@ -406,9 +406,14 @@ def test_files_that_are_no_plans(tmp_path: Path) -> None:
     refused(ValueError, "options: method=dq is unknown", options={"method": "dq"})
     refused(ValueError, "opts is unknown; known: method, options, grid", opts=[])
     refused(autopar.StalePlanError, "a plan of version True, this autopar", version=True)
-    first = {**good["arguments"][0], "dims": [["zz"]]}
-    rest = good["arguments"][1:]
-    refused(ValueError, r"arguments\[0\].dims: .* no axis 'zz'", arguments=[first, *rest])
+    first, *rest = good["arguments"]
+    rank = len(first["shape"])
+    elsewhere = {**first, "dims": [["zz"], *[[]] * (rank - 1)]}
+    refused(ValueError, r"arguments\[0\].dims: .* no axis 'zz'", arguments=[elsewhere, *rest])
+    flat = {**first, "dims": [*first["dims"], []]}
+    refused(
+        ValueError, rf"\[0\].dims: expected {rank}, .* found {rank + 1}", arguments=[flat, *rest]
+    )
     op = {**good["ops"][0], "strategy": ""}
     refused(ValueError, r"ops\[0\].strategy: ", ops=[op, *good["ops"][1:]])
     path.write_text('{"a":' * 5000)

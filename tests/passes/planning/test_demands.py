@@ -236,6 +236,13 @@ def test_demands_that_contradict_each_other() -> None:
         Demands(force_data_parallel=True, allow_replicated_parameters=False)
 
 
+def test_data_parallelism_takes_all_axes() -> None:
+    with pytest.raises(DiagnosticError, match="lays the batch on x, y at once, flatten-axes"):
+        _planned(force_data_parallel=True, flatten_axes=False)
+    sharded = _axes(_planned(force_data_parallel=True, flatten_axes=False, batch_axis="y"))
+    assert sharded[-1][0] == ["y"]
+
+
 def test_data_parallelism_without_a_batch_is_told() -> None:
     def loss(weight: Any, table: Any) -> Any:
         return ((weight @ table) ** 2).sum()

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from autopar.cli import main
 from autopar.passes.solver.problem import Problem, make_problem, write_problem
+from autopar.passes.solver.registry import register_solver
 
 from .problems import chain, cost_and_fit
 
@@ -122,6 +124,16 @@ def test_wrong_options(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message.replace("{tmp}", str(tmp_path)) in error
     assert not (tmp_path / "s").exists()
+
+
+def test_a_solver_that_answers_nothing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register_solver("mute", lambda problem: cast(Any, None))
+    write_problem(chain(3, 2, 0, None), tmp_path / "p.json")
+    options = ["--time-limit", "5", "-o", str(tmp_path / "s"), "--solver", "mute"]
+    assert main(["solve", str(tmp_path / "p.json"), *options]) == 1
+    assert "error: solver 'mute' failed: TypeError" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_and_leave_the_output(
