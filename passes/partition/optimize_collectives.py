@@ -26,6 +26,7 @@ from autopar.dialects.stablehlo.shape import TransposeOp
 from autopar.dialects.tensors import shape_of
 from autopar.passes.walk import ops_of
 
+from .adding import add_before_reducing
 from .combining import combine_collectives
 
 _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScatterOp)
@@ -42,6 +43,8 @@ class OptimizeCollectivesPass(ModulePass):
       (`autopar.phase`: parameters gathered again);
     - an all_reduce whose only user slices along the same axes becomes a reduce_scatter;
     - what a reduce_scatter gives is transposed rather than what it takes;
+    - scalars that are reduced, be it over several axes, and only added up are added first, and
+      reduced once;
     - independent all_reduces, all_gathers or reduce_scatters over the same axes, of at most
       `small-bytes` each and `group-bytes` in all, are moved together and marked to be lowered as
       one (`autopar.combine`); what only converts or reshapes the result of one moves down to its
@@ -61,6 +64,7 @@ class OptimizeCollectivesPass(ModulePass):
         for block, ops in collective_blocks(op):
             ops = merge_equal(ops)
             ops = transpose_parts(block, scatter_sliced(block, ops))
+            ops = add_before_reducing(op, block, ops)
             counter = combine_collectives(block, ops, self.small_bytes, self.group_bytes, counter)
 
 

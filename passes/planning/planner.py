@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from math import floor
 
 from xdsl.context import Context
@@ -36,7 +37,7 @@ from .demands import Demands
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
-from .rivals import rivals_of
+from .rivals import hybrids_of, is_trained, propagated, rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
 from .words import size_text
@@ -59,7 +60,7 @@ _LARGE = 16_000
 _FEW_MESSAGES = 100
 """A step that takes no longer than so many messages of no bytes is short."""
 _TINY = 1000
-"""Ops up to which the search is run twice for rivals, as it is for short steps."""
+"""Ops up to which the search is run twice for rivals, and these are more, as for short steps."""
 _FAR = 2.0
 """Rivals that the search finds that much dearer than the best plan so far are not partitioned."""
 _HEAVIEST = 5
@@ -235,8 +236,10 @@ class _Road:
         if num_ops > (_LARGE if is_short else _SMALL):
             return found, trial
         best, best_trial = found, trial or self._tried()
-        search = self._where_collectives_meet() if is_short or num_ops <= _TINY else self.search
-        for bound in rivals_of(search.graph):
+        is_cheap = is_short or num_ops <= _TINY
+        search = self._where_collectives_meet() if is_cheap else self.search
+        rivals = chain(rivals_of(search.graph), hybrids_of(search.graph) if is_cheap else ())
+        for bound in rivals:
             with self.clock("search", "searching a plan of one kind"):
                 rival = replace(search.within(bound), limit=limit)
             is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total
@@ -244,14 +247,35 @@ class _Road:
                 continue
             rival = self._write(rival)
             rival_trial = self._tried()
-            fits = limit is None or rival_trial.memory.peak <= limit
-            if fits and rival_trial.price.total < best_trial.price.total:
-                cost = round(rival_trial.price.total / UNIT_S)  # the search knows it roughly
-                least = min(found.solution.lower_bound, cost)
-                solution = replace(rival.solution, cost=cost, lower_bound=least)
-                best, best_trial = replace(rival, solution=solution), rival_trial
+            if self._is_better(rival_trial, best_trial, limit):
+                best, best_trial = _priced_as(rival, rival_trial, found), rival_trial
+        if is_cheap and is_trained(self.search.graph):
+            best, best_trial = self._best_propagated(best, best_trial, limit)
         self._write(best)
         return best, best_trial
+
+    def _best_propagated(
+        self, best: Choices, best_trial: Trial, limit: int | None
+    ) -> tuple[Choices, Trial]:
+        """The same of what propagation makes of the methods."""
+        for method in ("dp", "zero2", "zero3"):
+            with self.clock("try", f"partitioning {method}, to compare"):
+                self.before.restore()
+                rival = propagated(self.module, self.context, self.search.graph, method)
+                trial = Trial(rival.module, self.context, self.prices)
+            if not self._is_better(trial, best_trial, limit):
+                continue
+            with self.clock("search", "searching a plan of one kind"):
+                choices = replace(self.search.within(rival.bound), limit=limit)
+            choices = self._write(choices)
+            trial = self._tried()
+            if self._is_better(trial, best_trial, limit):
+                best, best_trial = _priced_as(choices, trial, best), trial
+        return best, best_trial
+
+    def _is_better(self, trial: Trial, best: Trial, limit: int | None) -> bool:
+        fits = limit is None or trial.memory.peak <= limit
+        return fits and trial.price.total < best.price.total
 
     def _is_short(self, found: Choices) -> bool:
         """Whether messages make much of a step, whatever their bytes."""
@@ -289,6 +313,13 @@ class _Road:
                 choices = replace(choices, bytes=most)
             propagate_shardings(self.module)  # constants, and what lies anyhow
         return choices
+
+
+def _priced_as(rival: Choices, trial: Trial, found: Choices) -> Choices:
+    """A rival at the price of its partitioned program: the search knows it roughly."""
+    cost = round(trial.price.total / UNIT_S)
+    least = min(found.solution.lower_bound, cost)
+    return replace(rival, solution=replace(rival.solution, cost=cost, lower_bound=least))
 
 
 class _Clock:

@@ -36,6 +36,12 @@ add("fori_scaled_sum", lambda a, b: lax.fori_loop(0, 3, lambda i, c: 0.5 * c + a
     8, 8))), [A(8, 16), A(16, 8)], ["- y", "y -"])
 add("fori_read_sum", lambda a, b: lax.fori_loop(0, 3, lambda i, c: (c[0] + a @ b, c[0].max()), (
     jnp.zeros((8, 8)), 0.0)), [A(8, 16), A(16, 8)], ["- y", "y -"])
+# ---- sums of sums --------------------------------------------------------------------------------
+
+add("norm", lambda a, b, c, d: jnp.sqrt((a**2).sum() + (b**2).sum() + (c**2).sum() + (d**2).sum()),
+    [A(8, 16), A(7, 9), A(16), A(3)], ["x y", "- y", "x", "-"])
+add("norm_of_numbers", lambda a, b: a.sum() + (b.sum() + 3) + b.max(), [I(9, 8, 16), I(9, 7, 9)],
+    ["x -", "- y"])
 add("swap", lambda a, b: lax.fori_loop(0, 3, lambda i, c: (c[1], c[0] * 2), (a, b)), [A(9, 6), A(
     9, 6)], ["y x", "x y"])
 
