@@ -369,18 +369,22 @@ class PlanGraph:
         gives = [s.results[0] for s in strategies]
         before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
         after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
-        after = after * self._preference(gives, target, result)
         if any(use.operation.name in DOTS for use in result.uses):
             before = before + self._ops.slices(self.nodes[source].specs, needs, value)
             after = after + self._ops.slices(gives, self.nodes[target].specs, result)
         fetched = self._ops.exchanges(op, rule, strategies)
+        is_added_up = self._accumulators.take(result)
+        is_summed = is_added_up and any(given.partial for given in gives)
+        if is_summed:
+            after = self._added_up(gives, target, result, after, trips) / trips
+        after = after * self._preference(gives, target, result)
         seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
         best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
         self.throughs.append(
             Through(op, value, source, target, needs, gives, strategies, fetched, best)
         )
         matrix = np.take_along_axis(seconds, best[:, None, :], axis=1)[:, 0, :]
-        if self._accumulators.take(result):
+        if is_added_up and not is_summed:
             matrix = matrix + self._kept_whole(source, target, result)
         self._add_edge(source, target, matrix, trips)
 
