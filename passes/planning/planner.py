@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from math import floor
 
 from xdsl.context import Context
@@ -32,11 +33,12 @@ from autopar.passes.solver.problem import FORBIDDEN, Problem
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .again import made_again
+from .coarse import Kept
 from .demands import Demands
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
-from .rivals import rivals_of
+from .rivals import propagated_rival, rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
 from .words import size_text
@@ -215,12 +217,15 @@ class _Road:
             return found, trial
         best, best_trial = found, trial or self._tried()
         search = self._where_collectives_meet() if is_short or num_ops <= _TINY else self.search
-        for bound in rivals_of(search.graph):
+        tried = [found.of_node]
+        rivals = ((bound, False) for bound in rivals_of(search.graph))
+        for bound, is_sure in chain(rivals, self._propagated(search.graph)):
             with self.clock("search", "searching a plan of one kind"):
                 rival = replace(search.within(bound), limit=limit)
-            is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total
-            if is_far or rival.of_node == found.of_node:
+            is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total and not is_sure
+            if is_far or rival.of_node in tried:
                 continue
+            tried.append(rival.of_node)
             rival = self._write(rival)
             rival_trial = self._tried()
             fits = limit is None or rival_trial.memory.peak <= limit
@@ -231,6 +236,15 @@ class _Road:
                 best, best_trial = replace(rival, solution=solution), rival_trial
         self._write(best)
         return best, best_trial
+
+    def _propagated(self, graph: PlanGraph) -> Iterator[tuple[dict[int, Kept], bool]]:
+        """What binds data parallelism as propagation has it, if it is a rival; it is partitioned
+        whatever the search thinks of it, which may be what is wrong."""
+        with self.clock("search", "propagating data parallelism"):
+            self.before.restore()
+            bound = propagated_rival(graph, self.module)
+        if bound:
+            yield bound, True
 
     def _is_short(self, found: Choices) -> bool:
         """Whether messages make much of a step, whatever their bytes."""

@@ -21,6 +21,7 @@ from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import price_of
 from autopar.passes.planning import planner
+from autopar.passes.planning.loop_sums import LoopSums
 
 TRIPS, ROWS, WIDTH = 64, 512, 512
 AUTO = autopar.AutoShardParallel(options={"cluster": "8xh100"})
@@ -171,3 +172,14 @@ def test_summed_after_the_loop(
     assert planned == pytest.approx(seconds, rel=0.01)
     assert all(use.times == 1 for use in lowered.plan.collectives)
     assert seconds <= 1.001 * _lowered(name, mesh, "dp")[1]
+
+
+@pytest.mark.parametrize("mesh", [(8,), (2, 4)])
+@pytest.mark.parametrize("name", GRADS)
+def test_data_parallelism_is_a_rival_whatever_it_is_thought_to_cost(
+    name: str, mesh: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that does not know what loops add up leaves the batch whole."""
+    monkeypatch.setattr(LoopSums, "take", lambda *_: False)
+    monkeypatch.setattr(LoopSums, "_group", lambda *_: None)
+    assert _lowered(name, mesh, AUTO)[1] <= 1.001 * _lowered(name, mesh, "dp")[1]
