@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.ir import BlockArgument, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
 from autopar.dialects.rules.access import operands_of
@@ -30,17 +31,22 @@ from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
-from autopar.passes.partition.partials import Accumulators
 from autopar.passes.partition.special import splittable_factors
-from autopar.passes.partition.specs import AxisTable, Spec, without_axes
+from autopar.passes.partition.specs import (
+    AxisTable,
+    Spec,
+    axes_of_partial,
+    merge_partial,
+    without_axes,
+)
 from autopar.passes.partition.strategy import (
     Strategy,
 )
-from autopar.passes.walk import inner_ops
 
 from .demands import Demands, demanded_shardings
+from .loop_sums import LoopSums, Sink, SumGroup
 from .op_prices import OpPrices
-from .places import MOVES, Places, every_spec, specs_that_keep
+from .places import MOVES, Places, every_spec, searched_axes, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import FEW, MANY, Floats, ReshardPrices
 from .updates import scatter_preference, update_places
@@ -125,16 +131,16 @@ class PlanGraph:
         """Places of arguments and of what elementwise ops join with them (gradients)."""
         self._updates: set[int] = set()
         """Places where gradients are to be scattered rather than summed everywhere."""
+        self._sums = LoopSums(func)
+        self._sum_nodes: dict[SumGroup, int] = {}
+        """Over which axes those of a group are partial."""
         self._choosers = {
             op
             for op in self.places.others
-            if sum(self.places.of(value) is not None for value in operands_of(op)) > 1
+            if op in self._sums.groups
+            or sum(self.places.of(value) is not None for value in operands_of(op)) > 1
         }
         """Ops that get a node."""
-        self._accumulators = Accumulators()
-        for op in inner_ops(func):
-            if op.name == "stablehlo.while":
-                self._accumulators.find(op)
         self._build()
 
     def where_collectives_meet(self) -> PlanGraph:
@@ -338,7 +344,8 @@ class PlanGraph:
             self._add_whole(op, trips)
         else:
             read = [i for i, v in enumerate(operands_of(op)) if self.node_of(v) is not None]
-            if len(read) == 1 and len(op.results) == 1 and op.name not in DOTS:
+            is_unary = len(read) == 1 and len(op.results) == 1 and op.name not in DOTS
+            if is_unary and op not in self._sums.groups:
                 self._add_unary(op, rule, read[0], trips)
             else:
                 self._add_choice(op, rule, trips)
@@ -369,18 +376,22 @@ class PlanGraph:
         gives = [s.results[0] for s in strategies]
         before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
         after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
-        after = after * self._preference(gives, target, result)
         if any(use.operation.name in DOTS for use in result.uses):
             before = before + self._ops.slices(self.nodes[source].specs, needs, value)
             after = after + self._ops.slices(gives, self.nodes[target].specs, result)
         fetched = self._ops.exchanges(op, rule, strategies)
+        is_added_up = self._sums.take(result)
+        is_summed = is_added_up and any(given.partial for given in gives)
+        if is_summed:
+            after = self._added_up(gives, target, result, after, trips) / trips
+        after = after * self._preference(gives, target, result)
         seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
         best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
         self.throughs.append(
             Through(op, value, source, target, needs, gives, strategies, fetched, best)
         )
         matrix = np.take_along_axis(seconds, best[:, None, :], axis=1)[:, 0, :]
-        if self._accumulators.take(result):
+        if is_added_up and not is_summed:
             matrix = matrix + self._kept_whole(source, target, result)
         self._add_edge(source, target, matrix, trips)
 
@@ -390,8 +401,7 @@ class PlanGraph:
         """Of what a loop adds up, with `each` the seconds of bringing it to where it lies once. A
         partial sum stays so to the loop's end: it is added up as the place has it without its
         axes."""
-        assert isinstance(result.owner, Operation)
-        loop = result.owner.parent_op()
+        loop = self._sums.loop_of(result)
         once = trips if loop is None else times(loop, self._loops)
         added = self._prices.memory_seconds(_ADDING * num_bytes(result.type))
         found = trips * each
@@ -400,10 +410,98 @@ class PlanGraph:
                 form = without_axes(spec, given.partial_axes).with_partial(given.partial)
                 inside = self._matrix([given], [form], result)[0, 0]
                 after = self._matrix([form], [spec], result)[0, 0]
-                parts = self.table.parts(form.dim_axes), self.table.parts(spec.dim_axes)
-                found[i, j] = trips * inside + once * after
-                found[i, j] += trips * added * (1 / parts[0] - 1 / parts[1])
+                found[i, j] = trips * (inside + added * self._kept(form, spec)) + once * after
         return found
+
+    def _added_up_jointly(
+        self,
+        group: SumGroup,
+        node: int,
+        gives: Sequence[Spec],
+        target: int,
+        result: SSAValue,
+        each: Floats,
+    ) -> Floats:
+        """As `_added_up`, of one that a loop adds up with others: seconds in each trip. What they
+        are partial over is a node of its own, which pays for the end of the loop: they are so over
+        the same axes, or reduced in each trip."""
+        total = self._sums_over(group)
+        sums = [over.partial for over in self.nodes[total].specs]
+        matches = np.full((len(gives), len(sums)), np.inf)
+        found = each.copy()
+        may_move = self._sums.take(result)
+        read = self._prices.memory_seconds(num_bytes(result.type))
+        for i, given in enumerate(gives):
+            for k, partial in enumerate(sums):
+                if given.partial == partial:
+                    matches[i, k] = 0
+                elif not partial:
+                    matches[i, k] = self._matrix([given], [given.with_partial(())], result)[0, 0]
+                elif not given.partial and not group.all_partial:
+                    # the others' axes do not split it: it is added on one device
+                    if given.dim_axes.isdisjoint(axes_of_partial(partial)):
+                        matches[i, k] = 0
+            for j, spec in enumerate(self.nodes[target].specs if given.partial else ()):
+                form = without_axes(spec, given.partial_axes).with_partial(given.partial)
+                if may_move or given.dims == form.dims:
+                    found[i, j] = self._matrix([given], [form], result)[0, 0]
+                    found[i, j] += read * self._kept(form, spec)
+        trips = times(group.makers[0], self._loops)
+        self._add_edge(node, total, matches, trips)
+        return found
+
+    def _sums_over(self, group: SumGroup) -> int:
+        """The node of what the sums of a group are partial over, and its edges to where they lie
+        when they are reduced."""
+        found = self._sum_nodes.get(group)
+        if found is None:
+            axes = [
+                tuple(chain.from_iterable(chosen))
+                for chosen in product(*(((), own) for own in searched_axes(self.table)))
+            ]
+            specs = [Spec((), merge_partial([("sum", own)])) for own in axes]
+            found = self._add(Node(specs, seconds=np.zeros(len(specs))))
+            self._sum_nodes[group] = found
+            for sink in group.sinks:
+                self._reduce_after(sink, found)
+            for sink, adds in group.adds.items():
+                self._keep_whole(sink, adds, found)
+        return found
+
+    def _reduce_after(self, sink: Sink, total: int) -> None:
+        """What a loop has added up is reduced to where it lies."""
+        value, place = sink.total, self.node_of(sink.total)
+        if place is None:
+            return
+        sums, specs = self.nodes[total].specs, self.nodes[place].specs
+        found = np.zeros((len(sums), len(specs)))
+        for k, over in enumerate(sums):
+            for j, spec in enumerate(specs if over.partial else ()):
+                form = without_axes(spec, over.partial_axes).with_partial(over.partial)
+                found[k, j] = self._matrix([form], [spec], value)[0, 0]
+        found = found * self._preference(sums, place, value)
+        self._add_edge(total, place, found, times(sink.loop, self._loops))
+
+    def _keep_whole(self, sink: Sink, adds: Sequence[Operation], total: int) -> None:
+        """Up to the end of the loop a sum is whole along the axes that it is partial over: seconds
+        of adding to it, or storing rows in it, beyond those of doing so as it lies afterwards."""
+        place = self.node_of(sink.total)
+        if place is None:
+            return
+        rows = [num_bytes(op.operands[1].type) for op in adds if len(op.operands) > 2]
+        totals = [v for op in adds for v in op.operands if isinstance(v, OpResult) and v.op.regions]
+        size = sum(rows) or (_ADDING - 1 + len(totals)) * num_bytes(sink.total.type)
+        specs = self.nodes[place].specs
+        kept = [
+            [self._kept(without_axes(spec, over.partial_axes), spec) for spec in specs]
+            for over in self.nodes[total].specs
+        ]
+        seconds = self._prices.memory_seconds(size) * np.array(kept)
+        self._add_edge(total, place, seconds, times(adds[0], self._loops))
+
+    def _kept(self, form: Spec, spec: Spec) -> float:
+        """How much more of a value lies on a device in one form than in another."""
+        return 1 / self.table.parts(form.dim_axes) - 1 / self.table.parts(spec.dim_axes)
 
     def _kept_whole(self, source: int, target: int, result: SSAValue) -> Floats:
         """(choices, choices): seconds of adding up what would only have to be sliced: it is a
@@ -439,7 +537,11 @@ class PlanGraph:
                 preference = self._preference(gives, target, result)
                 if not result.has_one_use():  # which would slice it itself
                     matrix = matrix + self._ops.slices(gives, self.nodes[target].specs, result)
-                if self._accumulators.take(result):
+                group = self._sums.groups.get(op)
+                if group is not None:
+                    matrix = self._added_up_jointly(group, node, gives, target, result, matrix)
+                    self._add_edge(node, target, matrix, trips)
+                elif self._sums.take(result):
                     matrix = self._added_up(gives, target, result, matrix, trips)
                     self._add_edge(node, target, matrix * preference, 1)
                 else:
@@ -517,6 +619,14 @@ class PlanGraph:
             found[one].append((two, seconds))
             found[two].append((one, seconds.T))
         return found
+
+    def passes_sum(self, op: Operation, chosen: Sequence[int]) -> bool:
+        """Whether an op is handed what loops add up, a partial sum up to their end."""
+        return any(
+            self.nodes[node].specs[chosen[node]].partial
+            for group, node in self._sum_nodes.items()
+            if op in group.passed
+        )
 
     @property
     def readers(self) -> Mapping[tuple[SSAValue, int], int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,11 +33,12 @@ from autopar.passes.solver.problem import FORBIDDEN, Problem
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .again import made_again
+from .coarse import Kept
 from .demands import Demands
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
-from .rivals import hybrids_of, is_trained, propagated, rivals_of
+from .rivals import METHODS, Zero, is_trained, propagated_rival, rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
 from .words import size_text
@@ -238,40 +239,34 @@ class _Road:
         best, best_trial = found, trial or self._tried()
         is_cheap = is_short or num_ops <= _TINY
         search = self._where_collectives_meet() if is_cheap else self.search
-        rivals = chain(rivals_of(search.graph), hybrids_of(search.graph) if is_cheap else ())
-        for bound in rivals:
+        many = is_cheap and num_ops <= _SMALL
+        tried = [found.of_node]
+        rivals = ((bound, False) for bound in rivals_of(search.graph, many=many))
+        methods = METHODS if many else METHODS[:1]
+        for bound, is_sure in chain(rivals, self._propagated(search.graph, methods)):
             with self.clock("search", "searching a plan of one kind"):
                 rival = replace(search.within(bound), limit=limit)
-            is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total
-            if is_far or rival.of_node == found.of_node:
+            is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total and not is_sure
+            if is_far or rival.of_node in tried:
                 continue
+            tried.append(rival.of_node)
             rival = self._write(rival)
             rival_trial = self._tried()
             if self._is_better(rival_trial, best_trial, limit):
                 best, best_trial = _priced_as(rival, rival_trial, found), rival_trial
-        if is_cheap and is_trained(self.search.graph):
-            best, best_trial = self._best_propagated(best, best_trial, limit)
         self._write(best)
         return best, best_trial
 
-    def _best_propagated(
-        self, best: Choices, best_trial: Trial, limit: int | None
-    ) -> tuple[Choices, Trial]:
-        """The same of what propagation makes of the methods."""
-        for method in ("dp", "zero2", "zero3"):
-            with self.clock("try", f"partitioning {method}, to compare"):
+    def _propagated(
+        self, graph: PlanGraph, methods: Iterable[Zero]
+    ) -> Iterator[tuple[dict[int, Kept], bool]]:
+        """What binds methods as propagation has them, where they are rivals; they are partitioned
+        whatever the search thinks of them, which may be what is wrong."""
+        for zero in methods if is_trained(graph) else ():
+            with self.clock("search", "propagating a method"):
                 self.before.restore()
-                rival = propagated(self.module, self.context, self.search.graph, method)
-                trial = Trial(rival.module, self.context, self.prices)
-            if not self._is_better(trial, best_trial, limit):
-                continue
-            with self.clock("search", "searching a plan of one kind"):
-                choices = replace(self.search.within(rival.bound), limit=limit)
-            choices = self._write(choices)
-            trial = self._tried()
-            if self._is_better(trial, best_trial, limit):
-                best, best_trial = _priced_as(choices, trial, best), trial
-        return best, best_trial
+                bound = propagated_rival(graph, self.module, zero)
+            yield bound, True
 
     def _is_better(self, trial: Trial, best: Trial, limit: int | None) -> bool:
         fits = limit is None or trial.memory.peak <= limit

@@ -1,71 +1,98 @@
-"""Plans that the search is held against: one device's, data parallelism and ZeRO, completed by the
-same search, and by propagation.
+"""Plans that the search is held against: one device's, data parallelism and ZeRO, the splits of a
+field, all completed by the same search; and the methods completed by propagation.
 
 What collectives that are made one cost hangs on the choices of all, so that the search knows it
 only roughly (`ReshardPrices.seconds`). Where messages take much of a step, plans that are all of a
-kind may turn out cheaper than it found them: small programs are partitioned both ways.
-Propagation decides without prices, and so what the search prices wrongly does not mislead it.
+kind may turn out cheaper than it found them: small programs are partitioned both ways. What the
+search prices wrongly it also completes wrongly; propagation asks for no prices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
-from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation, SSAValue
 
-from autopar.dialects.autopar import sharding_of
-from autopar.dialects.diagnostics import collect_remarks
+from autopar.dialects.autopar import arg_shardings, set_arg_shardings, sharding_of
 from autopar.dialects.sharding import Sharding
-from autopar.passes.importing.annotate_method import AnnotateMethodPass
-from autopar.passes.importing.arguments import argument_kinds, main_function
-from autopar.passes.importing.methods import MethodName
-from autopar.passes.manager import run_passes
-from autopar.passes.pipelines import PROPAGATE
+from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.importing.arguments import argument_kinds
+from autopar.passes.partition.specs import Spec
+from autopar.passes.sharding.propagation import propagate_shardings
 
 from .coarse import Kept
 from .demands import Demands, demanded_shardings
 from .places import specs_that_keep
 from .plan_graph import Node, PlanGraph
 
-_RIVALS = (
-    Demands(force_data_parallel=True, zero=0),
-    Demands(force_data_parallel=True, zero=2),
-    Demands(zero=3),
-)
+Zero = Literal[0, 2, 3]
+METHODS: tuple[Zero, ...] = (0, 2, 3)
+"""Data parallelism, and the levels of ZeRO."""
+_LONGEST = 2
+"""Dimensions of a field that are split, the longest ones."""
 
 
-def rivals_of(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
+def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kept]]:
     """For each rival the nodes that it binds, and which choices these have: first for one that
-    binds none, and one that splits nothing; the others only where it is known what is a batch."""
+    binds none, and one that splits nothing. Data parallelism and ZeRO only where it is known what
+    is a batch. `many`: also ZeRO-3 over one axis of several, as inside a machine, and where it is
+    not known the splits of a field."""
     yield {}
     yield {index: _splits_nothing(node) for index, node in enumerate(graph.nodes)}
     if not is_trained(graph):
+        yield from _fields(graph) if many else ()
         return
     grid = graph.table.grid
-    for demands in _RIVALS:
+    for demands in (
+        Demands(force_data_parallel=True, zero=0),
+        Demands(force_data_parallel=True, zero=2),
+        Demands(zero=3),
+    ):
         yield _bound_arguments(graph, demanded_shardings(graph.func, grid, demands))
-
-
-def hybrids_of(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
-    """The same for ZeRO-3 over one axis of several, the batch over all: inside a machine, say."""
-    grid = graph.table.grid
     axes = [name for name, size in grid.axes if size > 1]
-    if len(axes) < 2 or not is_trained(graph):
-        return
-    everywhere = demanded_shardings(graph.func, grid, Demands(force_data_parallel=True))
-    kinds = argument_kinds(graph.func)
-    for axis in axes:
-        state = demanded_shardings(graph.func, grid, Demands(zero=3, batch_axis=axis))
-        wanted = [
-            there if kind == "batch" else own
-            for kind, there, own in zip(kinds, everywhere, state, strict=True)
-        ]
-        yield _bound_arguments(graph, wanted)
+    for axis in axes if many and len(axes) > 1 else ():
+        yield _bound_arguments(graph, _laid_out(graph, 3, axis))
+
+
+def is_trained(graph: PlanGraph) -> bool:
+    """Whether it is known what is a batch, and what a parameter: methods say something then."""
+    return {"batch", "parameter"} <= set(argument_kinds(graph.func))
+
+
+def propagated_rival(graph: PlanGraph, module: ModuleOp, zero: Zero) -> dict[int, Kept]:
+    """As those of `rivals_of`: a method with every place as propagation puts it, which does not
+    hang on prices. Writes its shardings into the module, which is to have no plan."""
+    func, bound = graph.func, dict[int, Kept]()
+    stated, wanted = arg_shardings(func), _laid_out(graph, zero)
+    set_arg_shardings(func, [own or other for own, other in zip(stated, wanted, strict=True)])
+    propagate_shardings(module)
+    found: dict[int, set[Spec]] = defaultdict(set)
+    lies = [*zip(func.body.block.args, arg_shardings(func), strict=True)]
+    lies += [(value, sharding_of(value)) for op in graph.places.ops for value in op.results]
+    for value, sharding in lies:
+        node = graph.node_of(value)
+        if node is not None:
+            whole = graph.table.replicated(len(shape_of(value.type)))
+            found[node].add(whole if sharding is None else graph.table.spec(sharding))
+    for node, specs in found.items():
+        may = np.array([spec in specs for spec in graph.nodes[node].specs])
+        if may.any():
+            bound[node] = may
+    return bound
+
+
+def _laid_out(graph: PlanGraph, zero: Zero, axis: str | None = None) -> list[Sharding | None]:
+    """Where a method puts the arguments: the batch over all axes, state over `axis` or all."""
+    func, grid = graph.func, graph.table.grid
+    batch = demanded_shardings(func, grid, Demands(force_data_parallel=True))
+    state = demanded_shardings(func, grid, Demands(zero=zero, batch_axis=axis))
+    return [
+        there if kind == "batch" else own
+        for kind, there, own in zip(argument_kinds(func), batch, state, strict=True)
+    ]
 
 
 def _bound_arguments(graph: PlanGraph, wanted: Sequence[Sharding | None]) -> dict[int, Kept]:
@@ -82,45 +109,22 @@ def _bound_arguments(graph: PlanGraph, wanted: Sequence[Sharding | None]) -> dic
     return bound
 
 
-def is_trained(graph: PlanGraph) -> bool:
-    """Whether it is known what is a batch, and what a parameter: methods say something then."""
-    return {"batch", "parameter"} <= set(argument_kinds(graph.func))
-
-
-@dataclass(frozen=True)
-class Propagated:
-    """A copy of a program, laid out by a method and by propagation."""
-
-    module: ModuleOp
-    bound: Mapping[int, Kept]
-    """For each node of the plan's graph the choices that lie so."""
-
-
-def propagated(
-    module: ModuleOp, context: Context, graph: PlanGraph, method: MethodName
-) -> Propagated:
-    """What a method makes of the program that `graph` was read from; `module` holds no plan."""
-    copy = module.clone()
-    pairs = list(zip(graph.func.walk(), main_function(copy).walk(), strict=True))
-    with collect_remarks():  # of a plan that is only compared
-        run_passes(copy, [AnnotateMethodPass(method), *PROPAGATE], context)
-    bound: dict[int, Kept] = {}
-    for op, twin in pairs:
-        values = zip(_values_of(op), _values_of(twin), strict=True)
-        for value, theirs in values if twin.parent is not None else ():
-            node, sharding = graph.node_of(value), sharding_of(theirs)
-            if node is None or sharding is None:
-                continue
-            specs = graph.nodes[node].specs
-            kept = set(specs_that_keep(specs, sharding, graph.table))
-            may = np.array([spec in kept for spec in specs])
-            if may.any():
-                bound[node] = bound[node] & may if node in bound else may
-    return Propagated(copy, {node: may for node, may in bound.items() if may.any()})
-
-
-def _values_of(op: Operation) -> Sequence[SSAValue]:
-    return op.body.block.args if isinstance(op, FuncOp) else op.results
+def _fields(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
+    """All that has the shape of the largest argument, as the field of a stencil has: each way to
+    split it along its longest dimensions, everywhere alike."""
+    arguments = [arg for arg in graph.func.body.block.args if graph.node_of(arg) is not None]
+    if not arguments:
+        return
+    shape = shape_of(max(arguments, key=lambda arg: num_bytes(arg.type)).type)
+    longest = sorted(range(len(shape)), key=lambda dim: -shape[dim])[:_LONGEST]
+    field = [node for value, node in graph.place_of.items() if shape_of(value.type) == shape]
+    field += [node for (value, _), node in graph.readers.items() if shape_of(value.type) == shape]
+    nodes = [graph.nodes[node] for node in dict.fromkeys(field)]
+    splits = dict.fromkeys(spec for node in nodes for spec in node.specs if spec.dim_axes)
+    for split in splits:
+        if all(dim in longest for dim, axes in enumerate(split.dims) if axes):
+            kept = {node: np.array([s == split for s in graph.nodes[node].specs]) for node in field}
+            yield {node: may for node, may in kept.items() if may.any()}
 
 
 def _splits_nothing(node: Node) -> Kept:

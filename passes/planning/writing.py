@@ -89,7 +89,7 @@ def _strategies(graph: PlanGraph, chosen: Sequence[int]) -> Iterator[tuple[Opera
     partial: set[SSAValue] = set()
     for op in graph.places.ops:
         through = throughs.get(op)
-        if op in nodes:
+        if op in nodes and not graph.passes_sum(op, chosen):
             strategy = graph.nodes[nodes[op]].strategies[chosen[nodes[op]]]
             yield op, strategy
         elif through is not None and through.operand not in partial:
