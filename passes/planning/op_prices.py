@@ -22,6 +22,7 @@ from autopar.passes.partition.strategy import Splittable, Strategy, StrategyChoo
 
 from .demands import Demands
 from .exchange_prices import exchange_seconds, may_exchange
+from .joins import Cut
 from .places import even_splits, slicing
 from .reshard_prices import Floats
 
@@ -135,12 +136,14 @@ class OpPrices:
                 more *= apart
         return more
 
-    def exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
+    def exchanges(
+        self, op: Operation, rule: ShardingRule, strategies: list[Strategy], cuts: Sequence[Cut]
+    ) -> Floats:
         """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
         if not may_exchange(op, rule):
             return np.zeros(len(strategies))
         terms = self._table, self._prices
-        found = [exchange_seconds(op, rule, strategy, *terms) for strategy in strategies]
+        found = [exchange_seconds(op, rule, strategy, *terms, cuts) for strategy in strategies]
         return np.array(found, np.float64)
 
     def slices(self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue) -> Floats:

@@ -24,6 +24,8 @@ from autopar.dialects.tensors import is_splittable, shape_of
 from autopar.passes.partition.specs import AxisTable, Spec
 from autopar.passes.walk import SHARDED_BODIES, ops_in
 
+from .joins import joined_slices
+
 _CONSTANTS = frozenset(
     {"stablehlo.constant", "stablehlo.iota", "arith.constant", "chlo.constant", "tensor.empty"}
 )
@@ -66,6 +68,9 @@ class Places:
         self._classes = op_classes()
         self.ops = list(planned_ops(func))
         """Propagation may add copies of constants later, which are not planned."""
+        self.joined = dict(joined_slices(self.ops))
+        """The concatenations whose slices are no choice of their own."""
+        self._views = {view for cuts in self.joined.values() for cut in cuts for view in cut.views}
         for op in self.ops:
             self._visit(op)
 
@@ -81,9 +86,16 @@ class Places:
         self._parent.pop(root, None)
         return root
 
+    def inputs(self, op: Operation) -> Sequence[SSAValue]:
+        """What an op reads: what it joins slices of itself, in place of these."""
+        cuts = self.joined.get(op)
+        return operands_of(op) if cuts is None else [cut.source for cut in cuts]
+
     def _visit(self, op: Operation) -> None:
         operands = operands_of(op)
-        if op.name in _CONSTANTS or self._is_made_of_scalars(op):
+        if op in self._views:
+            self._free.update(op.results)
+        elif op.name in _CONSTANTS or self._is_made_of_scalars(op):
             self._free.update(op.results)
         elif edges := data_flow_edges(op) if op.name != MANUAL else []:
             for edge in edges:

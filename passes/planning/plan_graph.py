@@ -10,7 +10,7 @@ node for where it is read from, so that a resharding for all of them is paid onc
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,11 +126,16 @@ class PlanGraph:
         self._updates: set[int] = set()
         """Places where gradients are to be scattered rather than summed everywhere."""
         self._choosers = {
-            op
-            for op in self.places.others
-            if sum(self.places.of(value) is not None for value in operands_of(op)) > 1
+            op for op in self.places.others if len(self._read(op, self.places.of)) > 1
         }
         """Ops that get a node."""
+        self._reads_for = {
+            view: op
+            for op, cuts in self.places.joined.items()
+            for cut in cuts
+            for view in cut.views
+        }
+        """Of slices that are no choice of their own: who reads what they are of."""
         self._accumulators = Accumulators()
         for op in inner_ops(func):
             if op.name == "stablehlo.while":
@@ -330,18 +335,26 @@ class PlanGraph:
     def _add_op(self, op: Operation) -> None:
         trips = times(op, self._loops)
         rule = partitioned_rule(op)
-        values = (*operands_of(op), *op.results)
+        values = (*self.places.inputs(op), *op.results)
         known = all(is_splittable(v.type) or not shape_of(v.type) for v in values)
         if op.name in MOVES:
             self._add_reshard(op.operands[0], op.results[0], trips)
         elif rule is None or op.name == MANUAL or not known:
             self._add_whole(op, trips)
         else:
-            read = [i for i, v in enumerate(operands_of(op)) if self.node_of(v) is not None]
+            read = self._read(op, self.node_of)
             if len(read) == 1 and len(op.results) == 1 and op.name not in DOTS:
                 self._add_unary(op, rule, read[0], trips)
             else:
                 self._add_choice(op, rule, trips)
+
+    def _read(self, op: Operation, place: Callable[[SSAValue], object | None]) -> list[int]:
+        """Which inputs of an op have a place; of slices that it joins each value once."""
+        inputs = self.places.inputs(op)
+        read = [index for index, value in enumerate(inputs) if place(value) is not None]
+        if op in self.places.joined:
+            read = list({inputs[index]: index for index in reversed(read)}.values())[::-1]
+        return read
 
     def _add_whole(self, op: Operation, trips: int) -> None:
         """An op that has whole operands and results on every device."""
@@ -357,7 +370,7 @@ class PlanGraph:
 
     def _add_unary(self, op: Operation, rule: ShardingRule, index: int, trips: int) -> None:
         """An op of one operand: an edge that costs what its best strategy moves."""
-        value, (result,) = operands_of(op)[index], op.results
+        value, (result,) = self.places.inputs(op)[index], op.results
         source, target = self.node_of(value), self.node_of(result)
         assert source is not None
         if target is None:  # a scalar: what is left to resolve
@@ -373,7 +386,7 @@ class PlanGraph:
         if any(use.operation.name in DOTS for use in result.uses):
             before = before + self._ops.slices(self.nodes[source].specs, needs, value)
             after = after + self._ops.slices(gives, self.nodes[target].specs, result)
-        fetched = self._ops.exchanges(op, rule, strategies)
+        fetched = self._ops.exchanges(op, rule, strategies, self.places.joined.get(op, ()))
         seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
         best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
         self.throughs.append(
@@ -418,10 +431,13 @@ class PlanGraph:
         strategies = self._ops.strategies(op, rule, splittable)
         sizes = self._moved(op, (*operands_of(op), *op.results))
         seconds = self._ops.seconds(op, rule, splittable, strategies, sizes)
-        seconds = seconds + self._ops.exchanges(op, rule, strategies)
+        cuts = self.places.joined.get(op, ())
+        seconds = seconds + self._ops.exchanges(op, rule, strategies, cuts)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
-        for index, value in enumerate(operands_of(op)):
+        inputs = self.places.inputs(op)
+        for index in self._read(op, self.node_of):
+            value = inputs[index]
             source = self._reader(value, trips)
             if source is not None:
                 needs = [s.operands[index].with_partial(()) for s in strategies]
@@ -492,7 +508,8 @@ class PlanGraph:
         key = (value, trips)
         found = self._readers.get(key)
         if found is None:
-            users = Counter(use.operation for use in value.uses)
+            readers = (use.operation for use in value.uses)
+            users = Counter(self._reads_for.get(reader, reader) for reader in readers)
             shared = sum(1 for user in users if user in self._choosers) > 1
             if not shared:
                 found = node

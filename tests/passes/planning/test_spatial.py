@@ -14,9 +14,19 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import autopar
+from autopar.dialects import make_context
+from autopar.lowering.importer import import_module
+from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import price_of
+from autopar.passes.manager import run_passes
+from autopar.passes.pipelines import IMPORT
+from autopar.passes.planning import planner
+from autopar.passes.planning.planner import make_plan
+from autopar.passes.planning.problems import UNIT_S
+from autopar.passes.solver.solve import SolveOptions
+from autopar.road import declare_mesh
 
 KERNELS = [(3, 3, 3, 32), (3, 3, 32, 32), (3, 3, 32, 3)]
 ARGS = (
@@ -59,3 +69,58 @@ def test_as_good_as_a_spatial_expert(cluster: str) -> None:
     auto = autopar.plan(_step(None), *ARGS, method=method, mesh=mesh, donate_argnums=0)
     assert not any("gathered" in told.text for told in auto.remarks)
     assert _seconds(auto, cluster) <= 1.001 * _seconds(expert, cluster)
+
+
+def _loop(sweep: Any) -> Any:
+    return lambda u: lax.fori_loop(0, 10, lambda _, v: sweep(v), u)
+
+
+def _rolled(u: Any) -> Any:
+    return jnp.sin(jnp.roll(u, 1, 0) + jnp.roll(u, 1, 1))
+
+
+def _jacobi(u: Any) -> Any:
+    return 0.25 * (jnp.roll(u, 1, 0) + jnp.roll(u, -1, 0) + jnp.roll(u, 1, 1) + jnp.roll(u, -1, 1))
+
+
+def _shifted(u: Any) -> Any:
+    """Zeros come in from both ends."""
+    edge = jnp.zeros((1, u.shape[1]))
+    rows = jnp.concatenate([edge, u[:-1]]) + jnp.concatenate([u[1:], edge])
+    return rows + jnp.roll(u, 1, 1)
+
+
+STENCILS = {"rolled": _rolled, "jacobi": _jacobi, "shifted": _shifted}
+GRIDS: dict[str, tuple[tuple[int, ...], list[PartitionSpec]]] = {
+    "8": ((8,), [PartitionSpec("x")]),
+    "2x4": ((2, 4), [PartitionSpec("x", "y"), PartitionSpec(("x", "y")), PartitionSpec("x")]),
+}
+
+
+@pytest.mark.parametrize("cluster", ["8xv100", "8xh100"])
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", STENCILS)
+def test_stencils_are_split_as_by_hand(
+    name: str, grid: str, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The axes divide none of the slices."""
+    monkeypatch.setattr(planner, "_SMALL", 0)  # no rivals
+    sizes, splits = GRIDS[grid]
+    mesh = jax.make_mesh(
+        sizes, ("x", "y")[: len(sizes)], axis_types=(jax.sharding.AxisType.Auto,) * len(sizes)
+    )
+    step, field = _loop(STENCILS[name]), jax.ShapeDtypeStruct((8192, 8192), jnp.float32)
+    by_hand = [
+        autopar.plan(step, field, method="shard", mesh=mesh, in_shardings=NamedSharding(mesh, spec))
+        for spec in splits
+    ]
+    native = jax.jit(step).lower(field).compiler_ir("stablehlo")
+    merge_equal_ops(native)
+    module = import_module(native)
+    declare_mesh(module, by_hand[0].grid)
+    run_passes(module, IMPORT, make_context())
+    prices = CostModel.of(read_cluster(cluster), by_hand[0].grid)
+    planned = make_plan(module, make_context(), prices, SolveOptions(10))
+    seconds = planned.partitioned(module, make_context(), prices).tried.price.total
+    assert seconds <= 1.001 * min(_seconds(plan, cluster) for plan in by_hand)
+    assert planned.choices.solution.cost * UNIT_S == pytest.approx(seconds, rel=0.01)
