@@ -8,20 +8,20 @@ partitioning makes (`passes/partition/windows.py`), here for the devices that sh
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 
 from autopar.dialects.rules.access import attribute, integer, ints, operands_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.sharding import Grid
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
-from autopar.passes.cost.fusion import reads_from_memory, reads_more
+from autopar.passes.cost.fusion import reads_from_memory
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.exchange import Held, Sent
 from autopar.passes.partition.localize.shape import Taken, join_permutes
@@ -52,6 +52,15 @@ def _chooses(op: Operation, rule: ShardingRule) -> bool:
     return op.name == "stablehlo.reduce" and FactorKind.PERMUTATION in rule.kinds
 
 
+class Fetch(NamedTuple):
+    """What one op fetches of an operand, in one dimension."""
+
+    operand: int
+    key: tuple[object, ...]
+    """Equal ones of one value, that lies alike, are made once."""
+    seconds: float
+
+
 def exchange_seconds(
     op: Operation,
     rule: ShardingRule,
@@ -60,36 +69,64 @@ def exchange_seconds(
     prices: CostModel,
     cuts: Sequence[Cut] = (),
 ) -> float:
-    """Seconds of what is fetched in one run of an op that `may_exchange` under a strategy; `cuts`:
-    what a concatenation takes of values that it joins slices of."""
+    """Seconds of what is fetched in one run of an op that `may_exchange` under a strategy."""
+    return sum(fetch.seconds for fetch in fetches(op, rule, strategy, table, prices, cuts))
+
+
+def fetches(
+    op: Operation,
+    rule: ShardingRule,
+    strategy: Strategy,
+    table: AxisTable,
+    prices: CostModel,
+    cuts: Sequence[Cut] = (),
+) -> Iterator[Fetch]:
+    """What is fetched in one run of an op that `may_exchange` under a strategy; `cuts`: what a
+    concatenation takes of values that it joins slices of."""
     if _chooses(op, rule):
-        return _choice_seconds(op, rule, strategy, table, prices)
-    seconds = 0.0
-    windows: Counter[int] = Counter()
-    """How many dimensions of each operand are put together from what several devices hold."""
+        seconds = _choice_seconds(op, rule, strategy, table, prices)
+        yield Fetch(0, (op,), seconds)
+        return
+    windows: dict[int, list[tuple[_Window, tuple[int, ...]]]] = defaultdict(list)
+    """Of each operand those that several devices' parts are put together for, and the axes."""
     for factor, axes in enumerate(strategy.factors):
-        if not axes or rule.kinds[factor] is FactorKind.PASS_THROUGH:
-            continue
-        sizes = tuple(table.sizes[axis] for axis in axes)
-        for operand, dim, sent in _sent(op, rule, factor, sizes, cuts):
-            if sent == ():
-                continue
-            windows[operand] += 1
-            value = cuts[operand].source if cuts else operands_of(op)[operand]
-            local_bytes = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
-            if sent is None:
-                seconds += prices.collective_seconds("all_gather", local_bytes, table.axes(axes))
-                continue
-            row_bytes = local_bytes / max(1.0, shape_of(value.type)[dim] / table.parts(axes))
-            for permute in sent:
-                along = table.axes(axes[place] for place in permute.along)
-                size = permute.rows * row_bytes
-                seconds += prices.collective_seconds("permute", size, along)
-    if reads_from_memory(op):
-        for operand, count in windows.items():
-            value = operands_of(op)[operand]
-            local_bytes = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
-            seconds += _writes(value, count) * prices.memory_seconds(2 * local_bytes)
+        if axes and rule.kinds[factor] is not FactorKind.PASS_THROUGH:
+            sizes = tuple(table.sizes[axis] for axis in axes)
+            for window in _windows(op, rule, factor, sizes, cuts):
+                if window.sent != ():
+                    windows[window.operand].append((window, axes))
+    is_kept = reads_from_memory(op)
+    for operand, found in windows.items():
+        value = cuts[operand].source if cuts else operands_of(op)[operand]
+        held = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
+        found.sort(key=lambda item: item[0].dim)
+        key: tuple[object, ...] = (op.name, strategy.operands[operand].dims)
+        for window, axes in found:
+            key = (*key, window.dim, window.name)
+            block = max(1.0, shape_of(value.type)[window.dim] / table.parts(axes))
+            seconds = _sent_seconds(window.sent, held, held / block, table, axes, prices)
+            held *= window.width / block
+            if is_kept and (window.is_filled or window is found[-1][0]):
+                seconds += prices.memory_seconds(2 * held)
+            yield Fetch(operand, key, seconds)
+
+
+def _sent_seconds(
+    sent: _Fetched,
+    held: float,
+    row_bytes: float,
+    table: AxisTable,
+    axes: Sequence[int],
+    prices: CostModel,
+) -> float:
+    if sent is None:
+        return prices.collective_seconds("all_gather", held, table.axes(axes))
+    seconds = 0.0
+    for permute in sent:
+        along = table.axes(axes[place] for place in permute.along)
+        size = permute.rows * row_bytes
+        seconds += prices.collective_seconds("permute", size, along)
+        seconds += prices.memory_seconds(2 * size)  # cut out of the block
     return seconds
 
 
@@ -103,13 +140,27 @@ _Fetched = tuple[_Permute, ...] | None
 """The permutes that bring devices what they read; None where all is gathered."""
 
 
-def _sent(
+class _Window(NamedTuple):
+    """What devices read of a dimension of an operand."""
+
+    operand: int
+    dim: int
+    sent: _Fetched
+    name: tuple[object, ...]
+    """Equal windows have equal ones."""
+    width: int
+    is_filled: bool
+    """Whether some device's reaches beyond the dimension's ends, and is masked there: it is written
+    before it is read, since its code reads more than it gives."""
+
+
+def _windows(
     op: Operation, rule: ShardingRule, factor: int, sizes: tuple[int, ...], cuts: Sequence[Cut]
-) -> Iterator[tuple[int, int, _Fetched]]:
-    """For each operand that an op reads across devices where axes of these sizes split a factor:
-    the dimension, and how it is fetched."""
+) -> Iterator[_Window]:
+    """What an op reads where axes of these sizes split a factor."""
     made, total = _made(op, rule, factor)
-    block = -(-total // prod(sizes))
+    parts = prod(sizes)
+    block = -(-total // parts)
     if op.name == "stablehlo.concatenate":
         if made is not None and made == integer(op, "dimension"):
             taken = cuts or [Cut(value, 0, shape_of(value.type)[made]) for value in operands_of(op)]
@@ -120,14 +171,16 @@ def _sent(
                 if length
             )
             for operand, sent in _joined(sizes, pieces, block):
-                yield operand, made, sent
+                yield _Window(operand, made, sent, (sizes, *pieces), block, is_filled=False)
         return
     for reads in _READERS[op.name](op, rule, factor, made):
         size = shape_of(operands_of(op)[reads.operand].type)[reads.dim]
-        spans = [reads.of(block * part, block * (part + 1)) for part in range(prod(sizes))]
+        spans = [reads.of(block * part, block * (part + 1)) for part in range(parts)]
         width = max(stop - start for start, stop in spans)
         starts = tuple(start for start, _ in spans)
-        yield reads.operand, reads.dim, _window_fetched(sizes, size, starts, width)
+        sent = _window_fetched(sizes, size, starts, width)
+        is_filled = min(starts) < 0 or max(starts) + width > size
+        yield _Window(reads.operand, reads.dim, sent, (starts, width), width, is_filled)
 
 
 @lru_cache(1024)
@@ -198,12 +251,6 @@ def _choice_seconds(
                 chosen = num_bytes(result.type) / table.parts(spec.dim_axes)
                 seconds += prices.collective_seconds("all_gather", chosen, table.axes(axes))
     return seconds
-
-
-def _writes(value: SSAValue, windows: int) -> int:
-    """How often an operand that an op reads from memory is written anew: the window in its last
-    dimension, and the others where computing them again for the next permutes reads more."""
-    return windows if reads_more(value) else 1
 
 
 def _made(op: Operation, rule: ShardingRule, factor: int) -> tuple[int | None, int]:

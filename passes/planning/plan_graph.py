@@ -39,6 +39,7 @@ from autopar.passes.partition.strategy import (
 from autopar.passes.walk import inner_ops
 
 from .demands import Demands, demanded_shardings
+from .exchange_prices import Fetch
 from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
@@ -117,6 +118,8 @@ class PlanGraph:
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self.fusion = Fusions()
         self._ops = OpPrices(table, prices, self._demands, self.fusion)
+        self._windows: set[tuple[object, ...]] = set()
+        """What is fetched of values, by where it is read."""
         self._num_norms = 0
         """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
         self._returned: set[Operation] = set()
@@ -165,10 +168,14 @@ class PlanGraph:
     def _add_free(self, value: SSAValue) -> int:
         """A node that may have any split of the value."""
         shape = shape_of(value.type)
+        flatten = self._demands.flatten_axes
+        if self.places.may_be_uneven(value):
+            specs = every_spec(shape, self.table, flatten=flatten, uneven=True)
+            return self._add(Node(specs, seconds=np.zeros(len(specs))))
         signature = self._reshard.signature(shape)
         specs = self._specs.get(signature)
         if specs is None:
-            specs = every_spec(shape, self.table, flatten=self._demands.flatten_axes)
+            specs = every_spec(shape, self.table, flatten=flatten)
             self._specs[signature] = specs
         return self._add(Node(specs, seconds=np.zeros(len(specs))))
 
@@ -356,6 +363,10 @@ class PlanGraph:
             read = list({inputs[index]: index for index in reversed(read)}.values())[::-1]
         return read
 
+    def _is_uneven(self, op: Operation) -> bool:
+        """Whether what an op reads or gives may be split where the axes do not divide."""
+        return any(map(self.places.may_be_uneven, (*self.places.inputs(op), *op.results)))
+
     def _add_whole(self, op: Operation, trips: int) -> None:
         """An op that has whole operands and results on every device."""
         for value in (*operands_of(op), *op.results):
@@ -376,7 +387,9 @@ class PlanGraph:
         if target is None:  # a scalar: what is left to resolve
             self._add_choice(op, rule, trips)
             return
-        strategies = self._ops.strategies(op, rule, splittable_factors(op, rule))
+        strategies = self._ops.strategies(
+            op, rule, splittable_factors(op, rule), uneven=self._is_uneven(op)
+        )
         combined = self._waits(trips, source, target)
         needs = [s.operands[index].with_partial(()) for s in strategies]
         gives = [s.results[0] for s in strategies]
@@ -386,7 +399,10 @@ class PlanGraph:
         if any(use.operation.name in DOTS for use in result.uses):
             before = before + self._ops.slices(self.nodes[source].specs, needs, value)
             after = after + self._ops.slices(gives, self.nodes[target].specs, result)
-        fetched = self._ops.exchanges(op, rule, strategies, self.places.joined.get(op, ()))
+        fetches = self._ops.fetches(op, rule, strategies, self.places.joined.get(op, ()))
+        fetched, _ = self._fetched(
+            fetches, len(strategies), [(value, target)] * len(op.operands), op
+        )
         seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
         best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
         self.throughs.append(
@@ -396,6 +412,28 @@ class PlanGraph:
         if self._accumulators.take(result):
             matrix = matrix + self._kept_whole(source, target, result)
         self._add_edge(source, target, matrix, trips)
+
+    def _fetched(
+        self,
+        fetches: Sequence[Sequence[Fetch]],
+        count: int,
+        ends: Sequence[tuple[SSAValue, int | None]],
+        op: Operation,
+    ) -> tuple[Floats, dict[int, Floats]]:
+        """(strategies,): seconds of what an op alone fetches; and by operand those of what another
+        op that reads the value at the same node fetches as well, once for both."""
+        alone, again = np.zeros(count), dict[int, Floats]()
+        new: list[tuple[object, ...]] = []
+        for index, own in enumerate(fetches):
+            for fetch in own:
+                key = (*ends[fetch.operand], op.parent, fetch.key)
+                if key in self._windows:
+                    again.setdefault(fetch.operand, np.zeros(count))[index] += fetch.seconds
+                else:
+                    alone[index] += fetch.seconds
+                    new.append(key)
+        self._windows.update(new)
+        return alone, again
 
     def _added_up(
         self, gives: Sequence[Spec], target: int, result: SSAValue, each: Floats, trips: int
@@ -428,21 +466,24 @@ class PlanGraph:
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
-        strategies = self._ops.strategies(op, rule, splittable)
+        strategies = self._ops.strategies(op, rule, splittable, uneven=self._is_uneven(op))
         sizes = self._moved(op, (*operands_of(op), *op.results))
         seconds = self._ops.seconds(op, rule, splittable, strategies, sizes)
-        cuts = self.places.joined.get(op, ())
-        seconds = seconds + self._ops.exchanges(op, rule, strategies, cuts)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
-        inputs = self.places.inputs(op)
+        ends = [(value, self._reader(value, trips)) for value in self.places.inputs(op)]
+        fetches = self._ops.fetches(op, rule, strategies, self.places.joined.get(op, ()))
+        fetched, again = self._fetched(fetches, len(strategies), ends, op)
+        self.nodes[node].seconds = self.nodes[node].seconds + trips * fetched
         for index in self._read(op, self.node_of):
-            value = inputs[index]
-            source = self._reader(value, trips)
+            value, source = ends[index]
             if source is not None:
                 needs = [s.operands[index].with_partial(()) for s in strategies]
                 combined = self._waits(trips, source)
                 matrix = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
+                if index in again:  # where the value does not lie as the op before reads it
+                    other = [[spec != need for need in needs] for spec in self.nodes[source].specs]
+                    matrix = matrix + again[index] * np.array(other)
                 if op.name in DOTS:
                     matrix = matrix + self._ops.slices(self.nodes[source].specs, needs, value)
                 self._add_edge(source, node, matrix, trips)

@@ -90,7 +90,39 @@ def _shifted(u: Any) -> Any:
     return rows + jnp.roll(u, 1, 1)
 
 
-STENCILS = {"rolled": _rolled, "jacobi": _jacobi, "shifted": _shifted}
+def _padded(u: Any) -> Any:
+    """Windows of 8194 rows and columns; two of them have the same rows, fetched once."""
+    v = jnp.pad(u, 1)
+    return 0.25 * (v[2:, 1:-1] + v[:-2, 1:-1] + v[1:-1, 2:] + v[1:-1, :-2])
+
+
+def _upwind(u: Any) -> Any:
+    """Differences, one row less than the field."""
+    return u - jnp.pad(jnp.diff(u, axis=0), ((0, 1), (0, 0))) + jnp.roll(u, 1, 1)
+
+
+def _life(u: Any) -> Any:
+    kernel = jnp.ones((3, 3, 1, 1))
+    image = u[None, :, :, None]
+    count = lax.conv_general_dilated(
+        image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jnp.where(count > 2.5, 1.0, 0.0)[0, :, :, 0]
+
+
+def _pooled(u: Any) -> Any:
+    return lax.reduce_window(u, 0.0, lax.add, (3, 3), (1, 1), "SAME")
+
+
+STENCILS = {
+    "rolled": _rolled,
+    "jacobi": _jacobi,
+    "shifted": _shifted,
+    "padded": _padded,
+    "upwind": _upwind,
+    "life": _life,
+    "pooled": _pooled,
+}
 GRIDS: dict[str, tuple[tuple[int, ...], list[PartitionSpec]]] = {
     "8": ((8,), [PartitionSpec("x")]),
     "2x4": ((2, 4), [PartitionSpec("x", "y"), PartitionSpec(("x", "y")), PartitionSpec("x")]),
