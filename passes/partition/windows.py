@@ -80,14 +80,15 @@ def _way(
 
 def window_permutes(
     table: AxisTable, held: Held, starts: Sequence[int], width: int
-) -> list[Sent] | None:
-    """The permutes of `fetch_window`; None where it gathers the whole."""
+) -> tuple[list[Sent] | None, bool]:
+    """The permutes of `fetch_window`, None where it gathers the whole; and whether what they bring
+    is joined with all of the block."""
     if width <= 0 or not held.axes:
-        return []
+        return [], False
     rounds, transfers, is_gathered = _way(table, held, starts, width)
     if is_gathered:
-        return None
-    return rounds.permutes() if transfers is None else transfers.sent
+        return None, False
+    return (rounds.permutes(), True) if transfers is None else (transfers.sent, False)
 
 
 class _Rounds:

@@ -101,12 +101,13 @@ def fetches(
         held = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
         found.sort(key=lambda item: item[0].dim)
         key: tuple[object, ...] = (op.name, strategy.operands[operand].dims)
-        for window, axes in found:
+        following = [window.is_joined for window, _ in found[1:]] + [True]
+        for (window, axes), is_read_whole in zip(found, following, strict=True):
             key = (*key, window.dim, window.name)
             block = max(1.0, shape_of(value.type)[window.dim] / table.parts(axes))
             seconds = _sent_seconds(window.sent, held, held / block, table, axes, prices)
             held *= window.width / block
-            if is_kept and (window.is_filled or window is found[-1][0]):
+            if is_kept and ((window.is_filled and is_read_whole) or window is found[-1][0]):
                 seconds += prices.memory_seconds(2 * held)
             yield Fetch(operand, key, seconds)
 
@@ -150,8 +151,10 @@ class _Window(NamedTuple):
     """Equal windows have equal ones."""
     width: int
     is_filled: bool
-    """Whether some device's reaches beyond the dimension's ends, and is masked there: it is written
-    before it is read, since its code reads more than it gives."""
+    """Whether some device's reaches beyond the dimension's ends, and is masked there: its code
+    reads more than it gives, so that it is written before it is joined with others."""
+    is_joined: bool = False
+    """Whether it is put together of all of the block and what is fetched."""
 
 
 def _windows(
@@ -178,9 +181,10 @@ def _windows(
         spans = [reads.of(block * part, block * (part + 1)) for part in range(parts)]
         width = max(stop - start for start, stop in spans)
         starts = tuple(start for start, _ in spans)
-        sent = _window_fetched(sizes, size, starts, width)
+        sent, is_joined = _window_fetched(sizes, size, starts, width)
         is_filled = min(starts) < 0 or max(starts) + width > size
-        yield _Window(reads.operand, reads.dim, sent, (starts, width), width, is_filled)
+        name = starts, width
+        yield _Window(reads.operand, reads.dim, sent, name, width, is_filled, is_joined)
 
 
 @lru_cache(1024)
@@ -196,9 +200,10 @@ def _held(sizes: tuple[int, ...], size: int) -> Held:
 @lru_cache(4096)
 def _window_fetched(
     sizes: tuple[int, ...], size: int, starts: tuple[int, ...], width: int
-) -> _Fetched:
+) -> tuple[_Fetched, bool]:
     table = _parts(sizes)
-    return _fetched(window_permutes(table, _held(sizes, size), starts, width), table)
+    sent, is_joined = window_permutes(table, _held(sizes, size), starts, width)
+    return _fetched(sent, table), is_joined
 
 
 @lru_cache(4096)

@@ -41,7 +41,7 @@ from autopar.passes.walk import inner_ops
 from .demands import Demands, demanded_shardings
 from .exchange_prices import Fetch
 from .op_prices import OpPrices
-from .places import MOVES, Places, every_spec, specs_that_keep
+from .places import MOVES, Places, every_spec, slicing, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import FEW, MANY, Floats, ReshardPrices
 from .updates import scatter_preference, update_places
@@ -114,6 +114,8 @@ class PlanGraph:
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
         self._parts: dict[int, Floats] = {}
+        self._argument_reads: dict[int, float] = {}
+        """Seconds of reading the whole of each argument, by its node."""
         self._loops: dict[Operation, int] = {}
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self.fusion = Fusions()
@@ -224,6 +226,7 @@ class PlanGraph:
                 self.node_of(result)  # every value has a place, also one that nothing decides
             if op not in chosen:
                 self._add_traffic(op)
+        self._add_argument_reads()
 
     def _forbid_whole(self, demanded: Sequence[Sharding | None]) -> None:
         """Parameters and optimizer state are split where they can be, and nothing says how."""
@@ -325,9 +328,33 @@ class PlanGraph:
 
     def _add_bytes(self, value: SSAValue, size: float) -> None:
         node = self._lies_as(value)
-        if node is not None:
-            choice = self.nodes[node]
-            choice.seconds = choice.seconds + self._prices.memory_seconds(size) / self.parts(node)
+        if node is None:
+            return
+        seconds = self._prices.memory_seconds(size)
+        if self.places.is_argument(value):
+            self._argument_reads[node] = self._argument_reads.get(node, 0.0) + seconds
+        else:
+            self.nodes[node].seconds = self.nodes[node].seconds + seconds / self.parts(node)
+
+    def _add_argument_reads(self) -> None:
+        """Arguments that one place alone is computed from are read as it needs them: no more than
+        a device's part, where they are only sliced for it."""
+        others: dict[int, set[int]] = {node: set() for node in self._argument_reads}
+        for one, two in self.edges:
+            for node, other in ((one, two), (two, one)):
+                if node in others:
+                    others[node].add(other)
+        values = {node: value for value, node in self.place_of.items()}
+        for node, seconds in self._argument_reads.items():
+            argument, parts = values[node], self.parts(node)
+            reader = others[node].pop() if len(others[node]) == 1 else None
+            read = None if reader is None else values.get(reader)
+            if reader is None or read is None or shape_of(read.type) != shape_of(argument.type):
+                self.nodes[node].seconds = self.nodes[node].seconds + seconds / parts
+                continue
+            is_sliced = slicing(self.nodes[node].specs, self.nodes[reader].specs)
+            least = np.where(is_sliced, self.parts(reader)[None, :], parts[:, None])
+            self._add_edge(node, reader, seconds / least, 1)
 
     def parts(self, place: int) -> Floats:
         """(choices,): into how many parts each choice of a place splits a value."""

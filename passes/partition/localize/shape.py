@@ -202,7 +202,7 @@ def join_permutes(
     if found is not None:
         return [(takes[0].source, found.sent)]
     return [
-        (take.source, window_permutes(table, take.held, take.starts(first), width))
+        (take.source, window_permutes(table, take.held, take.starts(first), width)[0])
         for take in takes
     ]
 

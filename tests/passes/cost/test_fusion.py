@@ -226,3 +226,13 @@ def test_code_does_not_double_without_end() -> None:
 
     assert kept(3) == ["add"]  # 8 times the absolute
     assert kept(5) == ["add", "add"]
+
+
+def test_a_part_of_what_is_padded_may_be_all_that_is_padded() -> None:
+    body = """
+        %z = stablehlo.constant dense<0.0> : tensor<f32>
+        %0 = stablehlo.pad %a, %z, low = [4, 0], high = [4, 0], interior = [0, 0]
+            : (tensor<8x8xf32>, tensor<f32>) -> tensor<16x8xf32>
+        %1 = stablehlo.slice %0 [4:12, 0:8] : (tensor<16x8xf32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    assert fusion(body) == (["slice"], [SIZE])
