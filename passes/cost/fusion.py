@@ -65,6 +65,8 @@ _CUTS = frozenset(
     {"stablehlo.slice", "stablehlo.dynamic_slice", "stablehlo.gather", "shard.all_slice"}
 )
 """Ops that read no more of an operand than their result has."""
+_GROWS = frozenset({"stablehlo.concatenate", "stablehlo.pad"})
+"""Ops whose results have more elements than an operand."""
 _CONSTANT = "stablehlo.constant"
 _BROADCAST = "stablehlo.broadcast_in_dim"
 
@@ -196,7 +198,7 @@ class Fusion:
                 del most[value]
             elif value not in self._kept:
                 for source in self._sources(value, maker):
-                    wanted.append((source, share * _share(maker, source)))
+                    wanted.append((source, _needed(share, value, maker, source)))
         return {
             value: share * num_bytes(value.type)
             for value, share in most.items()
@@ -441,6 +443,14 @@ def _repeats(op: Operation) -> bool:
     if op.name != "stablehlo.broadcast_in_dim" and not _is_outer_product(op):
         return False
     return num_bytes(op.results[0].type) > max(num_bytes(value.type) for value in op.operands)
+
+
+def _needed(share: float, value: SSAValue, maker: Operation, source: SSAValue) -> float:
+    """The share of a source that is read where a share of a value made of it is: what is padded, or
+    joined with others, may all be in the share that is needed."""
+    if maker.name in _GROWS:
+        return min(1.0, share * num_bytes(value.type) / max(1, num_bytes(source.type)))
+    return share * _share(maker, source)
 
 
 def _share(op: Operation, operand: SSAValue) -> float:

@@ -19,6 +19,7 @@ from autopar.dialects.shard import PermuteOp, make_collective
 from autopar.dialects.tensors import shape_of, tensor_type
 
 from .local_builder import LocalBuilder, index_type, resized
+from .specs import AxisTable
 
 _MOST_PERMUTES = 16
 """Beyond, one all_gather is sooner done than so many messages are started."""
@@ -44,7 +45,18 @@ class Piece(NamedTuple):
     offset: int
 
 
-class _Transfer(NamedTuple):
+class Held(NamedTuple):
+    """A dimension as devices hold it: split over axes in blocks."""
+
+    axes: tuple[int, ...]
+    size: int
+    """Globally."""
+    block: int
+
+
+class Transfer(NamedTuple):
+    """A piece on its way."""
+
     length: int
     sender: int
     receiver: int
@@ -55,30 +67,53 @@ class _Transfer(NamedTuple):
     offset: int
 
 
+class Sent(NamedTuple):
+    """A permute of rows of a dimension."""
+
+    rows: int
+    pairs: Sequence[tuple[int, int]]
+    """(source device, target device)."""
+
+
+class Transfers(NamedTuple):
+    """Who gives what to whom: to itself, and by each permute."""
+
+    own: list[list[Transfer]]
+    permutes: list[list[Transfer]]
+
+    @property
+    def rows(self) -> int:
+        """What a device sends."""
+        return sum(batch[0].length for batch in self.permutes)
+
+    @property
+    def sent(self) -> list[Sent]:
+        """The permutes."""
+        return [
+            Sent(batch[0].length, [(t.sender, t.receiver) for t in batch])
+            for batch in self.permutes
+        ]
+
+
 @dataclass
 class Exchange:
-    """Who sends what to whom; `rows` is what a device sends."""
+    """Transfers as ops."""
 
     builder: LocalBuilder
     sources: Sequence[Source]
     dim: int
-    own: list[list[_Transfer]]
-    permutes: list[list[_Transfer]]
-
-    @property
-    def rows(self) -> int:
-        return sum(transfers[0].length for transfers in self.permutes)
+    transfers: Transfers
 
     def run(self, widths: Sequence[int]) -> list[SSAValue]:
         """The buffers of these lengths; their content is unspecified where no piece lies."""
         buffers: list[SSAValue | None] = [None] * len(widths)
-        for transfers in self.own:
+        for transfers in self.transfers.own:
             for source in sorted({t.source for t in transfers}):
                 taken = [t for t in transfers if t.source == source]
                 value = self.sources[source].value
                 self._place(buffers, widths, value, taken, {t.receiver: t.at for t in taken})
         grid = self.builder.table.refined
-        for transfers in self.permutes:
+        for transfers in self.transfers.permutes:
             sent, starts = self._outgoing(transfers)
             pairs = sorted((t.sender, t.receiver) for t in transfers)
             got = self.builder.insert(
@@ -97,7 +132,7 @@ class Exchange:
         shape[self.dim] = width
         return resized(type, shape)
 
-    def _outgoing(self, transfers: Sequence[_Transfer]) -> tuple[SSAValue, dict[int, int]]:
+    def _outgoing(self, transfers: Sequence[Transfer]) -> tuple[SSAValue, dict[int, int]]:
         """What each device sends, and where in its block that begins."""
         builder, dim = self.builder, self.dim
         width = transfers[0].length
@@ -132,7 +167,7 @@ class Exchange:
         buffers: list[SSAValue | None],
         widths: Sequence[int],
         value: SSAValue,
-        transfers: Sequence[_Transfer],
+        transfers: Sequence[Transfer],
         at: dict[int, int],
     ) -> None:
         """Puts what begins at `at` of `value` into the buffer of each receiver."""
@@ -146,7 +181,7 @@ class Exchange:
             buffers[index] = new
 
     def _merged(
-        self, new: SSAValue, old: SSAValue, width: int, taken: Sequence[_Transfer]
+        self, new: SSAValue, old: SSAValue, width: int, taken: Sequence[Transfer]
     ) -> SSAValue:
         """`new` where the transfers lie, `old` elsewhere."""
         builder, dim = self.builder, self.dim
@@ -172,26 +207,23 @@ class Exchange:
         return builder.select(inside, new, old)
 
 
-def plan_exchange(
-    builder: LocalBuilder,
-    sources: Sequence[Source],
-    dim: int,
-    wanted: Sequence[Sequence[Piece]],
-) -> Exchange | None:
-    """The exchange that brings each device the pieces that it wants; what lies outside of a source
-    is left out. None where it takes too many permutes."""
-    holders = [_Holders(builder, source.axes) for source in sources]
-    own: list[_Transfer] = []
-    moved: list[_Transfer] = []
+def plan_transfers(
+    table: AxisTable, sources: Sequence[Held], wanted: Sequence[Sequence[Piece]]
+) -> Transfers | None:
+    """The transfers that bring each device the pieces that it wants; what lies outside of a source
+    is left out. None where they take too many permutes."""
+    holders = [_Holders(table, source.axes) for source in sources]
+    own: list[Transfer] = []
+    moved: list[Transfer] = []
     for device, pieces in enumerate(wanted):
         for piece in pieces:
             source = sources[piece.source]
-            block = shape_of(source.value.type)[dim]
+            block = source.block
             begin, end = max(0, piece.start), min(source.size, piece.start + piece.length)
             while begin < end:
                 part = begin // block
                 upto = min(end, (part + 1) * block)
-                transfer = _Transfer(
+                transfer = Transfer(
                     upto - begin,
                     holders[piece.source].of(device, part),
                     device,
@@ -207,18 +239,17 @@ def plan_exchange(
     permutes = _batches(moved, _MOST_PERMUTES)
     if permutes is None:
         return None
-    return Exchange(builder, sources, dim, _batches(own, len(own)) or [], permutes)
+    return Transfers(_batches(own, len(own)) or [], permutes)
 
 
 class _Holders:
     """Which device holds which block, as seen from another: one that differs from it in the axes
     that split the dimension alone."""
 
-    def __init__(self, builder: LocalBuilder, axes: Sequence[int]) -> None:
-        grid = builder.table.refined
+    def __init__(self, table: AxisTable, axes: Sequence[int]) -> None:
+        grid = table.refined
         self._strides = [
-            (grid.axis_stride(axis), grid.axis_size(axis))
-            for axis in reversed(builder.table.axes(axes))
+            (grid.axis_stride(axis), grid.axis_size(axis)) for axis in reversed(table.axes(axes))
         ]
 
     def of(self, device: int, part: int) -> int:
@@ -229,10 +260,10 @@ class _Holders:
         return result
 
 
-def _batches(transfers: Iterable[_Transfer], limit: int) -> list[list[_Transfer]] | None:
+def _batches(transfers: Iterable[Transfer], limit: int) -> list[list[Transfer]] | None:
     """Permutations: each device sends and receives once in each. The longest come first, and those
     to neighbours at one distance together. None where there are more than `limit`."""
-    batches: list[tuple[set[int], set[int], list[_Transfer]]] = []
+    batches: list[tuple[set[int], set[int], list[Transfer]]] = []
     order = sorted(
         transfers, key=lambda t: (-t.length, t.receiver - t.sender, t.receiver, t.offset)
     )
@@ -243,7 +274,7 @@ def _batches(transfers: Iterable[_Transfer], limit: int) -> list[list[_Transfer]
         if batch is None:
             if len(batches) == limit:
                 return None
-            batch = (set[int](), set[int](), list[_Transfer]())
+            batch = (set[int](), set[int](), list[Transfer]())
             batches.append(batch)
         batch[0].add(sender)
         batch[1].add(receiver)

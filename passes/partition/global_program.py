@@ -196,7 +196,7 @@ class GlobalProgram:
             op = value.op
             if op.parent is not block:
                 break
-            if op.name == "stablehlo.slice" and _cuts_only(op, dim):
+            if op.name == "stablehlo.slice" and cuts_only(op, dim):
                 at += ints(op, "start_indices")[dim]
             elif type(op) is not ReshardOp:
                 break
@@ -322,7 +322,7 @@ class GlobalProgram:
         return found
 
 
-def _cuts_only(op: Operation, dim: int) -> bool:
+def cuts_only(op: Operation, dim: int) -> bool:
     """Whether a slice takes all of every other dimension, and leaves out none in between."""
     (value,), (result,) = operands_of(op), op.results
     return all(stride == 1 for stride in ints(op, "strides")) and all(

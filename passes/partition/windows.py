@@ -20,8 +20,9 @@ from autopar.dialects.sharding import local_dim
 from autopar.dialects.tensors import element_type, shape_of, tensor_type
 from autopar.passes.cost.collectives import all_gather_bytes
 
-from .exchange import Piece, Source, cut, plan_exchange
+from .exchange import Exchange, Held, Piece, Sent, Source, Transfers, cut, plan_transfers
 from .local_builder import LocalBuilder
+from .specs import AxisTable
 
 
 def fetch_window(
@@ -45,44 +46,62 @@ def fetch_window(
         shape = list(type.get_shape())
         shape[dim] = 0
         return builder.pad(builder.empty(type, shape), dim, 0, width, fill=fill)
-    rounds = _Rounds(builder, axes, size, block, starts, width)
-    rows = rounds.rows_moved()
-    if not rows:
-        result = _by_permutes(builder, value, dim, rounds)
+    held = Held(tuple(axes), size, block)
+    rounds, transfers, is_gathered = _way(builder.table, held, starts, width)
+    if is_gathered:
+        result = _by_gather(builder, value, dim, axes, block * rounds.parts, starts, width)
+    elif transfers is not None:
+        source = Source(value, tuple(axes), size)
+        (result,) = Exchange(builder, [source], dim, transfers).run([width])
     else:
-        wanted = [[Piece(0, start, width, 0, 0)] for start in starts]
-        exchange = plan_exchange(builder, [Source(value, tuple(axes), size)], dim, wanted)
-        least = rows if exchange is None else min(rows, exchange.rows)
-        if least >= all_gather_bytes(block, rounds.parts):
-            result = _by_gather(builder, value, dim, axes, block * rounds.parts, starts, width)
-        elif exchange is not None and least < rows:
-            (result,) = exchange.run([width])
-        else:  # as few rows, put together without masks
-            result = _by_permutes(builder, value, dim, rounds)
+        result = _by_permutes(builder, value, dim, rounds)
     if fill is not None and any(s < 0 or s + width > size for s in starts):
         offset = builder.per_device(starts)
         result = builder.mask(result, dim, offset, 0, size, fill)
     return result
 
 
+def _way(
+    table: AxisTable, held: Held, starts: Sequence[int], width: int
+) -> tuple[_Rounds, Transfers | None, bool]:
+    """How windows are fetched: the rounds; the transfers by which fewer rows move; whether
+    gathering the whole moves no more than either."""
+    rounds = _Rounds(table, held, starts, width)
+    rows = rounds.rows_moved()
+    if not rows:
+        return rounds, None, False
+    wanted = [[Piece(0, start, width, 0, 0)] for start in starts]
+    transfers = plan_transfers(table, [held], wanted)
+    exchanged = rows if transfers is None else transfers.rows
+    is_gathered = min(rows, exchanged) >= all_gather_bytes(held.block, rounds.parts)
+    # as few rows are put together without masks by rounds
+    return rounds, transfers if exchanged < rows else None, is_gathered
+
+
+def window_permutes(
+    table: AxisTable, held: Held, starts: Sequence[int], width: int
+) -> tuple[list[Sent] | None, bool]:
+    """The permutes of `fetch_window`, None where it gathers the whole; and whether what they bring
+    is joined with all of the block."""
+    if width <= 0 or not held.axes:
+        return [], False
+    rounds, transfers, is_gathered = _way(table, held, starts, width)
+    if is_gathered:
+        return None, False
+    return (rounds.permutes(), True) if transfers is None else (transfers.sent, False)
+
+
 class _Rounds:
     """Who sends what to whom, round by round."""
 
-    def __init__(
-        self,
-        builder: LocalBuilder,
-        axes: Sequence[int],
-        size: int,
-        block: int,
-        starts: Sequence[int],
-        width: int,
-    ) -> None:
-        grid = builder.table.refined
-        self.parts = builder.table.parts(axes)
+    def __init__(self, table: AxisTable, held: Held, starts: Sequence[int], width: int) -> None:
+        axes, size, block = held
+        grid = table.refined
+        self.parts = table.parts(axes)
         self.block = block
         self.starts = list(starts)
         self.width = width
-        refs = builder.table.axes(axes)
+        refs = table.axes(axes)
         strides = [(grid.axis_stride(a), grid.axis_size(a)) for a in refs]
         self.first = [s // block for s in starts]
         last = [(s + width - 1) // block for s in starts]
@@ -127,13 +146,18 @@ class _Rounds:
     def is_local(self, turn: int) -> bool:
         return all(source == target for source, target in self.pairs[turn])
 
-    def rows_moved(self) -> int:
-        """Rows that a device sends in all rounds."""
-        return sum(
-            (high - low) * len(self.batches(turn))
+    def permutes(self) -> list[Sent]:
+        """Of all rounds."""
+        return [
+            Sent(high - low, pairs)
             for turn, (low, high) in enumerate(self.spans)
             if not self.is_local(turn)
-        )
+            for pairs in self.batches(turn)
+        ]
+
+    def rows_moved(self) -> int:
+        """Rows that a device sends in all rounds."""
+        return sum(sent.rows for sent in self.permutes())
 
 
 def _by_permutes(builder: LocalBuilder, value: SSAValue, dim: int, rounds: _Rounds) -> SSAValue:
@@ -200,21 +224,12 @@ def _by_gather(
     return cut(builder, whole, dim, starts, width)
 
 
-def window_rows(
-    builder: LocalBuilder,
-    value: SSAValue,
-    dim: int,
-    axes: Sequence[int],
-    size: int,
-    starts: Sequence[int],
-    width: int,
-) -> float:
+def window_rows(table: AxisTable, held: Held, starts: Sequence[int], width: int) -> float:
     """The rows that a device sends for `fetch_window`, at most."""
-    block = shape_of(value.type)[dim]
-    if not axes or width == 0 or 0 in shape_of(value.type):
+    if not held.axes or width == 0 or not held.block:
         return 0
-    rounds = _Rounds(builder, axes, size, block, starts, width)
-    return min(rounds.rows_moved(), all_gather_bytes(block, rounds.parts))
+    rounds = _Rounds(table, held, starts, width)
+    return min(rounds.rows_moved(), all_gather_bytes(held.block, rounds.parts))
 
 
 def block_starts(builder: LocalBuilder, axes: Sequence[int], size: int) -> list[int]:

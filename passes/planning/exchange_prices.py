@@ -2,26 +2,34 @@
 concatenations, windows.
 
 A device that makes elements [o, p) of a result reads an interval of each operand. What of it does
-not lie in its own block is fetched by permutes, or by a gather where that is less
-(`passes/partition/windows.py`). Here this is counted for the device that receives or sends most.
+not lie in its own block is fetched by permutes, or by a gather where that is less: the same that
+partitioning makes (`passes/partition/windows.py`), here for the devices that share a dimension.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 
 from autopar.dialects.rules.access import attribute, integer, ints, operands_of
 from autopar.dialects.rules.core import FactorKind, ShardingRule
+from autopar.dialects.sharding import Grid
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
-from autopar.passes.cost.fusion import reads_from_memory, reads_more
+from autopar.passes.cost.fusion import reads_from_memory
 from autopar.passes.cost.prices import CostModel
+from autopar.passes.partition.exchange import Held, Sent
+from autopar.passes.partition.localize.shape import Taken, join_permutes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.partition.strategy import Strategy
+from autopar.passes.partition.windows import window_permutes
+
+from .joins import Cut
 
 _Interval = Callable[[int, int], tuple[int, int]]
 """From [start, stop) of a factor to [start, stop) of a dimension, beyond its ends too."""
@@ -37,11 +45,20 @@ class _Reads(NamedTuple):
 
 def may_exchange(op: Operation, rule: ShardingRule) -> bool:
     """Whether an op fetches anything under some strategy."""
-    return op.name in _READERS or _chooses(op, rule)
+    return op.name in _READERS or op.name == "stablehlo.concatenate" or _chooses(op, rule)
 
 
 def _chooses(op: Operation, rule: ShardingRule) -> bool:
     return op.name == "stablehlo.reduce" and FactorKind.PERMUTATION in rule.kinds
+
+
+class Fetch(NamedTuple):
+    """What one op fetches of an operand, in one dimension."""
+
+    operand: int
+    key: tuple[object, ...]
+    """Equal ones of one value, that lies alike, are made once."""
+    seconds: float
 
 
 def exchange_seconds(
@@ -50,38 +67,181 @@ def exchange_seconds(
     strategy: Strategy,
     table: AxisTable,
     prices: CostModel,
+    cuts: Sequence[Cut] = (),
 ) -> float:
     """Seconds of what is fetched in one run of an op that `may_exchange` under a strategy."""
+    return sum(fetch.seconds for fetch in fetches(op, rule, strategy, table, prices, cuts))
+
+
+def fetches(
+    op: Operation,
+    rule: ShardingRule,
+    strategy: Strategy,
+    table: AxisTable,
+    prices: CostModel,
+    cuts: Sequence[Cut] = (),
+) -> Iterator[Fetch]:
+    """What is fetched in one run of an op that `may_exchange` under a strategy; `cuts`: what a
+    concatenation takes of values that it joins slices of."""
     if _chooses(op, rule):
-        return _choice_seconds(op, rule, strategy, table, prices)
-    seconds = 0.0
-    windows: Counter[int] = Counter()
-    """How many dimensions of each operand are put together from what several devices hold."""
+        seconds = _choice_seconds(op, rule, strategy, table, prices)
+        yield Fetch(0, (op,), seconds)
+        return
+    windows: dict[int, list[tuple[_Window, tuple[int, ...]]]] = defaultdict(list)
+    """Of each operand those that several devices' parts are put together for, and the axes."""
     for factor, axes in enumerate(strategy.factors):
-        if not axes or rule.kinds[factor] is FactorKind.PASS_THROUGH:
-            continue
-        parts = table.parts(axes)
-        made, total = _made(op, rule, factor)
-        for reads in _READERS[op.name](op, rule, factor, made):
-            value = operands_of(op)[reads.operand]
-            size = shape_of(value.type)[reads.dim]
-            rows, others = _missing(reads.of, total, size, parts)
-            if not rows:
-                continue
-            windows[reads.operand] += 1
-            split = table.parts(strategy.operands[reads.operand].dim_axes)
-            row_bytes = num_bytes(value.type) / split / max(1.0, size / parts)
-            names = table.axes(axes)
-            alpha = prices.collective_seconds("permute", 0.0, names)
-            sent = prices.collective_seconds("permute", rows * row_bytes, names) - alpha
-            gathered = prices.collective_seconds("all_gather", num_bytes(value.type) / split, names)
-            seconds += min(others * alpha + sent, gathered)
-    if reads_from_memory(op):
-        for operand, count in windows.items():
-            value = operands_of(op)[operand]
-            local_bytes = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
-            seconds += _writes(value, count) * prices.memory_seconds(2 * local_bytes)
+        if axes and rule.kinds[factor] is not FactorKind.PASS_THROUGH:
+            sizes = tuple(table.sizes[axis] for axis in axes)
+            for window in _windows(op, rule, factor, sizes, cuts):
+                if window.sent != ():
+                    windows[window.operand].append((window, axes))
+    is_kept = reads_from_memory(op)
+    for operand, found in windows.items():
+        value = cuts[operand].source if cuts else operands_of(op)[operand]
+        held = num_bytes(value.type) / table.parts(strategy.operands[operand].dim_axes)
+        found.sort(key=lambda item: item[0].dim)
+        key: tuple[object, ...] = (op.name, strategy.operands[operand].dims)
+        following = [window.is_joined for window, _ in found[1:]] + [True]
+        for (window, axes), is_read_whole in zip(found, following, strict=True):
+            key = (*key, window.dim, window.name)
+            block = max(1.0, shape_of(value.type)[window.dim] / table.parts(axes))
+            seconds = _sent_seconds(window.sent, held, held / block, table, axes, prices)
+            held *= window.width / block
+            if is_kept and ((window.is_filled and is_read_whole) or window is found[-1][0]):
+                seconds += prices.memory_seconds(2 * held)
+            yield Fetch(operand, key, seconds)
+
+
+def _sent_seconds(
+    sent: _Fetched,
+    held: float,
+    row_bytes: float,
+    table: AxisTable,
+    axes: Sequence[int],
+    prices: CostModel,
+) -> float:
+    if sent is None:
+        return prices.collective_seconds("all_gather", held, table.axes(axes))
+    seconds = 0.0
+    for permute in sent:
+        along = table.axes(axes[place] for place in permute.along)
+        size = permute.rows * row_bytes
+        seconds += prices.collective_seconds("permute", size, along)
+        seconds += prices.memory_seconds(2 * size)  # cut out of the block
     return seconds
+
+
+class _Permute(NamedTuple):
+    rows: int
+    along: tuple[int, ...]
+    """Which of the axes that split the dimension it moves anything along."""
+
+
+_Fetched = tuple[_Permute, ...] | None
+"""The permutes that bring devices what they read; None where all is gathered."""
+
+
+class _Window(NamedTuple):
+    """What devices read of a dimension of an operand."""
+
+    operand: int
+    dim: int
+    sent: _Fetched
+    name: tuple[object, ...]
+    """Equal windows have equal ones."""
+    width: int
+    is_filled: bool
+    """Whether some device's reaches beyond the dimension's ends, and is masked there: its code
+    reads more than it gives, so that it is written before it is joined with others."""
+    is_joined: bool = False
+    """Whether it is put together of all of the block and what is fetched."""
+
+
+def _windows(
+    op: Operation, rule: ShardingRule, factor: int, sizes: tuple[int, ...], cuts: Sequence[Cut]
+) -> Iterator[_Window]:
+    """What an op reads where axes of these sizes split a factor."""
+    made, total = _made(op, rule, factor)
+    parts = prod(sizes)
+    block = -(-total // parts)
+    if op.name == "stablehlo.concatenate":
+        if made is not None and made == integer(op, "dimension"):
+            taken = cuts or [Cut(value, 0, shape_of(value.type)[made]) for value in operands_of(op)]
+            sources = [cut.source for cut in taken]
+            pieces = tuple(
+                (sources.index(source), shape_of(source.type)[made], start, length)
+                for source, start, length, _ in taken
+                if length
+            )
+            for operand, sent in _joined(sizes, pieces, block):
+                yield _Window(operand, made, sent, (sizes, *pieces), block, is_filled=False)
+        return
+    for reads in _READERS[op.name](op, rule, factor, made):
+        size = shape_of(operands_of(op)[reads.operand].type)[reads.dim]
+        spans = [reads.of(block * part, block * (part + 1)) for part in range(parts)]
+        width = max(stop - start for start, stop in spans)
+        starts = tuple(start for start, _ in spans)
+        sent, is_joined = _window_fetched(sizes, size, starts, width)
+        is_filled = min(starts) < 0 or max(starts) + width > size
+        name = starts, width
+        yield _Window(reads.operand, reads.dim, sent, name, width, is_filled, is_joined)
+
+
+@lru_cache(1024)
+def _parts(sizes: tuple[int, ...]) -> AxisTable:
+    """The devices that share a dimension split over axes of these sizes: one for each part."""
+    return AxisTable(Grid("parts", tuple((f"{i}", size) for i, size in enumerate(sizes))), ())
+
+
+def _held(sizes: tuple[int, ...], size: int) -> Held:
+    return Held(tuple(range(len(sizes))), size, -(-size // prod(sizes)))
+
+
+@lru_cache(4096)
+def _window_fetched(
+    sizes: tuple[int, ...], size: int, starts: tuple[int, ...], width: int
+) -> tuple[_Fetched, bool]:
+    table = _parts(sizes)
+    sent, is_joined = window_permutes(table, _held(sizes, size), starts, width)
+    return _fetched(sent, table), is_joined
+
+
+@lru_cache(4096)
+def _joined(
+    sizes: tuple[int, ...], pieces: tuple[tuple[int, int, int, int], ...], block: int
+) -> list[tuple[int, _Fetched]]:
+    """Of a concatenation of pieces (operand, its size, where it begins, how much it takes): what
+    is fetched of each operand, or of all as if of the first."""
+    table = _parts(sizes)
+    takes: list[Taken] = []
+    offset = 0
+    numbers = {operand: index for index, operand in enumerate(dict.fromkeys(p[0] for p in pieces))}
+    for operand, size, start, length in pieces:
+        takes.append(Taken(numbers[operand], _held(sizes, size), start, length, offset))
+        offset += length
+    first = [part * block for part in range(prod(sizes))]
+    operands = [*numbers]
+    return [
+        (operands[source], _fetched(sent, table))
+        for source, sent in join_permutes(table, takes, block, first)
+    ]
+
+
+def _fetched(sent: Sequence[Sent] | None, table: AxisTable) -> _Fetched:
+    if sent is None:
+        return None
+    return tuple(_Permute(rows, _moved_along(pairs, table.sizes)) for rows, pairs in sent)
+
+
+def _moved_along(pairs: Sequence[tuple[int, int]], sizes: Sequence[int]) -> tuple[int, ...]:
+    """The axes in which a source and its target differ."""
+    found: list[int] = []
+    stride = 1
+    for axis in reversed(range(len(sizes))):
+        if any(one // stride % sizes[axis] != two // stride % sizes[axis] for one, two in pairs):
+            found.append(axis)
+        stride *= sizes[axis]
+    return tuple(found[::-1])
 
 
 def _choice_seconds(
@@ -98,12 +258,6 @@ def _choice_seconds(
     return seconds
 
 
-def _writes(value: SSAValue, windows: int) -> int:
-    """How often an operand that an op reads from memory is written anew: the window in its last
-    dimension, and the others where computing them again for the next permutes reads more."""
-    return windows if reads_more(value) else 1
-
-
 def _made(op: Operation, rule: ShardingRule, factor: int) -> tuple[int | None, int]:
     """The dimension of the result whose elements a factor counts, and how many they are; None and
     those of the kernel's where a convolution sums over the factor."""
@@ -113,26 +267,6 @@ def _made(op: Operation, rule: ShardingRule, factor: int) -> tuple[int | None, i
             if factor in held:
                 return (dim if value is op.results[0] else None), shape_of(value.type)[dim]
     return None, rule.factor_sizes[factor]
-
-
-def _missing(read: _Interval, total: int, size: int, parts: int) -> tuple[int, int]:
-    """What devices fetch from each other, for the one that has most to receive or to send: how many
-    elements, and with how many others."""
-    made, held = -(-total // parts), -(-size // parts)
-    received, sent = [[0, 0] for _ in range(parts)], [[0, 0] for _ in range(parts)]
-    for device in range(parts):
-        start, stop = read(device * made, min(total, (device + 1) * made))
-        start, stop = max(0, start), min(size, stop)
-        if start >= stop:
-            continue
-        for block in range(start // held, (stop - 1) // held + 1):
-            if block != device:
-                elements = min(stop, (block + 1) * held) - max(start, block * held)
-                for count in received[device], sent[block]:
-                    count[0] += elements
-                    count[1] += 1
-    rows, others = zip(*received, *sent, strict=True)
-    return max(rows), max(others)
 
 
 # ---- What is read, op by op ----------------------------------------------------------------------
@@ -164,21 +298,6 @@ def _pad(op: Operation, rule: ShardingRule, factor: int, made: int | None) -> li
             return -(-(start - low) // step), (stop - 1 - low) // step + 1
 
         found.append(_Reads(0, dim, read))
-    return found
-
-
-def _concatenate(op: Operation, rule: ShardingRule, factor: int, made: int | None) -> list[_Reads]:
-    found: list[_Reads] = []
-    dim, before = integer(op, "dimension"), 0
-    if dim != made:
-        return []
-    for index, value in enumerate(operands_of(op)):
-
-        def read(start: int, stop: int, before: int = before) -> tuple[int, int]:
-            return start - before, stop - before
-
-        found.append(_Reads(index, dim, read))
-        before += shape_of(value.type)[dim]
     return found
 
 
@@ -275,7 +394,6 @@ def _convolution(op: Operation, rule: ShardingRule, factor: int, made: int | Non
 _READERS: dict[str, Callable[[Operation, ShardingRule, int, int | None], Sequence[_Reads]]] = {
     "stablehlo.slice": _slice,
     "stablehlo.pad": _pad,
-    "stablehlo.concatenate": _concatenate,
     "stablehlo.reverse": _reverse,
     "stablehlo.reduce_window": _reduce_window,
     "stablehlo.select_and_scatter": _select_and_scatter,

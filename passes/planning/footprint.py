@@ -260,7 +260,7 @@ class Footprint:
         """What an op has in memory in forms of its own; notes the copies that it shares."""
         graph = self._graph
         strategies = graph.nodes[node].strategies
-        for index, value in enumerate(operands_of(op)):
+        for index, value in enumerate(graph.places.inputs(op)):
             place = graph.node_of(value)
             source = graph.read_by(value, op)
             if place is None or source is None:

@@ -69,7 +69,7 @@ class Links:
         choosers = set(self._op_of.values())
         for op in graph.places.others:
             if op not in choosers and op.results:
-                for value in operands_of(op):
+                for value in dict.fromkeys(graph.places.inputs(op)):
                     yield from self._between(value, op.results[0], op_label(op), through=True)
         last = graph.func.body.block.last_op
         assert last is not None
@@ -80,7 +80,7 @@ class Links:
 
     def _of_choice(self, op: Operation, node: int) -> Iterator[_Link]:
         label = op_label(op)
-        for index, value in enumerate(operands_of(op)):
+        for index, value in enumerate(self._graph.places.inputs(op)):
             place = self._graph.node_of(value)
             sources = [*self._readers.get(value, ()), *([] if place is None else [place])]
             for source in dict.fromkeys(sources):

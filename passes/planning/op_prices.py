@@ -21,7 +21,8 @@ from autopar.passes.partition.specs import AxisTable, Spec
 from autopar.passes.partition.strategy import Splittable, Strategy, StrategyChooser
 
 from .demands import Demands
-from .exchange_prices import exchange_seconds, may_exchange
+from .exchange_prices import Fetch, fetches, may_exchange
+from .joins import Cut
 from .places import even_splits, slicing
 from .reshard_prices import Floats
 
@@ -34,15 +35,15 @@ class OpPrices:
     ) -> None:
         self._table, self._prices, self._demands, self._fusion = table, prices, demands, fusion
         self._chooser = StrategyChooser(table, ReshardPlanner(table))
-        self._strategies: dict[tuple[int, Splittable], list[Strategy]] = {}
+        self._strategies: dict[tuple[int, Splittable, bool], list[Strategy]] = {}
         self._found: dict[tuple[Any, ...], Floats] = {}
         self._keep: list[object] = []  # rules whose identity is a key
 
     def strategies(
-        self, op: Operation, rule: ShardingRule, splittable: Splittable
+        self, op: Operation, rule: ShardingRule, splittable: Splittable, *, uneven: bool = False
     ) -> list[Strategy]:
-        """All that the demands allow."""
-        found = self._every_strategy(rule, splittable)
+        """All that the demands allow; `uneven`: those that leave a little padding, too."""
+        found = self._every_strategy(rule, splittable, uneven=uneven)
         if op.name in DOTS and not self._demands.allow_replicated_compute:
             return self._on_all_devices(op, found)
         return found
@@ -63,16 +64,20 @@ class OpPrices:
             )
         return found
 
-    def _every_strategy(self, rule: ShardingRule, splittable: Splittable) -> list[Strategy]:
+    def _every_strategy(
+        self, rule: ShardingRule, splittable: Splittable, *, uneven: bool
+    ) -> list[Strategy]:
         """All assignments of grid axes to factors that split evenly."""
-        key = (id(rule), splittable)
+        key = (id(rule), splittable, uneven)
         found = self._strategies.get(key)
         if found is None:
             self._keep.append(rule)
             may = [f for f, allowed in enumerate(splittable.allowed) if allowed]
             mappings = (*rule.operands, *rule.results)
             flatten = self._demands.flatten_axes
-            splits = even_splits(rule.factor_sizes, may, self._table, flatten=flatten)
+            splits = even_splits(
+                rule.factor_sizes, may, self._table, flatten=flatten, uneven=uneven
+            )
             made = dict.fromkeys(self._chooser.repaired(rule, mappings, own) for own in splits)
             found = [self._chooser.complete(rule, splittable, factors) for factors in made]
             self._strategies[key] = found
@@ -135,13 +140,15 @@ class OpPrices:
                 more *= apart
         return more
 
-    def exchanges(self, op: Operation, rule: ShardingRule, strategies: list[Strategy]) -> Floats:
-        """(strategies,): what devices fetch of each other's parts, as for halos of windows."""
+    def fetches(
+        self, op: Operation, rule: ShardingRule, strategies: list[Strategy], cuts: Sequence[Cut]
+    ) -> list[list[Fetch]]:
+        """Of each strategy what devices fetch of each other's parts, as for halos of windows;
+        `cuts`: what a concatenation takes of values that it joins slices of."""
         if not may_exchange(op, rule):
-            return np.zeros(len(strategies))
-        terms = self._table, self._prices
-        found = [exchange_seconds(op, rule, strategy, *terms) for strategy in strategies]
-        return np.array(found, np.float64)
+            return []
+        terms = self._table, self._prices, cuts
+        return [[*fetches(op, rule, strategy, *terms)] for strategy in strategies]
 
     def slices(self, sources: Sequence[Spec], needs: Sequence[Spec], value: SSAValue) -> Floats:
         """(sources, needs): seconds of slicing a value that lies in memory, for ops that do not

@@ -24,6 +24,8 @@ from autopar.dialects.tensors import is_splittable, shape_of
 from autopar.passes.partition.specs import AxisTable, Spec
 from autopar.passes.walk import SHARDED_BODIES, ops_in
 
+from .joins import joined_slices
+
 _CONSTANTS = frozenset(
     {"stablehlo.constant", "stablehlo.iota", "arith.constant", "chlo.constant", "tensor.empty"}
 )
@@ -31,6 +33,14 @@ _BARRIER = "stablehlo.optimization_barrier"
 """Each result is the operand at its place."""
 MOVES = frozenset({"autopar.constraint", "autopar.reshard"})
 """Ops whose results lie where the program says, not where their operands do."""
+_WINDOWED = frozenset(
+    f"stablehlo.{name}" for name in ("concatenate", "pad", "reduce_window", "slice")
+)
+"""Ops that leave a few elements of a dimension out, or add some."""
+_UNEVEN = _WINDOWED | {f"stablehlo.{name}" for name in ("broadcast_in_dim", "reverse", "transpose")}
+"""Ops around a place that may be split unevenly."""
+_PADDING = 1 / 16
+"""The most of a dimension that may be padding then."""
 _MOST_AXES = 3
 """That are searched apart: with each more there are several times as many choices."""
 
@@ -66,8 +76,14 @@ class Places:
         self._classes = op_classes()
         self.ops = list(planned_ops(func))
         """Propagation may add copies of constants later, which are not planned."""
+        self.joined = dict(joined_slices(self.ops))
+        """The concatenations whose slices are no choice of their own."""
+        self._views = {view for cuts in self.joined.values() for cut in cuts for view in cut.views}
+        self._even: list[SSAValue] = []
+        """Values whose places are split evenly only."""
         for op in self.ops:
             self._visit(op)
+        self._uneven = self._find_uneven()
 
     def of(self, value: SSAValue) -> SSAValue | None:
         """The value that stands for the place; None where the value is free."""
@@ -81,13 +97,42 @@ class Places:
         self._parent.pop(root, None)
         return root
 
+    def inputs(self, op: Operation) -> Sequence[SSAValue]:
+        """What an op reads: what it joins slices of itself, in place of these."""
+        cuts = self.joined.get(op)
+        return operands_of(op) if cuts is None else [cut.source for cut in cuts]
+
+    def may_be_uneven(self, value: SSAValue) -> bool:
+        """Whether a place may be split where the axes do not divide: windows of a value that are
+        only slices, pads and elementwise ops of it."""
+        return bool(self._uneven) and self.of(value) in self._uneven
+
+    def _find_uneven(self) -> set[SSAValue]:
+        windowed: set[SSAValue | None] = set()
+        for op in self.others:
+            if op.name in _WINDOWED:
+                windowed.update(map(self.of, (*self.inputs(op), *op.results)))
+        if not windowed:
+            return set()
+        last = self._func.body.block.last_op
+        assert last is not None
+        even: set[SSAValue | None] = {*map(self.of, (*self._even, *last.operands))}
+        even.update(map(self.of, self._func.body.block.args))
+        for op in self.others:
+            if op.name not in _UNEVEN:
+                even.update(map(self.of, (*self.inputs(op), *op.results)))
+        return {value for value in windowed - even if value is not None}
+
     def _visit(self, op: Operation) -> None:
         operands = operands_of(op)
-        if op.name in _CONSTANTS or self._is_made_of_scalars(op):
+        if op in self._views:
+            self._free.update(op.results)
+        elif op.name in _CONSTANTS or self._is_made_of_scalars(op):
             self._free.update(op.results)
         elif edges := data_flow_edges(op) if op.name != MANUAL else []:
             for edge in edges:
                 first, *rest = edge.targets
+                self._even.append(first)
                 for value in (*rest, *edge.source_values):
                     self._join(first, value, op)
         elif op.name == _BARRIER:
@@ -138,18 +183,26 @@ def searched_axes(table: AxisTable) -> list[tuple[int, ...]]:
     return groups
 
 
-def every_spec(shape: Sequence[int], table: AxisTable, *, flatten: bool = True) -> list[Spec]:
-    """All ways to split a tensor along dimensions that the axes divide, whole first."""
-    splits = even_splits(shape, range(len(shape)), table, flatten=flatten)
+def every_spec(
+    shape: Sequence[int], table: AxisTable, *, flatten: bool = True, uneven: bool = False
+) -> list[Spec]:
+    """All ways to split a tensor along dimensions that the axes divide, whole first; `uneven`: and
+    along those that they leave little of."""
+    splits = even_splits(shape, range(len(shape)), table, flatten=flatten, uneven=uneven)
     return [Spec(dims) for dims in splits]
 
 
 def even_splits(
-    sizes: Sequence[int], may: Iterable[int], table: AxisTable, *, flatten: bool
+    sizes: Sequence[int],
+    may: Iterable[int],
+    table: AxisTable,
+    *,
+    flatten: bool,
+    uneven: bool = False,
 ) -> Iterator[tuple[tuple[int, ...], ...]]:
     """For each way to split dimensions (or factors) of these sizes evenly the axes of each, in the
     grid's order; only those that `may` be split are. Without `flatten` none is by several axes, but
-    for those that are searched as one."""
+    for those that are searched as one. `uneven`: with a little padding, too."""
     groups = searched_axes(table)
     for choice in product((-1, *may), repeat=len(groups)):
         split = [index for index in choice if index >= 0]
@@ -164,7 +217,10 @@ def even_splits(
             )
             for index in range(len(sizes))
         )
-        if all(size % table.parts(own) == 0 for size, own in zip(sizes, chosen, strict=True)):
+        padding = (
+            (-size % table.parts(own), size) for size, own in zip(sizes, chosen, strict=True)
+        )
+        if all(more == 0 or (uneven and more <= _PADDING * size) for more, size in padding):
             yield chosen
 
 

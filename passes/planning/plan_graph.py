@@ -10,7 +10,7 @@ node for where it is read from, so that a resharding for all of them is paid onc
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
 from typing import Any
@@ -44,9 +44,10 @@ from autopar.passes.partition.strategy import (
 )
 
 from .demands import Demands, demanded_shardings
+from .exchange_prices import Fetch
 from .loop_sums import LoopSums, Sink, SumGroup
 from .op_prices import OpPrices
-from .places import MOVES, Places, every_spec, searched_axes, specs_that_keep
+from .places import MOVES, Places, every_spec, searched_axes, slicing, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import FEW, MANY, Floats, ReshardPrices
 from .updates import scatter_preference, update_places
@@ -119,10 +120,14 @@ class PlanGraph:
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
         self._parts: dict[int, Floats] = {}
+        self._argument_reads: dict[int, float] = {}
+        """Seconds of reading the whole of each argument, by its node."""
         self._loops: dict[Operation, int] = {}
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self.fusion = Fusions()
         self._ops = OpPrices(table, prices, self._demands, self.fusion)
+        self._windows: set[tuple[object, ...]] = set()
+        """What is fetched of values, by where it is read."""
         self._num_norms = 0
         """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
         self._returned: set[Operation] = set()
@@ -137,10 +142,16 @@ class PlanGraph:
         self._choosers = {
             op
             for op in self.places.others
-            if op in self._sums.groups
-            or sum(self.places.of(value) is not None for value in operands_of(op)) > 1
+            if op in self._sums.groups or len(self._read(op, self.places.of)) > 1
         }
         """Ops that get a node."""
+        self._reads_for = {
+            view: op
+            for op, cuts in self.places.joined.items()
+            for cut in cuts
+            for view in cut.views
+        }
+        """Of slices that are no choice of their own: who reads what they are of."""
         self._build()
 
     def where_collectives_meet(self) -> PlanGraph:
@@ -166,10 +177,14 @@ class PlanGraph:
     def _add_free(self, value: SSAValue) -> int:
         """A node that may have any split of the value."""
         shape = shape_of(value.type)
+        flatten = self._demands.flatten_axes
+        if self.places.may_be_uneven(value):
+            specs = every_spec(shape, self.table, flatten=flatten, uneven=True)
+            return self._add(Node(specs, seconds=np.zeros(len(specs))))
         signature = self._reshard.signature(shape)
         specs = self._specs.get(signature)
         if specs is None:
-            specs = every_spec(shape, self.table, flatten=self._demands.flatten_axes)
+            specs = every_spec(shape, self.table, flatten=flatten)
             self._specs[signature] = specs
         return self._add(Node(specs, seconds=np.zeros(len(specs))))
 
@@ -218,6 +233,7 @@ class PlanGraph:
                 self.node_of(result)  # every value has a place, also one that nothing decides
             if op not in chosen:
                 self._add_traffic(op)
+        self._add_argument_reads()
 
     def _forbid_whole(self, demanded: Sequence[Sharding | None]) -> None:
         """Parameters and optimizer state are split where they can be, and nothing says how."""
@@ -319,9 +335,33 @@ class PlanGraph:
 
     def _add_bytes(self, value: SSAValue, size: float) -> None:
         node = self._lies_as(value)
-        if node is not None:
-            choice = self.nodes[node]
-            choice.seconds = choice.seconds + self._prices.memory_seconds(size) / self.parts(node)
+        if node is None:
+            return
+        seconds = self._prices.memory_seconds(size)
+        if self.places.is_argument(value):
+            self._argument_reads[node] = self._argument_reads.get(node, 0.0) + seconds
+        else:
+            self.nodes[node].seconds = self.nodes[node].seconds + seconds / self.parts(node)
+
+    def _add_argument_reads(self) -> None:
+        """Arguments that one place alone is computed from are read as it needs them: no more than
+        a device's part, where they are only sliced for it."""
+        others: dict[int, set[int]] = {node: set() for node in self._argument_reads}
+        for one, two in self.edges:
+            for node, other in ((one, two), (two, one)):
+                if node in others:
+                    others[node].add(other)
+        values = {node: value for value, node in self.place_of.items()}
+        for node, seconds in self._argument_reads.items():
+            argument, parts = values[node], self.parts(node)
+            reader = others[node].pop() if len(others[node]) == 1 else None
+            read = None if reader is None else values.get(reader)
+            if reader is None or read is None or shape_of(read.type) != shape_of(argument.type):
+                self.nodes[node].seconds = self.nodes[node].seconds + seconds / parts
+                continue
+            is_sliced = slicing(self.nodes[node].specs, self.nodes[reader].specs)
+            least = np.where(is_sliced, self.parts(reader)[None, :], parts[:, None])
+            self._add_edge(node, reader, seconds / least, 1)
 
     def parts(self, place: int) -> Floats:
         """(choices,): into how many parts each choice of a place splits a value."""
@@ -336,19 +376,31 @@ class PlanGraph:
     def _add_op(self, op: Operation) -> None:
         trips = times(op, self._loops)
         rule = partitioned_rule(op)
-        values = (*operands_of(op), *op.results)
+        values = (*self.places.inputs(op), *op.results)
         known = all(is_splittable(v.type) or not shape_of(v.type) for v in values)
         if op.name in MOVES:
             self._add_reshard(op.operands[0], op.results[0], trips)
         elif rule is None or op.name == MANUAL or not known:
             self._add_whole(op, trips)
         else:
-            read = [i for i, v in enumerate(operands_of(op)) if self.node_of(v) is not None]
+            read = self._read(op, self.node_of)
             is_unary = len(read) == 1 and len(op.results) == 1 and op.name not in DOTS
             if is_unary and op not in self._sums.groups:
                 self._add_unary(op, rule, read[0], trips)
             else:
                 self._add_choice(op, rule, trips)
+
+    def _read(self, op: Operation, place: Callable[[SSAValue], object | None]) -> list[int]:
+        """Which inputs of an op have a place; of slices that it joins each value once."""
+        inputs = self.places.inputs(op)
+        read = [index for index, value in enumerate(inputs) if place(value) is not None]
+        if op in self.places.joined:
+            read = list({inputs[index]: index for index in reversed(read)}.values())[::-1]
+        return read
+
+    def _is_uneven(self, op: Operation) -> bool:
+        """Whether what an op reads or gives may be split where the axes do not divide."""
+        return any(map(self.places.may_be_uneven, (*self.places.inputs(op), *op.results)))
 
     def _add_whole(self, op: Operation, trips: int) -> None:
         """An op that has whole operands and results on every device."""
@@ -364,13 +416,15 @@ class PlanGraph:
 
     def _add_unary(self, op: Operation, rule: ShardingRule, index: int, trips: int) -> None:
         """An op of one operand: an edge that costs what its best strategy moves."""
-        value, (result,) = operands_of(op)[index], op.results
+        value, (result,) = self.places.inputs(op)[index], op.results
         source, target = self.node_of(value), self.node_of(result)
         assert source is not None
         if target is None:  # a scalar: what is left to resolve
             self._add_choice(op, rule, trips)
             return
-        strategies = self._ops.strategies(op, rule, splittable_factors(op, rule))
+        strategies = self._ops.strategies(
+            op, rule, splittable_factors(op, rule), uneven=self._is_uneven(op)
+        )
         combined = self._waits(trips, source, target)
         needs = [s.operands[index].with_partial(()) for s in strategies]
         gives = [s.results[0] for s in strategies]
@@ -379,12 +433,15 @@ class PlanGraph:
         if any(use.operation.name in DOTS for use in result.uses):
             before = before + self._ops.slices(self.nodes[source].specs, needs, value)
             after = after + self._ops.slices(gives, self.nodes[target].specs, result)
-        fetched = self._ops.exchanges(op, rule, strategies)
         is_added_up = self._sums.take(result)
         is_summed = is_added_up and any(given.partial for given in gives)
         if is_summed:
             after = self._added_up(gives, target, result, after, trips) / trips
         after = after * self._preference(gives, target, result)
+        fetches = self._ops.fetches(op, rule, strategies, self.places.joined.get(op, ()))
+        fetched, _ = self._fetched(
+            fetches, len(strategies), [(value, target)] * len(op.operands), op
+        )
         seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
         best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
         self.throughs.append(
@@ -394,6 +451,28 @@ class PlanGraph:
         if is_added_up and not is_summed:
             matrix = matrix + self._kept_whole(source, target, result)
         self._add_edge(source, target, matrix, trips)
+
+    def _fetched(
+        self,
+        fetches: Sequence[Sequence[Fetch]],
+        count: int,
+        ends: Sequence[tuple[SSAValue, int | None]],
+        op: Operation,
+    ) -> tuple[Floats, dict[int, Floats]]:
+        """(strategies,): seconds of what an op alone fetches; and by operand those of what another
+        op that reads the value at the same node fetches as well, once for both."""
+        alone, again = np.zeros(count), dict[int, Floats]()
+        new: list[tuple[object, ...]] = []
+        for index, own in enumerate(fetches):
+            for fetch in own:
+                key = (*ends[fetch.operand], op.parent, fetch.key)
+                if key in self._windows:
+                    again.setdefault(fetch.operand, np.zeros(count))[index] += fetch.seconds
+                else:
+                    alone[index] += fetch.seconds
+                    new.append(key)
+        self._windows.update(new)
+        return alone, again
 
     def _added_up(
         self, gives: Sequence[Spec], target: int, result: SSAValue, each: Floats, trips: int
@@ -513,18 +592,24 @@ class PlanGraph:
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
-        strategies = self._ops.strategies(op, rule, splittable)
+        strategies = self._ops.strategies(op, rule, splittable, uneven=self._is_uneven(op))
         sizes = self._moved(op, (*operands_of(op), *op.results))
         seconds = self._ops.seconds(op, rule, splittable, strategies, sizes)
-        seconds = seconds + self._ops.exchanges(op, rule, strategies)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
-        for index, value in enumerate(operands_of(op)):
-            source = self._reader(value, trips)
+        ends = [(value, self._reader(value, trips)) for value in self.places.inputs(op)]
+        fetches = self._ops.fetches(op, rule, strategies, self.places.joined.get(op, ()))
+        fetched, again = self._fetched(fetches, len(strategies), ends, op)
+        self.nodes[node].seconds = self.nodes[node].seconds + trips * fetched
+        for index in self._read(op, self.node_of):
+            value, source = ends[index]
             if source is not None:
                 needs = [s.operands[index].with_partial(()) for s in strategies]
                 combined = self._waits(trips, source)
                 matrix = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
+                if index in again:  # where the value does not lie as the op before reads it
+                    other = [[spec != need for need in needs] for spec in self.nodes[source].specs]
+                    matrix = matrix + again[index] * np.array(other)
                 if op.name in DOTS:
                     matrix = matrix + self._ops.slices(self.nodes[source].specs, needs, value)
                 self._add_edge(source, node, matrix, trips)
@@ -594,7 +679,8 @@ class PlanGraph:
         key = (value, trips)
         found = self._readers.get(key)
         if found is None:
-            users = Counter(use.operation for use in value.uses)
+            readers = (use.operation for use in value.uses)
+            users = Counter(self._reads_for.get(reader, reader) for reader in readers)
             shared = sum(1 for user in users if user in self._choosers) > 1
             if not shared:
                 found = node

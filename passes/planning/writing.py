@@ -61,6 +61,11 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
                 if own is not None:
                     set_sharding(result, own)
     for op, strategy in _strategies(graph, chosen):
+        for cut, spec in zip(graph.places.joined.get(op, ()), strategy.operands, strict=False):
+            for view in cut.views:  # as the op needs it
+                set_sharding(view.results[0], table.sharding(spec))
+                axes = tuple(table.axes(axes) for axes in spec.dims)
+                view.attributes[STRATEGY] = StrategyAttr(axes)
         factors = strategy.factors
         op.attributes[STRATEGY] = StrategyAttr(tuple(table.axes(axes) for axes in factors))
     arguments = [
@@ -100,7 +105,8 @@ def _strategies(graph: PlanGraph, chosen: Sequence[int]) -> Iterator[tuple[Opera
                 graph.nodes[through.source].specs[read],
                 graph.nodes[through.target].specs[given],
             )
-            if (through.needs[best], through.gives[best]) != lie or through.fetched[best]:
+            is_moved = (through.needs[best], through.gives[best]) != lie
+            if is_moved or through.fetched[best] or op in graph.places.joined:
                 yield op, strategy
         else:
             partial.update(op.results if not partial.isdisjoint(op.operands) else ())

@@ -11,9 +11,10 @@ from xdsl.ir import SSAValue
 from autopar.dialects.rules.access import ints
 from autopar.dialects.tensors import shape_of
 
-from ..exchange import Piece, Source, plan_exchange
+from ..exchange import Exchange, Held, Piece, Sent, Source, Transfers, plan_transfers
 from ..local_builder import LocalBuilder, i64_array
-from ..windows import block_starts, fetch_window, window_rows
+from ..specs import AxisTable
+from ..windows import block_starts, fetch_window, window_permutes, window_rows
 from .core import LocalOp, localizer
 
 
@@ -154,11 +155,27 @@ class _Take(NamedTuple):
         return [r - self.offset + self.start for r in first]
 
 
-def _exchanged(
-    builder: LocalBuilder, takes: Sequence[_Take], dim: int, width: int, first: Sequence[int]
-) -> SSAValue | None:
-    """Each device's block, put together by one exchange; None where windows move no more."""
-    sources = list(dict.fromkeys(take.source for take in takes))
+class Taken(NamedTuple):
+    """What a concatenation takes of a source, as that is held."""
+
+    source: int
+    held: Held
+    start: int
+    length: int
+    offset: int
+    """Where it lies in the result."""
+
+    def starts(self, first: Sequence[int]) -> list[int]:
+        """The element of the source that would lie at the beginning of each device's block."""
+        return [r - self.offset + self.start for r in first]
+
+
+def plan_join(
+    table: AxisTable, takes: Sequence[Taken], width: int, first: Sequence[int]
+) -> Transfers | None:
+    """The one exchange that puts together each device's block; None where windows of each source
+    move no more."""
+    held = {take.source: take.held for take in takes}
     wanted: list[list[Piece]] = []
     for begin in first:
         pieces: list[Piece] = []
@@ -167,21 +184,44 @@ def _exchanged(
             high = min(begin + width, take.offset + take.length)
             if low < high:
                 start = take.start + low - take.offset
-                source = sources.index(take.source)
-                pieces.append(Piece(source, start, high - low, 0, low - begin))
+                pieces.append(Piece(take.source, start, high - low, 0, low - begin))
         wanted.append(pieces)
-    exchange = plan_exchange(builder, sources, dim, wanted)
-    if exchange is None:
+    found = plan_transfers(table, [held[index] for index in range(len(held))], wanted)
+    if found is None:
         return None
-    rows = sum(
-        window_rows(builder, *_window(take, dim), take.starts(first), width) for take in takes
-    )
-    return exchange.run([width])[0] if exchange.rows < rows else None
+    rows = sum(window_rows(table, take.held, take.starts(first), width) for take in takes)
+    return found if found.rows < rows else None
 
 
-def _window(take: _Take, dim: int) -> tuple[SSAValue, int, tuple[int, ...], int]:
-    value, axes, size = take.source
-    return value, dim, axes, size
+def join_permutes(
+    table: AxisTable, takes: Sequence[Taken], width: int, first: Sequence[int]
+) -> list[tuple[int, list[Sent] | None]]:
+    """What a concatenation sends: of each exchange a source, and its permutes, None where that is
+    gathered."""
+    found = plan_join(table, takes, width, first)
+    if found is not None:
+        return [(takes[0].source, found.sent)]
+    return [
+        (take.source, window_permutes(table, take.held, take.starts(first), width)[0])
+        for take in takes
+    ]
+
+
+def _exchanged(
+    builder: LocalBuilder, takes: Sequence[_Take], dim: int, width: int, first: Sequence[int]
+) -> SSAValue | None:
+    """Each device's block, put together by one exchange; None where windows move no more."""
+    sources = list(dict.fromkeys(take.source for take in takes))
+    taken = [
+        Taken(
+            sources.index(source),
+            Held(source.axes, source.size, shape_of(source.value.type)[dim]),
+            *rest,
+        )
+        for source, *rest in takes
+    ]
+    found = plan_join(builder.table, taken, width, first)
+    return None if found is None else Exchange(builder, sources, dim, found).run([width])[0]
 
 
 def _fetched(
@@ -194,7 +234,8 @@ def _fetched(
     """Each device's block, put together from a window of each operand."""
     result: SSAValue | None = None
     for take in takes:
-        window = fetch_window(builder, *_window(take, dim), take.starts(first), shape[dim])
+        value, axes, size = take.source
+        window = fetch_window(builder, value, dim, axes, size, take.starts(first), shape[dim])
         if result is None:
             result = window
         else:

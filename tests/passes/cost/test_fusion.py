@@ -247,3 +247,13 @@ def test_what_branches_stands_once_in_code() -> None:
     assert kept(f"{one}\n{two}\n%4 = stablehlo.add %2, %3 : tensor<8x8xf32>") == ["pad", "add"]
     shared = f"{one}\n%3 = stablehlo.slice %0 [8:16, 0:8] : (tensor<24x8xf32>) -> tensor<8x8xf32>"
     assert kept(f"{shared}\n%4 = stablehlo.add %2, %3 : tensor<8x8xf32>") == ["pad", "add"]
+
+
+def test_a_part_of_what_is_padded_may_be_all_that_is_padded() -> None:
+    body = """
+        %z = stablehlo.constant dense<0.0> : tensor<f32>
+        %0 = stablehlo.pad %a, %z, low = [4, 0], high = [4, 0], interior = [0, 0]
+            : (tensor<8x8xf32>, tensor<f32>) -> tensor<16x8xf32>
+        %1 = stablehlo.slice %0 [4:12, 0:8] : (tensor<16x8xf32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    assert fusion(body) == (["slice"], [SIZE])
