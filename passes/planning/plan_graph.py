@@ -12,18 +12,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, product
 from typing import Any
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, Operation, OpResult, SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
-from autopar.dialects.rules.registry import get_rule, partitioned_rule
+from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
@@ -35,9 +34,6 @@ from autopar.passes.partition.special import splittable_factors
 from autopar.passes.partition.specs import (
     AxisTable,
     Spec,
-    axes_of_partial,
-    merge_partial,
-    without_axes,
 )
 from autopar.passes.partition.strategy import (
     Strategy,
@@ -45,18 +41,17 @@ from autopar.passes.partition.strategy import (
 
 from .demands import Demands, demanded_shardings
 from .exchange_prices import Fetch
-from .loop_sums import LoopSums, Sink, SumGroup
+from .loop_sums import LoopSums
 from .op_prices import OpPrices
-from .places import MOVES, Places, every_spec, searched_axes, slicing, specs_that_keep
+from .places import MOVES, Places, every_spec, slicing, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import FEW, MANY, Floats, ReshardPrices
+from .sum_prices import SumPrices
 from .updates import scatter_preference, update_places
+from .waiting import Waiting
 
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte that is held on a device: only breaks ties."""
-_ADDING = 3
-"""An addition reads twice what it writes."""
-_RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
 
 
 @dataclass(eq=False)
@@ -128,17 +123,11 @@ class PlanGraph:
         self._ops = OpPrices(table, prices, self._demands, self.fusion)
         self._windows: set[tuple[object, ...]] = set()
         """What is fetched of values, by where it is read."""
-        self._num_norms = 0
-        """Sums of what arguments are joined with, as the parts of a gradient's norm are."""
-        self._returned: set[Operation] = set()
-        """Ops that give sums which are only returned, as losses are."""
-        self._combined: set[int] = set()
-        """Places of arguments and of what elementwise ops join with them (gradients)."""
         self._updates: set[int] = set()
         """Places where gradients are to be scattered rather than summed everywhere."""
+        self._waiting = Waiting(self.places, self.node_of, self._reshard)
         self._sums = LoopSums(func)
-        self._sum_nodes: dict[SumGroup, int] = {}
-        """Over which axes those of a group are partial."""
+        self._sum_prices = SumPrices(self, self._sums, prices, self._loops)
         self._choosers = {
             op
             for op in self.places.others
@@ -180,12 +169,16 @@ class PlanGraph:
         flatten = self._demands.flatten_axes
         if self.places.may_be_uneven(value):
             specs = every_spec(shape, self.table, flatten=flatten, uneven=True)
-            return self._add(Node(specs, seconds=np.zeros(len(specs))))
+            return self.add_place(specs)
         signature = self._reshard.signature(shape)
         specs = self._specs.get(signature)
         if specs is None:
             specs = every_spec(shape, self.table, flatten=flatten)
             self._specs[signature] = specs
+        return self.add_place(specs)
+
+    def add_place(self, specs: list[Spec]) -> int:
+        """A node that costs nothing by itself, which may lie so; its number."""
         return self._add(Node(specs, seconds=np.zeros(len(specs))))
 
     def _add(self, node: Node) -> int:
@@ -217,7 +210,7 @@ class PlanGraph:
         self._boundary()
         for arg in func.body.block.args:
             self._hold(arg)
-        self._find_combined()
+        self._waiting.find(func)
         if self._demands.prefer_reduce_scatter:
             self._updates = update_places(func, places, self.node_of, self._may_be_split)
         for arg, value, op in places.reads:
@@ -250,35 +243,6 @@ class PlanGraph:
         node = self.node_of(value)
         return node is not None and any(spec.dim_axes for spec in self.nodes[node].specs)
 
-    def _find_combined(self) -> None:
-        """Arguments, what elementwise ops join with them, and both in other shapes; how many sums
-        of these there are; what has a message that others may share. What the batch is joined with
-        is on the way of the step, and waits for nothing."""
-        kinds = argument_kinds(self.func)
-        of_state = [kind in STATE_KINDS for kind in kinds]
-        joined: dict[int, int] = {}
-        for arg, value, _ in self.places.reads:
-            assert isinstance(arg, BlockArgument)
-            if any(of_state) and kinds[arg.index] == "batch":
-                continue
-            ends = self.node_of(arg), self.node_of(value)
-            self._combined.update(node for node in ends if node is not None)
-            if ends[1] is not None:
-                joined[ends[1]] = num_bytes(value.type)
-        reshapes = [op for op in self.places.others if op.name in _RESHAPES]
-        for op in (*reshapes, *reversed(reshapes)):
-            ends = {self.node_of(op.operands[0]), self.node_of(op.results[0])}
-            if not self._combined.isdisjoint(ends):
-                self._combined.update(node for node in ends if node is not None)
-        for size in joined.values():
-            self._reshard.wait(size)
-        for op in self.places.others:
-            if any(map(_is_only_returned, op.results)):
-                self._returned.add(op)
-                self._reshard.wait(num_bytes(op.results[0].type))
-            is_norm = not self._combined.isdisjoint(map(self.node_of, operands_of(op)))
-            self._num_norms += is_norm and any(not shape_of(value.type) for value in op.results)
-
     def _boundary(self) -> None:
         """Results lie where an argument whose buffer they share does, or where the user says."""
         last = self.func.body.block.last_op
@@ -296,8 +260,8 @@ class PlanGraph:
                 self._add_reshard(value, argument, 1)
             elif (wanted := stated[index]) is not None:
                 specs = specs_that_keep(self.nodes[node].specs, wanted, self.table)
-                target = self._add(Node(specs, seconds=np.zeros(len(specs))))
-                self._add_edge(node, target, self._reshards(node, target, value, 1), 1)
+                target = self.add_place(specs)
+                self.add_edge(node, target, self._reshards(node, target, value, 1), 1)
 
     def _hold(self, argument: SSAValue) -> None:
         """Of plans that take the same time the one that keeps less on each device."""
@@ -361,7 +325,7 @@ class PlanGraph:
                 continue
             is_sliced = slicing(self.nodes[node].specs, self.nodes[reader].specs)
             least = np.where(is_sliced, self.parts(reader)[None, :], parts[:, None])
-            self._add_edge(node, reader, seconds / least, 1)
+            self.add_edge(node, reader, seconds / least, 1)
 
     def parts(self, place: int) -> Floats:
         """(choices,): into how many parts each choice of a place splits a value."""
@@ -411,7 +375,7 @@ class PlanGraph:
             whole = [self.table.replicated(len(shape_of(value.type)))]
             specs = self.nodes[node].specs
             ends = (whole, specs) if value in op.results else (specs, whole)
-            seconds = self._matrix(*ends, value).reshape(-1)
+            seconds = self.matrix(*ends, value).reshape(-1)
             self.nodes[node].seconds = self.nodes[node].seconds + trips * seconds
 
     def _add_unary(self, op: Operation, rule: ShardingRule, index: int, trips: int) -> None:
@@ -425,19 +389,19 @@ class PlanGraph:
         strategies = self._ops.strategies(
             op, rule, splittable_factors(op, rule), uneven=self._is_uneven(op)
         )
-        combined = self._waits(trips, source, target)
+        combined = self._waiting.shares(trips, source, target)
         needs = [s.operands[index].with_partial(()) for s in strategies]
         gives = [s.results[0] for s in strategies]
-        before = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
-        after = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
+        before = self.matrix(self.nodes[source].specs, needs, value, combined=combined)
+        after = self.matrix(gives, self.nodes[target].specs, result, combined=combined)
         if any(use.operation.name in DOTS for use in result.uses):
             before = before + self._ops.slices(self.nodes[source].specs, needs, value)
             after = after + self._ops.slices(gives, self.nodes[target].specs, result)
         is_added_up = self._sums.take(result)
         is_summed = is_added_up and any(given.partial for given in gives)
         if is_summed:
-            after = self._added_up(gives, target, result, after, trips) / trips
-        after = after * self._preference(gives, target, result)
+            after = self._sum_prices.alone(gives, target, result, after, trips) / trips
+        after = after * self.preference(gives, target, result)
         fetches = self._ops.fetches(op, rule, strategies, self.places.joined.get(op, ()))
         fetched, _ = self._fetched(
             fetches, len(strategies), [(value, target)] * len(op.operands), op
@@ -449,8 +413,8 @@ class PlanGraph:
         )
         matrix = np.take_along_axis(seconds, best[:, None, :], axis=1)[:, 0, :]
         if is_added_up and not is_summed:
-            matrix = matrix + self._kept_whole(source, target, result)
-        self._add_edge(source, target, matrix, trips)
+            matrix = matrix + self._sum_prices.kept_whole(source, target, result)
+        self.add_edge(source, target, matrix, trips)
 
     def _fetched(
         self,
@@ -474,121 +438,6 @@ class PlanGraph:
         self._windows.update(new)
         return alone, again
 
-    def _added_up(
-        self, gives: Sequence[Spec], target: int, result: SSAValue, each: Floats, trips: int
-    ) -> Floats:
-        """Of what a loop adds up, with `each` the seconds of bringing it to where it lies once. A
-        partial sum stays so to the loop's end: it is added up as the place has it without its
-        axes."""
-        loop = self._sums.loop_of(result)
-        once = trips if loop is None else times(loop, self._loops)
-        added = self._prices.memory_seconds(_ADDING * num_bytes(result.type))
-        found = trips * each
-        for i, given in enumerate(gives):
-            for j, spec in enumerate(self.nodes[target].specs if given.partial else ()):
-                form = without_axes(spec, given.partial_axes).with_partial(given.partial)
-                inside = self._matrix([given], [form], result)[0, 0]
-                after = self._matrix([form], [spec], result)[0, 0]
-                found[i, j] = trips * (inside + added * self._kept(form, spec)) + once * after
-        return found
-
-    def _added_up_jointly(
-        self,
-        group: SumGroup,
-        node: int,
-        gives: Sequence[Spec],
-        target: int,
-        result: SSAValue,
-        each: Floats,
-    ) -> Floats:
-        """As `_added_up`, of one that a loop adds up with others: seconds in each trip. What they
-        are partial over is a node of its own, which pays for the end of the loop: they are so over
-        the same axes, or reduced in each trip."""
-        total = self._sums_over(group)
-        sums = [over.partial for over in self.nodes[total].specs]
-        matches = np.full((len(gives), len(sums)), np.inf)
-        found = each.copy()
-        may_move = self._sums.take(result)
-        read = self._prices.memory_seconds(num_bytes(result.type))
-        for i, given in enumerate(gives):
-            for k, partial in enumerate(sums):
-                if given.partial == partial:
-                    matches[i, k] = 0
-                elif not partial:
-                    matches[i, k] = self._matrix([given], [given.with_partial(())], result)[0, 0]
-                elif not given.partial and not group.all_partial:
-                    # the others' axes do not split it: it is added on one device
-                    if given.dim_axes.isdisjoint(axes_of_partial(partial)):
-                        matches[i, k] = 0
-            for j, spec in enumerate(self.nodes[target].specs if given.partial else ()):
-                form = without_axes(spec, given.partial_axes).with_partial(given.partial)
-                if may_move or given.dims == form.dims:
-                    found[i, j] = self._matrix([given], [form], result)[0, 0]
-                    found[i, j] += read * self._kept(form, spec)
-        trips = times(group.makers[0], self._loops)
-        self._add_edge(node, total, matches, trips)
-        return found
-
-    def _sums_over(self, group: SumGroup) -> int:
-        """The node of what the sums of a group are partial over, and its edges to where they lie
-        when they are reduced."""
-        found = self._sum_nodes.get(group)
-        if found is None:
-            axes = [
-                tuple(chain.from_iterable(chosen))
-                for chosen in product(*(((), own) for own in searched_axes(self.table)))
-            ]
-            specs = [Spec((), merge_partial([("sum", own)])) for own in axes]
-            found = self._add(Node(specs, seconds=np.zeros(len(specs))))
-            self._sum_nodes[group] = found
-            for sink in group.sinks:
-                self._reduce_after(sink, found)
-            for sink, adds in group.adds.items():
-                self._keep_whole(sink, adds, found)
-        return found
-
-    def _reduce_after(self, sink: Sink, total: int) -> None:
-        """What a loop has added up is reduced to where it lies."""
-        value, place = sink.total, self.node_of(sink.total)
-        if place is None:
-            return
-        sums, specs = self.nodes[total].specs, self.nodes[place].specs
-        found = np.zeros((len(sums), len(specs)))
-        for k, over in enumerate(sums):
-            for j, spec in enumerate(specs if over.partial else ()):
-                form = without_axes(spec, over.partial_axes).with_partial(over.partial)
-                found[k, j] = self._matrix([form], [spec], value)[0, 0]
-        found = found * self._preference(sums, place, value)
-        self._add_edge(total, place, found, times(sink.loop, self._loops))
-
-    def _keep_whole(self, sink: Sink, adds: Sequence[Operation], total: int) -> None:
-        """Up to the end of the loop a sum is whole along the axes that it is partial over: seconds
-        of adding to it, or storing rows in it, beyond those of doing so as it lies afterwards."""
-        place = self.node_of(sink.total)
-        if place is None:
-            return
-        rows = [num_bytes(op.operands[1].type) for op in adds if len(op.operands) > 2]
-        totals = [v for op in adds for v in op.operands if isinstance(v, OpResult) and v.op.regions]
-        size = sum(rows) or (_ADDING - 1 + len(totals)) * num_bytes(sink.total.type)
-        specs = self.nodes[place].specs
-        kept = [
-            [self._kept(without_axes(spec, over.partial_axes), spec) for spec in specs]
-            for over in self.nodes[total].specs
-        ]
-        seconds = self._prices.memory_seconds(size) * np.array(kept)
-        self._add_edge(total, place, seconds, times(adds[0], self._loops))
-
-    def _kept(self, form: Spec, spec: Spec) -> float:
-        """How much more of a value lies on a device in one form than in another."""
-        return 1 / self.table.parts(form.dim_axes) - 1 / self.table.parts(spec.dim_axes)
-
-    def _kept_whole(self, source: int, target: int, result: SSAValue) -> Floats:
-        """(choices, choices): seconds of adding up what would only have to be sliced: it is a
-        partial sum over these axes, and sliced when it is reduced after the loop."""
-        more = 1 / self.parts(source)[:, None] - 1 / self.parts(target)[None, :]
-        added = self._prices.memory_seconds((_ADDING - 1) * num_bytes(result.type))
-        return added * np.maximum(more, 0)
-
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
@@ -605,38 +454,35 @@ class PlanGraph:
             value, source = ends[index]
             if source is not None:
                 needs = [s.operands[index].with_partial(()) for s in strategies]
-                combined = self._waits(trips, source)
-                matrix = self._matrix(self.nodes[source].specs, needs, value, combined=combined)
+                combined = self._waiting.shares(trips, source)
+                matrix = self.matrix(self.nodes[source].specs, needs, value, combined=combined)
                 if index in again:  # where the value does not lie as the op before reads it
                     other = [[spec != need for need in needs] for spec in self.nodes[source].specs]
                     matrix = matrix + again[index] * np.array(other)
                 if op.name in DOTS:
                     matrix = matrix + self._ops.slices(self.nodes[source].specs, needs, value)
-                self._add_edge(source, node, matrix, trips)
+                self.add_edge(source, node, matrix, trips)
         for index, result in enumerate(op.results):
             gives = [s.results[index] for s in strategies]
             target = self.node_of(result)
             if target is not None:
-                combined = self._waits(trips, target)
-                matrix = self._matrix(gives, self.nodes[target].specs, result, combined=combined)
-                preference = self._preference(gives, target, result)
+                combined = self._waiting.shares(trips, target)
+                matrix = self.matrix(gives, self.nodes[target].specs, result, combined=combined)
+                preference = self.preference(gives, target, result)
                 if not result.has_one_use():  # which would slice it itself
                     matrix = matrix + self._ops.slices(gives, self.nodes[target].specs, result)
                 group = self._sums.groups.get(op)
                 if group is not None:
-                    matrix = self._added_up_jointly(group, node, gives, target, result, matrix)
-                    self._add_edge(node, target, matrix, trips)
+                    matrix = self._sum_prices.jointly(group, node, gives, target, result, matrix)
+                    self.add_edge(node, target, matrix, trips)
                 elif self._sums.take(result):
-                    matrix = self._added_up(gives, target, result, matrix, trips)
-                    self._add_edge(node, target, matrix * preference, 1)
+                    matrix = self._sum_prices.alone(gives, target, result, matrix, trips)
+                    self.add_edge(node, target, matrix * preference, 1)
                 else:
-                    self._add_edge(node, target, matrix * preference, trips)
+                    self.add_edge(node, target, matrix * preference, trips)
             elif not shape_of(result.type):
-                left = self._matrix(gives, [Spec(())], result).reshape(-1)
-                if op in self._returned:
-                    left = left * self._reshard.share(num_bytes(result.type))
-                elif not self._combined.isdisjoint(map(self.node_of, operands_of(op))):
-                    left = left / self._num_norms  # they wait for each other
+                left = self.matrix(gives, [Spec(())], result).reshape(-1)
+                left = left * self._waiting.share(op, result)
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * left
 
     def _moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
@@ -688,7 +534,7 @@ class PlanGraph:
                 found = self._add_free(value)  # a demand on the value is none on how it is read
                 specs = self.nodes[node].specs, self.nodes[found].specs
                 moved = self._reshards(node, found, value, trips) + self._ops.slices(*specs, value)
-                self._add_edge(node, found, moved, trips)
+                self.add_edge(node, found, moved, trips)
             self._readers[key] = found
         return found
 
@@ -708,11 +554,7 @@ class PlanGraph:
 
     def passes_sum(self, op: Operation, chosen: Sequence[int]) -> bool:
         """Whether an op is handed what loops add up, a partial sum up to their end."""
-        return any(
-            self.nodes[node].specs[chosen[node]].partial
-            for group, node in self._sum_nodes.items()
-            if op in group.passed
-        )
+        return self._sum_prices.passes(op, chosen)
 
     @property
     def readers(self) -> Mapping[tuple[SSAValue, int], int]:
@@ -725,19 +567,14 @@ class PlanGraph:
         """A value that may lie elsewhere than what it is joined with; `moved`: what goes there."""
         one, two = self.node_of(source), self.node_of(target)
         if one is not None and two is not None and one != two:
-            self._add_edge(one, two, self._reshards(one, two, moved or source, trips), trips)
-
-    def _waits(self, trips: int, *nodes: int) -> bool:
-        """Whether collectives between these nodes wait for others of arguments and gradients. In a
-        loop there are none to wait for."""
-        return trips == 1 and not self._combined.isdisjoint(nodes)
+            self.add_edge(one, two, self._reshards(one, two, moved or source, trips), trips)
 
     def _reshards(self, one: int, two: int, value: SSAValue, trips: int) -> Floats:
-        combined = self._waits(trips, one, two)
+        combined = self._waiting.shares(trips, one, two)
         specs = self.nodes[one].specs, self.nodes[two].specs
-        return self._matrix(*specs, value, combined=combined)
+        return self.matrix(*specs, value, combined=combined)
 
-    def _matrix(
+    def matrix(
         self,
         ones: Sequence[Spec],
         twos: Sequence[Spec],
@@ -745,18 +582,21 @@ class PlanGraph:
         *,
         combined: bool = False,
     ) -> Floats:
+        """(ones, twos): seconds of bringing a value from one form to another; `combined`: by
+        collectives that wait for others."""
         shape, size = shape_of(value.type), num_bytes(value.type)
         moved = self._reshard.seconds(ones, twos, shape, size, combined=combined)
         return moved + self._ops.stored(ones, twos, value)
 
-    def _preference(self, gives: Sequence[Spec], target: int, result: SSAValue) -> Floats | float:
+    def preference(self, gives: Sequence[Spec], target: int, result: SSAValue) -> Floats | float:
         """(gives, choices of the target): by what to multiply the seconds of bringing what an op
         gives to its place."""
         if target not in self._updates:
             return 1.0
         return scatter_preference(result, gives, self.nodes[target].specs)
 
-    def _add_edge(self, one: int, two: int, seconds: Floats, trips: int) -> None:
+    def add_edge(self, one: int, two: int, seconds: Floats, trips: int) -> None:
+        """Adds seconds of each of `trips` to what the choices of two nodes cost together."""
         if one == two:
             self.nodes[one].seconds = self.nodes[one].seconds + trips * np.diagonal(seconds)
             return
@@ -764,16 +604,3 @@ class PlanGraph:
             one, two, seconds = two, one, seconds.T
         have = self.edges.get((one, two))
         self.edges[one, two] = trips * seconds if have is None else have + trips * seconds
-
-
-def _is_only_returned(value: SSAValue) -> bool:
-    """Whether a scalar goes to the function's end, a partial sum as such."""
-    while not shape_of(value.type) and (use := value.get_unique_use()) is not None:
-        user = use.operation
-        if not user.results:
-            return isinstance(user.parent_op(), FuncOp)
-        rule = get_rule(user) if len(user.results) == 1 else None
-        if rule is None or (use.index,) not in rule.linear:
-            return False
-        value = user.results[0]
-    return False

@@ -1,0 +1,91 @@
+"""Which collectives wait for others of their kind: small ones then run as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import BlockArgument, Operation, SSAValue
+
+from autopar.dialects.rules.access import operands_of
+from autopar.dialects.rules.registry import get_rule
+from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
+
+from .places import Places
+from .reshard_prices import ReshardPrices
+
+_RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
+
+
+class Waiting:
+    """Those of arguments, of what elementwise ops join with them (gradients), and of both in other
+    shapes; sums of these, as the parts of a norm are; and sums that are only returned, as losses
+    are. What the batch is joined with is on the way of the step, and waits for nothing."""
+
+    def __init__(
+        self,
+        places: Places,
+        node_of: Callable[[SSAValue], int | None],
+        prices: ReshardPrices,
+    ) -> None:
+        self._places, self._node_of, self._prices = places, node_of, prices
+        self._nodes: set[int] = set()
+        self._returned: set[Operation] = set()
+        self._num_norms = 0
+
+    def find(self, func: FuncOp) -> None:
+        """Finds them, and tells the prices how much waits."""
+        places, node_of, prices = self._places, self._node_of, self._prices
+        kinds = argument_kinds(func)
+        of_state = [kind in STATE_KINDS for kind in kinds]
+        joined: dict[int, int] = {}
+        for arg, value, _ in places.reads:
+            assert isinstance(arg, BlockArgument)
+            if any(of_state) and kinds[arg.index] == "batch":
+                continue
+            ends = node_of(arg), node_of(value)
+            self._nodes.update(node for node in ends if node is not None)
+            if ends[1] is not None:
+                joined[ends[1]] = num_bytes(value.type)
+        reshapes = [op for op in places.others if op.name in _RESHAPES]
+        for op in (*reshapes, *reversed(reshapes)):
+            ends = {node_of(op.operands[0]), node_of(op.results[0])}
+            if not self._nodes.isdisjoint(ends):
+                self._nodes.update(node for node in ends if node is not None)
+        for size in joined.values():
+            prices.wait(size)
+        for op in places.others:
+            if any(map(_is_only_returned, op.results)):
+                self._returned.add(op)
+                prices.wait(num_bytes(op.results[0].type))
+            self._num_norms += self._is_norm(op) and any(
+                not shape_of(value.type) for value in op.results
+            )
+
+    def shares(self, trips: int, *nodes: int) -> bool:
+        """Whether collectives between these nodes wait for others. In a loop there are none to
+        wait for."""
+        return trips == 1 and not self._nodes.isdisjoint(nodes)
+
+    def share(self, op: Operation, result: SSAValue) -> float:
+        """Of a message, for a scalar that an op gives as a partial sum."""
+        if op in self._returned:
+            return self._prices.share(num_bytes(result.type))
+        return 1 / self._num_norms if self._is_norm(op) else 1.0
+
+    def _is_norm(self, op: Operation) -> bool:
+        return not self._nodes.isdisjoint(map(self._node_of, operands_of(op)))
+
+
+def _is_only_returned(value: SSAValue) -> bool:
+    """Whether a scalar goes to the function's end, a partial sum as such."""
+    while not shape_of(value.type) and (use := value.get_unique_use()) is not None:
+        user = use.operation
+        if not user.results:
+            return isinstance(user.parent_op(), FuncOp)
+        rule = get_rule(user) if len(user.results) == 1 else None
+        if rule is None or (use.index,) not in rule.linear:
+            return False
+        value = user.results[0]
+    return False
