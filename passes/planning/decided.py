@@ -36,7 +36,7 @@ def choices_of(graph: PlanGraph, decided: DecidedValues) -> list[int]:
     for arg, sharding in zip(graph.func.body.block.args, decided.arguments, strict=True):
         _note(graph, chosen, graph.node_of(arg), sharding)
     for op, shardings in zip(graph.places.ops, decided.results, strict=True):
-        if op.name == MANUAL:  # lies where it says, which the graph does not price
+        if op.name == MANUAL:  # lies where it says; where it is brought from there is a choice
             continue
         for result, sharding in zip(op.results, shardings, strict=True):
             _note(graph, chosen, graph.node_of(result), sharding)

@@ -35,9 +35,8 @@ from autopar.passes.partition.specs import (
     AxisTable,
     Spec,
 )
-from autopar.passes.partition.strategy import (
-    Strategy,
-)
+from autopar.passes.partition.strategy import Strategy
+from autopar.passes.sharding.propagation.manual import border_sharding
 
 from .demands import Demands, demanded_shardings
 from .exchange_prices import Fetch
@@ -344,7 +343,9 @@ class PlanGraph:
         known = all(is_splittable(v.type) or not shape_of(v.type) for v in values)
         if op.name in MOVES:
             self._add_reshard(op.operands[0], op.results[0], trips)
-        elif rule is None or op.name == MANUAL or not known:
+        elif op.name == MANUAL:
+            self._add_manual(op, trips)
+        elif rule is None or not known:
             self._add_whole(op, trips)
         else:
             read = self._read(op, self.node_of)
@@ -365,6 +366,22 @@ class PlanGraph:
     def _is_uneven(self, op: Operation) -> bool:
         """Whether what an op reads or gives may be split where the axes do not divide."""
         return any(map(self.places.may_be_uneven, (*self.places.inputs(op), *op.results)))
+
+    def _add_manual(self, op: Operation, trips: int) -> None:
+        """A computation by hand (a shard_map), which says how its operands and results lie."""
+        for is_entry, values in ((True, operands_of(op)), (False, op.results)):
+            for index, value in enumerate(values):
+                node = self.node_of(value)
+                if node is None:
+                    continue
+                specs = self.nodes[node].specs
+                border = border_sharding(op, index, is_entry)
+                kept = specs_that_keep(specs, border, self.table)
+                if is_entry:
+                    seconds = self.matrix(specs, kept, value).min(axis=1)
+                else:
+                    seconds = self.matrix(kept, specs, value).min(axis=0)
+                self.nodes[node].seconds = self.nodes[node].seconds + trips * seconds
 
     def _add_whole(self, op: Operation, trips: int) -> None:
         """An op that has whole operands and results on every device."""

@@ -199,6 +199,8 @@ def test_a_shard_map_says_where_its_results_lie() -> None:
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1024, 1024), (256, 512))]
     plan = autopar.parallelize(function, method=auto(), mesh=mesh).lower(*shapes).plan
     assert all(other.seconds > -1e-9 for other in plan.explain("out0")[0].others)
+    assert plan.arguments[0].dims == (("x",), ("y",))
+    assert [use.kind for use in plan.collectives] == ["all_reduce"]
     found = [one for one in plan.explain(f"test_explain.py:{_line('mapped(x)')}")]
     assert (("x",), "user") in [(one.dims[0], one.decided_by) for one in found if one.dims]
 
