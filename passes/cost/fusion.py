@@ -65,8 +65,6 @@ _CUTS = frozenset(
     {"stablehlo.slice", "stablehlo.dynamic_slice", "stablehlo.gather", "shard.all_slice"}
 )
 """Ops that read no more of an operand than their result has."""
-_GROWS = frozenset({"stablehlo.concatenate", "stablehlo.pad"})
-"""Ops whose results have more elements than an operand."""
 _CONSTANT = "stablehlo.constant"
 _BROADCAST = "stablehlo.broadcast_in_dim"
 
@@ -448,7 +446,7 @@ def _repeats(op: Operation) -> bool:
 def _needed(share: float, value: SSAValue, maker: Operation, source: SSAValue) -> float:
     """The share of a source that is read where a share of a value made of it is: what is padded, or
     joined with others, may all be in the share that is needed."""
-    if maker.name in _GROWS:
+    if maker.name in _BRANCHES:  # its result has more elements than the source
         return min(1.0, share * num_bytes(value.type) / max(1, num_bytes(source.type)))
     return share * _share(maker, source)
 
