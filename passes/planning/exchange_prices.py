@@ -61,18 +61,6 @@ class Fetch(NamedTuple):
     seconds: float
 
 
-def exchange_seconds(
-    op: Operation,
-    rule: ShardingRule,
-    strategy: Strategy,
-    table: AxisTable,
-    prices: CostModel,
-    cuts: Sequence[Cut] = (),
-) -> float:
-    """Seconds of what is fetched in one run of an op that `may_exchange` under a strategy."""
-    return sum(fetch.seconds for fetch in fetches(op, rule, strategy, table, prices, cuts))
-
-
 def fetches(
     op: Operation,
     rule: ShardingRule,

@@ -128,31 +128,25 @@ def _concatenate(local: LocalOp) -> None:
     builder = local.builder()
     shape = local.local_result_shape()
     first = block_starts(builder, axes, local.result_shapes[0][dim])
-    takes: list[_Take] = []
+    sources: list[Source] = []
+    takes: list[Taken] = []
     offset = 0
     for index, operand in enumerate(op.operands):
         size = local.operand_shapes[index][dim]
         start, length = local.cuts[index] if local.cuts else (0, size)
         if length:
             source = Source(operand, local.operand_specs[index].dims[dim], size)
-            takes.append(_Take(source, start, length, offset))
+            if source not in sources:
+                sources.append(source)
+            held = Held(source.axes, size, shape_of(operand.type)[dim])
+            takes.append(Taken(sources.index(source), held, start, length, offset))
         offset += length
-    joined = _exchanged(builder, takes, dim, shape[dim], first)
-    local.replace([joined or _fetched(builder, takes, dim, shape, first)])
-
-
-class _Take(NamedTuple):
-    """What a concatenation takes of a source."""
-
-    source: Source
-    start: int
-    length: int
-    offset: int
-    """Where it lies in the result."""
-
-    def starts(self, first: Sequence[int]) -> list[int]:
-        """The element of the source that would lie at the beginning of each device's block."""
-        return [r - self.offset + self.start for r in first]
+    found = plan_join(builder.table, takes, shape[dim], first)
+    if found is None:  # windows move no more
+        joined = _fetched(builder, sources, takes, dim, shape, first)
+    else:
+        (joined,) = Exchange(builder, sources, dim, found).run([shape[dim]])
+    local.replace([joined])
 
 
 class Taken(NamedTuple):
@@ -207,26 +201,10 @@ def join_permutes(
     ]
 
 
-def _exchanged(
-    builder: LocalBuilder, takes: Sequence[_Take], dim: int, width: int, first: Sequence[int]
-) -> SSAValue | None:
-    """Each device's block, put together by one exchange; None where windows move no more."""
-    sources = list(dict.fromkeys(take.source for take in takes))
-    taken = [
-        Taken(
-            sources.index(source),
-            Held(source.axes, source.size, shape_of(source.value.type)[dim]),
-            *rest,
-        )
-        for source, *rest in takes
-    ]
-    found = plan_join(builder.table, taken, width, first)
-    return None if found is None else Exchange(builder, sources, dim, found).run([width])[0]
-
-
 def _fetched(
     builder: LocalBuilder,
-    takes: Sequence[_Take],
+    sources: Sequence[Source],
+    takes: Sequence[Taken],
     dim: int,
     shape: Sequence[int],
     first: Sequence[int],
@@ -234,7 +212,7 @@ def _fetched(
     """Each device's block, put together from a window of each operand."""
     result: SSAValue | None = None
     for take in takes:
-        value, axes, size = take.source
+        value, axes, size = sources[take.source]
         window = fetch_window(builder, value, dim, axes, size, take.starts(first), shape[dim])
         if result is None:
             result = window

@@ -28,7 +28,7 @@ from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import given_factors, splittable_factors
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.partition.strategy import StrategyChooser
-from autopar.passes.planning.exchange_prices import exchange_seconds, may_exchange
+from autopar.passes.planning.exchange_prices import fetches, may_exchange
 
 P = jax.sharding.PartitionSpec
 GRID = Grid("mesh", (("data", 8),))
@@ -110,6 +110,6 @@ def test_what_is_fetched_is_what_is_sent(name: str) -> None:
         if rule is not None and may_exchange(op, rule) and isinstance(given, StrategyAttr):
             factors = given_factors(op, rule, given, table)
             strategy = chooser.complete(rule, splittable_factors(op, rule), factors)
-            counted += exchange_seconds(op, rule, strategy, table, BYTES)
+            counted += sum(fetch.seconds for fetch in fetches(op, rule, strategy, table, BYTES))
     assert (sent > 0) == (name not in ALONE)
     assert counted == pytest.approx(sent, rel=0.01)
