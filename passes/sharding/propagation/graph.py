@@ -54,19 +54,22 @@ class Notify(dict[int, list[int]]):
 
     def __init__(
         self,
-        numbers: list[int],
+        numbers: list[int] | None,
         owners: list[int],
         readers: list[list[int]],
         known: dict[int, list[int]],
     ) -> None:
-        """`owners` and `readers` name nodes by what `numbers` gives the final number of."""
+        """`owners` and `readers` name nodes by what `numbers` gives the final number of; None: they
+        name the final numbers."""
         super().__init__(known)
         self._numbers, self._owners, self._readers = numbers, owners, readers
 
     def __missing__(self, slot: int) -> list[int]:
         owner = self._owners[slot]
-        nodes = [] if owner < 0 else [self._numbers[owner]]
-        nodes += map(self._numbers.__getitem__, reversed(self._readers[slot]))
+        nodes = [] if owner < 0 else [owner]
+        nodes += reversed(self._readers[slot])
+        if self._numbers is not None:
+            nodes = list(map(self._numbers.__getitem__, nodes))
         self[slot] = nodes
         return nodes
 

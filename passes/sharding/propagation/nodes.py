@@ -89,10 +89,13 @@ class NodeTable:
     def finish(self) -> None:
         """Numbers the nodes in program order, and fills in whom each slot notifies."""
         graph, positions = self._graph, self._positions
-        order = sorted(range(len(positions)), key=positions.__getitem__)
+        numbers = list(range(len(positions)))
+        order = sorted(numbers, key=positions.__getitem__)
+        if order == numbers:  # only calls and copied expressions are added late
+            graph.notify = Notify(None, self.owners, self.readers, self._edge_notify(numbers))
+            return
         graph.node_slots = [graph.node_slots[node] for node in order]
         graph.node_profiles = [graph.node_profiles[node] for node in order]
-        numbers = [0] * len(order)
         for number, node in enumerate(order):
             numbers[node] = number
         graph.notify = Notify(numbers, self.owners, self.readers, self._edge_notify(numbers))
