@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,7 +38,7 @@ from .demands import Demands
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
-from .rivals import METHODS, Zero, is_trained, propagated_rival, rivals_of
+from .rivals import methods_of, propagated_rival, rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
 from .words import size_text
@@ -167,15 +167,18 @@ class _Road:
         """Writes the cheapest plan whose partitioned program fits.
 
         The footprint is an estimate: where the program is above it, the next plan is sought by as
-        much lower, and at last that of the least footprint.
+        much lower, and at last that of the least footprint. Rivals may fit where nothing does that
+        the footprint lets the search find, and be cheaper than what fits by it: in small programs
+        they are tried at once, in others where all else failed.
         """
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
+        is_small = len(self.search.graph.places.ops) <= _SMALL
         met: list[tuple[int, Choices]] = []
         """What was tried and does not fit, with what it needs."""
         rival: tuple[Choices, Trial] | None = None
         target = limit
-        while True:
+        for turn in range(1, _TRIALS + 2):
             choices = self._written(target)
             if choices.bytes <= _SURE * limit - _JOINED:
                 return choices, None
@@ -184,48 +187,47 @@ class _Road:
             if peak <= limit:
                 return choices, trial
             met.append((peak, choices))
-            if len(met) == 1:
-                rival = self._fitting_rival(limit)
+            if turn == 1 and is_small:
+                rival = self._fitting_rival(limit, met)
             # What is sought lower is dearer still.
             if rival is not None and rival[1].price.total <= trial.price.total:
-                return self._write(rival[0]), rival[1]
-            if len(met) > _TRIALS or choices.bytes > target:
+                break
+            if choices.bytes > target:
                 break
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
-            target = lower if len(met) < _TRIALS else min(lower, least)
-        for choices in self._last_tries():
-            choices = self._write(replace(choices, limit=limit))
-            trial = self._tried()
-            peak = trial.memory.peak
-            if peak <= limit:
-                return choices, trial
-            met.append((peak, choices))
-        needed, thriftiest = min(met, key=lambda tried: tried[0])
-        raise _too_large(self.module, self.search, thriftiest.of_node, needed, limit)
+            target = lower if turn < _TRIALS else min(lower, least)
+        if rival is None and not is_small:
+            rival = self._fitting_rival(limit, met)
+        if rival is None:
+            needed, thriftiest = min(met, key=lambda tried: tried[0])
+            raise _too_large(self.module, self.search, thriftiest.of_node, needed, limit)
+        return self._write(rival[0]), rival[1]
 
-    def _fitting_rival(self, limit: int) -> tuple[Choices, Trial] | None:
-        """In small programs the cheapest of the rivals that fit, if one does."""
+    def _fitting_rival(
+        self, limit: int, met: list[tuple[int, Choices]]
+    ) -> tuple[Choices, Trial] | None:
+        """The cheapest of the rivals that fit, if one does; the others are added to what was met.
+
+        The first of them is the cheapest plan of all: its footprint is above the limit, but that is
+        an estimate.
+        """
         found: tuple[Choices, Trial] | None = None
-        if len(self.search.graph.places.ops) <= _SMALL:
-            for bound in rivals_of(self.search.graph):
+        tried: list[list[int]] = []
+        graph = self.search.graph
+        rivals = ((bound, False) for bound in rivals_of(graph, many=True))
+        for bound, _ in chain(rivals, self._propagated(graph, many=True)):
+            with self.clock("search", "searching a plan of one kind"):
                 choices = replace(self.search.within(bound), limit=limit)
-                if choices.bytes > _FAR * limit:
-                    continue
-                choices = self._write(choices)
-                trial = self._tried()
-                is_best = found is None or trial.price.total < found[1].price.total
-                if trial.memory.peak <= limit and is_best:
-                    found = choices, trial
+            if choices.bytes > _FAR * limit or choices.of_node in tried:
+                continue
+            tried.append(choices.of_node)
+            choices = self._write(choices)
+            trial = self._tried()
+            if trial.memory.peak > limit:
+                met.append((trial.memory.peak, choices))
+            elif found is None or trial.price.total < found[1].price.total:
+                found = choices, trial
         return found
-
-    def _last_tries(self) -> Iterator[Choices]:
-        """Plans whose footprint is above the limit, which is an estimate: the cheapest of all, and
-        in small programs its rivals."""
-        yield self.search.run(None)
-        if len(self.search.graph.places.ops) <= _SMALL:
-            yield from (
-                self.search.within(bound) for bound in rivals_of(self.search.graph) if bound
-            )
 
     def best(
         self, found: Choices, trial: Trial | None, limit: int | None
@@ -242,8 +244,7 @@ class _Road:
         many = is_cheap and num_ops <= _SMALL
         tried = [found.of_node]
         rivals = ((bound, False) for bound in rivals_of(search.graph, many=many))
-        methods = METHODS if many else METHODS[:1]
-        for bound, is_sure in chain(rivals, self._propagated(search.graph, methods)):
+        for bound, is_sure in chain(rivals, self._propagated(search.graph, many=many)):
             with self.clock("search", "searching a plan of one kind"):
                 rival = replace(search.within(bound), limit=limit)
             is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total and not is_sure
@@ -258,14 +259,14 @@ class _Road:
         return best, best_trial
 
     def _propagated(
-        self, graph: PlanGraph, methods: Iterable[Zero]
+        self, graph: PlanGraph, *, many: bool
     ) -> Iterator[tuple[dict[int, Kept], bool]]:
         """What binds methods as propagation has them, where they are rivals; they are partitioned
         whatever the search thinks of them, which may be what is wrong."""
-        for zero in methods if is_trained(graph) else ():
+        for method in methods_of(graph, many=many):
             with self.clock("search", "propagating a method"):
                 self.before.restore()
-                bound = propagated_rival(graph, self.module, zero)
+                bound = propagated_rival(graph, self.module, method)
             yield bound, True
 
     def _is_better(self, trial: Trial, best: Trial, limit: int | None) -> bool:

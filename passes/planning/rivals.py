@@ -29,8 +29,8 @@ from .places import specs_that_keep
 from .plan_graph import Node, PlanGraph
 
 Zero = Literal[0, 2, 3]
-METHODS: tuple[Zero, ...] = (0, 2, 3)
-"""Data parallelism, and the levels of ZeRO."""
+Method = tuple[Zero, str | None]
+"""A level of ZeRO, and the axis that state is split over; None: all."""
 _LONGEST = 2
 """Dimensions of a field that are split, the longest ones."""
 
@@ -38,8 +38,9 @@ _LONGEST = 2
 def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kept]]:
     """For each rival the nodes that it binds, and which choices these have: first for one that
     binds none, and one that splits nothing. Data parallelism and ZeRO only where it is known what
-    is a batch. `many`: also ZeRO-3 over one axis of several, as inside a machine, and where it is
-    not known the splits of a field."""
+    is a batch. `many`: also ZeRO-3 over one axis of several, as inside a machine, with the batch
+    over all axes or over that one alone, so that the others split the work on an example; and where
+    it is not known what is a batch, the splits of a field."""
     yield {}
     yield {index: _splits_nothing(node) for index, node in enumerate(graph.nodes)}
     if not is_trained(graph):
@@ -52,9 +53,25 @@ def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kep
         Demands(zero=3),
     ):
         yield _bound_arguments(graph, demanded_shardings(graph.func, grid, demands))
-    axes = [name for name, size in grid.axes if size > 1]
-    for axis in axes if many and len(axes) > 1 else ():
+    for axis in _single_axes(graph) if many else ():
         yield _bound_arguments(graph, _laid_out(graph, 3, axis))
+        yield _bound_arguments(graph, _laid_out(graph, 3, axis, batch_alone=True))
+
+
+def methods_of(graph: PlanGraph, *, many: bool = False) -> list[Method]:
+    """The methods that `propagated_rival` completes: data parallelism; with `many` ZeRO as well,
+    over all axes and over one of several."""
+    if not is_trained(graph):
+        return []
+    if not many:
+        return [(0, None)]
+    return [(0, None), (2, None), (3, None), *((3, axis) for axis in _single_axes(graph))]
+
+
+def _single_axes(graph: PlanGraph) -> list[str]:
+    """The axes, if there are several."""
+    axes = [name for name, size in graph.table.grid.axes if size > 1]
+    return axes if len(axes) > 1 else []
 
 
 def is_trained(graph: PlanGraph) -> bool:
@@ -62,11 +79,11 @@ def is_trained(graph: PlanGraph) -> bool:
     return {"batch", "parameter"} <= set(argument_kinds(graph.func))
 
 
-def propagated_rival(graph: PlanGraph, module: ModuleOp, zero: Zero) -> dict[int, Kept]:
+def propagated_rival(graph: PlanGraph, module: ModuleOp, method: Method) -> dict[int, Kept]:
     """As those of `rivals_of`: a method with every place as propagation puts it, which does not
     hang on prices. Writes its shardings into the module, which is to have no plan."""
     func, bound = graph.func, dict[int, Kept]()
-    stated, wanted = arg_shardings(func), _laid_out(graph, zero)
+    stated, wanted = arg_shardings(func), _laid_out(graph, *method)
     set_arg_shardings(func, [own or other for own, other in zip(stated, wanted, strict=True)])
     propagate_shardings(module)
     found: dict[int, set[Spec]] = defaultdict(set)
@@ -84,13 +101,17 @@ def propagated_rival(graph: PlanGraph, module: ModuleOp, zero: Zero) -> dict[int
     return bound
 
 
-def _laid_out(graph: PlanGraph, zero: Zero, axis: str | None = None) -> list[Sharding | None]:
-    """Where a method puts the arguments: the batch over all axes, state over `axis` or all."""
+def _laid_out(
+    graph: PlanGraph, zero: Zero, axis: str | None = None, *, batch_alone: bool = False
+) -> list[Sharding | None]:
+    """Where a method puts the arguments: state over `axis` or all, the batch over all axes or, with
+    `batch_alone`, over `axis` alone."""
     func, grid = graph.func, graph.table.grid
-    batch = demanded_shardings(func, grid, Demands(force_data_parallel=True))
+    over = axis if batch_alone else None
+    batch = demanded_shardings(func, grid, Demands(force_data_parallel=True, batch_axis=over))
     state = demanded_shardings(func, grid, Demands(zero=zero, batch_axis=axis))
     return [
-        there if kind == "batch" else own
+        there.closed() if there is not None and kind == "batch" else own
         for kind, there, own in zip(argument_kinds(func), batch, state, strict=True)
     ]
 
