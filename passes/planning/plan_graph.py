@@ -25,16 +25,12 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
-from autopar.passes.cost.flops import op_flops
-from autopar.passes.cost.fusion import BODIES, DOTS, Fusions
+from autopar.passes.cost.fusion import DOTS, Fusions
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 from autopar.passes.partition.special import splittable_factors
-from autopar.passes.partition.specs import (
-    AxisTable,
-    Spec,
-)
+from autopar.passes.partition.specs import AxisTable, Spec
 from autopar.passes.partition.strategy import Strategy
 from autopar.passes.sharding.propagation.manual import border_sharding
 
@@ -42,10 +38,11 @@ from .demands import Demands, demanded_shardings
 from .exchange_prices import Fetch
 from .loop_sums import LoopSums
 from .op_prices import OpPrices
-from .places import MOVES, Places, every_spec, slicing, specs_that_keep
+from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import FEW, MANY, Floats, ReshardPrices
 from .sum_prices import SumPrices
+from .traffic import Traffic
 from .updates import scatter_preference, update_places
 from .waiting import Waiting
 
@@ -106,7 +103,6 @@ class PlanGraph:
         self.place_of: dict[SSAValue, int] = {}
         """The node of each place, by the value that stands for it."""
         self._node_of: dict[SSAValue, int | None] = {}
-        self._node_over: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
         self.throughs: list[Through] = []
         self.places = Places(func)
@@ -114,11 +110,10 @@ class PlanGraph:
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
         self._parts: dict[int, Floats] = {}
-        self._argument_reads: dict[int, float] = {}
-        """Seconds of reading the whole of each argument, by its node."""
         self._loops: dict[Operation, int] = {}
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self.fusion = Fusions()
+        self._traffic = Traffic(self, prices, self._loops)
         self._ops = OpPrices(table, prices, self._demands, self.fusion)
         self._windows: set[tuple[object, ...]] = set()
         """What is fetched of values, by where it is read."""
@@ -224,8 +219,8 @@ class PlanGraph:
             for result in op.results:
                 self.node_of(result)  # every value has a place, also one that nothing decides
             if op not in chosen:
-                self._add_traffic(op)
-        self._add_argument_reads()
+                self._traffic.add(op)
+        self._traffic.add_arguments()
 
     def _forbid_whole(self, demanded: Sequence[Sharding | None]) -> None:
         """Parameters and optimizer state are split where they can be, and nothing says how."""
@@ -269,62 +264,6 @@ class PlanGraph:
             choice = self.nodes[node]
             size = num_bytes(argument.type)
             choice.seconds = choice.seconds + _HELD_BYTE * size / self.parts(node)
-
-    def _add_traffic(self, op: Operation) -> None:
-        """What an op that has no node of its own reads from memory and writes to it."""
-        block = op.parent
-        assert block is not None
-        fusion = self.fusion(block)
-        written = fusion.writes(op)
-        if not written or op.name in BODIES or op.name == MANUAL:
-            return
-        trips = times(op, self._loops)
-        for value, size in (*fusion.reads(op).items(), *written.items()):
-            self._add_bytes(value, trips * size)
-
-    def _lies_as(self, value: SSAValue) -> int | None:
-        """The node that says where a value lies in memory; what is free, as what loops carry from
-        it (zeros that they add to)."""
-        node = self.node_of(value)
-        if node is None and value not in self._node_over:
-            results = (
-                use.operation.results[use.index : use.index + 1]
-                for use in value.uses
-                if use.operation.name in BODIES
-            )
-            over = (self.node_of(result) for found in results for result in found)
-            self._node_over[value] = next((found for found in over if found is not None), None)
-        return self._node_over[value] if node is None else node
-
-    def _add_bytes(self, value: SSAValue, size: float) -> None:
-        node = self._lies_as(value)
-        if node is None:
-            return
-        seconds = self._prices.memory_seconds(size)
-        if self.places.is_argument(value):
-            self._argument_reads[node] = self._argument_reads.get(node, 0.0) + seconds
-        else:
-            self.nodes[node].seconds = self.nodes[node].seconds + seconds / self.parts(node)
-
-    def _add_argument_reads(self) -> None:
-        """Arguments that one place alone is computed from are read as it needs them: no more than
-        a device's part, where they are only sliced for it."""
-        others: dict[int, set[int]] = {node: set() for node in self._argument_reads}
-        for one, two in self.edges:
-            for node, other in ((one, two), (two, one)):
-                if node in others:
-                    others[node].add(other)
-        values = {node: value for value, node in self.place_of.items()}
-        for node, seconds in self._argument_reads.items():
-            argument, parts = values[node], self.parts(node)
-            reader = others[node].pop() if len(others[node]) == 1 else None
-            read = None if reader is None else values.get(reader)
-            if reader is None or read is None or shape_of(read.type) != shape_of(argument.type):
-                self.nodes[node].seconds = self.nodes[node].seconds + seconds / parts
-                continue
-            is_sliced = slicing(self.nodes[node].specs, self.nodes[reader].specs)
-            least = np.where(is_sliced, self.parts(reader)[None, :], parts[:, None])
-            self.add_edge(node, reader, seconds / least, 1)
 
     def parts(self, place: int) -> Floats:
         """(choices,): into how many parts each choice of a place splits a value."""
@@ -459,7 +398,7 @@ class PlanGraph:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
         strategies = self._ops.strategies(op, rule, splittable, uneven=self._is_uneven(op))
-        sizes = self._moved(op, (*operands_of(op), *op.results))
+        sizes = self._traffic.moved(op, (*operands_of(op), *op.results))
         seconds = self._ops.seconds(op, rule, splittable, strategies, sizes)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
@@ -501,26 +440,6 @@ class PlanGraph:
                 left = self.matrix(gives, [Spec(())], result).reshape(-1)
                 left = left * self._waiting.share(op, result)
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * left
-
-    def _moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
-        """The bytes of each operand and result that an op moves. What one that computes nothing
-        reads from beyond them counts where that lies."""
-        assert op.parent is not None
-        fusion = self.fusion(op.parent)
-        written = fusion.writes(op)
-        if not written:
-            return [0.0] * len(values)
-        if op_flops(op):
-            return [float(num_bytes(value.type)) for value in values]
-        left = dict(fusion.reads(op))
-        sizes: list[float] = []
-        for value in values:
-            name = fusion.name(value)
-            read = 0.0 if name is None else left.pop(name, 0.0)
-            sizes.append(read + written.get(value, 0.0))
-        for value, size in left.items():
-            self._add_bytes(value, times(op, self._loops) * size)
-        return sizes
 
     def _held(
         self, strategies: Sequence[Strategy], index: int, value: SSAValue, result: SSAValue

@@ -223,8 +223,9 @@ class _Road:
             tried.append(choices.of_node)
             choices = self._write(choices)
             trial = self._tried()
-            if trial.memory.peak > limit:
-                met.append((trial.memory.peak, choices))
+            peak = trial.memory.peak
+            if peak > limit:
+                met.append((peak, choices))
             elif found is None or trial.price.total < found[1].price.total:
                 found = choices, trial
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -108,20 +109,27 @@ def test_the_least_that_any_tried_plan_needs_is_named(monkeypatch: pytest.Monkey
         _tried(monkeypatch, 2**22, [7 * 2**20, 5 * 2**20, 6 * 2**20])
 
 
-def test_the_cheapest_plan_of_all_is_tried_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cheapest_plan_of_all_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its footprint is above the limit, but that is an estimate."""
-    limits: list[int | None] = []
-    run = Search.run
+    free: list[bool] = []
+    run, within = Search.run, Search.within
 
-    def noted(search: Search, limit: int | None) -> Choices:
-        limits.append(limit)
+    def limited(search: Search, limit: int | None) -> Choices:
+        free.append(limit is None)
         return run(search, limit)
 
-    monkeypatch.setattr(Search, "run", noted)
-    fits_when_free = property(lambda _: Memory(2**22 if limits[-1] is None else 2**23, 0, 0))
+    def bound(search: Search, kept: Mapping[int, Any]) -> Choices:
+        free.append(not kept)
+        return within(search, kept)
+
+    monkeypatch.setattr(Search, "run", limited)
+    monkeypatch.setattr(Search, "within", bound)
+    cheapest = make_plan(_module(layers=2), make_context(), PRICES, SolveOptions(5)).choices
+    limit = int(0.7 * cheapest.bytes)
+    fits_when_free = property(lambda _: Memory(limit if free[-1] else 2 * limit, 0, 0))
     monkeypatch.setattr(Trial, "memory", fits_when_free)
-    make_plan(_module(layers=2), make_context(), PRICES, SolveOptions(5), 2**22)
-    assert limits.count(None) == 1
+    planned = make_plan(_module(layers=2), make_context(), PRICES, SolveOptions(5), limit)
+    assert planned.choices.bytes == cheapest.bytes > limit
 
 
 def test_the_footprint_is_near_the_partitioned_program() -> None:

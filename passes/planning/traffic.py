@@ -1,0 +1,110 @@
+"""What reading and writing memory costs, by where values lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from xdsl.ir import Operation, SSAValue
+
+from autopar.dialects.rules.regions import MANUAL
+from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.cost.flops import op_flops
+from autopar.passes.cost.fusion import BODIES
+from autopar.passes.cost.loops import times
+from autopar.passes.cost.prices import CostModel
+
+from .places import slicing
+
+if TYPE_CHECKING:
+    from .plan_graph import PlanGraph
+
+
+class Traffic:
+    """Adds the seconds of a graph's reads and writes to it.
+
+    `loops`: the trips of each loop, as far as they were counted.
+    """
+
+    def __init__(self, graph: PlanGraph, prices: CostModel, loops: dict[Operation, int]) -> None:
+        self._graph, self._prices, self._loops = graph, prices, loops
+        self._node_over: dict[SSAValue, int | None] = {}
+        self._argument_reads: dict[int, float] = {}
+        """Seconds of reading the whole of each argument, by its node."""
+
+    def add(self, op: Operation) -> None:
+        """What an op that has no node of its own reads from memory and writes to it."""
+        assert op.parent is not None
+        fusion = self._graph.fusion(op.parent)
+        written = fusion.writes(op)
+        if not written or op.name in BODIES or op.name == MANUAL:
+            return
+        trips = times(op, self._loops)
+        for value, size in (*fusion.reads(op).items(), *written.items()):
+            self._add_bytes(value, trips * size)
+
+    def moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
+        """The bytes of each operand and result that an op with a node moves. What one that computes
+        nothing reads from beyond them counts where that lies."""
+        assert op.parent is not None
+        fusion = self._graph.fusion(op.parent)
+        written = fusion.writes(op)
+        if not written:
+            return [0.0] * len(values)
+        if op_flops(op):
+            return [float(num_bytes(value.type)) for value in values]
+        left = dict(fusion.reads(op))
+        sizes: list[float] = []
+        for value in values:
+            name = fusion.name(value)
+            read = 0.0 if name is None else left.pop(name, 0.0)
+            sizes.append(read + written.get(value, 0.0))
+        for value, size in left.items():
+            self._add_bytes(value, times(op, self._loops) * size)
+        return sizes
+
+    def add_arguments(self) -> None:
+        """Once all edges are there: arguments that one place alone is computed from are read as it
+        needs them, no more than a device's part where they are only sliced for it."""
+        graph = self._graph
+        others: dict[int, set[int]] = {node: set() for node in self._argument_reads}
+        for one, two in graph.edges:
+            for node, other in ((one, two), (two, one)):
+                if node in others:
+                    others[node].add(other)
+        values = {node: value for value, node in graph.place_of.items()}
+        for node, seconds in self._argument_reads.items():
+            argument, parts = values[node], graph.parts(node)
+            reader = others[node].pop() if len(others[node]) == 1 else None
+            read = None if reader is None else values.get(reader)
+            if reader is None or read is None or shape_of(read.type) != shape_of(argument.type):
+                graph.nodes[node].seconds = graph.nodes[node].seconds + seconds / parts
+                continue
+            is_sliced = slicing(graph.nodes[node].specs, graph.nodes[reader].specs)
+            least = np.where(is_sliced, graph.parts(reader)[None, :], parts[:, None])
+            graph.add_edge(node, reader, seconds / least, 1)
+
+    def _add_bytes(self, value: SSAValue, size: float) -> None:
+        graph, node = self._graph, self._lies_as(value)
+        if node is None:
+            return
+        seconds = self._prices.memory_seconds(size)
+        if graph.places.is_argument(value):
+            self._argument_reads[node] = self._argument_reads.get(node, 0.0) + seconds
+        else:
+            graph.nodes[node].seconds = graph.nodes[node].seconds + seconds / graph.parts(node)
+
+    def _lies_as(self, value: SSAValue) -> int | None:
+        """The node that says where a value lies in memory; what is free, as what loops carry from
+        it (zeros that they add to)."""
+        node = self._graph.node_of(value)
+        if node is None and value not in self._node_over:
+            results = (
+                use.operation.results[use.index : use.index + 1]
+                for use in value.uses
+                if use.operation.name in BODIES
+            )
+            over = (self._graph.node_of(result) for found in results for result in found)
+            self._node_over[value] = next((found for found in over if found is not None), None)
+        return self._node_over[value] if node is None else node
