@@ -40,7 +40,7 @@ from .loop_sums import LoopSums
 from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
-from .reshard_prices import FEW, MANY, Floats, ReshardPrices
+from .reshard_prices import FEW, Floats, ReshardPrices
 from .sum_prices import SumPrices
 from .traffic import Traffic
 from .updates import scatter_preference, update_places
@@ -137,12 +137,12 @@ class PlanGraph:
         """Of slices that are no choice of their own: who reads what they are of."""
         self._build()
 
-    def where_collectives_meet(self) -> PlanGraph:
-        """The same choices, priced as in plans whose collectives are all of one kind: this graph
-        where nothing is priced otherwise then."""
-        if not self._reshard.may_meet_more:
+    def where_collectives_meet(self, num_bytes: int) -> PlanGraph:
+        """The same choices, priced as in plans where small collectives meet so many bytes of their
+        kind (`ALONE`, `FEW`, `MANY`): this graph where nothing is priced otherwise then."""
+        if self._reshard.is_same(num_bytes):
             return self
-        return PlanGraph(self.func, self.table, self._prices, self._demands, MANY)
+        return PlanGraph(self.func, self.table, self._prices, self._demands, num_bytes)
 
     # ---- places
 

@@ -38,6 +38,7 @@ from .demands import Demands
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
+from .reshard_prices import ALONE, MANY
 from .rivals import methods_of, propagated_rival, rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
@@ -214,10 +215,8 @@ class _Road:
         found: tuple[Choices, Trial] | None = None
         tried: list[list[int]] = []
         graph = self.search.graph
-        rivals = ((bound, False) for bound in rivals_of(graph, many=True))
-        for bound, _ in chain(rivals, self._propagated(graph, many=True)):
-            with self.clock("search", "searching a plan of one kind"):
-                choices = replace(self.search.within(bound), limit=limit)
+        for bound in chain(rivals_of(graph, many=True), self._propagated(graph, many=True)):
+            choices = replace(self._within(self.search, bound), limit=limit)
             if choices.bytes > _FAR * limit or choices.of_node in tried:
                 continue
             tried.append(choices.of_node)
@@ -240,35 +239,42 @@ class _Road:
         if num_ops > (_LARGE if is_short else _SMALL):
             return found, trial
         best, best_trial = found, trial or self._tried()
-        is_cheap = is_short or num_ops <= _TINY
-        search = self._where_collectives_meet() if is_cheap else self.search
-        many = is_cheap and num_ops <= _SMALL
         tried = [found.of_node]
-        rivals = ((bound, False) for bound in rivals_of(search.graph, many=many))
-        for bound, is_sure in chain(rivals, self._propagated(search.graph, many=many)):
-            with self.clock("search", "searching a plan of one kind"):
-                rival = replace(search.within(bound), limit=limit)
+        is_cheap = is_short or num_ops <= _TINY
+        for rival, is_sure in self._rivals(is_cheap=is_cheap, many=is_cheap and num_ops <= _SMALL):
             is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total and not is_sure
             if is_far or rival.of_node in tried:
                 continue
             tried.append(rival.of_node)
-            rival = self._write(rival)
+            rival = self._write(replace(rival, limit=limit))
             rival_trial = self._tried()
             if self._is_better(rival_trial, best_trial, limit):
                 best, best_trial = _priced_as(rival, rival_trial, found), rival_trial
         self._write(best)
         return best, best_trial
 
-    def _propagated(
-        self, graph: PlanGraph, *, many: bool
-    ) -> Iterator[tuple[dict[int, Kept], bool]]:
-        """What binds methods as propagation has them, where they are rivals; they are partitioned
-        whatever the search thinks of them, which may be what is wrong."""
+    def _rivals(self, *, is_cheap: bool, many: bool) -> Iterator[tuple[Choices, bool]]:
+        """Rivals, and whether they are partitioned whatever the search thinks of them, which may be
+        what is wrong."""
+        search = self._where_collectives_meet(MANY) if is_cheap else self.search
+        for bound in rivals_of(search.graph, many=many):
+            yield self._within(search, bound), False
+        for bound in self._propagated(search.graph, many=many):
+            yield self._within(search, bound), True
+        if many:
+            yield self._within(self._where_collectives_meet(ALONE), {}), False
+
+    def _within(self, search: Search, bound: dict[int, Kept]) -> Choices:
+        with self.clock("search", "searching a plan of one kind"):
+            return search.within(bound)
+
+    def _propagated(self, graph: PlanGraph, *, many: bool) -> Iterator[dict[int, Kept]]:
+        """What binds methods as propagation has them, where they are rivals."""
         for method in methods_of(graph, many=many):
             with self.clock("search", "propagating a method"):
                 self.before.restore()
                 bound = propagated_rival(graph, self.module, method)
-            yield bound, True
+            yield bound
 
     def _is_better(self, trial: Trial, best: Trial, limit: int | None) -> bool:
         fits = limit is None or trial.memory.peak <= limit
@@ -281,11 +287,11 @@ class _Road:
         message = self.prices.collective_seconds("all_reduce", 0.0, axes)
         return found.solution.cost * UNIT_S < _FEW_MESSAGES * message
 
-    def _where_collectives_meet(self) -> Search:
-        """A search that prices collectives as in plans which have them all of one kind."""
+    def _where_collectives_meet(self, num_bytes: int) -> Search:
+        """A search that prices small collectives as in plans where they meet so many bytes."""
         with self.clock("graph", "reading the program for plans of one kind"):
             self.before.restore()
-            graph = self.search.graph.where_collectives_meet()
+            graph = self.search.graph.where_collectives_meet(num_bytes)
             return self.search if graph is self.search.graph else Search(graph, self.options)
 
     def _tried(self) -> Trial:

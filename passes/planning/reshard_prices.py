@@ -29,10 +29,11 @@ Ints = NDArray[np.int64]
 
 _LARGEST = OptimizeCollectivesPass.small_bytes
 """Collectives of arguments and gradients up to this size are made one."""
-FEW, MANY = 2 * _LARGEST, OptimizeCollectivesPass.group_bytes
+ALONE, FEW, MANY = 1, 2 * _LARGEST, OptimizeCollectivesPass.group_bytes
 """The bytes that a small one is taken to meet of its kind and axes, as others choose: fewer than a
 group may have. Where it is taken for more, plans come to be of many kinds, each with a message of
-its own; but in plans that are all of one kind it does meet many."""
+its own; but in plans that are all of one kind it does meet many, and in those of several kinds it
+may be alone."""
 _COMBINABLE = frozenset(kind.name.removeprefix("shard.") for kind in COMBINABLE)
 _PRIME = 1009
 """A factor of sizes that no grid has."""
@@ -90,10 +91,9 @@ class ReshardPrices:
         if num_bytes <= _LARGEST:
             self._waiting += num_bytes
 
-    @property
-    def may_meet_more(self) -> bool:
-        """Whether more waits than a small collective is taken to meet."""
-        return self._waiting > self._meets
+    def is_same(self, meets: int) -> bool:
+        """Whether nothing is priced otherwise where small collectives meet so many bytes."""
+        return min(meets, max(1, self._waiting)) == min(self._meets, max(1, self._waiting))
 
     def share(self, num_bytes: int) -> float:
         """Of a message, for the sum of a value that waits."""

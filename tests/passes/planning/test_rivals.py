@@ -25,6 +25,7 @@ from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning import planner
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import Trial, make_plan
+from autopar.passes.planning.reshard_prices import ALONE, FEW, MANY
 from autopar.passes.planning.rivals import Method, methods_of, propagated_rival, rivals_of
 from autopar.passes.planning.search import Choices, Search
 from autopar.passes.planning.writing import Unplanned, write_choices
@@ -157,3 +158,29 @@ def test_hybrids_split_state_over_one_axis() -> None:
             assert kept and all(wanted <= spec.dim_axes for spec in kept)
             if kind == "batch" and is_alone:
                 assert all(spec.dim_axes == {axis} for spec in kept)
+
+
+def test_small_collectives_pay_for_the_message_that_they_do_not_share() -> None:
+    graph = _graph(_module())
+    assert graph.where_collectives_meet(FEW) is graph
+    alone, many = graph.where_collectives_meet(ALONE), graph.where_collectives_meet(MANY)
+    assert alone.edges.keys() == many.edges.keys() == graph.edges.keys()
+    for ends, seconds in graph.edges.items():
+        assert (alone.edges[ends] >= seconds).all() and (many.edges[ends] <= seconds).all()
+    assert any((alone.edges[ends] > many.edges[ends]).any() for ends in graph.edges)
+
+
+def test_a_plan_whose_small_collectives_are_alone_is_a_rival(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where the search splits all for collectives that it takes to be shared."""
+    met: list[int] = []
+    meet = PlanGraph.where_collectives_meet
+
+    def noted(graph: PlanGraph, num_bytes: int) -> PlanGraph:
+        met.append(num_bytes)
+        return meet(graph, num_bytes)
+
+    monkeypatch.setattr(PlanGraph, "where_collectives_meet", noted)
+    make_plan(_module(), make_context(), PRICES, SolveOptions(5))
+    assert met == [MANY, ALONE]
