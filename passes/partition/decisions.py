@@ -14,7 +14,7 @@ from xdsl.ir import Operation
 
 from autopar.dialects.autopar import SHARDING, STRATEGY, ShardingAttr, StrategyAttr
 from autopar.dialects.rules.access import op_name, operands_of, type_of
-from autopar.dialects.rules.core import FactorKind, ShardingRule
+from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.registry import get_rule, partitioned_rule
 from autopar.dialects.tensors import is_splittable, shape_of
 
@@ -195,7 +195,7 @@ class Decisions:
                 for index, (value, spec) in enumerate(zip(operands, needed, strict=True))
                 if specs.of[value] != spec
             ),
-            tuple(self._gathered(rule, strategy, operand_uses)),
+            tuple(self._gathered(rule, splittable, strategy, operand_uses)),
             wanted,
         )
 
@@ -212,15 +212,22 @@ class Decisions:
         ]
 
     def _gathered(
-        self, rule: ShardingRule, strategy: Strategy, operands: Sequence[TensorUse]
+        self,
+        rule: ShardingRule,
+        splittable: Splittable,
+        strategy: Strategy,
+        operands: Sequence[TensorUse],
     ) -> Iterator[tuple[int, int, int]]:
-        """Which sharded dimensions of operands could not be kept, with the bytes that it costs."""
+        """Which sharded dimensions of operands could not be kept, with the bytes that it costs.
+        Where another operand, or the result, wanted something else, the op could have."""
         for index, (use, required) in enumerate(zip(operands, strategy.operands, strict=True)):
-            for dim, (have, need) in enumerate(zip(use.spec.dims, required.dims, strict=True)):
-                if not have or need[: len(have)] == have:
-                    continue
-                kinds = {rule.kinds[f] for f in rule.operands[index][dim]}
-                if kinds <= {FactorKind.PASS_THROUGH, FactorKind.REDUCTION}:
-                    continue
-                cost = self._planner.cost(use.spec, required, use.shape, use.item_bytes)
-                yield index, dim, int(cost)
+            lost = [
+                dim
+                for dim, (have, need) in enumerate(zip(use.spec.dims, required.dims, strict=True))
+                if need[: len(have)] != have
+            ]
+            kept = self._chooser.kept(rule, splittable, index, use.spec) if lost else use.spec
+            for dim in lost:
+                if kept.dims[dim] != use.spec.dims[dim]:
+                    cost = self._planner.cost(use.spec, required, use.shape, use.item_bytes)
+                    yield index, dim, int(cost)

@@ -119,6 +119,14 @@ class StrategyChooser:
         ]
         return strategies[min(range(len(costs)), key=lambda i: (costs[i], i))]
 
+    def kept(self, rule: ShardingRule, splittable: Splittable, index: int, spec: Spec) -> Spec:
+        """What an op could keep of where an operand lies, if this alone mattered."""
+        dims, allowed = rule.operands[index], splittable.allowed
+        projected = self._project(rule, dims, spec.dims, allowed, frozenset())
+        factors = tuple(projected.get(factor, ()) for factor in range(rule.num_factors))
+        repaired = self.repaired(rule, (*rule.operands, *rule.results), factors)
+        return self.complete(rule, splittable, repaired).operands[index]
+
     def complete(
         self,
         rule: ShardingRule,

@@ -5,7 +5,8 @@ Where the loss is a mean, that is what the whole batch gives. Where it is a sum,
 microbatches-th part, and what the update reads is the sum, as all that it reads is of the whole
 batch: `gradient / count` is then right by itself. So a gradient is taken as the average first where
 the update puts it together with what does not grow with the batch: parameters, moments, a norm's
-bound; and a scalar where it is returned.
+bound; and a scalar where it is returned. Another function of a sum (its square, a norm) is that of
+the whole batch: the average of what microbatches give is something else.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ class _Averages:
                 element_type(value.type), IntegerType
             )
             scalar = is_float and not shape_of(value.type) and index not in self._combiner.state
-            if value in self._sums or (scalar and self._combiner.flow.depends(value)):
+            is_sum = scalar and degree == 1 and self._combiner.flow.depends(value)
+            if value in self._sums or is_sum:
                 self._scale(last, value, index, degree)
         return self._found
 

@@ -265,6 +265,18 @@ def test_a_sum_divided_by_its_count(kind: Any) -> None:
     check(Training(step, PARAMS, batches()))
 
 
+def test_functions_of_sums_are_of_the_whole_batch() -> None:
+    """A sum itself is averaged; what its square, or a norm, averages to is no function of it."""
+
+    def step(params: Any, batch: Any) -> Any:
+        value, grads = jax.value_and_grad(squares)(params, batch)
+        out = forward(params, batch["x"])
+        made = jnp.linalg.norm(out), out.sum() ** 2, (out.sum(0) ** 2).sum(), 1 / (out**2).sum()
+        return descend(params, grads), {"loss": value, "made": made}
+
+    check(Training(step, PARAMS, batches()))
+
+
 def test_a_loss_that_is_a_sum_is_averaged() -> None:
     """With clipping and momentum, in whatever the update makes of it."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.01, momentum=0.9))
