@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from xdsl.ir import Operation, SSAValue, Use
 
@@ -38,20 +39,35 @@ class Sink:
         """What it is after the loop."""
         return self.loop.results[self.index]
 
+    @property
+    def maker(self) -> Operation:
+        """What gives the whole sum."""
+        return self.loop
+
+
+class SinkOf(Protocol):
+    """Where partial sums end: after a loop, or after the last of several was added."""
+
+    @property
+    def total(self) -> SSAValue: ...
+
+    @property
+    def maker(self) -> Operation: ...
+
 
 @dataclass(eq=False)
 class SumGroup:
     """Ops whose results are partial sums over the same axes, if they are partial sums."""
 
     makers: list[Operation]
-    sinks: list[Sink]
-    """After whose loops they are reduced."""
+    sinks: list[SinkOf]
+    """After which they are reduced."""
     all_partial: bool = False
     """Whether each of them has to be one: carries to which several are added one after the other
     turn partial with the first."""
     passed: set[Operation] = field(default_factory=set[Operation])
     """Ops through which they go to the end of the loops."""
-    adds: dict[Sink, list[Operation]] = field(default_factory=dict[Sink, list[Operation]])
+    adds: dict[SinkOf, list[Operation]] = field(default_factory=dict[SinkOf, list[Operation]])
     """Of these what adds them to carries, or stores rows in such, those of inner loops too."""
 
 
@@ -115,13 +131,13 @@ class LoopSums:
             total = sink.total
             outer = self._sinks(total) if self.take(total) else frozenset[Sink]()
             return outer or frozenset([sink])
-        if user.parent is not _block(value) or len(user.results) != 1 or _may_sum(user):
+        if user.parent is not _block(value) or len(user.results) != 1 or may_sum(user):
             return frozenset()
         rule, (result,) = get_rule(user), user.results
         group = next((g for g in rule.linear if use.index in g), None) if rule else None
         if group is None or makes_infinite(user, group):
             return frozenset()
-        if _count(result) > _count(value):
+        if count_of(result) > count_of(value):
             return frozenset()
         return self._sinks(result)
 
@@ -131,13 +147,14 @@ class LoopSums:
         makers: dict[Operation, frozenset[Sink]] = {}
         for loop in loops:
             for op in ops_in(loop.regions[1].block):
-                if len(op.results) == 1 and shape_of(op.results[0].type) and _may_sum(op):
+                if len(op.results) == 1 and shape_of(op.results[0].type) and may_sum(op):
                     sinks = self._sinks(op.results[0])
                     if sinks:
                         makers[op] = sinks
         for group in _joined(makers):
             self._follow(group)
-            group.all_partial = any(self._num_adds[sink] > 1 for sink in group.adds)
+            adds = [sink for op, sink in self._adds.items() if op in group.passed]
+            group.all_partial = any(self._num_adds[sink] > 1 for sink in adds)
             if group.all_partial and not self._are_all(group):
                 continue
             alone = len(group.makers) == len(group.adds) == 1
@@ -173,20 +190,21 @@ def _joined(makers: dict[Operation, frozenset[Sink]]) -> Iterator[SumGroup]:
             of[sink].append(op)
     left = dict(makers)
     while left:
-        waiting, group = [next(iter(left))], SumGroup([], [])
+        waiting, group, met = [next(iter(left))], SumGroup([], []), set[Sink]()
         while waiting:
             op = waiting.pop()
             sinks = left.pop(op, None)
             if sinks is None:
                 continue
             group.makers.append(op)
-            for sink in sorted(sinks - {*group.sinks}, key=lambda sink: sink.index):
+            for sink in sorted(sinks - met, key=lambda sink: sink.index):
+                met.add(sink)
                 group.sinks.append(sink)
                 waiting += of[sink]
         yield group
 
 
-def _may_sum(op: Operation) -> bool:
+def may_sum(op: Operation) -> bool:
     """Whether an op gives partial sums where it is split."""
     rule = partitioned_rule(op)
     return rule is not None and any(
@@ -204,5 +222,6 @@ def _block(value: SSAValue) -> object:
     return owner.parent if isinstance(owner, Operation) else owner
 
 
-def _count(value: SSAValue) -> int:
+def count_of(value: SSAValue) -> int:
+    """Its elements."""
     return math.prod(shape_of(value.type))

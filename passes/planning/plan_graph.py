@@ -36,6 +36,7 @@ from autopar.passes.sharding.propagation.manual import border_sharding
 
 from .demands import Demands, demanded_shardings
 from .exchange_prices import Fetch
+from .joint_sums import joint_sums
 from .loop_sums import LoopSums
 from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
@@ -121,6 +122,8 @@ class PlanGraph:
         """Places where gradients are to be scattered rather than summed everywhere."""
         self._waiting = Waiting(self.places, self.node_of, self._reshard)
         self._sums = LoopSums(func)
+        for group in joint_sums(func.body.block):
+            self._sums.groups.update(dict.fromkeys(group.makers, group))
         self._sum_prices = SumPrices(self, self._sums, prices, self._loops)
         self._choosers = {
             op

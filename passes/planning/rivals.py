@@ -10,17 +10,19 @@ search prices wrongly it also completes wrongly; propagation asks for no prices.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.autopar import arg_shardings, set_arg_shardings, sharding_of
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.partition.specs import Spec
+from autopar.passes.partition.strategy import Strategy
 from autopar.passes.sharding.propagation import propagate_shardings
 
 from .coarse import Kept
@@ -82,7 +84,7 @@ def is_trained(graph: PlanGraph) -> bool:
 def propagated_rival(graph: PlanGraph, module: ModuleOp, method: Method) -> dict[int, Kept]:
     """As those of `rivals_of`: a method with every place as propagation puts it, which does not
     hang on prices. Writes its shardings into the module, which is to have no plan."""
-    func, bound = graph.func, dict[int, Kept]()
+    func = graph.func
     stated, wanted = arg_shardings(func), _laid_out(graph, *method)
     set_arg_shardings(func, [own or other for own, other in zip(stated, wanted, strict=True)])
     propagate_shardings(module)
@@ -94,11 +96,29 @@ def propagated_rival(graph: PlanGraph, module: ModuleOp, method: Method) -> dict
         if node is not None:
             whole = graph.table.replicated(len(shape_of(value.type)))
             found[node].add(whole if sharding is None else graph.table.spec(sharding))
-    for node, specs in found.items():
-        may = np.array([spec in specs for spec in graph.nodes[node].specs])
-        if may.any():
-            bound[node] = may
-    return bound
+    return _bound_as(graph, found)
+
+
+def _bound_as(graph: PlanGraph, found: Mapping[int, set[Spec]]) -> dict[int, Kept]:
+    """Places where they were found to be; what several ops read is read there, and ops compute as
+    their operands and results lie, where they can."""
+
+    def lies(value: SSAValue, spec: Spec) -> bool:
+        place = graph.node_of(value)
+        return place is None or place not in found or spec.with_partial(()) in found[place]
+
+    def computes(op: Operation, strategy: Strategy) -> bool:
+        ends = (graph.places.inputs(op), strategy.operands), (op.results, strategy.results)
+        return all(lies(*end) for values, specs in ends for end in zip(values, specs, strict=True))
+
+    kept = {
+        node: [spec in specs for spec in graph.nodes[node].specs] for node, specs in found.items()
+    }
+    for (value, _), node in graph.readers.items():
+        kept.setdefault(node, [lies(value, spec) for spec in graph.nodes[node].specs])
+    for op, node in graph.op_nodes:
+        kept[node] = [computes(op, strategy) for strategy in graph.nodes[node].strategies]
+    return {node: np.array(may) for node, may in kept.items() if any(may)}
 
 
 def _laid_out(

@@ -14,7 +14,7 @@ from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.specs import Spec, axes_of_partial, merge_partial, without_axes
 
-from .loop_sums import LoopSums, Sink, SumGroup
+from .loop_sums import LoopSums, SinkOf, SumGroup
 from .places import searched_axes
 from .reshard_prices import Floats
 
@@ -122,7 +122,7 @@ class SumPrices:
                 self._keep_whole(sink, adds, found)
         return found
 
-    def _reduce_after(self, sink: Sink, total: int) -> None:
+    def _reduce_after(self, sink: SinkOf, total: int) -> None:
         """What a loop has added up is reduced to where it lies."""
         graph = self._graph
         value, place = sink.total, graph.node_of(sink.total)
@@ -135,9 +135,9 @@ class SumPrices:
                 form = without_axes(spec, over.partial_axes).with_partial(over.partial)
                 found[k, j] = graph.matrix([form], [spec], value)[0, 0]
         found = found * graph.preference(sums, place, value)
-        graph.add_edge(total, place, found, times(sink.loop, self._loops))
+        graph.add_edge(total, place, found, times(sink.maker, self._loops))
 
-    def _keep_whole(self, sink: Sink, adds: Sequence[Operation], total: int) -> None:
+    def _keep_whole(self, sink: SinkOf, adds: Sequence[Operation], total: int) -> None:
         """Up to the end of the loop a sum is whole along the axes that it is partial over: seconds
         of adding to it, or storing rows in it, beyond those of doing so as it lies afterwards."""
         graph = self._graph

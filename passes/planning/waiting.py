@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, Operation, SSAValue
@@ -15,13 +16,17 @@ from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 from .places import Places
 from .reshard_prices import ReshardPrices
 
-_RESHAPES = frozenset({"stablehlo.reshape", "stablehlo.transpose"})
+_RESHAPES = frozenset(
+    f"stablehlo.{name}" for name in ("broadcast_in_dim", "reduce", "reshape", "transpose")
+)
+"""Ops that may give what they read in another shape, and nothing else."""
 
 
 class Waiting:
     """Those of arguments, of what elementwise ops join with them (gradients), and of both in other
-    shapes; sums of these, as the parts of a norm are; and sums that are only returned, as losses
-    are. What the batch is joined with is on the way of the step, and waits for nothing."""
+    shapes; sums of these that are added up, as the parts of a norm are; and sums that are only
+    returned, as losses are. What the batch is joined with is on the way of the step, and waits for
+    nothing."""
 
     def __init__(
         self,
@@ -48,7 +53,7 @@ class Waiting:
             self._nodes.update(node for node in ends if node is not None)
             if ends[1] is not None:
                 joined[ends[1]] = num_bytes(value.type)
-        reshapes = [op for op in places.others if op.name in _RESHAPES]
+        reshapes = [op for op in places.others if _reshapes(op)]
         for op in (*reshapes, *reversed(reshapes)):
             ends = {node_of(op.operands[0]), node_of(op.results[0])}
             if not self._nodes.isdisjoint(ends):
@@ -59,9 +64,7 @@ class Waiting:
             if any(map(_is_only_returned, op.results)):
                 self._returned.add(op)
                 prices.wait(num_bytes(op.results[0].type))
-            self._num_norms += self._is_norm(op) and any(
-                not shape_of(value.type) for value in op.results
-            )
+            self._num_norms += self._is_norm(op)
 
     def shares(self, trips: int, *nodes: int) -> bool:
         """Whether collectives between these nodes wait for others. In a loop there are none to
@@ -75,17 +78,34 @@ class Waiting:
         return 1 / self._num_norms if self._is_norm(op) else 1.0
 
     def _is_norm(self, op: Operation) -> bool:
-        return not self._nodes.isdisjoint(map(self._node_of, operands_of(op)))
+        of_waiting = not self._nodes.isdisjoint(map(self._node_of, operands_of(op)))
+        return of_waiting and any(map(_is_added, op.results))
+
+
+def _reshapes(op: Operation) -> bool:
+    if op.name not in _RESHAPES or len(op.results) != 1:
+        return False
+    return prod(shape_of(op.operands[0].type)) == prod(shape_of(op.results[0].type))
 
 
 def _is_only_returned(value: SSAValue) -> bool:
     """Whether a scalar goes to the function's end, a partial sum as such."""
+    end = _end_of_scalar(value)
+    return end is not None and not end.results and isinstance(end.parent_op(), FuncOp)
+
+
+def _is_added(value: SSAValue) -> bool:
+    """Whether a scalar is added to others, a partial sum as such: they are reduced as one."""
+    end = _end_of_scalar(value)
+    return end is not None and end.name == "stablehlo.add"
+
+
+def _end_of_scalar(value: SSAValue) -> Operation | None:
+    """The only reader of a scalar, or of its multiples, that is no multiple itself."""
     while not shape_of(value.type) and (use := value.get_unique_use()) is not None:
         user = use.operation
-        if not user.results:
-            return isinstance(user.parent_op(), FuncOp)
         rule = get_rule(user) if len(user.results) == 1 else None
         if rule is None or (use.index,) not in rule.linear:
-            return False
+            return user
         value = user.results[0]
-    return False
+    return None

@@ -164,6 +164,50 @@ def _preconditioned() -> Step:
     return Step(step, ((_f32(WIDTH, 4 * WIDTH), _f32(WIDTH, WIDTH)), _f32(8192, WIDTH)))
 
 
+def _tied() -> Step:
+    """A table that is read twice and multiplied with: its gradients are added, and reduced once."""
+
+    def loss(params: Any, one: Any, two: Any) -> Any:
+        h = jnp.tanh((params["table"][one] + params["table"][two]) @ params["w"])
+        return jnp.mean(jax.nn.logsumexp(h @ params["table"].T, -1))
+
+    params = {"table": _f32(8192, WIDTH), "w": _f32(WIDTH, WIDTH)}
+    rows = jax.ShapeDtypeStruct((4096,), np.int32)
+    return _trained(loss, params, rows, rows)
+
+
+def _projections() -> Step:
+    """Three products of one input, whose gradient is a sum of three."""
+
+    def loss(params: Any, x: Any) -> Any:
+        for own in params:
+            q, k, v = (x @ own[w] for w in "qkv")
+            x = x + (jnp.tanh(q) * jax.nn.sigmoid(k) * v) @ own["o"]
+        return jnp.mean(x**2)
+
+    wide = {w: _f32(WIDTH, 16 * WIDTH) for w in "qkv"}
+    return _trained(loss, [{**wide, "o": _f32(16 * WIDTH, WIDTH)}] * 3, _f32(512, WIDTH))
+
+
+def _clipped_one_by_one() -> Step:
+    """Each update is bound by its own norm: scalars that are not added up."""
+
+    def step(params: Any, x: Any) -> Any:
+        def loss(params: Any) -> Any:
+            h = x
+            for weight in params:
+                h = jnp.tanh(h @ weight)
+            return jnp.mean(h**2)
+
+        def updated(weight: Any, grad: Any) -> Any:
+            norm = jnp.sqrt(jnp.mean(grad**2))
+            return weight - 0.1 * grad / jnp.maximum(1.0, norm)
+
+        return jax.tree.map(updated, params, jax.grad(loss)(params))
+
+    return Step(step, ([_f32(WIDTH, WIDTH)] * 8, _f32(8192, WIDTH)))
+
+
 STEPS = {
     "rnn": _rnn,
     "lstm": _lstm,
@@ -172,6 +216,9 @@ STEPS = {
     "modulated": _modulated,
     "experts": _experts,
     "preconditioned": _preconditioned,
+    "tied": _tied,
+    "projections": _projections,
+    "clipped_one_by_one": _clipped_one_by_one,
 }
 
 
