@@ -47,8 +47,8 @@ def joint_sums(block: Block) -> Iterator[SumGroup]:
         if num_bytes(result.type) <= OptimizeCollectivesPass.small_bytes:
             continue
         group = _Sum(op)
-        inside |= group.passed
         if group.is_partial and len(group.makers) > 1:
+            inside |= group.passed
             adds = [add for add in group.passed if add.name == _ADD]
             sink = Added(result)
             yield SumGroup(group.makers, [sink], True, group.passed, {sink: adds})

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects import make_context
 from autopar.dialects.sharding import Grid
@@ -21,11 +22,19 @@ from autopar.lowering.importer import import_module
 from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
+from autopar.passes.importing.arguments import main_function
 from autopar.passes.manager import run_passes
+from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning import planner
 from autopar.passes.planning.demands import Demands
+from autopar.passes.planning.joint_sums import joint_sums
+from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import Trial, make_plan
+from autopar.passes.planning.rivals import propagated_rival
+from autopar.passes.planning.search import Search
+from autopar.passes.planning.writing import Unplanned, write_choices
+from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.solve import SolveOptions
 from autopar.road import declare_mesh
 
@@ -181,12 +190,13 @@ def _projections() -> Step:
 
     def loss(params: Any, x: Any) -> Any:
         for own in params:
-            q, k, v = (x @ own[w] for w in "qkv")
+            h = jnp.tanh(x)
+            q, k, v = (h @ own[w] for w in "qkv")
             x = x + (jnp.tanh(q) * jax.nn.sigmoid(k) * v) @ own["o"]
         return jnp.mean(x**2)
 
     wide = {w: _f32(WIDTH, 16 * WIDTH) for w in "qkv"}
-    return _trained(loss, [{**wide, "o": _f32(16 * WIDTH, WIDTH)}] * 3, _f32(512, WIDTH))
+    return _trained(loss, [{**wide, "o": _f32(16 * WIDTH, WIDTH)}] * 3, _f32(4096, WIDTH))
 
 
 def _clipped_one_by_one() -> Step:
@@ -216,9 +226,6 @@ STEPS = {
     "modulated": _modulated,
     "experts": _experts,
     "preconditioned": _preconditioned,
-    "tied": _tied,
-    "projections": _projections,
-    "clipped_one_by_one": _clipped_one_by_one,
 }
 
 
@@ -228,14 +235,19 @@ def _no_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "_SMALL", 0)
 
 
-def _prices(step: Step, cluster: str, demands: Demands | None = None) -> tuple[float, float]:
-    """Seconds of a step as planned, and of the partitioned program."""
+def _imported(step: Step) -> ModuleOp:
     jitted = jax.jit(step.function, donate_argnums=step.donated)
     native = jitted.lower(*step.args).compiler_ir("stablehlo")
     merge_equal_ops(native)
     module = import_module(native)
     declare_mesh(module, GRID)
     run_passes(module, IMPORT, make_context())
+    return module
+
+
+def _prices(step: Step, cluster: str, demands: Demands | None = None) -> tuple[float, float]:
+    """Seconds of a step as planned, and of the partitioned program."""
+    module = _imported(step)
     prices = CostModel.of(read_cluster(cluster), GRID)
     plan = make_plan(module, make_context(), prices, SolveOptions(10), demands=demands)
     partitioned = Trial(module.clone(), make_context(), prices).price.total
@@ -247,6 +259,37 @@ def _prices(step: Step, cluster: str, demands: Demands | None = None) -> tuple[f
 def test_planned_is_partitioned(name: str, cluster: str) -> None:
     planned, partitioned = _prices(STEPS[name](), cluster)
     assert planned == pytest.approx(partitioned, rel=0.03)
+
+
+@pytest.mark.parametrize("cluster", ["8xv100", "8xh100"])
+def test_norms_that_are_not_added_are_reduced_one_by_one(cluster: str) -> None:
+    split = Demands(allow_replicated_parameters=False)
+    planned, partitioned = _prices(_clipped_one_by_one(), cluster, split)
+    assert planned == pytest.approx(partitioned, rel=0.03)
+
+
+@pytest.mark.parametrize("cluster", ["8xv100", "8xh100"])
+def test_what_is_added_is_reduced_once(cluster: str) -> None:
+    """Under data parallelism, whatever the search would choose."""
+    module, prices = _imported(_tied()), CostModel.of(read_cluster(cluster), GRID)
+    graph, before = PlanGraph(main_function(module), AxisTable(GRID, ()), prices), Unplanned(module)
+    bound = propagated_rival(graph, module, (0, None))
+    before.restore()
+    choices = Search(graph, SolveOptions(10)).within(bound)
+    write_choices(graph, choices.of_node)
+    propagate_shardings(module)
+    partitioned = Trial(module, make_context(), prices).price.total
+    assert choices.solution.cost * 1e-12 == pytest.approx(partitioned, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("make", "kinds"),
+    [(_tied, ["dot_general", *["scatter"] * 2]), (_projections, ["dot_general"] * 3)],
+)
+def test_sums_of_partial_sums(make: Callable[[], Step], kinds: list[str]) -> None:
+    body = main_function(_imported(make())).body.block
+    found = [[op.name.removeprefix("stablehlo.") for op in s.makers] for s in joint_sums(body)]
+    assert kinds in found
 
 
 def test_what_is_sent_is_written_first(tmp_path: Path) -> None:
