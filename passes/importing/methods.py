@@ -29,8 +29,9 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import is_tensor
+from autopar.passes.entry import main_function
 
-from .arguments import argument_kinds, batch_dim, main_function
+from .arguments import argument_kinds, batch_dim
 from .gathers import gather_by_phase
 from .state import next_values_by_flow
 

@@ -19,7 +19,7 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import remark
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import DimSharding, Grid, Sharding
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 
 
 @dataclass(frozen=True)
