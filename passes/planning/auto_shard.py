@@ -18,6 +18,7 @@ from autopar.dialects.shard import grid_of
 from autopar.passes.cost.cluster import Cluster, ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel, check_overrides
 from autopar.passes.entry import main_function
+from autopar.passes.importing.annotations import take_annotations
 from autopar.passes.importing.arguments import remark_unknown_kinds
 from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
 from autopar.passes.solver.problem import Problem, ProblemError, write_problem
@@ -167,6 +168,7 @@ class AutoShardPass(ModulePass):
         refuse_partitioned(module, self.name)
         ensure_grid(module, self.grid, self.axis_names)
         require_grid_op(module, self.name, self.name)
+        take_annotations(module)
         self.remark_kinds(module)
         terms = self.terms(module)
         plugin = None if self.solver is None else _checked_solver(module, self.solver)
