@@ -38,7 +38,7 @@ from autopar.lowering.jax_compat import (
 )
 from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.lowering.program import Layout
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning.places import planned_ops

@@ -44,7 +44,7 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import Sharding
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.planning.places import MOVES, planned_ops
 from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.sharding.propagation.classes import ConstantFinder

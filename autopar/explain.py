@@ -11,7 +11,7 @@ from .decisions import Decisions, parsed_sharding, parsed_strategy
 from .dialects.diagnostics import working_on
 from .dialects.shard import grid_of
 from .passes.collector import collector_off
-from .passes.importing.arguments import main_function
+from .passes.entry import main_function
 from .passes.partition.specs import AxisTable
 from .passes.planning.auto_shard import Terms
 from .passes.planning.decided import DecidedValues, UnevenError, choices_of

@@ -16,7 +16,8 @@ from .dialects.diagnostics import Diagnostic, collect_remarks, working_on
 from .dialects.unverified import dictionary, integer_attr
 from .files import output_path, write_whole
 from .passes.collector import collector_off
-from .passes.importing.arguments import argument_kinds, main_function
+from .passes.entry import main_function
+from .passes.importing.arguments import argument_kinds
 from .passes.importing.methods import MethodOptions
 from .passes.planning.naming import ValueNames
 from .passes.planning.report import report_of

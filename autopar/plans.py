@@ -26,7 +26,8 @@ from autopar.dialects.sharding import Grid, Sharding, parse_axis
 from autopar.dialects.tensors import item_bytes, shape_of
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
-from autopar.passes.importing.arguments import argument_kinds, main_function
+from autopar.passes.entry import main_function
+from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.importing.meshes import merge_axes
 
 if TYPE_CHECKING:

@@ -55,10 +55,10 @@ from autopar.lowering.importer import import_module
 from autopar.lowering.program import DeviceProgram, device_program
 from autopar.passes import load_pass
 from autopar.passes.collector import collector_off
+from autopar.passes.entry import main_function
 from autopar.passes.importing.annotate_method import AnnotateMethodPass
 from autopar.passes.importing.arguments import (
     KINDS,
-    main_function,
     state_kind,
 )
 from autopar.passes.importing.methods import MethodOptions

@@ -11,6 +11,7 @@ from xdsl.dialects.builtin import ModuleOp
 from .decisions import Recorder
 from .dialects import make_context
 from .lowering.parse import parse_module
+from .passes.importing.shard_ops_to_attributes import ShardOpsToAttributesPass
 from .passes.manager import PassSpec, build_pass, parse_options
 from .passes.pipelines import IMPORT
 from .passes.planning.auto_shard import AutoShardPass, Terms
@@ -65,7 +66,8 @@ def imported(source: Source) -> tuple[ModuleOp, Context]:
     """The module as planning takes it: our own shardings, no calls, no dead code."""
     context = make_context()
     module = parse_module(source.text, source.name, context)
-    transform(module, [build_pass(PassSpec(name)) for name in IMPORT], context)
+    passes = (*IMPORT, ShardOpsToAttributesPass.name)
+    transform(module, [build_pass(PassSpec(name)) for name in passes], context)
     return module, context
 
 

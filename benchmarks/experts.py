@@ -35,7 +35,7 @@ from autopar.dialects.autopar import (
 from autopar.dialects.sdy import MeshOp, ShardingConstraintOp
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import shape_of
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.importing.gathers import gather_by_phase
 from autopar.passes.importing.state import next_values_by_flow
 

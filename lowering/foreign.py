@@ -23,6 +23,7 @@ from autopar.dialects.spelling import did_you_mean
 from autopar.dialects.text import IRParser, IRPrinter
 
 from .grid_disguise import disguised_text, text_needs_disguise
+from .verify import verify_op
 
 FOREIGN_DIALECTS = ("shard", "mesh", "tosa", "linalg", "autopar")
 """Dialects that we read and print ourselves."""
@@ -144,6 +145,8 @@ def to_generic(context: Context, text: str, filename: str) -> str:
         if isinstance(op, UnregisteredOp):
             continue
         if disguise and isinstance(op, GridOp):
+            op.location = _place(parser, filename, start)
+            verify_op(op)  # nobody does once it is disguised
             statement = disguised_text(op)
         else:
             statement = _print(op, names, generic=True, prefix=f"inner{start}")
@@ -154,8 +157,11 @@ def to_generic(context: Context, text: str, filename: str) -> str:
 
 
 def _refused(parser: _StatementParser, filename: str, offset: int, message: str) -> DiagnosticError:
-    place = parser.position_of(offset)
-    return DiagnosticError(FileLineColLoc(StringAttr(filename), *map(IntAttr, place)), message)
+    return DiagnosticError(_place(parser, filename, offset), message)
+
+
+def _place(parser: _StatementParser, filename: str, offset: int) -> FileLineColLoc:
+    return FileLineColLoc(StringAttr(filename), *map(IntAttr, parser.position_of(offset)))
 
 
 def _unknown(context: Context, name: str) -> str:

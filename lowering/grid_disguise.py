@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import DictionaryAttr, ModuleOp
+from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr, SymbolRefAttr
 from xdsl.ir import Operation
 
 from autopar.dialects.shard import GridOp
@@ -34,7 +34,7 @@ def text_needs_disguise(text: str) -> bool:
 
 def mesh_attribute(grid: GridOp) -> str:
     """`<["x"=2, "y"=4]>`"""
-    axes = ", ".join(f'"{name}"={size}' for name, size in grid.as_written().axes)
+    axes = ", ".join(f"{StringAttr(name)}={size}" for name, size in grid.to_grid().axes)
     return f"<[{axes}]>"
 
 
@@ -45,7 +45,9 @@ def _content(grid: GridOp) -> DictionaryAttr:
 def disguised_text(grid: GridOp) -> str:
     """The grid as a statement that jaxlib reads."""
     content = str(_content(grid))
-    return f"sdy.mesh @{grid.sym_name.data} = {mesh_attribute(grid)} {{{MARK} = {content}}}"
+    return (
+        f"sdy.mesh {SymbolRefAttr(grid.sym_name)} = {mesh_attribute(grid)} {{{MARK} = {content}}}"
+    )
 
 
 def undisguise(module: ModuleOp) -> None:

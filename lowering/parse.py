@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from xdsl.context import Context
 from xdsl.dialects.builtin import FileLineColLoc, IntAttr, ModuleOp, StringAttr
-from xdsl.ir import Operation
-from xdsl.utils.exceptions import DiagnosticException, VerifyException
 
 from autopar.dialects import make_context
 from autopar.dialects.attributes import AttributeChecker
@@ -25,6 +23,7 @@ from .foreign import FOREIGN_DIALECTS, blank, has_foreign_syntax, to_generic
 from .grid_disguise import text_needs_disguise, undisguise
 from .importer import import_module
 from .mlir_context import diagnostic_of, jaxlib_available, make_mlir_context, parse_in
+from .verify import verify, verify_op
 
 
 def parse_module(
@@ -87,22 +86,3 @@ def nesting(text: str) -> int:
         step += characters == ord(opening)
         step -= characters == ord(closing)
     return int(np.cumsum(step, dtype=np.int32).max(initial=0))
-
-
-def verify_op(op: Operation) -> None:
-    """xDSL's verification of one operation (its regions aside), as a DiagnosticError."""
-    try:
-        op.verify(verify_nested_ops=False)
-    except (VerifyException, DiagnosticException) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise DiagnosticError(op, str(cause)) from None
-
-
-def verify(module: ModuleOp) -> None:
-    """xDSL's verification of a module; slow, for user text where there is no jaxlib."""
-    check = AttributeChecker()
-    for op in module.walk():
-        verify_op(op)
-        check(op)

@@ -25,7 +25,7 @@ from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import op_name
 from autopar.dialects.sharding import DimSharding, Grid, Sharding, local_shape, parse_axis
-from autopar.passes.sharding.propagation.check import ShardingChecker
+from autopar.passes.importing.annotations import ShardingChecker
 from autopar.passes.walk import inner_ops
 
 

@@ -23,7 +23,7 @@ from autopar.lowering.importer import import_module
 from autopar.lowering.jax_compat import compile_replicas, execute, result_handler
 from autopar.lowering.parse import parse_native
 from autopar.lowering.program import Layout, device_program
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, LOWER, PARTITION, PROPAGATE
 from autopar.runtime.embedded import MeshExecutable, fetch, padded_shape

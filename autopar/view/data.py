@@ -18,7 +18,8 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.shard import user_grid
 from autopar.dialects.sharding import Grid, Sharding, local_shape
 from autopar.dialects.tensors import item_bytes, shape_of
-from autopar.passes.importing.arguments import argument_kinds, main_function
+from autopar.passes.entry import main_function
+from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import BOUNDARY, DECIDE, PARTITION
 from autopar.passes.planning.auto_shard import Terms

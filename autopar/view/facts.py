@@ -17,7 +17,7 @@ from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import op_seconds, price_of
 from autopar.passes.cost.report import collective_use
 from autopar.passes.cost.schedule import Buffer
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.planning.naming import grouped, op_label, pattern
 from autopar.passes.walk import inner_ops
 

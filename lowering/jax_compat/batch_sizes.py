@@ -100,7 +100,8 @@ class _Marker:
         ]
         if all(a is b for a, b in zip(eqns, micro.eqns, strict=False)) and outs == micro.outvars:
             return micro
-        return micro.replace(eqns=eqns, outvars=outs)
+        # JAX forgets the names of arguments and results where results are other variables
+        return micro.replace(eqns=eqns, outvars=outs, debug_info=micro.debug_info)
 
     def _check_alone(self, eqn: Any, in_model: bool) -> None:
         place = source_info_util.summarize(eqn.source_info)

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases
 from autopar.dialects.tensors import num_bytes
+from autopar.passes.entry import main_function
 
 from .fusion import BODIES, Fusion, is_elementwise, updates_in_place
 from .schedule import Buffer, Schedule
@@ -47,17 +47,12 @@ class Memory:
         return self.arguments + self.results + self.temporaries
 
 
-def main_of(module: ModuleOp) -> FuncOp:
-    """The function @main, which every partitioned module has."""
-    return next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
-
-
 FusionOf = Callable[[Block], Fusion]
 
 
 def memory_of(module: ModuleOp, fusion_of: FusionOf = Fusion) -> Memory:
     """The memory of `@main` of a partitioned module, for one device."""
-    func = main_of(module)
+    func = main_function(module)
     block = func.body.block
     last = block.last_op
     assert last is not None, "a function ends with a return"

@@ -19,10 +19,11 @@ from autopar.dialects.autopar import COMBINE
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid
 from autopar.dialects.tensors import element_type
+from autopar.passes.entry import main_function
 
 from .flops import op_flops, output_features
 from .fusion import BODIES, DOTS, Fusion
-from .liveness import FusionOf, main_of
+from .liveness import FusionOf
 from .loops import times, trip_count
 from .prices import CostModel
 from .report import collective_use
@@ -63,14 +64,14 @@ class Price:
 
 def price_of(module: ModuleOp, model: CostModel, fusion_of: FusionOf = Fusion) -> Price:
     """The price of `@main` of a module after shard-partition; `model` is of its `user_grid`."""
-    return _Pricing(model, grid_of(module), fusion_of).block(main_of(module).body.block)
+    return _Pricing(model, grid_of(module), fusion_of).block(main_function(module).body.block)
 
 
 def op_seconds(module: ModuleOp, model: CostModel) -> dict[Operation, float]:
     """Seconds of each op of `@main` of a partitioned module, all its runs together; those of a
     branch as if it were always taken."""
     pricing = _Pricing(model, grid_of(module), Fusion)
-    pricing.block(main_of(module).body.block)
+    pricing.block(main_function(module).body.block)
     loops: dict[Operation, int] = {}
     return {op: times(op, loops) * seconds for op, seconds in pricing.of_op.items()}
 

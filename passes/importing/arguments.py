@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, StringAttr
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, SSAValue
 
@@ -18,18 +18,6 @@ KINDS = (*STATE_KINDS, "batch", "other")
 """What `autopar.kind` may say."""
 _DONATED = (ALIASING_OUTPUT, BUFFER_DONOR)
 """What says that an argument is state."""
-
-
-def main_function(module: ModuleOp) -> FuncOp:
-    """@main, or the only public function."""
-    functions = [op for op in module.ops if isinstance(op, FuncOp) and op.body.blocks]
-    for func in functions:
-        if func.sym_name.data == "main":
-            return func
-    public = [f for f in functions if f.sym_visibility is None or f.sym_visibility.data == "public"]
-    if len(public) != 1:
-        raise DiagnosticError(module, f"expected a function @main, found {len(public)} functions")
-    return public[0]
 
 
 def argument_kinds(func: FuncOp) -> list[str]:

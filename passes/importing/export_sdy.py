@@ -30,7 +30,9 @@ from autopar.dialects.sdy import TensorShardingPerValueAttr as PerValueAttr
 from autopar.dialects.shard import AXIS_NAMES, GridOp
 from autopar.dialects.sharding import DimSharding, Partial, Sharding
 from autopar.passes.collector import collector_off
+from autopar.passes.walk import sharded_ops
 
+from .annotations import check_shardings
 from .meshes import axis_problem, in_mesh_order, merge_axes, translate_sharding
 from .shard_ops_to_attributes import shard_ops_to_attributes
 
@@ -117,6 +119,9 @@ def _for_sdy(sharding: Sharding, axes: tuple[tuple[str, int], ...]) -> Sharding:
 def export_sdy(module: ModuleOp) -> None:
     """Replaces autopar's shardings in `module` by sdy's."""
     shard_ops_to_attributes(module)
+    # what the borders of computations name becomes the module's mesh
+    borders = (sdy.ManualComputationOp, sdy.NamedComputationOp)
+    check_shardings(module, (op for op in sharded_ops(module) if not isinstance(op, borders)))
     grids = [op for op in module.body.block.ops if isinstance(op, GridOp)]
     if len(grids) > 1:
         names = ", ".join(f"@{op.sym_name.data}" for op in grids)

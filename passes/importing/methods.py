@@ -29,8 +29,10 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import is_tensor
+from autopar.passes.entry import main_function
 
-from .arguments import argument_kinds, batch_dim, main_function
+from .annotations import take_annotations
+from .arguments import argument_kinds, batch_dim
 from .gathers import gather_by_phase
 from .state import next_values_by_flow
 
@@ -90,6 +92,7 @@ def annotate_method(module: ModuleOp, options: MethodOptions) -> None:
     placement = METHODS[options.method]
     func = main_function(module)
     grid = grid_of(module)
+    take_annotations(module)
     if placement is None:
         return
     axes = _method_axes(module, grid, options)

@@ -32,6 +32,8 @@ from autopar.dialects.shard import ShardingOp, ShardOp, axes_attr, grid_of
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
 from autopar.dialects.tensors import is_tensor
 
+from .annotations import check_shardings
+
 
 @dataclass(frozen=True)
 class ShardAttributesToOpsPass(ModulePass):
@@ -49,6 +51,7 @@ class ShardAttributesToOpsPass(ModulePass):
 
 def shard_attributes_to_ops(module: ModuleOp) -> None:
     """Replaces autopar.sharding attributes in `module` by shard ops."""
+    check_shardings(module)
     ops = list(module.walk())
     for op in ops:
         if isinstance(op, FuncOp):

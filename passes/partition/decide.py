@@ -41,12 +41,13 @@ from autopar.dialects.rules.access import op_label, operands_of
 from autopar.dialects.rules.registry import NO_RULE, get_rule
 from autopar.dialects.shard import ShardOp
 from autopar.dialects.tensors import is_splittable, num_bytes, shape_of
+from autopar.passes.importing.annotations import STATED
 from autopar.passes.importing.grid_option import require_grid_op
 from autopar.passes.importing.inline import inline
 from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
 
 from .decisions import Decisions
-from .grid_refinement import STATED, refine_grid, refinement
+from .grid_refinement import refine_grid, refinement
 from .hints import drop_propagation_ops, has_propagation_ops
 from .partials import Partials
 from .regions import RegionDecider

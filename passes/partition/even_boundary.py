@@ -19,7 +19,8 @@ from autopar.dialects.autopar import (
 from autopar.dialects.diagnostics import remark
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import DimSharding, Grid, Sharding
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
+from autopar.passes.importing.annotations import check_shardings
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class EvenBoundaryPass(ModulePass):
     name = "even-boundary"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        make_boundary_even(main_function(op), grid_of(op))
+        func, grid = main_function(op), grid_of(op)
+        check_shardings(op, [func])
+        make_boundary_even(func, grid)
 
 
 def make_boundary_even(func: FuncOp, grid: Grid) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from xdsl.dialects.builtin import (
     ModuleOp,
@@ -17,20 +17,21 @@ from autopar.dialects.autopar import (
     GRID,
     SHARDING,
     STRATEGY,
-    ConstraintOp,
-    ReshardOp,
-    ShardingAttr,
     StrategyAttr,
-    entries_of,
     grid_attribute,
 )
 from autopar.dialects.diagnostics import DiagnosticError, remark
-from autopar.dialects.sdy import ManualComputationOp
 from autopar.dialects.shard import GridOp, make_grid_op, user_grid
 from autopar.dialects.sharding import AxisRef, Grid, Sharding
 from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.importing.annotations import (
+    STATED,
+    ShardingChecker,
+    Stated,
+    of_results,
+    stated_by,
+)
 from autopar.passes.importing.meshes import axis_problem
-from autopar.passes.sharding.propagation.check import ShardingChecker, stated_shardings
 from autopar.passes.walk import sharded_ops
 
 from .specs import AxisTable
@@ -77,12 +78,7 @@ def _split_bytes(module: ModuleOp) -> Counter[AxisRef]:
     """For each axis the bytes of the tensors that it splits."""
     split: Counter[AxisRef] = Counter()
     for op in sharded_ops(module):
-        attr = op.attributes.get(SHARDING)
-        stated = STATED.get(type(op))
-        for sharding, value_type, _ in (
-            *(() if attr is None else _of_results(op, attr)),
-            *(() if stated is None else stated(op)),
-        ):
+        for sharding, value_type, _ in stated_by(op):
             for dim in () if sharding is None else sharding.dims:
                 split.update(dict.fromkeys(dim.axes, num_bytes(value_type)))
     return split
@@ -157,21 +153,17 @@ def refine_grid(module: ModuleOp, grid_op: GridOp, table: AxisTable) -> None:
         Rewriter.replace_op(grid_op, make_grid_op(table.refined), [])
 
 
-_Stated = tuple[Sharding | None, Attribute, str]
-"""A sharding, the type of the value that it is for, and how errors call that value."""
-
-
 def _checked(stating: Iterable[Operation], grid: Grid) -> Iterator[_Use]:
     """The shardings of the module; DiagnosticError where one is wrong. (Of ops that share an
     attribute the first; the rank of each value is looked at where deciding reaches it.)"""
     check = ShardingChecker({grid.name: grid})
     seen: set[int] = set()
     for op in stating:
-        stated: list[_Stated] = []
+        stated: list[Stated] = []
         attr = op.attributes.get(SHARDING)
         if attr is not None and id(attr) not in seen:
             seen.add(id(attr))
-            stated += _of_results(op, attr)
+            stated += of_results(op, attr)
         if type(op) in STATED:
             stated += STATED[type(op)](op)
         for sharding, type_, what in stated:
@@ -186,44 +178,3 @@ def _checked(stating: Iterable[Operation], grid: Grid) -> Iterator[_Use]:
                             "whose size is not known: only dimensions of known size can be split",
                         )
                 yield _Use(sharding, type_, op, what)
-
-
-def _of_results(op: Operation, attr: Attribute) -> Iterator[_Stated]:
-    for result, item in zip(op.results, stated_shardings(op, attr), strict=True):
-        yield item.data, result.type, f"'{op.name}' op"
-
-
-def _of_copy(op: ConstraintOp | ReshardOp) -> Iterator[_Stated]:
-    yield op.sharding.data, op.result.type, f"'{op.name}' op"
-
-
-def _of_function(op: FuncOp) -> Iterator[_Stated]:
-    """Of arguments (results) of one type that share an attribute the first."""
-    types = op.function_type
-    for what, attrs, values in (
-        ("argument", op.arg_attrs, types.inputs.data if op.body.blocks else ()),
-        ("result", op.res_attrs, types.outputs.data),
-    ):
-        seen: set[tuple[int, int]] = set()
-        entries = zip(entries_of(attrs, len(values)), values, strict=False)
-        for index, (entry, type) in enumerate(entries):
-            attr = entry.data.get(SHARDING)
-            if isinstance(attr, ShardingAttr) and (id(attr), id(type)) not in seen:
-                seen.add((id(attr), id(type)))
-                yield attr.data, type, f"{what} {index} of @{op.sym_name.data}"
-
-
-def _of_manual(op: ManualComputationOp) -> Iterator[_Stated]:
-    values = (*op.operands, *op.results)
-    items = (*op.in_shardings.data, *op.out_shardings.data)
-    for value, item in zip(values, items, strict=True):
-        yield item.sharding, value.type, f"'{op.name}' op"
-
-
-STATED: dict[type[Operation], Callable[[Any], Iterator[_Stated]]] = {
-    ConstraintOp: _of_copy,
-    ReshardOp: _of_copy,
-    FuncOp: _of_function,
-    ManualComputationOp: _of_manual,
-}
-"""Ops that state shardings elsewhere than in `autopar.sharding`."""

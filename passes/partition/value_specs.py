@@ -10,7 +10,7 @@ from xdsl.ir import Attribute, BlockArgument, Operation, OpResult, SSAValue
 from autopar.dialects.autopar import SHARDING, ShardingAttr, entries_of, sharding_of
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.tensors import is_splittable, item_bytes, shape_of
-from autopar.passes.sharding.propagation.check import rank_problem, stated_shardings
+from autopar.passes.importing.annotations import rank_problem, stated_shardings
 
 from .specs import AxisTable, PartialAxes, Spec
 from .strategy import TensorUse

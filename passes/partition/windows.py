@@ -83,7 +83,7 @@ def window_permutes(
 ) -> tuple[list[Sent] | None, bool]:
     """The permutes of `fetch_window`, None where it gathers the whole; and whether what they bring
     is joined with all of the block."""
-    if width <= 0 or not held.axes:
+    if width <= 0 or not held.axes or not held.block:
         return [], False
     rounds, transfers, is_gathered = _way(table, held, starts, width)
     if is_gathered:

@@ -326,9 +326,8 @@ def result_path(func: FuncOp, index: int) -> str:
     """What JAX calls a result, ` at [1]['loss']`; empty where it says nothing."""
     entry = entries_of(func.res_attrs, len(func.function_type.outputs))[index]
     info = entry.data.get("jax.result_info")
-    if not isinstance(info, StringAttr):
-        return ""
-    return f" at {info.data.removeprefix('result')}" if info.data != "result" else ""
+    path = info.data.removeprefix("result") if isinstance(info, StringAttr) else ""
+    return f" at {path}" if path else ""
 
 
 def is_made_in(value: SSAValue, ops: set[Operation]) -> bool:

@@ -30,7 +30,9 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.reductions import COMBINERS
 from autopar.dialects.stablehlo.attributes import ComparisonDirection
 from autopar.dialects.tensors import shape_of, tensor_type
-from autopar.passes.importing.arguments import argument_kinds, batch_dim, main_function
+from autopar.passes.entry import main_function
+from autopar.passes.importing.annotations import take_annotations
+from autopar.passes.importing.arguments import argument_kinds, batch_dim
 from autopar.passes.partition.local_builder import i64_array, resized, splat_neutral
 
 from .batch_flow import BatchFlow, BatchPlace, inputs_of
@@ -53,6 +55,7 @@ def split_step(module: ModuleOp, count: int, reduction: str) -> None:
     check_split(count, reduction)
     if count == 1:
         return
+    take_annotations(module)
     func = main_function(module)
     batch: dict[SSAValue, int] = {
         arg: batch_dim(func, index)

@@ -17,7 +17,9 @@ from autopar.dialects.diagnostics import DiagnosticError, remark
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.cluster import Cluster, ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel, check_overrides
-from autopar.passes.importing.arguments import main_function, remark_unknown_kinds
+from autopar.passes.entry import main_function
+from autopar.passes.importing.annotations import take_annotations
+from autopar.passes.importing.arguments import remark_unknown_kinds
 from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
 from autopar.passes.solver.problem import Problem, ProblemError, write_problem
 from autopar.passes.solver.registry import UnknownSolverError, checked_solver
@@ -64,8 +66,8 @@ class Terms:
 class AutoShardPass(ModulePass):
     """Choose how every value and op is split, so that a step takes least time by the cost model.
 
-    Needs: a grid (in the module, or `grid=2x4 axis-names=x,y`), calls inlined (inline). Shardings
-    and constraints of the program are binding.
+    Needs: a grid (in the module, or `grid=2x4 axis-names=x,y`), calls inlined (inline). The program
+    is @main, or the only public function; its shardings and constraints are binding.
 
     Guarantees: every value has a sharding and every op with several operands its strategy, the
     cheapest together that the search finds; the partitioned program needs no more memory on a
@@ -166,6 +168,7 @@ class AutoShardPass(ModulePass):
         refuse_partitioned(module, self.name)
         ensure_grid(module, self.grid, self.axis_names)
         require_grid_op(module, self.name, self.name)
+        take_annotations(module)
         self.remark_kinds(module)
         terms = self.terms(module)
         plugin = None if self.solver is None else _checked_solver(module, self.solver)

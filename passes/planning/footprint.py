@@ -124,7 +124,7 @@ def _groups(gathers: Mapping[SSAValue, list[Copy]]) -> list[list[list[Copy]]]:
     for argument, copies in sorted(gathers.items(), key=lambda item: _begin(item[1])):
         size = num_bytes(argument.type)
         if size <= OptimizeCollectivesPass.small_bytes:
-            if size > left:
+            if not groups or size > left:  # an empty tensor needs no room, but a group
                 groups.append([])
                 left = OptimizeCollectivesPass.group_bytes
             left -= size

@@ -22,7 +22,7 @@ from autopar.passes.cost.liveness import Memory, memory_of
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price, price_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.specs import AxisTable

@@ -14,7 +14,8 @@ from xdsl.dialects.builtin import ModuleOp
 from autopar.dialects.autopar import arg_shardings
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.passes.cost.report import CollectiveUse
-from autopar.passes.importing.arguments import argument_kinds, main_function
+from autopar.passes.entry import main_function
+from autopar.passes.importing.arguments import argument_kinds
 
 from .naming import ValueNames
 from .planner import Planned

@@ -251,6 +251,14 @@ def test_result_that_mixes_examples_is_refused(name: str, inside: bool) -> None:
         run(model, parallel(model))
 
 
+def test_results_keep_their_names_beside_the_batch_size() -> None:
+    """A number that is a result itself is another variable once it is marked."""
+    step = _with_result(lambda h, e, b: (jnp.arange(e.shape[0]), jnp.float32(e.shape[0])))
+    model = Training(lambda p, b: step(p, b, False), PARAMS, batches())
+    with pytest.raises(DiagnosticError, match=r"result 4 at \[1\]\['made'\]\[0\] has the shape"):
+        run(model, parallel(model))
+
+
 def test_gradients_as_results() -> None:
     def step(params: Any, batch: Any) -> Any:
         value, grads = jax.value_and_grad(squares)(params, batch)

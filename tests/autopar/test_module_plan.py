@@ -140,6 +140,24 @@ def test_errors(
     assert len([line for line in err.splitlines() if " error: " in line]) == 1
 
 
+_OP_FORM = """shard.grid @g(shape = 2x4)
+func.func @main(%a: tensor<8x16xf32>) -> tensor<8x16xf32> {
+  %s = shard.sharding @g split_axes = [[0], [1]] : !shard.sharding
+  %b = shard.shard %a to %s : tensor<8x16xf32>
+  return %b : tensor<8x16xf32>
+}
+"""
+
+
+def test_annotations_in_op_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They say where values lie: nothing is decided of them as of operations."""
+    source, target = tmp_path / "step.mlir", tmp_path / "plan.json"
+    source.write_text(_OP_FORM)
+    status, out, err = plan(capsys, str(source), "-o", str(target))
+    assert (status, err) == (0, "") and "[0, 1]" in out
+    assert [op["op"] for op in json.loads(target.read_text())["ops"]] == ["func.return"]
+
+
 def test_a_plan_is_no_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.json"
     path.write_text("{}")

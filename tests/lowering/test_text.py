@@ -278,6 +278,33 @@ def test_a_text_that_no_token_begins() -> None:
     assert str(caught.value) == "t.mlir:1:1: error: Expected suffix identifier after %"
 
 
+WITH_SDY = """
+func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+  %0 = sdy.data_flow_edge %a : tensor<8xf32>
+  return %0 : tensor<8xf32>
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ('@m(shape = 2x4x4) {axis_names = ["x", "y"]}', "@m: 2 axis_names for 3 axes of the shape"),
+        ('@m(shape = 2x4) {axis_names = ["x", "x"]}', '@m: axis name "x" is used twice'),
+        ("@m(shape = 2x?)", "the size of axis '1' is not known"),
+    ],
+)
+def test_malformed_grids_beside_sdy_ops(grid: str, message: str) -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        parse_module(f"shard.grid {grid}{WITH_SDY}", "t.mlir")
+    assert str(caught.value).startswith("t.mlir:1:1: error: ") and message in str(caught.value)
+
+
+def test_quoted_names_of_grids_beside_sdy_ops() -> None:
+    grid = r'shard.grid @"the mesh"(shape = 2x4) {axis_names = ["x", "a\22b"]}'
+    assert grid in print_module(parse_module(grid + WITH_SDY))
+
+
 def test_operations_that_are_misspelt_or_not_complete() -> None:
     grid = "shard.grid @m(shape = 2)\n"
     for statement, message in (

@@ -29,3 +29,13 @@ func.func @main(
   %0 = "stablehlo.slice"(%batch) <{start_indices = array<i64: 0, 0>, limit_indices = array<i64: 1, 3>, strides = array<i64: 1, 1>}> : (tensor<2x3xf32>) -> tensor<1x3xf32>
   return %0 : tensor<1x3xf32>
 }
+
+// -----
+
+// A result that JAX has lost the name of.
+func.func @main(
+    %batch: tensor<2x3xf32> {autopar.kind = "batch", autopar.batch_dim = 0 : i64}) -> (tensor<1x3xf32> {jax.result_info = ""}) {
+  // expected-error@+1 {{result 0 (tensor<1x3xf32>) mixes examples of the batch}}
+  %0 = "stablehlo.slice"(%batch) <{start_indices = array<i64: 0, 0>, limit_indices = array<i64: 1, 3>, strides = array<i64: 1, 1>}> : (tensor<2x3xf32>) -> tensor<1x3xf32>
+  return %0 : tensor<1x3xf32>
+}

@@ -1,7 +1,6 @@
 """Sharding propagation with Shardy's semantics (https://openxla.org/shardy/propagation).
 
 - constraints.py: what the user demands of values, applied first;
-- check.py: refuses shardings that do not fit;
 - graph.py: the program as slots and nodes; builder.py builds it in one walk, with nodes.py (slots,
   nodes, who wakes whom), copies.py (constants, one a use), classes.py (ops told apart by name) and
   manual.py (the border of manual computations);
@@ -18,7 +17,6 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, OpResult
 
 from autopar.dialects.autopar import (
-    SHARDING,
     aliases,
     arg_shardings,
     place_like_arguments,
@@ -26,13 +24,12 @@ from autopar.dialects.autopar import (
     sharding_of,
 )
 from autopar.dialects.rules.access import operands_of
-from autopar.dialects.shard import GridOp, adopt_xdsl_ops
+from autopar.dialects.shard import adopt_xdsl_ops
 from autopar.dialects.sharding import Grid
 from autopar.passes.collector import collector_off
-from autopar.passes.importing.shard_ops_to_attributes import shard_ops_to_attributes
+from autopar.passes.importing.annotations import grids_of, take_annotations
 
 from .builder import GraphBuilder
-from .check import ShardingChecker, stated_shardings
 from .classes import CONSTRAINTS
 from .constraints import ConstraintApplier
 from .engine import Engine
@@ -41,13 +38,6 @@ from .manual import Border, border_sharding
 from .write_back import Writer
 
 __all__ = ["propagate_shardings"]
-
-
-def grids_of(module: ModuleOp) -> dict[str, Grid]:
-    """The device grids that a module declares, by name."""
-    return {
-        op.sym_name.data: op.to_grid() for op in module.body.block.ops if isinstance(op, GridOp)
-    }
 
 
 def propagate_shardings(module: ModuleOp) -> None:
@@ -59,7 +49,7 @@ def propagate_shardings(module: ModuleOp) -> None:
     grids = grids_of(module)
     if not grids:
         return
-    shard_ops_to_attributes(module)  # Either spelling is taken.
+    take_annotations(module)
     for func in module.body.block.ops:
         if isinstance(func, FuncOp) and func.body.blocks:
             place_like_arguments(func, aliases(func))
@@ -83,27 +73,20 @@ def _propagate(module: ModuleOp, grids: dict[str, Grid]) -> None:
 
 def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
     graph = engine.graph
-    check = ShardingChecker(engine.grids)
     for func, joined in graph.functions:
-        _set_arguments(engine, func, check)
+        _set_arguments(engine, func)
         stated = result_shardings(func)
-        for index, ((_, slot), sharding) in enumerate(zip(joined, stated, strict=False)):
+        for (_, slot), sharding in zip(joined, stated, strict=False):
             if sharding is not None:
-                rank = graph.ranks[slot]
-                check(sharding, rank, func, f"result {index} of @{func.sym_name.data}")
                 engine.set_initial(slot, sharding)
     for op in graph.annotated:
-        attr = op.attributes.get(SHARDING)
-        if attr is not None:
-            stated_shardings(op, attr)
         if id(op) in graph.copied:
-            _set_instances(engine, op, check)
+            _set_instances(engine, op)
             continue
         for result in op.results:
             slot = graph.slot_of.get(id(result))
             sharding = sharding_of(result)
             if slot is not None and sharding is not None:
-                check(sharding, graph.ranks[slot], op, f"'{op.name}' op")
                 engine.set_initial(slot, sharding)
     for value, sharding in applier.values.items():
         engine.set_initial(graph.slot_of[value], sharding)
@@ -118,22 +101,19 @@ def _set_initial(engine: Engine, applier: ConstraintApplier) -> None:
             engine.set_initial_state(slot, Border(manual).inside(engine.state(slot)))
 
 
-def _set_arguments(engine: Engine, func: FuncOp, check: ShardingChecker) -> None:
+def _set_arguments(engine: Engine, func: FuncOp) -> None:
     graph = engine.graph
     args = func.body.block.args
-    for index, (argument, sharding) in enumerate(zip(args, arg_shardings(func), strict=True)):
+    for argument, sharding in zip(args, arg_shardings(func), strict=True):
         if sharding is not None:
-            slot = graph.slot_of[id(argument)]
-            check(sharding, graph.ranks[slot], func, f"argument {index} of @{func.sym_name.data}")
-            engine.set_initial(slot, sharding)
+            engine.set_initial(graph.slot_of[id(argument)], sharding)
 
 
-def _set_instances(engine: Engine, op: Operation, check: ShardingChecker) -> None:
+def _set_instances(engine: Engine, op: Operation) -> None:
     for instance in engine.graph.copied[id(op)].instances:
         for result, slot in zip(op.results, instance.slots, strict=True):
             sharding = sharding_of(result)
             if sharding is not None:
-                check(sharding, engine.graph.ranks[slot], op, f"'{op.name}' op")
                 engine.set_initial(slot, sharding)
 
 

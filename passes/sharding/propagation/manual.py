@@ -8,7 +8,6 @@ from typing import Any
 
 from xdsl.ir import Attribute, Operation
 
-from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sdy.attributes import TensorSharding, TensorShardingPerValueAttr
 from autopar.dialects.sharding import Axes, AxisRef, DimSharding, Grid, Sharding
 
@@ -34,12 +33,6 @@ def specify_manual_axes(op: Operation, grids: Mapping[str, Grid]) -> None:
     for key in ("in_shardings", "out_shardings"):
         old: Any = op.properties[key]
         given: list[Sharding] = [item.sharding for item in old.data]
-        for item in old.data:
-            if item.sharding.grid not in grids:
-                raise DiagnosticError(
-                    op,
-                    f"'{op.name}' op: <{item}> is on no grid of the module: run import-sdy first",
-                )
         new = [_with_replicated(s, axes.data, grids[s.grid]) for s in given]
         if new != given:
             op.properties[key] = per_value(new, old)

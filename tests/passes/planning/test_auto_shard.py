@@ -22,7 +22,7 @@ from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price, price_of
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.importing.methods import MethodOptions
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import BOUNDARY, DECIDE, IMPORT, PARTITION

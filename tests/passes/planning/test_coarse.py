@@ -13,7 +13,7 @@ from autopar.dialects.sharding import Grid
 from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT

@@ -23,7 +23,7 @@ from autopar.lowering.importer import import_module
 from autopar.lowering.parse import parse_module
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import collectives_of
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.manager import option_help, run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
 from autopar.passes.planning.auto_shard import AutoShardPass

@@ -23,7 +23,7 @@ from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.sharding import Grid
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.special import given_factors, splittable_factors
 from autopar.passes.partition.specs import AxisTable

@@ -14,7 +14,7 @@ from autopar.dialects.sharding import DimSharding, Grid, Sharding, parse_axis
 from autopar.lowering.parse import parse_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.importing.grid_option import make_grid_op
 from autopar.passes.planning.demands import Demands
 from autopar.passes.planning.explain import Explainer

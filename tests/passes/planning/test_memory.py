@@ -20,7 +20,7 @@ from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.liveness import Memory
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
@@ -249,6 +249,26 @@ def test_no_plan_is_sought_that_is_dearer_than_a_rival_that_fits(
     planned = make_plan(_module(layers=2), make_context(), PRICES, SolveOptions(5), limit)
     assert limits == [limit]
     assert planned.tried is not None and planned.tried is not trials[0]
+
+
+def _sum_first(weights: Any, rows: Any) -> Any:
+    return (rows @ weights).sum(), weights * 2
+
+
+def _padded(weights: Any, rows: Any) -> Any:
+    return rows @ weights, jnp.pad(rows, ((1, 1), (0, 0)))
+
+
+@pytest.mark.parametrize("step", [_sum_first, _padded])
+def test_an_empty_batch_is_planned(step: Any) -> None:
+    """It is the first small argument that is gathered; nobody holds a row that others fetch."""
+    weights, rows = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((16, 8), (0, 16)))
+    module = import_module(jax.jit(step).lower(weights, rows).compiler_ir("stablehlo"))
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    planned = make_plan(module, make_context(), PRICES, SolveOptions(5))
+    trial = planned.partitioned(module, make_context(), PRICES).tried
+    assert trial is not None and trial.memory.peak < 2**12
 
 
 def test_the_footprint_counts_what_lies_and_what_is_copied() -> None:

@@ -17,8 +17,9 @@ from autopar.dialects.sharding import Grid
 from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
+from autopar.passes.entry import main_function
 from autopar.passes.importing.annotate_method import AnnotateMethodPass
-from autopar.passes.importing.arguments import argument_kinds, main_function
+from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
