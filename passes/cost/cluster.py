@@ -139,9 +139,9 @@ def read_cluster(preset_or_path: str | Path) -> Cluster:
     path = Path(preset_or_path)
     if str(preset_or_path) in preset_names():
         path = _PRESETS / f"{preset_or_path}.toml"
-    elif not path.exists():
+    elif path.is_dir() or not path.exists():
         raise ClusterError(
-            f"cluster {preset_or_path}: neither a file nor a preset; presets: "
+            f"cluster {str(preset_or_path) or repr('')}: neither a file nor a preset; presets: "
             f"{', '.join(preset_names())}"
         )
     try:

@@ -83,12 +83,17 @@ def window_permutes(
 ) -> tuple[list[Sent] | None, bool]:
     """The permutes of `fetch_window`, None where it gathers the whole; and whether what they bring
     is joined with all of the block."""
-    if width <= 0 or not held.axes or not held.block:
+    if _is_here(held, width):
         return [], False
     rounds, transfers, is_gathered = _way(table, held, starts, width)
     if is_gathered:
         return None, False
     return (rounds.permutes(), True) if transfers is None else (transfers.sent, False)
+
+
+def _is_here(held: Held, width: int) -> bool:
+    """Whether every device has its window: nothing of the dimension, or all of it."""
+    return width <= 0 or not held.block or not held.axes
 
 
 class _Rounds:
@@ -226,7 +231,7 @@ def _by_gather(
 
 def window_rows(table: AxisTable, held: Held, starts: Sequence[int], width: int) -> float:
     """The rows that a device sends for `fetch_window`, at most."""
-    if not held.axes or width == 0 or not held.block:
+    if _is_here(held, width):
         return 0
     rounds = _Rounds(table, held, starts, width)
     return min(rounds.rows_moved(), all_gather_bytes(held.block, rounds.parts))

@@ -73,14 +73,15 @@ def checked_strategies(problem: Problem, strategies: Sequence[int] | Ints) -> In
 
 
 def edge_entries(problem: Problem, chosen: Ints) -> Ints:
-    """(m,): where in `edge_costs` each edge's chosen entry is (mixed radix, first end slowest)."""
+    """(…, m): where in `edge_costs` each edge's chosen entry is (mixed radix, first end slowest),
+    of choices (…, n)."""
     arity = np.diff(problem.end_offsets)
     sizes = problem.num_strategies
-    index = np.zeros(problem.num_edges, np.int64)
+    index = np.zeros((*chosen.shape[:-1], problem.num_edges), np.int64)
     for position in range(int(arity.max(initial=0))):
         has = arity > position
         end = problem.ends[problem.end_offsets[:-1][has] + position]
-        index[has] = index[has] * sizes[end] + chosen[end]
+        index[..., has] = index[..., has] * sizes[end] + chosen[..., end]
     return problem.cost_offsets[:-1] + index
 
 
@@ -107,15 +108,9 @@ def worst_overuse(problem: Problem, usages: Ints) -> Overuse | None:
 
 
 def usage_profile(intervals: Ints, usages: Ints) -> tuple[Ints, NDArray[Any]]:
-    """(times, totals): memory in use from each time on, until the next one listed.
-
-    Totals are Python integers (dtype object) where 64 bits might not do.
-    """
+    """(times, totals): memory in use from each time on, until the next one listed."""
     live = (intervals[:, 0] < intervals[:, 1]) & (usages > 0)
-    spans, sizes = intervals[live], usages[live]
-    exact: NDArray[Any] = sizes
-    if float(sizes.sum(dtype=np.float64)) > 2.0**62:
-        exact = sizes.astype(object)
+    spans, exact = intervals[live], summable(usages[live])
     times, index = np.unique(spans, return_inverse=True)
     if not len(times):
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -124,3 +119,8 @@ def usage_profile(intervals: Ints, usages: Ints) -> tuple[Ints, NDArray[Any]]:
     np.add.at(steps, index[:, 0], exact)
     np.subtract.at(steps, index[:, 1], exact)
     return times, np.cumsum(steps)
+
+
+def summable(numbers: Ints) -> NDArray[Any]:
+    """Numbers whose sums are exact: Python's (dtype object) where 64 bits might not do."""
+    return numbers if np.abs(numbers, dtype=np.float64).sum() <= 2.0**62 else numbers.astype(object)

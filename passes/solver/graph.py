@@ -1,13 +1,15 @@
 """The working form of a problem: pairwise costs in matrices, memory by sets of live values.
 
 Costs are float64, infinite where forbidden. They are integers: sums are exact up to 2^53, and
-`Graph.exact` says whether they stay below. Memory is counted at the maximal live sets alone: where
-the values alive at one time are also alive at another, the other says it all.
+`Graph.exact` says whether they stay below; `without_bits` makes them. Memory is counted at the
+maximal live sets alone: where the values alive at one time are also alive at another, the other
+says it all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import frexp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from .problem import FORBIDDEN, Ints, Problem
 Floats = NDArray[np.float64]
 
 _EXACT = 2.0**53
+"""Whole numbers of which the sums stay below are added exactly."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,25 @@ def maximal_live_sets(problem: Problem) -> Ints:
     return times[before[last_birth[before] >= last_death[before]]]
 
 
+def lost_bits(problem: Problem) -> int:
+    """Of costs, the last ones that have to go for sums to be exact."""
+    return max(0, frexp(problem.spread() / _EXACT)[1])
+
+
+def without_bits(problem: Problem, bits: int) -> Problem:
+    """Costs in whole multiples of 2^bits, rounded down; forbidden ones stay so."""
+
+    def rounded(costs: Ints) -> Ints:
+        rest = costs % FORBIDDEN >> bits
+        return np.where(costs >= FORBIDDEN, costs // FORBIDDEN * FORBIDDEN + rest, costs >> bits)
+
+    return replace(
+        problem,
+        node_costs=rounded(problem.node_costs),
+        edge_costs=rounded(problem.edge_costs),
+    )
+
+
 def _working_costs(problem: Problem, forbid: bool) -> tuple[Floats, Floats, bool]:
     """(costs of nodes, costs of edges, whether their sums are exact).
 
@@ -273,7 +295,7 @@ def _working_costs(problem: Problem, forbid: bool) -> tuple[Floats, Floats, bool
     ints = np.concatenate([problem.node_costs, problem.edge_costs])
     huge = ints >= FORBIDDEN
     rest = np.where(huge, ints % FORBIDDEN, ints)
-    spread = float(np.abs(rest).sum(dtype=np.float64))
+    spread = problem.spread()
     costs = rest.astype(np.float64)
     if forbid:
         costs[huge] = np.inf

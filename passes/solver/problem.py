@@ -70,6 +70,13 @@ class Problem:
         """(n,): strategies of each node."""
         return np.diff(self.node_offsets)
 
+    def spread(self) -> float:
+        """What the costs of all solutions lie within: all magnitudes together, multiples of
+        FORBIDDEN aside."""
+        costs = np.concatenate([self.node_costs, self.edge_costs])
+        rest = np.where(costs >= FORBIDDEN, costs % FORBIDDEN, costs)
+        return float(np.abs(rest, dtype=np.float64).sum())
+
     def costs_of(self, node: int) -> Ints:
         """Cost per strategy of a node."""
         return self.node_costs[self.node_offsets[node] : self.node_offsets[node + 1]]
@@ -106,9 +113,9 @@ def make_problem(
             f"edges: {len(edge_nodes)} entries in nodes, {len(edge_costs)} in costs; "
             "give one of each for every edge"
         )
-    if usage_limit is not None and type(usage_limit) is not int:
+    if usage_limit is not None and not _is_int64(usage_limit):
         raise ProblemError(
-            f"usage_limit: {usage_limit!r} is not an integer; leave it out for no limit"
+            f"usage_limit: {usage_limit!r} is not a 64-bit integer; leave it out for no limit"
         )
     node_costs, node_offsets = _flat(costs, "node", "costs")
     node_usages, usage_offsets = _flat(usages, "node", "usages")
@@ -232,9 +239,13 @@ def _flat(rows: Sequence[Sequence[int]], noun: str, key: str) -> tuple[Ints, Int
         pass
     for i, row in enumerate(rows):
         for value in row:
-            if type(value) is not int or not -(2**63) <= value < 2**63:
+            if not _is_int64(value):
                 raise ProblemError(f"{noun} {i}: {value!r} in its {key} is not a 64-bit integer")
     raise AssertionError("the loop above finds what the fast road rejected")
+
+
+def _is_int64(value: object) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _entries(rows: Iterable[Iterable[int]]) -> Iterator[int]:

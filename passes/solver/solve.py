@@ -19,9 +19,10 @@ from .arrays import Arrays, flatten
 from .budget import UNITS_PER_SECOND, Budget
 from .dual import Ascent
 from .elimination import eliminate_all, elimination_order
+from .enumeration import cheapest, is_for_trying
 from .evaluate import evaluate, worst_overuse
 from .exact import branch_and_bound
-from .graph import Contradiction, Graph, build_graph
+from .graph import Contradiction, Graph, build_graph, lost_bits, without_bits
 from .local_search import Incumbent, LocalSearch
 from .problem import FORBIDDEN, Ints, Problem, ProblemError
 from .pruning import prune
@@ -115,7 +116,9 @@ def solve(
     """
     options = options or SolveOptions()
     start = time.perf_counter()
-    run = _Run(problem, options, start, progress or _silent)
+    deadline = start + (1 - _MARGIN) * options.time_limit_s
+    budget = Budget(options.work or options.time_limit_s * UNITS_PER_SECOND, deadline)
+    run = _Run(problem, options, budget, progress or _silent)
     if plugin is None:
         run.begin(starts)
         run.search()
@@ -126,7 +129,7 @@ def solve(
         run.cost,
         min(run.bound, run.cost),
         time.perf_counter() - start,
-        not run.budget.clock_bound,
+        not budget.clock_bound,
     )
 
 
@@ -163,16 +166,15 @@ class _Run:
         self,
         problem: Problem,
         options: SolveOptions,
-        start: float,
+        budget: Budget,
         progress: Callable[[str], None],
     ) -> None:
         self.problem = problem
+        self.budget = budget
         self.random = np.random.default_rng(options.seed)
         self.progress = progress
-        deadline = start + (1 - _MARGIN) * options.time_limit_s
-        units = options.work or options.time_limit_s * UNITS_PER_SECOND
-        self.budget = Budget(units, deadline)
         self.gap = options.gap
+        self._options = options
         thrifty = check_memory(problem)
         self.strategies = thrifty.tolist()
         self.cost = evaluate(problem, thrifty).cost
@@ -191,18 +193,39 @@ class _Run:
         self.cost = evaluate(self.problem, self.strategies).cost
 
     def search(self) -> None:
+        """Tries all choices where they are few and costs large. Searches without the last bits of
+        costs that floating point does not add exactly."""
+        bits = lost_bits(self.problem)
+        if is_for_trying(self.problem):
+            self.offer(cheapest(self.problem))
+            self.bound = self.cost
+        elif bits:
+            rounded = _Run(
+                without_bits(self.problem, bits), self._options, self.budget, self.progress
+            )
+            rounded.begin([self.strategies] if self.has_start else ())
+            rounded.search()
+            self.offer(np.array(rounded.strategies, np.int64))
+            self._raise(rounded.bound << bits, _least_with_forbidden(self.problem))
+        else:
+            self._search_exactly()
+
+    def _search_exactly(self) -> None:
         """First without forbidden entries; with them, very dear, only if there is no other way."""
         dear = _least_with_forbidden(self.problem)
         budget = self.budget.part(0.9) if dear is not None else self.budget
         bound = _Core(self, forbid=True).solve(budget)
-        bound = dear if bound is None else bound if dear is None else min(bound, dear)
         if bound is not None:
-            self.bound = max(self.bound, bound)
+            self._raise(bound, dear)
         if dear is not None and self.cost > max(dear, self.bound):
             core = _Core(self, forbid=False)
             core.solve(self.budget)
             if core.optimal:
                 self.bound = self.cost
+
+    def _raise(self, bound: int, dear: int | None) -> None:
+        """By bounds on solutions without forbidden entries, and on those with one if there are."""
+        self.bound = max(self.bound, bound if dear is None else min(bound, dear))
 
     def offer(self, strategies: Ints) -> None:
         """Takes a solution if it fits and is cheaper than the best."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import autopar
@@ -31,7 +32,7 @@ from autopar.passes.solver.solve import SolveOptions
 from autopar.road import ArgumentInfo, Road, declare_mesh
 from tests import oracle
 from tests.passes import test_partition, test_partition_windows
-from tests.passes.cases import Cases
+from tests.passes.cases import GRID, Cases
 
 LINE = Grid("mesh", (("x", 8),))
 EVERY = 6
@@ -52,6 +53,26 @@ def test_equal_to_one_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_windows_equal_to_one_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oracle, "PROPAGATE", ("auto-shard",))
     test_partition_windows.table[name].run()
+
+
+def _scan_gradient(decay: Any, x: Any) -> Any:
+    """Of a scan whose halves are cut down to nothing, and padded."""
+
+    def join(left: Any, right: Any) -> Any:
+        return left[0] * right[0], right[0] * left[1] + right[1]
+
+    def loss(decay: Any) -> Any:
+        return jnp.sum(lax.associative_scan(join, (x * decay, x), axis=1)[1] ** 2)
+
+    return jax.grad(loss)(decay)
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_empty_values_equal_to_one_device(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "PROPAGATE", ("auto-shard",))
+    rng = np.random.default_rng(0)
+    args = [rng.uniform(-1, 1, shape).astype(np.float32) for shape in ((16,), (8, steps, 16))]
+    oracle.check(_scan_gradient, args, GRID, [None, [["x"], ["y"], []]])
 
 
 def _mlp_step(params: Any, batch: Any) -> Any:

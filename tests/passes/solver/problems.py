@@ -17,10 +17,14 @@ COSTS = st.one_of(
     st.just(FORBIDDEN),
 )
 DEAR = st.one_of(st.integers(0, 9), st.sampled_from([FORBIDDEN, FORBIDDEN + 3, 5 * FORBIDDEN]))
+LARGE = st.one_of(st.integers(0, 10**9), st.integers(-(10**13), 10**13), st.integers(0, 10**17))
+ANY = st.integers(-(2**63), 2**63 - 1)
 
 
 @st.composite
-def problems(draw: st.DrawFn, costs: st.SearchStrategy[int] = COSTS, nodes: int = 5) -> Problem:
+def problems(
+    draw: st.DrawFn, costs: st.SearchStrategy[int] = COSTS, nodes: int = 5, most_edges: int = 7
+) -> Problem:
     """Up to that many nodes; parallel, one-, two- and three-ended edges; often a tight limit."""
     count = draw(st.integers(0, nodes))
     sizes = [draw(st.integers(1, 3)) for _ in range(count)]
@@ -34,7 +38,7 @@ def problems(draw: st.DrawFn, costs: st.SearchStrategy[int] = COSTS, nodes: int 
     if count:
         ends = st.lists(st.integers(0, count - 1), min_size=0, max_size=3)
         pair = st.lists(st.integers(0, count - 1), min_size=2, max_size=2)
-        edges = draw(st.lists(st.one_of(pair, pair, ends), max_size=7))
+        edges = draw(st.lists(st.one_of(pair, pair, ends), max_size=most_edges))
     edge_costs = [[draw(costs) for _ in range(prod(sizes[v] for v in e))] for e in edges]
     limit = draw(st.one_of(st.none(), st.integers(0, 14)))
     return make_problem(intervals, node_costs, usages, edges, edge_costs, limit)

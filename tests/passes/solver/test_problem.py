@@ -64,7 +64,11 @@ MALFORMED = [
     ),
     (
         changed("usage_limit", 1.5),
-        "usage_limit: 1.5 is not an integer; leave it out for no limit",
+        "usage_limit: 1.5 is not a 64-bit integer; leave it out for no limit",
+    ),
+    (
+        changed("usage_limit", 2**63),
+        "usage_limit: 9223372036854775808 is not a 64-bit integer; leave it out for no limit",
     ),
     (changed("nodes/costs/0/1", 2.5), "node 0: 2.5 in its costs is not a 64-bit integer"),
     (changed("nodes/usages/0/1", True), "node 0: True in its usages is not a 64-bit integer"),
