@@ -131,7 +131,8 @@ class ShardingChecker:
             problem = axis_problem(axis, grid.axes)
             if problem is not None:
                 return f"is not possible on grid @{grid.name}: {problem}"
-        twice = overlap(used, grid.axes)
+        # axes of one device split nothing, as often as they stand there
+        twice = overlap([axis for axis in used if grid.axis_size(axis) > 1], grid.axes)
         return None if twice is None else f"uses axis {twice[1]} twice"
 
 

@@ -22,7 +22,7 @@ from autopar.lowering.importer import import_module
 from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.importing.arguments import main_function
+from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
