@@ -152,10 +152,12 @@ def check_shardings(module: ModuleOp, ops: Iterable[Operation] | None = None) ->
     check = ShardingChecker(grids)
     seen: set[tuple[int, ...]] = set()
     for op in sharded_ops(module) if ops is None else ops:
-        attr = op.attributes.get(SHARDING)
+        attr = op.attributes.get(SHARDING) if op.attributes else None
         if type(op) not in STATED:
+            if attr is None:
+                continue
             key = (id(attr), *[id(result.type) for result in op.results])
-            if attr is None or key in seen:  # most are like one before
+            if key in seen:  # most are like one before
                 continue
             seen.add(key)
         for sharding, type_, what in stated_by(op):
