@@ -7,7 +7,7 @@ The partitioner adds partial sums over the same axes first, and reduces their su
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from xdsl.ir import Block, Operation, SSAValue
@@ -39,45 +39,48 @@ class Added:
 def joint_sums(block: Block) -> Iterator[SumGroup]:
     """The sums of a block that are too large to be reduced together with others of its kind
     anyhow."""
-    inside: set[Operation] = set()
-    for op in reversed(list(ops_in(block))):
-        if op.name != _ADD or op in inside:
+    passing = _passing(block)
+    for op in ops_in(block):
+        if op not in passing or op.name != _ADD:
             continue
         (result,) = op.results
-        if num_bytes(result.type) <= OptimizeCollectivesPass.small_bytes:
+        goes_on = result.has_one_use() and any(use.operation in passing for use in result.uses)
+        if goes_on or num_bytes(result.type) <= OptimizeCollectivesPass.small_bytes:
             continue
-        group = _Sum(op)
-        if group.is_partial and len(group.makers) > 1:
-            inside |= group.passed
-            adds = [add for add in group.passed if add.name == _ADD]
-            sink = Added(result)
-            yield SumGroup(group.makers, [sink], True, group.passed, {sink: adds})
+        makers, passed = _summands(op, passing)
+        sink = Added(result)
+        adds = [add for add in passed if add.name == _ADD]
+        yield SumGroup(makers, [sink], True, set(passed), {sink: adds})
 
 
-class _Sum:
-    """What an addition adds up, directly or not."""
-
-    def __init__(self, add: Operation) -> None:
-        self._block = add.parent
-        self.makers: list[Operation] = []
-        self.passed: set[Operation] = {add}
-        """The additions, and what converts or reshapes their operands."""
-        self.is_partial = all([self._follow(value) for value in add.operands])
-        """Whether all of it may be partial sums."""
-
-    def _follow(self, value: SSAValue) -> bool:
-        op = value.owner
-        if not isinstance(op, Operation) or op.parent is not self._block:
-            return False
-        if not value.has_one_use() or len(op.results) != 1:
-            return False
+def _passing(block: Block) -> set[Operation]:
+    """The ops that add, convert or reshape nothing but what may be partial sums, of which nothing
+    else is read."""
+    partial: set[SSAValue] = set()
+    passing: set[Operation] = set()
+    for op in ops_in(block):
+        if len(op.results) != 1:
+            continue
         if may_sum(op):
-            self.makers.append(op)
-            return True
-        if op.name != _ADD and not _only_converts(op):
-            return False
-        self.passed.add(op)
-        return all([self._follow(operand) for operand in op.operands])
+            partial.update(op.results)
+        elif op.name == _ADD or _only_converts(op):
+            if all(value in partial and value.has_one_use() for value in op.operands):
+                passing.add(op)
+                partial.update(op.results)
+    return passing
+
+
+def _summands(
+    add: Operation, passing: Container[Operation]
+) -> tuple[list[Operation], list[Operation]]:
+    """The ops that make what an addition adds up, directly or not, and those that pass it on."""
+    makers: list[Operation] = []
+    passed = [add]
+    for op in passed:
+        for value in op.operands:
+            assert isinstance(value.owner, Operation)
+            (passed if value.owner in passing else makers).append(value.owner)
+    return makers, passed
 
 
 def _only_converts(op: Operation) -> bool:
