@@ -93,7 +93,11 @@ class ReshardPrices:
 
     def is_same(self, meets: int) -> bool:
         """Whether nothing is priced otherwise where small collectives meet so many bytes."""
-        return min(meets, max(1, self._waiting)) == min(self._meets, max(1, self._waiting))
+        return self._met(meets) == self._met(self._meets)
+
+    def _met(self, meets: int) -> int:
+        """The bytes that share a message, where so many are met if they wait."""
+        return min(meets, max(1, self._waiting))
 
     def share(self, num_bytes: int) -> float:
         """Of a message, for the sum of a value that waits."""
@@ -123,7 +127,7 @@ class ReshardPrices:
         which, (messages, per_byte, buffers) = self._of(tuple(sources), tuple(targets), shape)
         if combined and num_bytes:
             sizes = buffers * num_bytes
-            shares = np.minimum(1.0, sizes / min(self._meets, max(1, self._waiting)))
+            shares = np.minimum(1.0, sizes / self._met(self._meets))
             messages = messages * np.where(sizes <= _LARGEST, shares, 1.0)
         return (messages.sum(axis=1) + per_byte.sum(axis=1) * num_bytes)[which]
 
