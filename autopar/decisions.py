@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from xdsl.dialects.builtin import DenseArrayBase, ModuleOp, i64
+from xdsl.dialects.builtin import DenseArrayBase, ModuleOp, UnitAttr, i64
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.parser import Parser
@@ -23,6 +23,7 @@ from autopar.dialects.autopar import (
     AGAIN,
     ALIASING_OUTPUT,
     BATCH_DIM,
+    FREE_EARLY,
     KIND,
     SHARDING,
     STRATEGY,
@@ -88,6 +89,8 @@ class Decisions:
     arguments: tuple[str | None, ...]
     results: tuple[str | None, ...]
     ops: tuple[DecidedOp, ...]
+    free_early: bool = False
+    """Whether what frees memory is to run early (the pass `free-early`)."""
 
     def check_program(self, module: ModuleOp) -> None:
         """StalePlanError where an imported module has not the operations that were planned."""
@@ -150,6 +153,8 @@ class Decisions:
                 op.attributes[AGAIN] = DenseArrayBase.from_list(i64, decided.again)
         set_arg_shardings(func, map(parsed_sharding, self.arguments))
         set_result_shardings(func, map(parsed_sharding, self.results))
+        if self.free_early:
+            func.attributes[FREE_EARLY] = UnitAttr()
         propagate_shardings(module)
 
 
@@ -191,6 +196,7 @@ class Recorder:
             tuple(map(_text, shardings_of_arguments(func))),
             tuple(map(_text, shardings_of_results(func))),
             tuple(self._decided(op, free) for op, free in self._ops),
+            FREE_EARLY in func.attributes,
         )
 
     def _decided(self, op: Operation, free: bool) -> DecidedOp:

@@ -49,6 +49,7 @@ class PlanFile:
     results: list[PlannedValue]
     collectives: list[CollectiveUse]
     ops: tuple[DecidedOp, ...]
+    free_early: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *METHODS):
@@ -136,6 +137,7 @@ def plan_text(plan: Plan) -> str:
         results=plan.results,
         collectives=plan.collectives,
         ops=decisions.ops,
+        free_early=decisions.free_early,
     )
     entries = {"format": FORMAT, "version": VERSION, **asdict(file)}
     return (
@@ -205,5 +207,6 @@ def _plan(file: PlanFile) -> Plan:
             file.argument_shardings,
             file.result_shardings,
             file.ops,
+            file.free_early,
         ),
     )

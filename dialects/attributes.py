@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     ModuleOp,
     StringAttr,
+    UnitAttr,
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation, TypeAttribute
@@ -55,6 +56,7 @@ _KINDS: dict[str, _Kind] = {
     autopar.GRID: _ANY,  # checked by `stated_grid`
     autopar.GLOBAL: _Kind(TypeAttribute, "a type"),
     autopar.COMBINE: _INTEGER,
+    autopar.FREE_EARLY: _Kind(UnitAttr, "no value"),
     autopar.LAYOUT: _Kind(
         DictionaryAttr, 'a layout, {dims = [["x"], []], global = tensor<8x16xf32>}'
     ),

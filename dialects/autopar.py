@@ -103,6 +103,8 @@ gone after convert-shard-to-stablehlo."""
 COMBINE = "autopar.combine"
 """On adjacent collectives: a number, those with the same one are lowered as one. Made by
 optimize-collectives; gone after convert-shard-to-stablehlo."""
+FREE_EARLY = "autopar.free_early"
+"""On a function: what frees memory is to run early. Made by auto-shard, gone after free-early."""
 LAYOUT = "autopar.layout"
 """On arguments and results of a program for one device: its part of what. Made by
 convert-shard-to-stablehlo; stays, for the runtime."""

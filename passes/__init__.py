@@ -29,6 +29,7 @@ PASSES: dict[str, str] = {
     "dce": "autopar.passes.cleanup.dce:DcePass",
     "even-boundary": f"{_PARTITION}.even_boundary:EvenBoundaryPass",
     "export-sdy": f"{_IMPORTING}.export_sdy:ExportSdyPass",
+    "free-early": f"{_PARTITION}.free_early:FreeEarlyPass",
     "import-sdy": f"{_IMPORTING}.import_sdy:ImportSdyPass",
     "inline": f"{_IMPORTING}.inline:InlinePass",
     "insert-reshards": f"{_PARTITION}.insert_reshards:InsertReshardsPass",

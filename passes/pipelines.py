@@ -21,6 +21,7 @@ DECIDE = ("insert-reshards",)  # needs all shardings; makes every resharding an 
 PARTITION = (
     "shard-partition",  # local shapes
     "optimize-collectives",  # sees collectives next to each other only after partitioning
+    "free-early",  # weighs what a device has in memory, with its collectives as they will run
 )
 LOWER = ("convert-shard-to-stablehlo",)  # last: replica groups know no grid axes
 
@@ -38,6 +39,7 @@ RUN = (
     "sharding-propagation",
     "shard-partition",
     "optimize-collectives",
+    "free-early",
     "convert-shard-to-stablehlo",
 )
 """What `autopar run` does by default with a global, annotated module."""

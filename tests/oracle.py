@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from xdsl.dialects.builtin import UnitAttr
 
 from autopar.dialects import make_context
-from autopar.dialects.autopar import set_arg_shardings, set_result_shardings
+from autopar.dialects.autopar import FREE_EARLY, set_arg_shardings, set_result_shardings
 from autopar.dialects.constants import numpy_dtype
 from autopar.dialects.shard import find_grid, make_grid_op
 from autopar.dialects.sharding import DimSharding, Grid, Sharding
@@ -39,10 +40,13 @@ def spmd_module(
     result_shardings: Sequence[Dims | None] | None = None,
     *,
     lower: bool = True,
+    free_early: bool = False,
 ) -> Any:
     """The partitioned module (per-device StableHLO, or L2 with `lower=False`)."""
     native = jax.jit(fn, keep_unused=True).lower(*args).compiler_ir("stablehlo")
-    return partitioned(native, grid, shardings, result_shardings, lower=lower)
+    return partitioned(
+        native, grid, shardings, result_shardings, lower=lower, free_early=free_early
+    )
 
 
 def partitioned(
@@ -52,6 +56,7 @@ def partitioned(
     result_shardings: Sequence[Dims | None] | None = None,
     *,
     lower: bool = True,
+    free_early: bool = False,
 ) -> Any:
     """As `spmd_module`, of jaxlib's in-memory module."""
     module = import_module(native)
@@ -64,6 +69,8 @@ def partitioned(
     set_arg_shardings(func, [_sharding(grid, s) for s in shardings])
     if result_shardings is not None:
         set_result_shardings(func, [_sharding(grid, s) for s in result_shardings])
+    if free_early:
+        func.attributes[FREE_EARLY] = UnitAttr()
     run_passes(module, (*PROPAGATE, *DECIDE, *PARTITION), context)
     if lower:
         run_passes(module, LOWER, context)
@@ -112,15 +119,17 @@ def check(
     result_shardings: Sequence[Dims | None] | None = None,
     *,
     reference: Callable[..., Any] | None = None,
+    free_early: bool = False,
     rtol: float = 2e-5,
     atol: float = 2e-5,
 ) -> Any:
     """Asserts that the partitioned program equals the unpartitioned; gives its module.
 
-    `reference`: what to compare with, where `fn` itself cannot run on one device.
+    `reference`: what to compare with, where `fn` itself cannot run on one device. `free_early`: the
+    pass of that name does its part.
     """
     expected = jax.tree.leaves(jax.jit(reference or fn)(*args))
-    module = spmd_module(fn, args, grid, shardings, result_shardings)
+    module = spmd_module(fn, args, grid, shardings, result_shardings, free_early=free_early)
     _assert_close(run(module, args), expected, rtol, atol)
     return module
 

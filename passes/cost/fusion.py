@@ -14,6 +14,7 @@ needs it. XLA's rules, simplified (`InstructionFusion`, of CPU and GPU alike):
   pad or concatenation, whose code branches, where two would, or where two ops read it;
 - a splat is kept for those alone that need it in memory; others make its elements themselves;
 - a dear op is kept where its elements are used again and again (broadcast);
+- what a barrier orders is kept, and not computed again behind it;
 - reshapes, barriers and added dimensions are other names of what they read, and so are
   transposes that dots read (dots take their operands in any order), those of a matrix product (it
   is made in that order) and what a loop carries unchanged.
@@ -23,7 +24,7 @@ Constants are not in memory: they are part of the program.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeGuard
 
@@ -54,7 +55,8 @@ _DEAR = frozenset(
 _CHEAP_CHLO = frozenset(
     {"chlo.conj", "chlo.is_inf", "chlo.is_neg_inf", "chlo.is_pos_inf", "chlo.square"}
 )
-_VIEWS = frozenset({"stablehlo.reshape", "stablehlo.optimization_barrier"})
+BARRIER = "stablehlo.optimization_barrier"
+_VIEWS = frozenset({"stablehlo.reshape", BARRIER})
 _LOOPS = frozenset({"stablehlo.while"})
 BODIES = _LOOPS | {"stablehlo.case", "stablehlo.if"}
 """Ops whose regions are programs."""
@@ -110,6 +112,10 @@ class Fusion:
         self._arguments = frozenset[SSAValue](block.args)
         self._kept: set[SSAValue] = set(block.args)
         self._reads: dict[Operation, dict[SSAValue, float]] = {}
+        self._is_behind: dict[Operation, bool] = {}
+        """Whether an op reads something behind a barrier."""
+        self.waits: Mapping[Operation, Sequence[SSAValue]] = {}
+        """Kept values that ops shall await beside what they read."""
         self._views: dict[SSAValue, SSAValue] = {}
         """Of which value another one is a name."""
         self._places: dict[SSAValue, _Places] = {}
@@ -169,14 +175,40 @@ class Fusion:
         """The kept values that an op reads, with what is computed inside it, and how many bytes of
         each: what is sliced off is not read, nor what is updated in place. An op that is computed
         inside others reads nothing itself."""
+        if op.results and not self.written(op):
+            return {}
+        return self._found_reads(op)
+
+    def awaits(self, op: Operation) -> tuple[Sequence[SSAValue], Sequence[SSAValue]]:
+        """The kept values that must be there before an op runs, and the results of barriers that it
+        reads: a barrier awaits all of its operands. What is computed inside others awaits nothing
+        itself."""
+        if op.results and not self.written(op) and op.name != BARRIER:
+            return (), ()
+        found = self._found_reads(op)
+        if not self._is_behind[op]:
+            return (*found, *self.waits.get(op, ())), ()
+        values: dict[SSAValue, None] = {}
+        behind: dict[SSAValue, None] = {}
+        left = [*op.operands, *self._captured(op)]
+        while left:
+            value = left.pop()
+            maker = value.owner
+            if isinstance(maker, Operation) and maker.name == BARRIER and maker in self._own:
+                behind[value] = None
+            elif value in found:
+                values[value] = None
+            elif isinstance(maker, Operation) and maker in self._own:
+                left += self._sources(value, maker)
+        return (*values, *self.waits.get(op, ())), tuple(behind)
+
+    def _found_reads(self, op: Operation) -> dict[SSAValue, float]:
         found = self._reads.get(op)
         if found is None:
             found = self._reads[op] = self._find_reads(op)
         return found
 
     def _find_reads(self, op: Operation) -> dict[SSAValue, float]:
-        if op.results and not self.written(op):
-            return {}
         wanted = [(operand, _share(op, operand)) for operand in op.operands]
         if updates_in_place(op):
             wanted[0] = op.operands[0], 0.0
@@ -184,6 +216,7 @@ class Fusion:
         held = {self.name(value) for value, _ in wanted if self._holds(op, value)}
         most: dict[SSAValue, float] = {}
         """The share of each value met that is needed; a value is met again where more of it is."""
+        self._is_behind[op] = False
         while wanted:
             value, share = wanted.pop()
             if most.get(value, -1.0) >= share:
@@ -192,6 +225,8 @@ class Fusion:
             maker = value.owner
             if not isinstance(maker, Operation) or maker not in self._own:
                 continue
+            if maker.name == BARRIER:
+                self._is_behind[op] = True
             if _is_splat(maker) and value not in held:
                 del most[value]
             elif value not in self._kept:
@@ -278,6 +313,8 @@ class Fusion:
             for view in views:
                 is_demanded |= self._visit_users(view, places)
             is_splat = isinstance(value.owner, Operation) and _is_splat(value.owner)
+            if views and user.name == BARRIER:
+                is_demanded = True
             if views and (user.name not in _LOOPS or is_splat):
                 continue
             if user.name in _COMPUTES_OPERANDS or COMBINE in user.attributes or is_code(user):

@@ -25,7 +25,7 @@ Step = list[Unit]
 
 def merged_steps(ops: Sequence[Operation]) -> list[Step]:
     """The ops of a block in the order in which they run."""
-    units = _units(ops)
+    units = units_of(ops)
     order = _Order({id(unit): group for group in _all_reduces(units) for unit in group})
     waiting: list[Unit] = []
     for unit in units:
@@ -77,7 +77,7 @@ class _Order:
         return bool(missing) and any(value in missing for op in unit for value in op.operands)
 
 
-def _units(ops: Sequence[Operation]) -> list[Unit]:
+def units_of(ops: Sequence[Operation]) -> list[Unit]:
     """Each op, and those next to each other that are lowered as one."""
     units: list[Unit] = []
     for mark, adjacent in groupby(ops, lambda op: op.attributes.get(COMBINE)):

@@ -10,15 +10,15 @@ order, or another one that it estimates to need less.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import SSAValue
 
 from autopar.dialects.autopar import aliases
 from autopar.dialects.tensors import num_bytes
 
-from .fusion import Fusion
+from .fusion import BARRIER, Fusion
 from .merging import Step, merged_steps
 
 
@@ -33,17 +33,26 @@ class RunOrder:
         self._fusion = fusion
         self.donated = _donated(fusion)
         self._steps = merged_steps(fusion.ops)
-        self._ops = [[op for unit in step for op in unit] for step in self._steps]
-        self._reads = [dict.fromkeys(_read(fusion, ops)) for ops in self._ops]
+        self.ops = [[op for unit in step for op in unit] for step in self._steps]
+        awaited = [[fusion.awaits(op) for op in ops] for ops in self.ops]
+        # the first operand's first
+        self.awaits = [
+            dict.fromkeys(value for values, _ in found for value in reversed(values))
+            for found in awaited
+        ]
+        self._behind = [
+            dict.fromkeys(value for _, values in found for value in reversed(values))
+            for found in awaited
+        ]
         self._maker: dict[SSAValue, int] = {
             value: number
-            for number, ops in enumerate(self._ops)
+            for number, ops in enumerate(self.ops)
             for op in ops
             for value in op.results
         }
-        self._keeps = [any(map(fusion.written, ops)) for ops in self._ops]
+        self._keeps = [any(map(fusion.written, ops)) for ops in self.ops]
         last = len(self._steps) - 1
-        self._sources_first = _post_order([last, *range(last)], self._makers, set())
+        self._sources_first = _post_order([last, *range(last)], self.makers, set())
         self.copied = self._find_copied()
         self._ranks = self._find_ranks()
 
@@ -51,18 +60,34 @@ class RunOrder:
         """What runs together, in the order in which it runs. What is computed inside others stands
         in front of the first of them."""
         met: set[int] = set()
-        last = len(self._steps) - 1
-        runs = _post_order([last, *range(last)], self._by_rank, set())
-        fused = [number for run in runs for number in _post_order([run], self._inside, met)]
+        fused = [number for run in self._runs() for number in _post_order([run], self._inside, met)]
         return [self._steps[number] for number in fused]
+
+    def runs(self) -> list[int]:
+        """The numbers of the steps that read or write memory, in the order in which they run."""
+        return [
+            number
+            for number in self._runs()
+            if self._keeps[number] or self.awaits[number] or self._behind[number]
+        ]
+
+    def reads(self, number: int) -> list[SSAValue]:
+        """The kept values that a step reads, by whatever name, or awaits."""
+        names = (self._fusion.name(value) for value in self._behind[number])
+        return list(dict.fromkeys([*self.awaits[number], *(n for n in names if n is not None)]))
+
+    def _runs(self) -> list[int]:
+        last = len(self._steps) - 1
+        return _post_order([last, *range(last)], self._by_rank, set())
 
     def _find_copied(self) -> set[SSAValue]:
         """The donated arguments that something may read after the result in their place is written:
         XLA copies them, unless the program itself orders each reader before that."""
         readers: dict[SSAValue, list[int]] = {arg: [] for arg in self.donated}
-        for number, reads in enumerate(self._reads):
-            for value in reads.keys() & readers.keys():
-                readers[value].append(number)
+        for number in range(len(self._steps)):
+            for value in self.reads(number):
+                if value in readers:
+                    readers[value].append(number)
         writers = {
             arg: self._maker[name]
             for arg, value in self.donated.items()
@@ -76,7 +101,7 @@ class RunOrder:
         bit = {number: 1 << index for index, number in enumerate(numbers)}
         needs = [0] * len(self._steps)
         for number in self._sources_first:
-            for maker in self._makers(number):
+            for maker in self.makers(number):
                 needs[number] |= needs[maker] | bit.get(maker, 0)
         return {
             arg
@@ -88,37 +113,46 @@ class RunOrder:
         """Of each step how many others read what it and all that it needs write, but for one of
         each, and the bytes of these; what is needed several times counts as often. Negative: more
         comes first."""
-        users = Counter(value for reads in self._reads for value in reads)
+        users = Counter(value for values in (*self.awaits, *self._behind) for value in values)
         ranks = [(0, 0)] * len(self._steps)
-        arguments = {v for reads in self._reads for v in reads if v not in self._maker}
+        arguments = {v for values in self.awaits for v in values if v not in self._maker}
         most = sum(self._keeps) + len(arguments) + len(self.copied)
         met: set[SSAValue] = set()
         bytes_met = 0
         for number in self._sources_first:
-            written = [v for op in self._ops[number] for v in self._fusion.written(op)]
-            copies = self.copied & self._reads[number].keys()
+            written = [v for op in self.ops[number] for v in self._fusion.written(op)]
+            copies = self.copied & self.awaits[number].keys()
             bytes_met += sum(num_bytes(v.type) for v in {*written, *copies} - met)
             met.update(copies)
             count = max(0, sum(users[value] for value in written) - 1)
+            if self.ops[number][0].name == BARRIER:
+                count = sum(value in users for value in self.ops[number][0].results) - 1
             count += sum(users[value] - 1 for value in copies)
             size = sum(num_bytes(value.type) for value in (*written, *copies))
-            for maker in self._makers(number):
+            for maker in self._made(self.awaits[number]):
                 count, size = count - ranks[maker][0], size - ranks[maker][1]
+            for value in self._behind[number]:
+                maker = self._maker[value]
+                count, size = count + users[value] - 1 - ranks[maker][0], size - ranks[maker][1]
             # Every path to a step counts, and paths are many: no more than ops, and bytes met.
             ranks[number] = -min(count, most), -min(size, bytes_met)
         return ranks
 
-    def _makers(self, number: int) -> list[int]:
-        """The steps that make what a step reads."""
-        found = (self._maker.get(value) for value in self._reads[number])
-        return list(dict.fromkeys(maker for maker in found if maker is not None))
+    def makers(self, number: int) -> list[int]:
+        """The steps that make what a step awaits, and the barriers behind which it reads."""
+        return list(dict.fromkeys(self._made((*self.awaits[number], *self._behind[number]))))
+
+    def _made(self, values: Iterable[SSAValue]) -> dict[int, None]:
+        """The steps that make values."""
+        found = (self._maker.get(value) for value in values)
+        return dict.fromkeys(maker for maker in found if maker is not None)
 
     def _by_rank(self, number: int) -> list[int]:
-        return sorted(self._makers(number), key=lambda maker: (self._ranks[maker], maker))
+        return sorted(self.makers(number), key=lambda maker: (self._ranks[maker], maker))
 
     def _inside(self, number: int) -> list[int]:
         """The steps that are computed inside a step, or inside one of these."""
-        operands = (operand for op in self._ops[number] for operand in op.operands)
+        operands = (operand for op in self.ops[number] for operand in op.operands)
         makers = dict.fromkeys(self._maker[v] for v in operands if v in self._maker)
         return [maker for maker in makers if not self._keeps[maker]]
 
@@ -131,11 +165,6 @@ def _donated(fusion: Fusion) -> dict[SSAValue, SSAValue]:
         return {}
     arguments = func.body.block.args
     return {arguments[arg]: last.operands[result] for arg, result in aliases(func)}
-
-
-def _read(fusion: Fusion, ops: Sequence[Operation]) -> Iterator[SSAValue]:
-    for op in ops:
-        yield from reversed(fusion.reads(op))  # the first operand's first
 
 
 def _post_order(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from math import floor
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, OpResult, SSAValue
 
+from autopar.dialects.autopar import FREE_EARLY
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, location_names, remark
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.fusion import Fusions
@@ -159,13 +160,36 @@ class _Road:
     clock: _Clock
     before: Unplanned
     """Of the module without a plan."""
+    marks: list[str] = field(default_factory=list[str])
+    """What is said of the program, by the names of attributes."""
 
     def cheapest(self) -> tuple[Choices, None]:
         """Writes the cheapest plan of all."""
         return self._written(None), None
 
     def fitting(self, limit: int) -> tuple[Choices, Trial | None]:
-        """Writes the cheapest plan whose partitioned program fits.
+        """Writes the cheapest plan whose partitioned program fits; where none is found, one that
+        fits if what frees memory runs early (the pass `free-early`).
+
+        DiagnosticError where nothing fits.
+        """
+        met: list[tuple[int, Choices]] = []
+        found = self._fitting(limit, met)
+        if found is None:
+            with self.clock("search", "searching where memory is freed early"):
+                self.search.free_early()
+            self.marks.append(FREE_EARLY)
+            found = self._fitting(limit, met)
+        if found is None:
+            needed, thriftiest = min(met, key=lambda tried: tried[0])
+            raise _too_large(self.module, self.search, thriftiest.of_node, needed, limit)
+        return found
+
+    def _fitting(
+        self, limit: int, met: list[tuple[int, Choices]]
+    ) -> tuple[Choices, Trial | None] | None:
+        """Writes the cheapest plan that is found to fit, if one is; what was tried and does not is
+        added to `met`, with what it needs.
 
         The footprint is an estimate: where the program is above it, the next plan is sought by as
         much lower, and at last that of the least footprint. Rivals may fit where nothing does that
@@ -175,14 +199,14 @@ class _Road:
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
         is_small = len(self.search.graph.places.ops) <= _SMALL
-        met: list[tuple[int, Choices]] = []
-        """What was tried and does not fit, with what it needs."""
         rival: tuple[Choices, Trial] | None = None
         target = limit
         for turn in range(1, _TRIALS + 2):
             choices = self._written(target)
             if choices.bytes <= _SURE * limit - _JOINED:
                 return choices, None
+            if choices.bytes > target and not (is_small or self.marks):
+                return None
             trial = self._tried()
             peak = trial.memory.peak
             if peak <= limit:
@@ -197,12 +221,9 @@ class _Road:
                 break
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
             target = lower if turn < _TRIALS else min(lower, least)
-        if rival is None and not is_small:
+        if rival is None and not is_small and self.marks:
             rival = self._fitting_rival(limit, met)
-        if rival is None:
-            needed, thriftiest = min(met, key=lambda tried: tried[0])
-            raise _too_large(self.module, self.search, thriftiest.of_node, needed, limit)
-        return self._write(rival[0]), rival[1]
+        return None if rival is None else (self._write(rival[0]), rival[1])
 
     def _fitting_rival(
         self, limit: int, met: list[tuple[int, Choices]]
@@ -309,6 +330,7 @@ class _Road:
         with self.clock("write", "writing the plan"):
             self.before.restore()
             write_choices(graph, choices.of_node)
+            graph.func.attributes.update((mark, UnitAttr()) for mark in self.marks)
             if choices.limit is not None:
                 footprint = self.search.footprint
                 apart, most = made_again(graph, footprint, choices.of_node, choices.limit)

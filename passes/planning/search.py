@@ -17,6 +17,7 @@ from math import ceil
 
 import numpy as np
 
+from autopar.passes.cost.early import bodies_of, waits_of
 from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
@@ -74,6 +75,15 @@ class Search:
         self._kinds = [own.tobytes() for own in self._costs]
         self._coarse = coarse_choices(graph)
         self._solved_prices: dict[tuple[tuple[int, float], ...], Priced] = {}
+
+    def free_early(self) -> None:
+        """Counts memory as where what frees memory runs early (the pass `free-early`)."""
+        func = self.graph.func
+        for block in (func.body.block, *bodies_of(func)):
+            fusion = self.graph.fusion(block)
+            fusion.waits = {wait.op: wait.values for wait in waits_of(fusion)}
+        self.footprint = Footprint(self.graph)
+        self._solved_prices.clear()
 
     def run(self, limit: int | None) -> Choices:
         """The cheapest choices that need no more than a limit (bytes), which is to be no lower than

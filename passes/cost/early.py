@@ -1,0 +1,152 @@
+"""What a block should run earlier than XLA does, so that memory is free again.
+
+XLA:CPU runs what a value needs when something needs the value (`order.py`): the gradients of
+weights at the end of a step, where the update reads them, so that all activations and their
+gradients are there until then, those that were computed again as well (`jax.checkpoint`). Here the
+steps are gone through in that order, and what is ready, but far from its turn, runs at once where
+what it lets go of is more than what it gives (list scheduling, as XLA's `ListMemoryScheduler`, by
+groups of steps that let go of a value together).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import NamedTuple
+
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block, Operation, SSAValue
+
+from autopar.dialects.autopar import COMBINE
+from autopar.dialects.tensors import num_bytes
+
+from .fusion import BODIES, Fusion
+from .order import RunOrder
+
+_SOON = 4
+"""Steps after which one that waits is not far from its turn."""
+
+
+class Wait(NamedTuple):
+    """What must be there before an op runs, and the operand of the op that may wait for it."""
+
+    op: Operation
+    operand: int
+    values: list[SSAValue]
+
+
+def bodies_of(func: FuncOp) -> list[Block]:
+    """The blocks in loops and branches of a program, where there is something to order, too."""
+    ops = [op for op in func.walk() if op.name in BODIES]
+    return [region.block for op in ops for region in op.regions]
+
+
+def waits_of(fusion: Fusion) -> list[Wait]:
+    """What ops of a block should wait for, in the order in which they run then: results of ops that
+    would run later, and let go of more memory than they take."""
+    return _Early(fusion).waits
+
+
+class _Early:
+    """A walk through the steps of a block in their order."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        self._order = order = RunOrder(fusion)
+        self._runs = order.runs()
+        self._turn = {number: turn for turn, number in enumerate(self._runs)}
+        self._written = {
+            n: [v for op in order.ops[n] for v in fusion.written(op)] for n in self._runs
+        }
+        self._made = {value for values in self._written.values() for value in values}
+        self._reads = {n: [v for v in order.reads(n) if v in self._made] for n in self._runs}
+        self._readers: dict[SSAValue, list[int]] = {}
+        for number, values in self._reads.items():
+            for value in values:
+                self._readers.setdefault(value, []).append(number)
+        self._waiting: dict[int, set[int]] = {}
+        self._users: dict[int, list[int]] = {}
+        for number in self._runs:
+            makers = {maker for maker in order.makers(number) if maker in self._turn}
+            self._waiting[number] = makers
+            for maker in makers:
+                self._users.setdefault(maker, []).append(number)
+        self._done: set[int] = set()
+        self.waits: list[Wait] = []
+        self._walk()
+
+    def _walk(self) -> None:
+        early: list[int] = []
+        """What ran earlier than XLA has it, since the last step that had its turn."""
+        for turn, number in enumerate(self._runs):
+            if number in self._done:
+                continue
+            if early and self._hold(number, early):
+                early = []
+            waiting = self._run(number)
+            while waiting:
+                group = self._group(waiting.pop(), turn)
+                for member in group:
+                    waiting += self._run(member)
+                early += group
+
+    def _run(self, number: int) -> list[int]:
+        """Runs a step; gives the steps that may run now, or let go of more now."""
+        self._done.add(number)
+        users = self._users.get(number, ())
+        for user in users:
+            self._waiting[user].discard(number)
+        others = (reader for value in self._reads[number] for reader in self._readers[value])
+        return list(dict.fromkeys((*users, *others)))
+
+    def _is_late(self, number: int, turn: int) -> bool:
+        is_far = number not in self._done and self._turn[number] > turn + _SOON
+        return is_far and not self._waiting[number]
+
+    def _group(self, first: int, turn: int) -> list[int]:
+        """A late step and others that read what it reads, with what makes less of their results;
+        none where they let go of no more than they give."""
+        if not self._is_late(first, turn):
+            return []
+        others = (reader for value in self._reads[first] for reader in self._readers[value])
+        members = dict.fromkeys(reader for reader in others if self._is_late(reader, turn))
+        dying = {v for n in members for v in self._reads[n] if self._dies(v, members, turn)}
+        group = [n for n in members if dying.intersection(self._reads[n])]
+        given = 0
+        for number in list(group):
+            smaller = self._smaller(number)
+            group += smaller
+            last = smaller[-1] if smaller else number
+            given += sum(num_bytes(value.type) for value in self._written[last])
+        return group if sum(num_bytes(value.type) for value in dying) > given else []
+
+    def _dies(self, value: SSAValue, members: Container[int], turn: int) -> bool:
+        """Whether a value is read no more once some steps, and those that are near, have run."""
+        return all(
+            reader in self._done or reader in members or self._turn[reader] <= turn + _SOON
+            for reader in self._readers[value]
+        )
+
+    def _smaller(self, number: int) -> list[int]:
+        """The steps behind one that each make less of what only they read."""
+        found: list[int] = []
+        while True:
+            users = self._users.get(number, ())
+            if len(users) != 1 or self._waiting[users[0]] != {number} or users[0] in self._done:
+                return found
+            sizes = [sum(num_bytes(v.type) for v in self._written[n]) for n in (number, users[0])]
+            if not 0 < sizes[1] < sizes[0]:
+                return found
+            number = users[0]
+            found.append(number)
+
+    def _hold(self, number: int, early: Sequence[int]) -> bool:
+        """Lets a step wait for others; whether it can: it takes something as it was computed."""
+        op = self._order.ops[number][0]
+        made = (i for i, operand in enumerate(op.operands) if operand in self._made)
+        index = next(made, None)
+        if index is None or COMBINE in op.attributes or not op.results:
+            return False
+        written = (value for member in early for value in self._written[member])
+        values = [v for v in written if not self._done.intersection(self._readers.get(v, ()))]
+        if values:
+            self.waits.append(Wait(op, index, values))
+        return True

@@ -1,0 +1,85 @@
+"""Pass `free-early`: what frees memory runs as soon as it can."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, Operation
+from xdsl.passes import ModulePass
+
+from autopar.dialects.autopar import FREE_EARLY
+from autopar.dialects.stablehlo import OptimizationBarrierOp
+from autopar.passes.cost.early import Wait, bodies_of, waits_of
+from autopar.passes.cost.fusion import Fusion
+from autopar.passes.cost.merging import units_of
+from autopar.passes.entry import main_function
+from autopar.passes.walk import inner_ops
+
+
+class FreeEarlyPass(ModulePass):
+    """Let ops wait for others that free memory, in a program that is marked `autopar.free_early`.
+
+    Needs: a partitioned module (after optimize-collectives). Guarantees: the same values; gradients
+    of weights, which XLA would compute at the end of a step, are computed as soon as what they read
+    is there, if that lets go of more bytes than it takes: an op that runs next takes one of its
+    operands from a barrier behind which they stand. auto-shard sets the mark where no plan fits
+    otherwise.
+    """
+
+    name = "free-early"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        func = main_function(op)
+        if func.attributes.pop(FREE_EARLY, None) is None:
+            return
+        for block in (func.body.block, *bodies_of(func)):
+            waits = waits_of(Fusion(block))
+            for wait in waits:
+                _hold(wait, block)
+            if waits:
+                _sort(block)
+
+
+def _hold(wait: Wait, block: Block) -> None:
+    """Puts a barrier behind the values and in front of the op, wherever in the block."""
+    held = [wait.op.operands[wait.operand], *wait.values]
+    barrier = OptimizationBarrierOp.create(
+        operands=held, result_types=[value.type for value in held], location=wait.op.location
+    )
+    for value, new in zip(held[1:], barrier.results[1:], strict=True):
+        value.replace_uses_with_if(new, lambda use: use.operation is not barrier)
+    wait.op.operands[wait.operand] = barrier.results[0]
+    block.insert_op_before(barrier, wait.op)
+
+
+def _sort(block: Block) -> None:
+    """Puts each op of a block behind what it reads, and otherwise leaves their order; collectives
+    that are lowered as one stay together."""
+    units = units_of(list(block.ops))
+    place = {op: number for number, unit in enumerate(units) for op in unit}
+    readers: list[list[int]] = [[] for _ in units]
+    missing = [0] * len(units)
+    for number, unit in enumerate(units):
+        read = (operand.owner for op in unit for one in _all(op) for operand in one.operands)
+        makers = {place[o] for o in read if isinstance(o, Operation) and o in place} - {number}
+        missing[number] = len(makers)
+        for maker in makers:
+            readers[maker].append(number)
+    ready = [number for number, count in enumerate(missing) if not count]
+    heapify(ready)
+    for op in list(block.ops):
+        op.detach()
+    while ready:
+        number = heappop(ready)
+        block.add_ops(units[number])
+        for reader in readers[number]:
+            missing[reader] -= 1
+            if not missing[reader]:
+                heappush(ready, reader)
+
+
+def _all(op: Operation) -> list[Operation]:
+    """An op and those inside of it."""
+    return [op, *inner_ops(op)] if op.regions else [op]
