@@ -191,8 +191,12 @@ class Fusion:
         values: dict[SSAValue, None] = {}
         behind: dict[SSAValue, None] = {}
         left = [*op.operands, *self._captured(op)]
+        met: set[SSAValue] = set()
         while left:
             value = left.pop()
+            if value in met:
+                continue
+            met.add(value)
             maker = value.owner
             if isinstance(maker, Operation) and maker.name == BARRIER and maker in self._own:
                 behind[value] = None
