@@ -8,7 +8,7 @@ by hand: `region.blocks` makes two objects for what is nearly always one block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from xdsl.ir import Block, Operation
 
@@ -85,3 +85,22 @@ def sharded_ops(op: Operation) -> Iterator[Operation]:
                     yield from sharded_ops(inner)
                 inner = inner._next_op  # pyright: ignore[reportPrivateUsage]
             block = block.next_block
+
+
+def post_order(
+    roots: Iterable[int], sources: Callable[[int], Iterable[int]], met: set[int]
+) -> list[int]:
+    """Each number behind its sources, roots and sources in their order; none that was met."""
+    order: list[int] = []
+    path: list[tuple[int | None, Iterator[int]]] = [(None, iter(roots))]
+    while path:
+        number, left = path[-1]
+        source = next((found for found in left if found not in met), None)
+        if source is not None:
+            met.add(source)
+            path.append((source, iter(sources(source))))
+            continue
+        path.pop()
+        if number is not None:
+            order.append(number)
+    return order

@@ -3,12 +3,12 @@
 Collectives with the same `autopar.combine` are lowered as one, over a buffer in which their
 operands are joined. XLA then makes one all_reduce of those over the same devices, of one kind and
 element type, that do not need each other's results (`AllReduceCombiner`; on CPU without a limit on
-the bytes). It runs where the last of them stands.
+the bytes), as it finds them from what the block returns. It runs where the last of them stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -16,6 +16,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from autopar.dialects.autopar import COMBINE
 from autopar.dialects.shard import AllReduceOp
 from autopar.dialects.tensors import element_type
+from autopar.passes.walk import inner_ops, post_order
 
 Unit = list[Operation]
 """An op, or several collectives that are lowered as one."""
@@ -92,6 +93,21 @@ def _results(unit: Unit) -> list[SSAValue]:
     return [value for op in unit for value in op.results]
 
 
+def _found_first(units: Sequence[Unit]) -> Iterator[Unit]:
+    """The units as XLA's passes go through them: each behind its operands, the first of these
+    first, from what the block returns (`HloComputation::MakeInstructionPostOrder`). So what only
+    the last result needs, as a loss, comes last."""
+    maker = {value: number for number, unit in enumerate(units) for value in _results(unit)}
+
+    def makers(number: int) -> Iterator[int]:
+        for op in units[number]:
+            for one in (op, *inner_ops(op)) if op.regions else (op,):
+                yield from (maker[value] for value in one.operands if value in maker)
+
+    last = len(units) - 1
+    return (units[number] for number in post_order([last, *range(last)], makers, set()))
+
+
 def _all_reduces(units: Sequence[Unit]) -> list[Step]:
     """all_reduces that become one, in program order."""
     needs: dict[SSAValue, int] = {}
@@ -99,7 +115,8 @@ def _all_reduces(units: Sequence[Unit]) -> list[Step]:
     open_steps: dict[tuple[Attribute, ...], tuple[Step, int]] = {}
     steps: list[Step] = []
     count = 0
-    for unit in units:
+    place = {id(unit): number for number, unit in enumerate(units)}
+    for unit in _found_first(units):
         needed = 0
         for op in unit:
             for operand in op.operands:
@@ -117,4 +134,4 @@ def _all_reduces(units: Sequence[Unit]) -> list[Step]:
             count += 1
         for result in _results(unit):
             needs[result] = needed
-    return [step for step in steps if len(step) > 1]
+    return [sorted(s, key=lambda unit: place[id(unit)]) for s in steps if len(s) > 1]

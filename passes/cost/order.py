@@ -10,13 +10,14 @@ order, or another one that it estimates to need less.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import SSAValue
 
 from autopar.dialects.autopar import aliases
 from autopar.dialects.tensors import num_bytes
+from autopar.passes.walk import post_order
 
 from .fusion import BARRIER, Fusion
 from .merging import Step, merged_steps
@@ -52,7 +53,7 @@ class RunOrder:
         }
         self._keeps = [any(map(fusion.written, ops)) for ops in self.ops]
         last = len(self._steps) - 1
-        self._sources_first = _post_order([last, *range(last)], self.makers, set())
+        self._sources_first = post_order([last, *range(last)], self.makers, set())
         self.copied = self._find_copied()
         self._ranks = self._find_ranks()
 
@@ -60,7 +61,7 @@ class RunOrder:
         """What runs together, in the order in which it runs. What is computed inside others stands
         in front of the first of them."""
         met: set[int] = set()
-        fused = [number for run in self._runs() for number in _post_order([run], self._inside, met)]
+        fused = [number for run in self._runs() for number in post_order([run], self._inside, met)]
         return [self._steps[number] for number in fused]
 
     def runs(self) -> list[int]:
@@ -78,7 +79,7 @@ class RunOrder:
 
     def _runs(self) -> list[int]:
         last = len(self._steps) - 1
-        return _post_order([last, *range(last)], self._by_rank, set())
+        return post_order([last, *range(last)], self._by_rank, set())
 
     def _find_copied(self) -> set[SSAValue]:
         """The donated arguments that something may read after the result in their place is written:
@@ -165,22 +166,3 @@ def _donated(fusion: Fusion) -> dict[SSAValue, SSAValue]:
         return {}
     arguments = func.body.block.args
     return {arguments[arg]: last.operands[result] for arg, result in aliases(func)}
-
-
-def _post_order(
-    roots: Iterable[int], sources: Callable[[int], Iterable[int]], met: set[int]
-) -> list[int]:
-    """Each number behind its sources, roots and sources in their order; none that was met."""
-    order: list[int] = []
-    path: list[tuple[int | None, Iterator[int]]] = [(None, iter(roots))]
-    while path:
-        number, left = path[-1]
-        source = next((found for found in left if found not in met), None)
-        if source is not None:
-            met.add(source)
-            path.append((source, iter(sources(source))))
-            continue
-        path.pop()
-        if number is not None:
-            order.append(number)
-    return order

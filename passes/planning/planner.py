@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,8 @@ _FEW_MESSAGES = 100
 _TINY = 1000
 """Ops up to which the search is run twice for rivals, and these are more, as for short steps."""
 _FAR = 2.0
-"""Rivals that the search finds that much dearer than the best plan so far are not partitioned."""
+"""Rivals that the search finds that much dearer than the best plan so far, or to need that much
+more than the limit, are not partitioned."""
 _HEAVIEST = 5
 """Tensors that are named where nothing fits."""
 
@@ -199,6 +201,8 @@ class _Road:
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
         is_small = len(self.search.graph.places.ops) <= _SMALL
+        if not is_small and not self.marks and self._is_far_above(limit):
+            return None
         rival: tuple[Choices, Trial] | None = None
         target = limit
         for turn in range(1, _TRIALS + 2):
@@ -224,6 +228,12 @@ class _Road:
         if rival is None and not is_small and self.marks:
             rival = self._fitting_rival(limit, met)
         return None if rival is None else (self._write(rival[0]), rival[1])
+
+    def _is_far_above(self, limit: int) -> bool:
+        """Whether the cheapest plan of all needs so much more than a limit that there is no use in
+        searching one that fits while memory is freed late."""
+        with self.clock("search", "searching"):
+            return self.search.run(sys.maxsize).bytes > _FAR * limit
 
     def _fitting_rival(
         self, limit: int, met: list[tuple[int, Choices]]

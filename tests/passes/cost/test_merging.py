@@ -53,7 +53,16 @@ def test_what_needs_the_first_waits() -> None:
 
 def test_dependent_ones_and_other_axes_stay_apart() -> None:
     assert order("sum.x a", "sum.x 0", "sum.y a") == ["0", "1", "2"]
-    assert order("sum.x a", "abs a", "sum.x 0", "sum.x 1") == ["0", "1", "2+3"]
+    found = order("sum.x a", "abs a", "sum.x 0", "sum.x 1", "add 2 3")
+    assert found == ["0", "1", "2+3", "4"]
+
+
+def test_what_only_the_last_operand_needs_merges_with_what_runs_last() -> None:
+    """As a loss that is returned behind the state; it stands first in the program."""
+    found = order("sum.x a", "negate a", "sum.x 1", "sum.x 2", "add 3 0")
+    assert found == ["1", "2", "0+3", "4"]
+    found = order("sum.x a", "negate a", "sum.x 1", "sum.x 2", "add 0 3")
+    assert found == ["1", "0+2", "3", "4"]
 
 
 def test_combined_ones_are_one_and_merge_with_others() -> None:
