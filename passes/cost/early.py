@@ -10,20 +10,27 @@ groups of steps that let go of a value together).
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.autopar import COMBINE
-from autopar.dialects.tensors import num_bytes
+from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.walk import inner_ops, post_order
 
-from .fusion import BODIES, Fusion
+from .fusion import BARRIER, BODIES, Fusion
 from .order import RunOrder
 
 _SOON = 4
 """Steps after which one that waits is not far from its turn."""
+
+
+def read_by(op: Operation) -> Iterator[SSAValue]:
+    """What an op reads, its bodies included."""
+    for one in (op, *inner_ops(op)) if op.regions else (op,):
+        yield from one.operands
 
 
 class Wait(NamedTuple):
@@ -51,27 +58,53 @@ class _Early:
 
     def __init__(self, fusion: Fusion) -> None:
         self._order = order = RunOrder(fusion)
-        self._runs = order.runs()
-        self._turn = {number: turn for turn, number in enumerate(self._runs)}
-        self._written = {
-            n: [v for op in order.ops[n] for v in fusion.written(op)] for n in self._runs
-        }
+        self._block = fusion.ops[0].parent
+        runs = order.runs()
+        self._written = {n: [v for op in order.ops[n] for v in fusion.written(op)] for n in runs}
         self._made = {value for values in self._written.values() for value in values}
-        self._reads = {n: [v for v in order.reads(n) if v in self._made] for n in self._runs}
+        self._number = {op: number for number in runs for op in order.ops[number]}
+        self._reads: dict[int, list[SSAValue]] = {}
         self._readers: dict[SSAValue, list[int]] = {}
-        for number, values in self._reads.items():
-            for value in values:
-                self._readers.setdefault(value, []).append(number)
         self._waiting: dict[int, set[int]] = {}
         self._users: dict[int, list[int]] = {}
-        for number in self._runs:
-            makers = {maker for maker in order.makers(number) if maker in self._turn}
-            self._waiting[number] = makers
-            for maker in makers:
+        for number in runs:
+            values, self._waiting[number] = self._find_needs(fusion, number)
+            # Scalars take no memory to speak of, and may have thousands of readers.
+            self._reads[number] = [value for value in values if shape_of(value.type)]
+            for value in values:
+                self._readers.setdefault(value, []).append(number)
+            for maker in self._waiting[number]:
                 self._users.setdefault(maker, []).append(number)
+        # The order of the cost model leaves out what scalars that are broadcast wait for.
+        self._runs = post_order(runs, lambda number: sorted(self._waiting[number]), set())
+        self._turn = {number: turn for turn, number in enumerate(self._runs)}
         self._done: set[int] = set()
         self.waits: list[Wait] = []
         self._walk()
+
+    def _find_needs(self, fusion: Fusion, number: int) -> tuple[dict[SSAValue, None], set[int]]:
+        """The kept values that a step is computed from, by whatever is computed inside it, and the
+        steps that must run first, barriers among them."""
+        values: dict[SSAValue, None] = {}
+        makers: set[int] = set()
+        met: set[SSAValue] = set()
+        left = [value for op in self._order.ops[number] for value in read_by(op)]
+        while left:
+            value = left.pop()
+            maker = value.owner
+            if value in met or not isinstance(maker, Operation):
+                continue
+            met.add(value)
+            if fusion.written(maker) or maker.name == BARRIER:
+                step = self._number.get(maker)
+                if step is not None and step != number:
+                    makers.add(step)
+                name = fusion.name(value)
+                if name in self._made:
+                    values[name] = None
+            elif maker.parent is self._block:
+                left += read_by(maker)
+        return values, makers
 
     def _walk(self) -> None:
         early: list[int] = []

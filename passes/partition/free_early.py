@@ -11,11 +11,10 @@ from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import FREE_EARLY
 from autopar.dialects.stablehlo import OptimizationBarrierOp
-from autopar.passes.cost.early import Wait, bodies_of, waits_of
+from autopar.passes.cost.early import Wait, bodies_of, read_by, waits_of
 from autopar.passes.cost.fusion import Fusion
 from autopar.passes.cost.merging import units_of
 from autopar.passes.entry import main_function
-from autopar.passes.walk import inner_ops
 
 
 class FreeEarlyPass(ModulePass):
@@ -62,7 +61,7 @@ def _sort(block: Block) -> None:
     readers: list[list[int]] = [[] for _ in units]
     missing = [0] * len(units)
     for number, unit in enumerate(units):
-        read = (operand.owner for op in unit for one in _all(op) for operand in one.operands)
+        read = (operand.owner for op in unit for operand in read_by(op))
         makers = {place[o] for o in read if isinstance(o, Operation) and o in place} - {number}
         missing[number] = len(makers)
         for maker in makers:
@@ -71,15 +70,13 @@ def _sort(block: Block) -> None:
     heapify(ready)
     for op in list(block.ops):
         op.detach()
+    num_added = 0
     while ready:
         number = heappop(ready)
         block.add_ops(units[number])
+        num_added += 1
         for reader in readers[number]:
             missing[reader] -= 1
             if not missing[reader]:
                 heappush(ready, reader)
-
-
-def _all(op: Operation) -> list[Operation]:
-    """An op and those inside of it."""
-    return [op, *inner_ops(op)] if op.regions else [op]
+    assert num_added == len(units), "what waits is not among what it waits for"

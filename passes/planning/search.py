@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -21,7 +22,7 @@ from autopar.passes.cost.early import bodies_of, waits_of
 from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
-from autopar.passes.solver.solve import Plugin, Solution, SolveOptions, solve
+from autopar.passes.solver.solve import InfeasibleError, Plugin, Solution, SolveOptions, solve
 
 from .coarse import Kept, coarse_choices
 from .footprint import Bytes, Footprint
@@ -99,9 +100,10 @@ class Search:
         )
         found = Choices(priced.choices, solution, self.footprint.peak(priced.choices))
         if priced.is_priced and solution.gap > _GAP and len(self._costs) <= _SMALL:
-            exact = self._constrained(limit)
-            if exact.bytes <= limit and exact.solution.cost < priced.cost:
-                return exact
+            with suppress(InfeasibleError):  # known in the trials: then what needs least is tried
+                exact = self._constrained(limit)
+                if exact.bytes <= limit and exact.solution.cost < priced.cost:
+                    return exact
         return found
 
     def within(self, bound: Mapping[int, Kept]) -> Choices:

@@ -499,6 +499,7 @@ def test_default_passes() -> None:
         "sharding-propagation",
         "shard-partition",
         "optimize-collectives",
+        "free-early",
         "convert-shard-to-stablehlo",
     ]
 
@@ -538,7 +539,8 @@ def test_fresh_process(tmp_path: Path) -> None:
         "dump/000-module/02-sharding-propagation.mlir",
         "dump/000-module/03-shard-partition.mlir",
         "dump/000-module/04-optimize-collectives.mlir",
-        "dump/000-module/05-convert-shard-to-stablehlo.mlir",
+        "dump/000-module/05-free-early.mlir",
+        "dump/000-module/06-convert-shard-to-stablehlo.mlir",
     ]
     assert "shard.all_reduce" in (tmp_path / dumps[3]).read_text()
 

@@ -29,10 +29,12 @@ BATCH = ("x", "y"), ()
 WHOLE = (), ()
 
 
-def _loss(params: Any, rows: Any, remat: bool) -> Any:
+def _loss(params: Any, rows: Any, remat: bool, scaled: bool) -> Any:
     def layer(h: Any, weights: Any) -> Any:
         up, down, scale = weights
         h = h * scale
+        if scaled:
+            h = h / jax.lax.stop_gradient(jnp.max(jnp.abs(h)))
         return h + jnp.tanh(jnp.tanh(h @ up) ** 2) @ down
 
     block = jax.checkpoint(layer) if remat else layer  # pyright: ignore[reportUnknownMemberType]
@@ -41,7 +43,7 @@ def _loss(params: Any, rows: Any, remat: bool) -> Any:
     return jnp.mean(rows**2)
 
 
-def _step(remat: bool, layers: int) -> tuple[Any, list[Any]]:
+def _step(remat: bool, layers: int, scaled: bool = False) -> tuple[Any, list[Any]]:
     """A gradient step of flat arguments, the rows last."""
     rng = np.random.default_rng(0)
 
@@ -54,7 +56,7 @@ def _step(remat: bool, layers: int) -> tuple[Any, list[Any]]:
     def step(*args: Any) -> Any:
         *flat, rows = args
         params = [flat[at : at + 3] for at in range(0, len(flat), 3)]
-        value, grads = jax.value_and_grad(_loss)(params, rows, remat)
+        value, grads = jax.value_and_grad(_loss)(params, rows, remat, scaled)
         flat_grads = jax.tree.leaves(grads)
         return [p - 0.1 * g for p, g in zip(flat, flat_grads, strict=True)], value
 
@@ -87,6 +89,14 @@ def _compiled_peak(module: ModuleOp) -> int:
 def test_the_same_values(remat: bool, weights: Dims) -> None:
     step, args = _step(remat, 4)
     check(step, args, GRID, _shardings(args, weights), free_early=True)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scalars_that_layers_compute(remat: bool) -> None:
+    """What is multiplied by a scalar waits for all that the scalar is of, though it takes no
+    memory."""
+    step, args = _step(remat, 6, scaled=True)
+    check(step, args, GRID, _shardings(args, WHOLE), free_early=True)
 
 
 @pytest.mark.parametrize("weights", [WHOLE, (("x", "y"), ())], ids=["whole", "split"])
