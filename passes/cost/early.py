@@ -100,7 +100,7 @@ class _Early:
                 if step is not None and step != number:
                     makers.add(step)
                 name = fusion.name(value)
-                if name in self._made:
+                if name is not None and name in self._made:
                     values[name] = None
             elif maker.parent is self._block:
                 left += read_by(maker)
