@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from xdsl.ir import Block, Operation
+from xdsl.ir import Block, Operation, SSAValue
 
 SHARDED_BODIES = frozenset(
     {
@@ -85,6 +85,14 @@ def sharded_ops(op: Operation) -> Iterator[Operation]:
                     yield from sharded_ops(inner)
                 inner = inner._next_op  # pyright: ignore[reportPrivateUsage]
             block = block.next_block
+
+
+def read_by(op: Operation) -> Iterator[SSAValue]:
+    """What an op reads, and what the ops inside it do."""
+    yield from op.operands
+    if op.regions:
+        for inner in inner_ops(op):
+            yield from inner.operands
 
 
 def post_order(

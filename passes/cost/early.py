@@ -10,27 +10,22 @@ groups of steps that let go of a value together).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.autopar import COMBINE
+from autopar.dialects.rules.regions import BARRIER
 from autopar.dialects.tensors import num_bytes, shape_of
-from autopar.passes.walk import inner_ops, post_order
+from autopar.passes.walk import post_order, read_by
 
-from .fusion import BARRIER, BODIES, Fusion
+from .fusion import BODIES, Fusion
 from .order import RunOrder
 
 _SOON = 4
 """Steps after which one that waits is not far from its turn."""
-
-
-def read_by(op: Operation) -> Iterator[SSAValue]:
-    """What an op reads, its bodies included."""
-    for one in (op, *inner_ops(op)) if op.regions else (op,):
-        yield from one.operands
 
 
 class Wait(NamedTuple):
@@ -41,10 +36,11 @@ class Wait(NamedTuple):
     values: list[SSAValue]
 
 
-def bodies_of(func: FuncOp) -> list[Block]:
-    """The blocks in loops and branches of a program, where there is something to order, too."""
-    ops = [op for op in func.walk() if op.name in BODIES]
-    return [region.block for op in ops for region in op.regions]
+def blocks_of(func: FuncOp) -> list[Block]:
+    """The blocks of a program in which there is something to order: its own, and the bodies of
+    loops and branches."""
+    bodies = (op.regions for op in func.walk() if op.name in BODIES)
+    return [func.body.block, *(region.block for regions in bodies for region in regions)]
 
 
 def waits_of(fusion: Fusion) -> list[Wait]:

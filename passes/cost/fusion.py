@@ -31,6 +31,7 @@ from typing import TypeGuard
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import COMBINE
+from autopar.dialects.rules.regions import BARRIER
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.dialects.traits import Elementwise
 from autopar.passes.walk import inner_ops, ops_in
@@ -55,7 +56,6 @@ _DEAR = frozenset(
 _CHEAP_CHLO = frozenset(
     {"chlo.conj", "chlo.is_inf", "chlo.is_neg_inf", "chlo.is_pos_inf", "chlo.square"}
 )
-BARRIER = "stablehlo.optimization_barrier"
 _VIEWS = frozenset({"stablehlo.reshape", BARRIER})
 _LOOPS = frozenset({"stablehlo.while"})
 BODIES = _LOOPS | {"stablehlo.case", "stablehlo.if"}
@@ -112,8 +112,8 @@ class Fusion:
         self._arguments = frozenset[SSAValue](block.args)
         self._kept: set[SSAValue] = set(block.args)
         self._reads: dict[Operation, dict[SSAValue, float]] = {}
-        self._is_behind: dict[Operation, bool] = {}
-        """Whether an op reads something behind a barrier."""
+        self._behind: set[Operation] = set()
+        """Ops that read something behind a barrier."""
         self.waits: Mapping[Operation, Sequence[SSAValue]] = {}
         """Kept values that ops shall await beside what they read."""
         self._views: dict[SSAValue, SSAValue] = {}
@@ -186,7 +186,7 @@ class Fusion:
         if op.results and not self.written(op) and op.name != BARRIER:
             return (), ()
         found = self._found_reads(op)
-        if not self._is_behind[op]:
+        if op not in self._behind:
             return (*found, *self.waits.get(op, ())), ()
         values: dict[SSAValue, None] = {}
         behind: dict[SSAValue, None] = {}
@@ -220,7 +220,6 @@ class Fusion:
         held = {self.name(value) for value, _ in wanted if self._holds(op, value)}
         most: dict[SSAValue, float] = {}
         """The share of each value met that is needed; a value is met again where more of it is."""
-        self._is_behind[op] = False
         while wanted:
             value, share = wanted.pop()
             if most.get(value, -1.0) >= share:
@@ -230,7 +229,7 @@ class Fusion:
             if not isinstance(maker, Operation) or maker not in self._own:
                 continue
             if maker.name == BARRIER:
-                self._is_behind[op] = True
+                self._behind.add(op)
             if _is_splat(maker) and value not in held:
                 del most[value]
             elif value not in self._kept:

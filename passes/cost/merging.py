@@ -16,7 +16,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from autopar.dialects.autopar import COMBINE
 from autopar.dialects.shard import AllReduceOp
 from autopar.dialects.tensors import element_type
-from autopar.passes.walk import inner_ops, post_order
+from autopar.passes.walk import post_order, read_by
 
 Unit = list[Operation]
 """An op, or several collectives that are lowered as one."""
@@ -101,8 +101,7 @@ def _found_first(units: Sequence[Unit]) -> Iterator[Unit]:
 
     def makers(number: int) -> Iterator[int]:
         for op in units[number]:
-            for one in (op, *inner_ops(op)) if op.regions else (op,):
-                yield from (maker[value] for value in one.operands if value in maker)
+            yield from (maker[value] for value in read_by(op) if value in maker)
 
     last = len(units) - 1
     return (units[number] for number in post_order([last, *range(last)], makers, set()))

@@ -16,10 +16,11 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import SSAValue
 
 from autopar.dialects.autopar import aliases
+from autopar.dialects.rules.regions import BARRIER
 from autopar.dialects.tensors import num_bytes
 from autopar.passes.walk import post_order
 
-from .fusion import BARRIER, Fusion
+from .fusion import Fusion
 from .merging import Step, merged_steps
 
 
@@ -37,7 +38,7 @@ class RunOrder:
         self.ops = [[op for unit in step for op in unit] for step in self._steps]
         awaited = [[fusion.awaits(op) for op in ops] for ops in self.ops]
         # the first operand's first
-        self.awaits = [
+        self._awaits = [
             dict.fromkeys(value for values, _ in found for value in reversed(values))
             for found in awaited
         ]
@@ -53,7 +54,7 @@ class RunOrder:
         }
         self._keeps = [any(map(fusion.written, ops)) for ops in self.ops]
         last = len(self._steps) - 1
-        self._sources_first = post_order([last, *range(last)], self.makers, set())
+        self._sources_first = post_order([last, *range(last)], self._makers, set())
         self.copied = self._find_copied()
         self._ranks = self._find_ranks()
 
@@ -69,13 +70,13 @@ class RunOrder:
         return [
             number
             for number in self._runs()
-            if self._keeps[number] or self.awaits[number] or self._behind[number]
+            if self._keeps[number] or self._awaits[number] or self._behind[number]
         ]
 
-    def reads(self, number: int) -> list[SSAValue]:
+    def _reads(self, number: int) -> list[SSAValue]:
         """The kept values that a step reads, by whatever name, or awaits."""
         names = (self._fusion.name(value) for value in self._behind[number])
-        return list(dict.fromkeys([*self.awaits[number], *(n for n in names if n is not None)]))
+        return list(dict.fromkeys([*self._awaits[number], *(n for n in names if n is not None)]))
 
     def _runs(self) -> list[int]:
         last = len(self._steps) - 1
@@ -86,7 +87,7 @@ class RunOrder:
         XLA copies them, unless the program itself orders each reader before that."""
         readers: dict[SSAValue, list[int]] = {arg: [] for arg in self.donated}
         for number in range(len(self._steps)):
-            for value in self.reads(number):
+            for value in self._reads(number):
                 if value in readers:
                     readers[value].append(number)
         writers = {
@@ -102,7 +103,7 @@ class RunOrder:
         bit = {number: 1 << index for index, number in enumerate(numbers)}
         needs = [0] * len(self._steps)
         for number in self._sources_first:
-            for maker in self.makers(number):
+            for maker in self._makers(number):
                 needs[number] |= needs[maker] | bit.get(maker, 0)
         return {
             arg
@@ -114,15 +115,15 @@ class RunOrder:
         """Of each step how many others read what it and all that it needs write, but for one of
         each, and the bytes of these; what is needed several times counts as often. Negative: more
         comes first."""
-        users = Counter(value for values in (*self.awaits, *self._behind) for value in values)
+        users = Counter(value for values in (*self._awaits, *self._behind) for value in values)
         ranks = [(0, 0)] * len(self._steps)
-        arguments = {v for values in self.awaits for v in values if v not in self._maker}
+        arguments = {v for values in self._awaits for v in values if v not in self._maker}
         most = sum(self._keeps) + len(arguments) + len(self.copied)
         met: set[SSAValue] = set()
         bytes_met = 0
         for number in self._sources_first:
             written = [v for op in self.ops[number] for v in self._fusion.written(op)]
-            copies = self.copied & self.awaits[number].keys()
+            copies = self.copied & self._awaits[number].keys()
             bytes_met += sum(num_bytes(v.type) for v in {*written, *copies} - met)
             met.update(copies)
             count = max(0, sum(users[value] for value in written) - 1)
@@ -130,7 +131,7 @@ class RunOrder:
                 count = sum(value in users for value in self.ops[number][0].results) - 1
             count += sum(users[value] - 1 for value in copies)
             size = sum(num_bytes(value.type) for value in (*written, *copies))
-            for maker in self._made(self.awaits[number]):
+            for maker in self._made(self._awaits[number]):
                 count, size = count - ranks[maker][0], size - ranks[maker][1]
             for value in self._behind[number]:
                 maker = self._maker[value]
@@ -139,9 +140,9 @@ class RunOrder:
             ranks[number] = -min(count, most), -min(size, bytes_met)
         return ranks
 
-    def makers(self, number: int) -> list[int]:
+    def _makers(self, number: int) -> list[int]:
         """The steps that make what a step awaits, and the barriers behind which it reads."""
-        return list(dict.fromkeys(self._made((*self.awaits[number], *self._behind[number]))))
+        return list(self._made((*self._awaits[number], *self._behind[number])))
 
     def _made(self, values: Iterable[SSAValue]) -> dict[int, None]:
         """The steps that make values."""
@@ -149,7 +150,7 @@ class RunOrder:
         return dict.fromkeys(maker for maker in found if maker is not None)
 
     def _by_rank(self, number: int) -> list[int]:
-        return sorted(self.makers(number), key=lambda maker: (self._ranks[maker], maker))
+        return sorted(self._makers(number), key=lambda maker: (self._ranks[maker], maker))
 
     def _inside(self, number: int) -> list[int]:
         """The steps that are computed inside a step, or inside one of these."""

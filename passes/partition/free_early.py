@@ -11,10 +11,11 @@ from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import FREE_EARLY
 from autopar.dialects.stablehlo import OptimizationBarrierOp
-from autopar.passes.cost.early import Wait, bodies_of, read_by, waits_of
+from autopar.passes.cost.early import Wait, blocks_of, waits_of
 from autopar.passes.cost.fusion import Fusion
 from autopar.passes.cost.merging import units_of
 from autopar.passes.entry import main_function
+from autopar.passes.walk import read_by
 
 
 class FreeEarlyPass(ModulePass):
@@ -33,7 +34,7 @@ class FreeEarlyPass(ModulePass):
         func = main_function(op)
         if func.attributes.pop(FREE_EARLY, None) is None:
             return
-        for block in (func.body.block, *bodies_of(func)):
+        for block in blocks_of(func):
             waits = waits_of(Fusion(block))
             for wait in waits:
                 _hold(wait, block)

@@ -17,7 +17,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.rules.access import operands_of
-from autopar.dialects.rules.regions import MANUAL, data_flow_edges
+from autopar.dialects.rules.regions import BARRIER, MANUAL, data_flow_edges
 from autopar.dialects.rules.registry import op_classes
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, shape_of
@@ -29,8 +29,6 @@ from .joins import joined_slices
 _CONSTANTS = frozenset(
     {"stablehlo.constant", "stablehlo.iota", "arith.constant", "chlo.constant", "tensor.empty"}
 )
-_BARRIER = "stablehlo.optimization_barrier"
-"""Each result is the operand at its place."""
 MOVES = frozenset({"autopar.constraint", "autopar.reshard"})
 """Ops whose results lie where the program says, not where their operands do."""
 _WINDOWED = frozenset(
@@ -135,7 +133,7 @@ class Places:
                 self._even.append(first)
                 for value in (*rest, *edge.source_values):
                     self._join(first, value, op)
-        elif op.name == _BARRIER:
+        elif op.name == BARRIER:
             for result, value in zip(op.results, operands, strict=True):
                 self._join(result, value, op)
         elif self._is_elementwise(op):

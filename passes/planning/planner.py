@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from math import floor
@@ -162,8 +162,6 @@ class _Road:
     clock: _Clock
     before: Unplanned
     """Of the module without a plan."""
-    marks: list[str] = field(default_factory=list[str])
-    """What is said of the program, by the names of attributes."""
 
     def cheapest(self) -> tuple[Choices, None]:
         """Writes the cheapest plan of all."""
@@ -180,7 +178,6 @@ class _Road:
         if found is None:
             with self.clock("search", "searching where memory is freed early"):
                 self.search.free_early()
-            self.marks.append(FREE_EARLY)
             found = self._fitting(limit, met)
         if found is None:
             needed, thriftiest = min(met, key=lambda tried: tried[0])
@@ -201,7 +198,9 @@ class _Road:
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
         is_small = len(self.search.graph.places.ops) <= _SMALL
-        if not is_small and not self.marks and self._is_far_above(limit):
+        is_last = is_small or self.search.frees_early
+        """Whether all is tried here; else freeing memory early comes sooner than dear trials."""
+        if not is_last and self._is_far_above(limit):
             return None
         rival: tuple[Choices, Trial] | None = None
         target = limit
@@ -209,7 +208,7 @@ class _Road:
             choices = self._written(target)
             if choices.bytes <= _SURE * limit - _JOINED:
                 return choices, None
-            if choices.bytes > target and not (is_small or self.marks):
+            if choices.bytes > target and not is_last:
                 return None
             trial = self._tried()
             peak = trial.memory.peak
@@ -225,7 +224,7 @@ class _Road:
                 break
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
             target = lower if turn < _TRIALS else min(lower, least)
-        if rival is None and not is_small and self.marks:
+        if rival is None and is_last and not is_small:
             rival = self._fitting_rival(limit, met)
         return None if rival is None else (self._write(rival[0]), rival[1])
 
@@ -340,7 +339,8 @@ class _Road:
         with self.clock("write", "writing the plan"):
             self.before.restore()
             write_choices(graph, choices.of_node)
-            graph.func.attributes.update((mark, UnitAttr()) for mark in self.marks)
+            if self.search.frees_early:
+                graph.func.attributes[FREE_EARLY] = UnitAttr()
             if choices.limit is not None:
                 footprint = self.search.footprint
                 apart, most = made_again(graph, footprint, choices.of_node, choices.limit)

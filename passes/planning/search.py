@@ -18,7 +18,7 @@ from math import ceil
 
 import numpy as np
 
-from autopar.passes.cost.early import bodies_of, waits_of
+from autopar.passes.cost.early import blocks_of, waits_of
 from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
@@ -67,6 +67,8 @@ class Search:
     ) -> None:
         self.graph = graph
         self.footprint = Footprint(graph)
+        self.frees_early = False
+        """Whether memory is counted as where what frees it runs early (the pass `free-early`)."""
         work = min(options.work or options.time_limit_s * UNITS_PER_SECOND, _WORK)
         self._options = replace(options, gap=max(options.gap, _GAP), work=work)
         self._plugin = plugin
@@ -78,9 +80,9 @@ class Search:
         self._solved_prices: dict[tuple[tuple[int, float], ...], Priced] = {}
 
     def free_early(self) -> None:
-        """Counts memory as where what frees memory runs early (the pass `free-early`)."""
-        func = self.graph.func
-        for block in (func.body.block, *bodies_of(func)):
+        """Counts memory so from now on."""
+        self.frees_early = True
+        for block in blocks_of(self.graph.func):
             fusion = self.graph.fusion(block)
             fusion.waits = {wait.op: wait.values for wait in waits_of(fusion)}
         self.footprint = Footprint(self.graph)
