@@ -18,6 +18,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.autopar import COMBINE
 from autopar.dialects.rules.regions import BARRIER
+from autopar.dialects.shard import CollectiveCommunicationOp
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.walk import post_order, read_by
 
@@ -26,6 +27,8 @@ from .order import RunOrder
 
 _SOON = 4
 """Steps after which one that waits is not far from its turn."""
+_MANY = 32
+"""Steps that are looked at together."""
 
 
 class Wait(NamedTuple):
@@ -112,7 +115,10 @@ class _Early:
                 early = []
             waiting = self._run(number)
             while waiting:
-                group = self._group(waiting.pop(), turn)
+                first = waiting.pop()
+                if not self._is_far(first, turn):
+                    continue
+                group = self._group(first, turn) or self._with_collectives(first, turn)
                 for member in group:
                     waiting += self._run(member)
                 early += group
@@ -127,13 +133,16 @@ class _Early:
         return list(dict.fromkeys((*users, *others)))
 
     def _is_late(self, number: int, turn: int) -> bool:
-        is_far = number not in self._done and self._turn[number] > turn + _SOON
-        return is_far and not self._waiting[number]
+        """Whether a step may run, but is far from its turn."""
+        return self._is_far(number, turn) and not self._waiting[number]
+
+    def _is_far(self, number: int, turn: int) -> bool:
+        return number not in self._done and self._turn[number] > turn + _SOON
 
     def _group(self, first: int, turn: int) -> list[int]:
         """A late step and others that read what it reads, with what makes less of their results;
         none where they let go of no more than they give."""
-        if not self._is_late(first, turn):
+        if self._waiting[first]:
             return []
         others = (reader for value in self._reads[first] for reader in self._readers[value])
         members = dict.fromkeys(reader for reader in others if self._is_late(reader, turn))
@@ -146,6 +155,54 @@ class _Early:
             last = smaller[-1] if smaller else number
             given += sum(num_bytes(value.type) for value in self._written[last])
         return group if sum(num_bytes(value.type) for value in dying) > given else []
+
+    def _with_collectives(self, first: int, turn: int) -> list[int]:
+        """A step, the late collectives that it waits for, and all that reads what these give (a
+        gradient's dot with what brings its operands), or what reads what it gives as one of them;
+        none where they let go of no more than they give."""
+        members = dict.fromkeys(self._added(first, {}, turn))
+        left = [member for member in members if self._is_collective(member)]
+        while left and len(members) < _MANY:
+            for user in self._users.get(left.pop(), ()):
+                added = self._added(user, members, turn)
+                if not added and user not in members:
+                    return []
+                members |= dict.fromkeys(added)
+                left += filter(self._is_collective, added)
+        if not any(map(self._is_collective, members)):
+            return []
+        for member in list(members):
+            members |= dict.fromkeys(self._smaller(member))
+        read = {value for n in members for value in self._reads[n]}
+        made = {value for n in members for value in self._written[n]}
+        freed = sum(num_bytes(v.type) for v in read - made if self._dies(v, members, turn))
+        given = sum(
+            num_bytes(value.type)
+            for value in made
+            if not self._readers.get(value) or not self._dies(value, members, turn)
+        )
+        return list(members) if freed > given else []
+
+    def _added(self, number: int, members: Container[int], turn: int) -> list[int]:
+        """A step behind the late collectives that it waits for beside some; none where it is among
+        them, or waits for more."""
+        found: dict[int, None] = {}
+        left = [] if number in members else [number]
+        while left:
+            step = left[-1]
+            missing = [n for n in self._waiting[step] if n not in members and n not in found]
+            if missing:
+                if not all(self._is_far(n, turn) and self._is_collective(n) for n in missing):
+                    return []
+                left += sorted(missing)
+            elif not self._is_far(step, turn):
+                return []
+            else:
+                found[left.pop()] = None
+        return list(found)
+
+    def _is_collective(self, number: int) -> bool:
+        return isinstance(self._order.ops[number][0], CollectiveCommunicationOp)
 
     def _dies(self, value: SSAValue, members: Container[int], turn: int) -> bool:
         """Whether a value is read no more once some steps, and those that are near, have run."""

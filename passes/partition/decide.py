@@ -31,6 +31,7 @@ from xdsl.ir import Block, Operation
 
 from autopar.dialects.autopar import (
     AGAIN,
+    FREE_EARLY,
     SHARDING,
     STRATEGY,
     set_arg_shardings,
@@ -84,7 +85,9 @@ class FunctionDecider:
         planner = ReshardPlanner(table)
         self._specs = ValueSpecs(table)
         self._partials = Partials(self._specs)
-        self._reshards = Resharder(self._specs, self._partials, planner)
+        self._reshards = Resharder(
+            self._specs, self._partials, planner, frees_early=FREE_EARLY in func.attributes
+        )
         self._decisions = Decisions(self._specs, self._partials, planner)
         regions = RegionDecider(self._specs, self._partials, self._reshards, self._block)
         self._handlers: dict[str, Callable[[Any], None]] = {

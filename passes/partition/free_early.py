@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
-
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
@@ -15,7 +13,7 @@ from autopar.passes.cost.early import Wait, blocks_of, waits_of
 from autopar.passes.cost.fusion import Fusion
 from autopar.passes.cost.merging import units_of
 from autopar.passes.entry import main_function
-from autopar.passes.walk import read_by
+from autopar.passes.walk import post_order, read_by
 
 
 class FreeEarlyPass(ModulePass):
@@ -55,29 +53,22 @@ def _hold(wait: Wait, block: Block) -> None:
 
 
 def _sort(block: Block) -> None:
-    """Puts each op of a block behind what it reads, and otherwise leaves their order; collectives
-    that are lowered as one stay together."""
+    """Puts what an op of a block reads in front of it, where it is not, and otherwise leaves their
+    order; collectives that are lowered as one stay together."""
     units = units_of(list(block.ops))
     place = {op: number for number, unit in enumerate(units) for op in unit}
-    readers: list[list[int]] = [[] for _ in units]
-    missing = [0] * len(units)
-    for number, unit in enumerate(units):
-        read = (operand.owner for op in unit for operand in read_by(op))
-        makers = {place[o] for o in read if isinstance(o, Operation) and o in place} - {number}
-        missing[number] = len(makers)
-        for maker in makers:
-            readers[maker].append(number)
-    ready = [number for number, count in enumerate(missing) if not count]
-    heapify(ready)
+
+    def makers(number: int) -> list[int]:
+        read = (operand.owner for op in units[number] for operand in read_by(op))
+        found = {place[o] for o in read if isinstance(o, Operation) and o in place} - {number}
+        return sorted(found)
+
+    needs = [makers(number) for number in range(len(units))]
+    order = post_order(range(len(units)), needs.__getitem__, set())
+    turn = {number: turn for turn, number in enumerate(order)}
+    for number, found in enumerate(needs):
+        assert all(turn[maker] < turn[number] for maker in found), "an op waits for its own reader"
     for op in list(block.ops):
         op.detach()
-    num_added = 0
-    while ready:
-        number = heappop(ready)
+    for number in order:
         block.add_ops(units[number])
-        num_added += 1
-        for reader in readers[number]:
-            missing[reader] -= 1
-            if not missing[reader]:
-                heappush(ready, reader)
-    assert num_added == len(units), "what waits is not among what it waits for"

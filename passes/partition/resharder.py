@@ -21,12 +21,23 @@ from .value_specs import ValueSpecs
 
 
 class Resharder:
-    """Puts reshards into the program where a value does not lie as it has to."""
+    """Puts reshards into the program where a value does not lie as it has to.
 
-    def __init__(self, specs: ValueSpecs, partials: Partials, planner: ReshardPlanner) -> None:
+    `frees_early`: the program is one for the pass `free-early`.
+    """
+
+    def __init__(
+        self,
+        specs: ValueSpecs,
+        partials: Partials,
+        planner: ReshardPlanner,
+        *,
+        frees_early: bool,
+    ) -> None:
         self._specs = specs
         self._partials = partials
         self._planner = planner
+        self._frees_early = frees_early
         self._versions: dict[SSAValue, list[SSAValue]] = {}
         """For a value what it was resharded to."""
         self._num_again = 0
@@ -157,11 +168,16 @@ class Resharder:
     def _defers(self, result: SSAValue, have: Spec, want: Spec) -> bool:
         """Whether a partial is resolved after its users: a reduction is all that is left to do, or
         an accumulator takes it. Else its users would be split as the op is, not as they are to be.
+
+        Where memory is freed early, what is to be scattered waits for its users as the part that it
+        is to be: gathered again it has sent no more than an all-reduce does.
         """
         if not self._partials.defers(result, have):
             return False
         left = without_axes(want, have.partial_axes)
-        return have.dims == left.dims or self._partials.is_added_up(result)
+        if have.dims == left.dims and not (self._frees_early and left.dims != want.dims):
+            return True
+        return self._partials.is_added_up(result)
 
     def constrain(self, op: ConstraintOp | ReshardOp) -> None:
         """The value is resharded to it here, on its own (never a shared reshard)."""
