@@ -200,8 +200,8 @@ class Fusion:
             maker = value.owner
             if isinstance(maker, Operation) and maker.name == BARRIER and maker in self._own:
                 behind[value] = None
-            elif value in found:
-                values[value] = None
+            elif value in found or (value in self._kept and maker in self._own):
+                values[value] = None  # scalars that are broadcast are not read, but awaited
             elif isinstance(maker, Operation) and maker in self._own:
                 left += self._sources(value, maker)
         return (*values, *self.waits.get(op, ())), tuple(behind)
