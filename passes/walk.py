@@ -103,12 +103,13 @@ def post_order(
     path: list[tuple[int | None, Iterator[int]]] = [(None, iter(roots))]
     while path:
         number, left = path[-1]
-        source = next((found for found in left if found not in met), None)
-        if source is not None:
-            met.add(source)
-            path.append((source, iter(sources(source))))
-            continue
-        path.pop()
-        if number is not None:
-            order.append(number)
+        for source in left:
+            if source not in met:
+                met.add(source)
+                path.append((source, iter(sources(source))))
+                break
+        else:
+            path.pop()
+            if number is not None:
+                order.append(number)
     return order

@@ -25,7 +25,7 @@ Constants are not in memory: they are part of the program.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeGuard
 
 from xdsl.ir import Block, Operation, OpResult, SSAValue
@@ -37,6 +37,7 @@ from autopar.dialects.traits import Elementwise
 from autopar.passes.walk import inner_ops, ops_in
 
 from .flops import dot_numbers
+from .merging import Step, merged_steps
 
 DOTS = frozenset({"stablehlo.dot_general", "stablehlo.convolution"})
 _CHEAP = frozenset(
@@ -111,7 +112,9 @@ class Fusion:
         self._own: frozenset[Operation | Block] = frozenset(self.ops)
         self._arguments = frozenset[SSAValue](block.args)
         self._kept: set[SSAValue] = set(block.args)
+        self._written: dict[Operation, list[SSAValue]] = {}
         self._reads: dict[Operation, dict[SSAValue, float]] = {}
+        self._awaits: dict[Operation, tuple[Sequence[SSAValue], Sequence[SSAValue]]] = {}
         self._behind: set[Operation] = set()
         """Ops that read something behind a barrier."""
         self.waits: Mapping[Operation, Sequence[SSAValue]] = {}
@@ -135,10 +138,17 @@ class Fusion:
         for place in range(len(self.ops) - 1, -1, -1):
             for value in self.ops[place].results:
                 self._decide(place, self.ops[place], value)
+        for op in self.ops:
+            self._written[op] = [value for value in op.results if value in self._kept]
 
     def written(self, op: Operation) -> list[SSAValue]:
         """The results of an op that are kept."""
-        return [value for value in op.results if value in self._kept]
+        return self._written.get(op, [])
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """What runs together, in the order in which it runs once collectives are merged."""
+        return merged_steps(self.ops)
 
     def writes(self, op: Operation) -> dict[SSAValue, float]:
         """The bytes that an op writes, each with a value that they lie as: its kept results, or
@@ -183,11 +193,18 @@ class Fusion:
         """The kept values that must be there before an op runs, and the results of barriers that it
         reads: a barrier awaits all of its operands. What is computed inside others awaits nothing
         itself."""
+        found = self._awaits.get(op)
+        if found is None:
+            found = self._awaits[op] = self._find_awaited(op)
+        more = self.waits.get(op)
+        return found if more is None else ((*found[0], *more), found[1])
+
+    def _find_awaited(self, op: Operation) -> tuple[Sequence[SSAValue], Sequence[SSAValue]]:
         if op.results and not self.written(op) and op.name != BARRIER:
             return (), ()
         found = self._found_reads(op)
         if op not in self._behind:
-            return (*found, *self.waits.get(op, ())), ()
+            return tuple(found), ()
         values: dict[SSAValue, None] = {}
         behind: dict[SSAValue, None] = {}
         left = [*op.operands, *self._captured(op)]
@@ -204,7 +221,7 @@ class Fusion:
                 values[value] = None  # scalars that are broadcast are not read, but awaited
             elif isinstance(maker, Operation) and maker in self._own:
                 left += self._sources(value, maker)
-        return (*values, *self.waits.get(op, ())), tuple(behind)
+        return tuple(values), tuple(behind)
 
     def _found_reads(self, op: Operation) -> dict[SSAValue, float]:
         found = self._reads.get(op)

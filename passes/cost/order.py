@@ -21,7 +21,7 @@ from autopar.dialects.tensors import num_bytes
 from autopar.passes.walk import post_order
 
 from .fusion import Fusion
-from .merging import Step, merged_steps
+from .merging import Step
 
 
 class RunOrder:
@@ -34,7 +34,7 @@ class RunOrder:
     def __init__(self, fusion: Fusion) -> None:
         self._fusion = fusion
         self.donated = _donated(fusion)
-        self._steps = merged_steps(fusion.ops)
+        self._steps = fusion.steps
         self.ops = [[op for unit in step for op in unit] for step in self._steps]
         awaited = [[fusion.awaits(op) for op in ops] for ops in self.ops]
         # the first operand's first
