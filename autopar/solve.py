@@ -75,7 +75,7 @@ def report_text(solution: Solution) -> str:
     if solution.optimal:
         quality = "optimal"
     else:
-        quality = f"at most {100 * solution.gap:.3g}% above the optimum"
+        quality = f"the optimum is at most {100 * solution.gap:.3g}% lower"
     lines = [
         f"cost         {solution.cost} ({quality})",
         f"lower bound  {solution.lower_bound}",

@@ -148,7 +148,7 @@ function splitOfTime(objective) {
 
 function searchText(solver) {
   const proof = solver.optimal || solver.gap < 1e-6
-    ? "the cheapest that there is" : `within ${(100 * solver.gap).toPrecision(2)} % of the cheapest`;
+    ? "the cheapest that there is" : `at most ${(100 * solver.gap).toPrecision(2)} % can be saved`;
   const again = solver.reproducible ? "" : "; the clock ended the search";
   return `By the cost model ${proof}: ${count(solver.nodes)} choices, ${count(solver.edges)} pairs, ` +
     `searched for ${Number(solver.seconds.toPrecision(2))} s${again}.`;

@@ -68,6 +68,11 @@ _TINY = 1000
 _FAR = 2.0
 """Rivals that the search finds that much dearer than the best plan so far, or to need that much
 more than the limit, are not partitioned."""
+_DEARER = 1.01
+"""Plans that cost so much more than the cheapest of all, because of memory, are held against those
+that free it early;"""
+_LESS = 0.95
+"""if that lowers what the cheapest needs to this share."""
 _HEAVIEST = 5
 """Tensors that are named where nothing fits."""
 
@@ -141,7 +146,10 @@ def make_plan(
     if keep is not None:
         keep(search.problem(limit))
     road = _Road(module, context, prices, search, options, clock, Unplanned(module))
-    choices, trial = road.cheapest() if limit is None else road.fitting(limit)
+    if limit is None:
+        choices, trial = road.cheapest()
+    else:
+        road, choices, trial = road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
         raise _too_dear(func, demands)
     if plugin is None and demands in (None, Demands()):
@@ -167,22 +175,45 @@ class _Road:
         """Writes the cheapest plan of all."""
         return self._written(None), None
 
-    def fitting(self, limit: int) -> tuple[Choices, Trial | None]:
-        """Writes the cheapest plan whose partitioned program fits; where none is found, one that
-        fits if what frees memory runs early (the pass `free-early`).
+    def fitting(self, limit: int) -> tuple[_Road, Choices, Trial | None]:
+        """Writes the cheapest plan whose partitioned program fits; the road on which it was found
+        counts memory as late or early freed (the pass `free-early`).
+
+        Early is tried first where the cheapest plan of all fits so, but not late; and it is where
+        nothing fits late, or only what is dearer.
 
         DiagnosticError where nothing fits.
         """
         met: list[tuple[int, Choices]] = []
-        found = self._fitting(limit, met)
-        if found is None:
-            with self.clock("search", "searching where memory is freed early"):
-                self.search.free_early()
-            found = self._fitting(limit, met)
-        if found is None:
+        with self.clock("search", "searching"):
+            cheapest = self.search.run(sys.maxsize)
+        is_low = cheapest.bytes <= limit
+        late = self._fitting(limit, met) if is_low else None
+        if late is not None:
+            return self, *late
+        early = self._freeing_early()
+        least = early.search.footprint.peak(cheapest.of_node)
+        is_low_early = least <= limit
+        found = early._fitting(limit, met) if is_low or is_low_early else None
+        if found is not None and (is_low or not _is_dearer(found[0], cheapest)):
+            return early, *found
+        if not is_low:
+            late = self._fitting(limit, met)
+        if not (is_low or is_low_early):
+            is_better = least < _LESS * cheapest.bytes
+            if late is None or (is_better and _is_dearer(late[0], cheapest)):
+                found = early._fitting(limit, met)
+        if late is None and found is None:
             needed, thriftiest = min(met, key=lambda tried: tried[0])
-            raise _too_large(self.module, self.search, thriftiest.of_node, needed, limit)
-        return found
+            raise _too_large(self.module, early.search, thriftiest.of_node, needed, limit)
+        if late is None or (found is not None and _seconds(*found) < _seconds(*late)):
+            assert found is not None
+            return early, early._write(found[0]), found[1]
+        return self, self._write(late[0]), late[1]
+
+    def _freeing_early(self) -> _Road:
+        with self.clock("search", "counting memory that is freed early"):
+            return replace(self, search=self.search.freeing_early())
 
     def _fitting(
         self, limit: int, met: list[tuple[int, Choices]]
@@ -350,11 +381,24 @@ class _Road:
         return choices
 
 
+def _is_dearer(found: Choices, cheapest: Choices) -> bool:
+    return found.solution.cost > _DEARER * cheapest.solution.cost
+
+
+def _seconds(choices: Choices, trial: Trial | None) -> float:
+    """Of a step: those of the partitioned program, where there is one."""
+    return choices.solution.cost * UNIT_S if trial is None else trial.price.total
+
+
 def _priced_as(rival: Choices, trial: Trial, found: Choices) -> Choices:
     """A rival at the price of its partitioned program: the search knows it roughly."""
-    cost = round(trial.price.total / UNIT_S)
-    least = min(found.solution.lower_bound, cost)
-    return replace(rival, solution=replace(rival.solution, cost=cost, lower_bound=least))
+    searched, cost = rival.solution, round(trial.price.total / UNIT_S)
+    least = min(found.solution.lower_bound, searched.cost)
+    return replace(
+        rival,
+        solution=replace(searched, cost=cost, lower_bound=min(least, cost)),
+        searched=replace(searched, lower_bound=least),
+    )
 
 
 class _Clock:
@@ -374,8 +418,8 @@ class _Clock:
 
 def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:
     func, solution = main_function(module), choices.solution
-    if solution.gap > _WORTH_SAYING:
-        remark(func, f"auto-shard: the plan is within {solution.gap:.2%} of the cheapest")
+    if choices.gap > _WORTH_SAYING:
+        remark(func, f"auto-shard: a plan may be cheaper, by {choices.gap:.2%} at most")
     if not solution.reproducible:
         remark(func, "auto-shard: the time limit ended the search; the plan is not reproducible")
     for group in searched_axes(graph.table):

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -54,6 +55,19 @@ class Choices:
     """In use at most, by the footprint."""
     limit: int | None = None
     """The bytes that they were sought within, and that what is read again is shared within."""
+    searched: Solution | None = None
+    """Where the partitioned program was found to be cheaper than that of the cheapest choices: what
+    the search says of these ones. `solution` has the cost of the partitioned program then."""
+
+    @property
+    def gap(self) -> float:
+        """The share of the cost, by the search's own prices, that may be saved."""
+        return (self.searched or self.solution).gap
+
+    @property
+    def is_optimal(self) -> bool:
+        """Whether nothing is cheaper, by the search's own prices."""
+        return (self.searched or self.solution).optimal
 
 
 class Search:
@@ -79,14 +93,18 @@ class Search:
         self._coarse = coarse_choices(graph)
         self._solved_prices: dict[tuple[tuple[int, float], ...], Priced] = {}
 
-    def free_early(self) -> None:
-        """Counts memory so from now on."""
-        self.frees_early = True
-        for block in blocks_of(self.graph.func):
-            fusion = self.graph.fusion(block)
+    def freeing_early(self) -> Search:
+        """The same, where memory is counted as in a program that frees it early."""
+        found = copy(self)
+        found.frees_early = True
+        fusions = [self.graph.fusion(block) for block in blocks_of(self.graph.func)]
+        for fusion in fusions:
             fusion.waits = {wait.op: wait.values for wait in waits_of(fusion)}
-        self.footprint = Footprint(self.graph)
-        self._solved_prices.clear()
+        found.footprint = Footprint(self.graph)
+        for fusion in fusions:
+            fusion.waits = {}
+        found._solved_prices = {}
+        return found
 
     def run(self, limit: int | None) -> Choices:
         """The cheapest choices that need no more than a limit (bytes), which is to be no lower than

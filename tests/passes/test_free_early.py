@@ -21,7 +21,10 @@ from autopar.compiled import peak_bytes
 from autopar.dialects import make_context
 from autopar.dialects.sharding import Grid
 from autopar.lowering.program import device_program
+from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.liveness import memory_of
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.program import price_of
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import LOWER
 from autopar.runtime.embedded import MeshExecutable
@@ -183,3 +186,43 @@ def test_a_plan_that_fits_only_so_is_found_and_kept(tmp_path: Path) -> None:
     assert again.decisions == tight.decisions
     parallel = autopar.parallelize(step, method=again, donate_argnums=donated)
     assert "optimization_barrier" in parallel.lower(*args).as_text("spmd")
+
+
+def test_freed_early_rather_than_dearer() -> None:
+    """A limit that the cheapest plan keeps if memory is freed early costs next to nothing, though
+    dearer plans would keep it as well."""
+
+    def loss(params: Any, rows: Any) -> Any:
+        for up, down in params:
+            rows = jax.checkpoint(lambda h, u, d: h + jax.nn.gelu(h @ u) @ d)(rows, up, down)
+        return jnp.mean(rows**2)
+
+    def step(params: Any, moments: Any, rows: Any) -> Any:
+        grads = jax.grad(loss)(params, rows)
+        moments = jax.tree.map(lambda m, g: 0.9 * m + g, moments, grads)
+        return jax.tree.map(lambda p, m: p - m, params, moments), moments
+
+    array = jax.ShapeDtypeStruct
+    params = [(array((256, 1024), np.float32), array((1024, 256), np.float32))] * 4
+    prices = CostModel.of(read_cluster("8xv100"), Grid("mesh", (("data", 2), ("model", 4))))
+
+    def planned(limit: int) -> tuple[float, int, bool]:
+        """Seconds, bytes, and whether memory is freed early."""
+        options = {"cluster": "8xv100", "memory_per_device": limit}
+        method = autopar.AutoShardParallel(options=options)
+        args = params, params, array((8192, 256), np.float32)
+        plan = autopar.plan(step, *args, method=method, mesh=(2, 4), donate_argnums=(0, 1))
+        assert plan.road is not None and plan.decisions is not None
+        module = plan.road.at("spmd")
+        return (
+            price_of(module, prices).total,
+            memory_of(module).peak,
+            plan.decisions.free_early,
+        )
+
+    free, needed, is_early = planned(2**40)
+    assert not is_early
+    limit = int(0.8 * needed)
+    tight, needed, is_early = planned(limit)
+    assert is_early and needed <= limit
+    assert tight <= 1.02 * free

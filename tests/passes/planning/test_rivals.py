@@ -17,6 +17,7 @@ from autopar.dialects.sharding import Grid
 from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.program import Price
 from autopar.passes.entry import main_function
 from autopar.passes.importing.annotate_method import AnnotateMethodPass
 from autopar.passes.importing.arguments import argument_kinds
@@ -186,3 +187,21 @@ def test_a_plan_whose_small_collectives_are_alone_is_a_rival(
     monkeypatch.setattr(PlanGraph, "where_collectives_meet", noted)
     make_plan(_module(), make_context(), PRICES, SolveOptions(5))
     assert met == [MANY, ALONE]
+
+
+def test_what_a_rival_saves_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that is cheaper once partitioned than what the search found is not called optimal for
+    being below its bound."""
+    total = 0.0
+
+    def price(trial: Trial) -> Price:
+        nonlocal total
+        total += 1.0
+        return Price(compute=1e-12 * total)  # asked first, the one that is tried is cheaper
+
+    monkeypatch.setattr(Trial, "price", property(price))
+    choices = make_plan(_module(), make_context(), PRICES, SolveOptions(5)).choices
+    assert choices.searched is not None
+    assert choices.solution.cost < choices.searched.lower_bound <= choices.searched.cost
+    assert choices.gap == choices.searched.gap
+    assert choices.is_optimal == (choices.gap == 0)
