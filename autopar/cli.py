@@ -88,15 +88,17 @@ def _solve(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from .dialects.diagnostics import collect_remarks
     from .explain import Request, explain_file
 
     if options.all == (options.value is not None):
         raise UsageError("give a VALUE, or --all for a table of all arguments")
     _load_plugins(options.load)
     request = Request(options.module, options.value, options.auto_shard)
-    with Progress("autopar explain", quiet=options.quiet) as progress:
+    with Progress("autopar explain", quiet=options.quiet) as progress, collect_remarks() as remarks:
         found = explain_file(request, progress)
         progress.done()
+    _show(remarks, remarks=options.remarks, quiet=options.quiet)
     if options.json:
         write_json(found.as_json())
     else:

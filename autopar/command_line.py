@@ -75,7 +75,7 @@ def _run(commands: _Commands) -> None:
         "builtin.module(a,b{x=1}) or '--a --b=\"x=1\"'",
     )
     _load_option(command, "rules and passes of your own")
-    command.add_argument("--remarks", action="store_true", help="print what the passes have to say")
+    _remarks_option(command)
     _common(command)
 
 
@@ -125,7 +125,7 @@ def _plan(commands: _Commands) -> None:
     command.add_argument("-o", dest="output", metavar="PLAN.json", help="where the plan goes")
     _planning(command)
     _load_option(command, "rules and solvers of your own")
-    command.add_argument("--remarks", action="store_true", help="print what the passes have to say")
+    _remarks_option(command)
     _common(command)
 
 
@@ -147,6 +147,7 @@ def _explain(commands: _Commands) -> None:
     command.add_argument("--all", action="store_true", help="a table of all arguments")
     _planning(command)
     _load_option(command, "rules and solvers of your own")
+    _remarks_option(command)
     _common(command)
 
 
@@ -222,6 +223,10 @@ def _load_option(command: argparse.ArgumentParser, what: str) -> None:
         metavar="MODULE",
         help=f"import a plug-in first (dotted name or .py file): {what}",
     )
+
+
+def _remarks_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--remarks", action="store_true", help="print what the passes have to say")
 
 
 def _planning(parser: argparse.ArgumentParser) -> None:

@@ -56,6 +56,13 @@ class StalePlanError(ValueError):
     """A plan was made for another program, other arguments or another mesh; the text says which."""
 
 
+def _of_another_program(what: str) -> StalePlanError:
+    return StalePlanError(
+        f"the plan is of another program: {what}; where it is of `autopar plan`, make it from "
+        "Python: autopar.plan(...), and Plan.save for a file"
+    )
+
+
 @dataclass(frozen=True)
 class DecidedOp:
     """One op and where its results lie."""
@@ -99,25 +106,20 @@ class Decisions:
         func = main_function(module)
         for index, (old, new) in enumerate(zip(self.inputs, _inputs(func), strict=False)):
             if old != new:
-                raise StalePlanError(
-                    f"the plan is of another program: argument {index} is {new}, in the plan {old}"
-                )
+                raise _of_another_program(f"argument {index} is {new}, in the plan {old}")
         planned = [op for op in self.ops if op.number is not None]
         found = [(_label(op), _types(op)) for op in planned_ops(func)]
         for index, (old, (name, types)) in enumerate(zip(planned, found, strict=False)):
             if old.number == index and (old.op, old.types) != (name, types):
-                raise StalePlanError(
-                    f"the plan is of another program: operation {index} is {_said(name, types)}, "
+                raise _of_another_program(
+                    f"operation {index} is {_said(name, types)}, "
                     f"in the plan {_said(old.op, old.types)}"
                 )
         if planned and len(found) != (planned[-1].number or 0) + 1:
             count = (planned[-1].number or 0) + 1
-            raise StalePlanError(
-                f"the plan is of another program: it has {len(found)} operations, the plan {count}"
-            )
-        raise StalePlanError(
-            "the plan is of another program: the same operations, with other constants, "
-            "attributes or operands"
+            raise _of_another_program(f"it has {len(found)} operations, the plan {count}")
+        raise _of_another_program(
+            "the same operations, with other constants, attributes or operands"
         )
 
     def check_boundary(self, module: ModuleOp) -> None:

@@ -141,7 +141,26 @@ class AutoShardParallel(Method):
         options: dict[str, Any] = {"cluster": nearest}
         if devices[0].platform == "cpu" and "cluster" not in self.options:
             options["memory_per_device"] = host_memory() // len(devices)
-        return self._planner({**options, **self.options})
+        made = self._planner({**options, **self.options})
+        self._check_solver(made.solver)
+        return made
+
+    @staticmethod
+    def _check_solver(name: str | None) -> None:
+        """ValueError where nobody registered it: the pass speaks of the command line's --load."""
+        if name is None:
+            return
+        from autopar.passes.solver.registry import solver_names
+
+        from .plugins import load_installed_plugins
+
+        load_installed_plugins()
+        known = solver_names()
+        if name not in known:
+            raise ValueError(
+                f"options of AutoShardParallel: solver={name!r} is unknown; registered: "
+                f"{', '.join(known) or 'none'}; import the module that calls register_solver"
+            )
 
     @staticmethod
     def _planner(options: dict[str, Any]) -> AutoShardPass:

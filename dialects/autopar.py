@@ -49,7 +49,8 @@ from .unverified import dictionary
 
 SHARDING = "autopar.sharding"
 """How a value lies: on arguments and results of functions one, on ops a list, one a result. Made by
-import-sdy, annotate-method and sharding-propagation; gone after convert-shard-to-stablehlo."""
+import-sdy, annotate-method, sharding-propagation and auto-shard; gone after
+convert-shard-to-stablehlo."""
 MESH = "autopar.mesh"
 """On an argument, a result or an op: the name of the sdy mesh that its sharding was written on,
 where there are several. Made by import-sdy, read and removed by export-sdy."""
@@ -92,8 +93,8 @@ REDUCE_IN_LOOP = "autopar.reduce_in_loop"
 """On a loop whose accumulators are to stay sharded: partial sums are reduced in each iteration,
 since sums as large as the whole would not fit (ZeRO-3). Made by annotate-method; stays."""
 STRATEGY = "autopar.strategy"
-"""On an op: how it is split, the grid axes of each factor of its rule. Made by insert-reshards,
-gone after shard-partition."""
+"""On an op: how it is split, the grid axes of each factor of its rule. Made by insert-reshards
+and auto-shard, gone after shard-partition."""
 GRID = "autopar.grid"
 """On a decided module: the axes and the shape of the user's grid, as partitioning may have cut its
 axes into smaller ones. Made by insert-reshards; stays, for the runtime."""
@@ -146,7 +147,7 @@ def stated_grid(module: ModuleOp, name: str = "mesh") -> Grid | None:
 class ShardingAttr(Data[Sharding]):
     """How one tensor lies on a grid: `#autopar.sharding<@mesh, [{"x"}, {}]>`.
 
-    Made by import-sdy, shard-ops-to-attributes, propagation; gone after
+    Made by import-sdy, shard-ops-to-attributes, propagation, auto-shard; gone after
     convert-shard-to-stablehlo (arguments and results of @main then carry `autopar.layout`).
     """
 
@@ -166,7 +167,7 @@ class ShardingAttr(Data[Sharding]):
 class StrategyAttr(Data[tuple[Axes, ...]]):
     """The grid axes of each factor of an op's rule: `#autopar.strategy<[["x"], [], ["y"]]>`.
 
-    Made by insert-reshards; gone after shard-partition.
+    Made by insert-reshards and auto-shard; gone after shard-partition.
     """
 
     name = "autopar.strategy"

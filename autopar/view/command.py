@@ -11,6 +11,7 @@ from autopar.dialects import make_context
 from autopar.dialects.diagnostics import working_on
 from autopar.files import output_path, write_whole
 from autopar.passes.collector import collector_off
+from autopar.passes.importing.grid_option import require_grid_op
 from autopar.passes.manager import PassSpec, build_pass
 from autopar.passes.pipelines import PROPAGATE
 from autopar.passes.planning.auto_shard import AutoShardPass
@@ -70,6 +71,7 @@ def _write(path: Path, data: dict[str, Any]) -> int:
 def _module_data(source: Source, options: str | None, title: str) -> dict[str, Any]:
     module, context = imported(source)
     if options is None:
+        require_grid_op(module, "the page of a plan", AutoShardPass.name)
         tell("deciding shardings")
         transform(module, [build_pass(PassSpec(name)) for name in PROPAGATE], context)
         terms = AutoShardPass().terms(module)

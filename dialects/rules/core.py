@@ -10,6 +10,7 @@ Beyond Shardy, a rule says how *partial* results pass through the op (`linear`, 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -254,7 +255,7 @@ class RuleBuilder:
     def build(
         self,
         *,
-        linear: tuple[tuple[int, ...], ...] = (),
+        linear: Sequence[Sequence[int]] = (),
         moves_data: bool = False,
         accumulated: tuple[int, ...] = (),
         leftover: FactorKind = FactorKind.NEED_REPLICATION,
@@ -292,10 +293,20 @@ class RuleBuilder:
             tuple(self._kinds),
             tuple(self._reducers),
             frozenset(self._blocked),
-            linear,
+            _groups(linear),
             moves_data,
             accumulated,
         )
+
+
+def _groups(linear: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """RuleError where they are none, as in `linear=[0]`."""
+    try:
+        return tuple(tuple(map(operator.index, group)) for group in linear)
+    except TypeError:
+        raise RuleError(
+            f"has linear={linear!r}: expected groups of operands, as in ((0,), (1,))"
+        ) from None
 
 
 RuleFunction = Callable[[Operation], ShardingRule | None]

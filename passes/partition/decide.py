@@ -17,6 +17,7 @@ the way has files of its own:
   reduce-scattered);
 - reshard_plan.py: the collectives from one spec to another, and what they cost;
 - resharder.py: the reshards themselves;
+- unruled.py: ops without a rule, and what is said of them;
 - regions.py: loops, branches and manual computations.
 """
 
@@ -39,9 +40,8 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.diagnostics import remark
 from autopar.dialects.rules.access import op_label, operands_of
-from autopar.dialects.rules.registry import NO_RULE, get_rule
 from autopar.dialects.shard import ShardOp
-from autopar.dialects.tensors import is_splittable, num_bytes, shape_of
+from autopar.dialects.tensors import is_splittable
 from autopar.passes.importing.annotations import STATED
 from autopar.passes.importing.grid_option import require_grid_op
 from autopar.passes.importing.inline import inline
@@ -57,6 +57,7 @@ from .resharder import Resharder
 from .specs import AxisTable, Spec
 from .splats import CONSTANTS, splat_of
 from .survey import survey
+from .unruled import is_unruled, replicated_text
 from .value_specs import ValueSpecs
 
 
@@ -184,8 +185,8 @@ class FunctionDecider:
 
     def _replicate(self, op: Operation) -> None:
         """An op that cannot be split: whole operands in, whole results out."""
-        if op.name not in NO_RULE and get_rule(op) is None:
-            self._remark_replicated(op)
+        if is_unruled(op):
+            remark(op, replicated_text([op], self._table.grid.num_devices))
         for index, value in enumerate(op.operands):
             self._reshards.bring(op, index, self._specs.replicated(value))
         wanted = [self._specs.annotated(r) for r in op.results]
@@ -196,18 +197,6 @@ class FunctionDecider:
 
     # ---- remarks ----
 
-    def _remark_replicated(self, op: Operation) -> None:
-        label, devices = op_label(op), f"all {self._table.grid.num_devices} devices"
-        if any(size < 0 for value in (*op.operands, *op.results) for size in shape_of(value.type)):
-            remark(op, f"{label} is of dynamic shape: it is replicated on {devices}")
-            return
-        result_bytes = sum(num_bytes(r.type) for r in op.results)
-        remark(
-            op,
-            f"{label} has no sharding rule: it is replicated on {devices} ({result_bytes} result "
-            f"bytes each); {_registration(op)} gives it one",
-        )
-
     def _remark_gathered(self, op: Operation, gathered: Iterable[tuple[int, int, int]]) -> None:
         for index, dim, size in gathered:
             remark(
@@ -215,8 +204,3 @@ class FunctionDecider:
                 f"{op_label(op)} cannot keep dimension {dim} of operand {index} sharded: "
                 f"it is gathered ({size} bytes a device)",
             )
-
-
-def _registration(op: Operation) -> str:
-    is_call = op.name == "stablehlo.custom_call"
-    return "register_custom_call_rule" if is_call else "register_sharding_rule"

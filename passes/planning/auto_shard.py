@@ -70,9 +70,10 @@ class AutoShardPass(ModulePass):
     is @main, or the only public function; its shardings and constraints are binding.
 
     Guarantees: every value has a sharding and every op with several operands its strategy, the
-    cheapest together that the search finds; the partitioned program needs no more memory on a
-    device than `memory-per-device`, or an error says what the thriftiest plan needs. A remark tells
-    how far from the optimum the plan may be. The same input and options give the same plan.
+    cheapest together that the search finds; after shard-partition, optimize-collectives and
+    free-early the program needs no more memory on a device than `memory-per-device`, or an error
+    says what the thriftiest plan needs. A remark tells how far from the optimum the plan may be.
+    The same input and options give the same plan.
     """
 
     name = "auto-shard"

@@ -106,6 +106,8 @@ class PlanGraph:
         self._node_of: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
         self.throughs: list[Through] = []
+        self.whole: list[Operation] = []
+        """Ops that every device computes whole."""
         self.places = Places(func)
         self._reshard = ReshardPrices(table, prices, self._demands, meets)
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
@@ -327,6 +329,7 @@ class PlanGraph:
 
     def _add_whole(self, op: Operation, trips: int) -> None:
         """An op that has whole operands and results on every device."""
+        self.whole.append(op)
         for value in (*operands_of(op), *op.results):
             node = self.node_of(value)
             if node is None:

@@ -26,11 +26,16 @@ def register_solver(name: str, solver: Plugin) -> None:
     _SOLVERS[name] = solver
 
 
+def solver_names() -> list[str]:
+    """Of all that are registered."""
+    return sorted(_SOLVERS)
+
+
 def solver_named(name: str) -> Plugin:
     """The solver of a name. UnknownSolverError if nobody registered it."""
     found = _SOLVERS.get(name)
     if found is None:
-        known = ", ".join(sorted(_SOLVERS)) or "none (--load=MODULE imports a plug-in)"
+        known = ", ".join(solver_names()) or "none (--load=MODULE imports a plug-in)"
         raise UnknownSolverError(f"solver {name!r} is unknown; registered: {known}")
     return found
 

@@ -186,3 +186,26 @@ def test_progress_on_a_terminal(
     assert "autopar plan: auto-shard: searching" in err
     _, _, err = plan(capsys, module, "--auto-shard", GRID, "--quiet")
     assert err == ""
+
+
+UNRULED = """
+func.func @main(%x: tensor<64x64xf32>) -> tensor<64x64xf32> {
+  %0 = stablehlo.custom_call @mine(%x) : (tensor<64x64xf32>) -> tensor<64x64xf32>
+  return %0 : tensor<64x64xf32>
+}
+"""
+
+
+@pytest.mark.parametrize("words", [["plan"], ["explain", "--all"]])
+def test_what_is_computed_whole_is_told(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "unruled.mlir"
+    path.write_text(UNRULED)
+    assert main([*words, str(path), "--auto-shard", GRID, "--remarks"]) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "no sharding rule" in line]
+    assert said == (
+        f"{path}:3:8: remark: auto-shard: custom_call @mine has no sharding rule: it is "
+        "replicated on all 8 devices (16384 result bytes each); register_custom_call_rule gives "
+        "it one"
+    )

@@ -115,6 +115,11 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: autopar.Zero3Parallel(options={"small_tensor_elements": "x"}),
         "small_tensor_elements='x': expected a whole number of at least 0",
     ),
+    "solver that nobody registered": (
+        lambda: run(method=autopar.AutoShardParallel(options={"solver": "mine"})),
+        "options of AutoShardParallel: solver='mine' is unknown; registered: none; import the "
+        "module that calls register_solver",
+    ),
     "options that are no dict": (
         lambda: autopar.AutoShardParallel(options=cast(Any, None)),
         "options=None: expected a dict of names and values",

@@ -194,6 +194,16 @@ func.func public @main(%x: tensor<64x32xf32> {sdy.sharding = #sdy.sharding<@mesh
     assert [(use["kind"], use["axes"]) for use in data["collectives"]] == [("all_reduce", "x")]
 
 
+def test_a_module_without_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = tmp_path / "step.mlir"
+    module.write_text("func.func @main(%x: tensor<f32>) -> tensor<f32> { return %x : tensor<f32> }")
+    assert main(["view", str(module), "-o", str(tmp_path / "plan.html")]) == 1
+    assert capsys.readouterr().err == (
+        f"{module}:1:1: error: the page of a plan needs a device grid, and the module declares "
+        'none: give --auto-shard="grid=2x4" or a shard.grid (sdy.mesh) in the module\n'
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -229,6 +229,10 @@ WRONG_RULES: dict[str, tuple[Callable[[], ShardingRule], str]] = {
     "uneven lists": (
         lambda: ShardingRule((8, 4), (((0,), (1,)),), (((0,), (1,)),), (PASS,), (None,)),
         "has 2 factors, but 1 kinds and 1 reducers",
+    ),
+    "linear without groups": (
+        lambda: RuleBuilder(*SQUARE).build(linear=cast(Any, [0])),
+        "has linear=[0]: expected groups of operands, as in ((0,), (1,))",
     ),
     "linear in what is not there": (
         lambda: RuleBuilder(*SQUARE).build(linear=((0,), (1,))),
