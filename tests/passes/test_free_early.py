@@ -222,7 +222,7 @@ def test_freed_early_rather_than_dearer() -> None:
 
     free, needed, is_early = planned(2**40)
     assert not is_early
-    limit = int(0.8 * needed)
+    limit = int(0.93 * needed)
     tight, needed, is_early = planned(limit)
     assert is_early and needed <= limit
     assert tight <= 1.02 * free
