@@ -199,7 +199,8 @@ class _Road:
         found = early._fitting(limit, met) if is_low or is_low_early else None
         if found is not None and (is_low or not _is_dearer(found[0], cheapest)):
             return early, *found
-        if not is_low:
+        # Far above the limit there is no use in searching a plan that fits late.
+        if not is_low and (self._is_small or cheapest.bytes <= _FAR * limit):
             late = self._fitting(limit, met)
         if not (is_low or is_low_early):
             is_better = least < _LESS * cheapest.bytes
@@ -212,6 +213,10 @@ class _Road:
             assert found is not None
             return early, early._write(found[0]), found[1]
         return self, self._write(late[0]), late[1]
+
+    @property
+    def _is_small(self) -> bool:
+        return len(self.search.graph.places.ops) <= _SMALL
 
     def _freeing_early(self) -> _Road:
         with self.clock("search", "counting memory that is freed early"):
@@ -230,11 +235,8 @@ class _Road:
         """
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
-        is_small = len(self.search.graph.places.ops) <= _SMALL
-        is_last = is_small or self.search.frees_early
+        is_last = self._is_small or self.search.frees_early
         """Whether all is tried here; else freeing memory early comes sooner than dear trials."""
-        if not is_last and self._is_far_above(limit):
-            return None
         rival: tuple[Choices, Trial] | None = None
         target = limit
         for turn in range(1, _TRIALS + 2):
@@ -248,7 +250,7 @@ class _Road:
             if peak <= limit:
                 return choices, trial
             met.append((peak, choices))
-            if turn == 1 and is_small:
+            if turn == 1 and self._is_small:
                 rival = self._fitting_rival(limit, met)
             # What is sought lower is dearer still.
             if rival is not None and rival[1].price.total <= trial.price.total:
@@ -257,15 +259,9 @@ class _Road:
                 break
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
             target = lower if turn < _TRIALS else min(lower, least)
-        if rival is None and is_last and not is_small:
+        if rival is None and is_last and not self._is_small:
             rival = self._fitting_rival(limit, met)
         return None if rival is None else (self._write(rival[0]), rival[1])
-
-    def _is_far_above(self, limit: int) -> bool:
-        """Whether the cheapest plan of all needs so much more than a limit that there is no use in
-        searching one that fits while memory is freed late."""
-        with self.clock("search", "searching"):
-            return self.search.run(sys.maxsize).bytes > _FAR * limit
 
     def _fitting_rival(
         self, limit: int, met: list[tuple[int, Choices]]
