@@ -2,8 +2,8 @@
 
 Collectives with the same `autopar.combine` are lowered as one, over a buffer in which their
 operands are joined. XLA then makes one all_reduce of those over the same devices, of one kind and
-element type, that do not need each other's results (`AllReduceCombiner`; on CPU without a limit on
-the bytes), as it finds them from what the block returns. It runs where the last of them stands.
+element type, that do not need each other's results (`AllReduceCombiner`), as it finds them from
+what the block returns. It runs where the last of them stands.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from autopar.dialects.shard import AllReduceOp
 from autopar.dialects.tensors import element_type
 from autopar.passes.walk import post_order, read_by
 
+MESSAGE_BYTES = 30 * 2**20
+"""The most bytes of all_reduces that XLA sends as one on GPUs (the default of its option
+`xla_gpu_all_reduce_combine_threshold_bytes`); on CPU it knows no limit."""
 Unit = list[Operation]
 """An op, or several collectives that are lowered as one."""
 Step = list[Unit]

@@ -1,6 +1,7 @@
 """What a partitioned program costs: seconds of one run on one device.
 
-Dots and convolutions pay the roofline, collectives alpha and beta (`prices.py`); of other ops only
+Dots and convolutions pay the roofline, collectives alpha and beta (`prices.py`), those that run as
+one (`merging.py`) alpha once for each message; of other ops only
 the reading of kept values and the writing of their results counts (`fusion.py`). Bodies of loops
 are counted by their trips, of branches the dearest. Compute and communication are added up: nothing
 is taken to overlap.
@@ -15,16 +16,16 @@ from dataclasses import dataclass, field
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 
-from autopar.dialects.autopar import COMBINE
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid
-from autopar.dialects.tensors import element_type
+from autopar.dialects.tensors import element_type, num_bytes
 from autopar.passes.entry import main_function
 
 from .flops import op_flops, output_features
 from .fusion import BODIES, DOTS, Fusion
 from .liveness import FusionOf
 from .loops import times, trip_count
+from .merging import MESSAGE_BYTES
 from .prices import CostModel
 from .report import collective_use
 
@@ -91,17 +92,14 @@ class _Pricing:
         compute = memory = 0.0
         communication: dict[Collective, float] = defaultdict(float)
         nested: list[Price] = []
-        combined: set[object] = set()
+        messages = _Messages(fusion)
         for op in fusion.ops:
             use = collective_use(op, self.grid, {})
             if use is not None:
                 axes = use.axes or (self.grid.axis_names if use.group > 1 else ())
                 seconds = self.model.collective_seconds(use.kind, use.local_bytes, axes)
-                mark = op.attributes.get(COMBINE)
-                if mark in combined:  # one message for all of them
+                if not messages.begins(op):
                     seconds -= self.model.collective_seconds(use.kind, 0.0, axes)
-                elif mark is not None:
-                    combined.add(mark)
                 communication[use.kind, use.axes] += seconds
                 self.of_op[op] = seconds
             elif op.name in BODIES:
@@ -123,6 +121,32 @@ class _Pricing:
             return self.block(op.regions[1].block) * (trip_count(op) or 1)
         branches = [self.block(region.block) for region in op.regions]
         return max(branches, key=lambda price: price.total)
+
+
+class _Messages:
+    """Which collectives of a block are sent in one message: those that are lowered as one, and
+    all_reduces that run together, up to what a message has."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        self._place = {
+            op: (number, unit)
+            for number, step in enumerate(fusion.steps)
+            for unit in step
+            for op in unit
+        }
+        self._room: dict[int, float] = {}
+        """Bytes that the last message of a step has room for."""
+
+    def begins(self, op: Operation) -> bool:
+        """Whether a collective is the first of a message; they are asked for in their order."""
+        step, unit = self._place[op]
+        if op is not unit[0]:
+            return False
+        size = sum(num_bytes(operand.type) for one in unit for operand in one.operands)
+        room = self._room.get(step, 0)
+        is_first = size > room
+        self._room[step] = (MESSAGE_BYTES if is_first else room) - size
+        return is_first
 
 
 def _traffic(fusion: Fusion, op: Operation) -> float:

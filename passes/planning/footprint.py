@@ -25,8 +25,8 @@ from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
-from autopar.dialects.tensors import num_bytes
-from autopar.passes.cost.fusion import Fusions
+from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.passes.cost.fusion import Fusions, reads_from_memory
 from autopar.passes.cost.liveness import Buffer, in_rooms, timeline_of
 from autopar.passes.partition.combining import VIEWS
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
@@ -132,6 +132,19 @@ def _groups(gathers: Mapping[SSAValue, list[Copy]]) -> list[list[list[Copy]]]:
     return [group for group in groups if len(group) > 1]
 
 
+def _is_apart(
+    places: Sequence[Spec], forms: Sequence[Spec], shape: Sequence[int]
+) -> NDArray[np.bool_]:
+    """(places, forms): whether a form is gathered along a dimension with others before it."""
+    behind = next((dim + 1 for dim, size in enumerate(shape) if size > 1), len(shape))
+    found = np.zeros((len(places), len(forms)), np.bool_)
+    for dim in range(behind, len(shape)):
+        split = [len(place.dims[dim]) for place in places]
+        wanted = [len(form.dims[dim]) for form in forms]
+        found |= np.greater.outer(split, wanted)
+    return found
+
+
 def _viewed(value: SSAValue) -> SSAValue:
     """What a value is another form of."""
     while isinstance(value.owner, Operation) and value.owner.name in VIEWS:
@@ -172,16 +185,20 @@ class Footprint:
                 self._add_operand(chosen[buffer.operand[0]], buffer, buffer.operand[1])
         self._gathers: dict[SSAValue, list[Copy]] = defaultdict(list)
         """What is copied of each argument."""
-        read: dict[tuple[SSAValue, int], list[int]] = defaultdict(list)
+        readers: dict[tuple[SSAValue, int], list[Operation]] = defaultdict(list)
         for op, node in graph.op_nodes:
             if op in timeline.times:
-                self._add_copies(op, node, timeline.times[op], read)
-        for (value, node), times in read.items():
+                self._add_copies(op, node, timeline.times[op], readers)
+        for (value, node), ops in readers.items():
+            times = [timeline.times[op] for op in ops]
             place = graph.node_of(value)
             assert place is not None
             ends = graph.nodes[place].specs, graph.nodes[node].specs
             copied = self._copied(*ends, value)
             self._copy(value, Copy(place, node, copied, min(times), max(times)))
+            first = min(readers[value, node], key=lambda op: timeline.times[op])
+            given = sum(num_bytes(result.type) for result in first.results)
+            self._add_apart(first, value, (place, node), ends, given / prod(graph.table.sizes))
         reads = _last_reads(graph.places.ops, graph.fusion, timeline.times)
         for through in graph.throughs:
             if through.op in timeline.times:
@@ -255,7 +272,11 @@ class Footprint:
         self.items.append(Item(node, sizes, buffer.first, buffer.last, None))
 
     def _add_copies(
-        self, op: Operation, node: int, time: int, read: dict[tuple[SSAValue, int], list[int]]
+        self,
+        op: Operation,
+        node: int,
+        time: int,
+        readers: dict[tuple[SSAValue, int], list[Operation]],
     ) -> None:
         """What an op has in memory in forms of its own; notes the copies that it shares."""
         graph = self._graph
@@ -266,16 +287,43 @@ class Footprint:
             if place is None or source is None:
                 continue
             if source != place:
-                read[value, source].append(time)
+                readers[value, source].append(op)
             needs = [s.operands[index].with_partial(()) for s in strategies]
-            copied = self._copied(graph.nodes[source].specs, needs, value)
+            ends = graph.nodes[source].specs, needs
+            copied = self._copied(*ends, value)
             self._copy(value, Copy(source, node, copied, time, time))
+            self._add_apart(op, value, (source, node), ends, self._given(op, node))
         for index, value in enumerate(op.results):
             target = graph.node_of(value)
             if target is not None:
                 gives = [s.results[index] for s in strategies]
                 copied = self._copied(graph.nodes[target].specs, gives, value)
                 self.copies.append(Copy(target, node, copied, time, time))
+
+    def _given(self, op: Operation, node: int) -> Bytes:
+        """(strategies,): the bytes of an op's results."""
+        parts, strategies = self._graph.table.parts, self._graph.nodes[node].strategies
+        given = [[parts(result.dim_axes) for result in s.results] for s in strategies]
+        sizes = np.array([num_bytes(result.type) for result in op.results], np.float64)
+        return (sizes / np.array(given, np.float64)).sum(axis=1)
+
+    def _add_apart(
+        self,
+        op: Operation,
+        value: SSAValue,
+        nodes: tuple[int, int],
+        ends: tuple[Sequence[Spec], Sequence[Spec]],
+        given: Bytes | float,
+    ) -> None:
+        """What is gathered along another dimension than the first comes device by device: an op
+        that reads it from memory has it copied in order first (`passes/cost/schedule.py`). It is
+        gone before the op's results are there, of `given` bytes."""
+        if reads_from_memory(op):
+            gathered = self._copied(*ends, value) * _is_apart(*ends, shape_of(value.type))
+            beyond = np.maximum(0.0, gathered - given)
+            time = self.times[op]
+            if beyond.any():
+                self.copies.append(Copy(*nodes, beyond, time, time))
 
     def _add_joined(self) -> None:
         """Gathers of small arguments that run as one: what the first op that reads an argument has

@@ -99,6 +99,13 @@ class LoopSums:
         loop = next((sink.loop for sink in self._sinks(value)), None)
         return value.owner.parent_op() if loop is None else loop
 
+    def totals(self, maker: Operation, value: SSAValue) -> list[SSAValue]:
+        """As what a result of an op is reduced, if it is a partial sum: once all is added up that
+        it is added to."""
+        group = self.groups.get(maker)
+        sinks = self._sinks(value) if group is None else group.sinks
+        return [sink.total for sink in sinks] or [value]
+
     # ---- where a value goes
 
     def _note_adds(self, loop: Operation) -> None:

@@ -41,7 +41,7 @@ from .loop_sums import LoopSums
 from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
-from .reshard_prices import FEW, Floats, ReshardPrices
+from .reshard_prices import Floats, Meets, ReshardPrices
 from .sum_prices import SumPrices
 from .traffic import Traffic
 from .updates import scatter_preference, update_places
@@ -94,7 +94,7 @@ class PlanGraph:
         table: AxisTable,
         prices: CostModel,
         demands: Demands | None = None,
-        meets: int = FEW,
+        meets: Meets = Meets.FEW,
     ) -> None:
         self.func, self.table, self._prices = func, table, prices
         self._demands = demands or Demands()
@@ -122,11 +122,11 @@ class PlanGraph:
         """What is fetched of values, by where it is read."""
         self._updates: set[int] = set()
         """Places where gradients are to be scattered rather than summed everywhere."""
-        self._waiting = Waiting(self.places, self.node_of, self._reshard)
         self._sums = LoopSums(func)
         for group in joint_sums(func.body.block):
             self._sums.groups.update(dict.fromkeys(group.makers, group))
-        self._sum_prices = SumPrices(self, self._sums, prices, self._loops)
+        self._waiting = Waiting(self.places, self.node_of, self._reshard, self._sums)
+        self._sum_prices = SumPrices(self, self._sums, prices, self._loops, self._waiting)
         self._choosers = {
             op
             for op in self.places.others
@@ -142,12 +142,12 @@ class PlanGraph:
         """Of slices that are no choice of their own: who reads what they are of."""
         self._build()
 
-    def where_collectives_meet(self, num_bytes: int) -> PlanGraph:
-        """The same choices, priced as in plans where small collectives meet so many bytes of their
-        kind (`ALONE`, `FEW`, `MANY`): this graph where nothing is priced otherwise then."""
-        if self._reshard.is_same(num_bytes):
+    def where_collectives_meet(self, meets: Meets) -> PlanGraph:
+        """The same choices, priced as in plans where collectives meet others so: this graph where
+        nothing is priced otherwise then."""
+        if self._reshard.is_same(meets):
             return self
-        return PlanGraph(self.func, self.table, self._prices, self._demands, num_bytes)
+        return PlanGraph(self.func, self.table, self._prices, self._demands, meets)
 
     # ---- places
 

@@ -42,7 +42,7 @@ from .demands import Demands
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
-from .reshard_prices import ALONE, MANY
+from .reshard_prices import Meets
 from .rivals import methods_of, propagated_rival, rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
@@ -315,13 +315,13 @@ class _Road:
     def _rivals(self, *, is_cheap: bool, many: bool) -> Iterator[tuple[Choices, bool]]:
         """Rivals, and whether they are partitioned whatever the search thinks of them, which may be
         what is wrong."""
-        search = self._where_collectives_meet(MANY) if is_cheap else self.search
+        search = self._where_collectives_meet(Meets.MANY) if is_cheap else self.search
         for bound in rivals_of(search.graph, many=many):
             yield self._within(search, bound), False
         for bound in self._propagated(search.graph, many=many):
             yield self._within(search, bound), True
         if many:
-            yield self._within(self._where_collectives_meet(ALONE), {}), False
+            yield self._within(self._where_collectives_meet(Meets.ALONE), {}), False
 
     def _within(self, search: Search, bound: dict[int, Kept]) -> Choices:
         with self.clock("search", "searching a plan of one kind"):
@@ -346,11 +346,11 @@ class _Road:
         message = self.prices.collective_seconds("all_reduce", 0.0, axes)
         return found.solution.cost * UNIT_S < _FEW_MESSAGES * message
 
-    def _where_collectives_meet(self, num_bytes: int) -> Search:
-        """A search that prices small collectives as in plans where they meet so many bytes."""
+    def _where_collectives_meet(self, meets: Meets) -> Search:
+        """A search that prices collectives as in plans where they meet others so."""
         with self.clock("graph", "reading the program for plans of one kind"):
             self.before.restore()
-            graph = self.search.graph.where_collectives_meet(num_bytes)
+            graph = self.search.graph.where_collectives_meet(meets)
             return self.search if graph is self.search.graph else Search(graph, self.options)
 
     def _tried(self) -> Trial:

@@ -9,6 +9,7 @@ prices of two lists of specs are arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from itertools import product
 from math import gcd, lcm, prod
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from autopar.passes.cost.merging import MESSAGE_BYTES
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.combining import COMBINABLE
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
@@ -29,21 +31,29 @@ Ints = NDArray[np.int64]
 
 _LARGEST = OptimizeCollectivesPass.small_bytes
 """Collectives of arguments and gradients up to this size are made one."""
-ALONE, FEW, MANY = 1, 2 * _LARGEST, OptimizeCollectivesPass.group_bytes
-"""The bytes that a small one is taken to meet of its kind and axes, as others choose: fewer than a
-group may have. Where it is taken for more, plans come to be of many kinds, each with a message of
-its own; but in plans that are all of one kind it does meet many, and in those of several kinds it
-may be alone."""
+
+
+class Meets(IntEnum):
+    """What a collective that waits is taken to meet of its kind and axes, as others choose: small
+    ones so many bytes, which are fewer than a group may have. Where it is taken for more, plans
+    come to be of many kinds, each with a message of its own; but in plans that are all of one kind
+    it does meet many, and in those of several kinds it may be alone."""
+
+    ALONE = 1
+    FEW = 2 * _LARGEST
+    MANY = OptimizeCollectivesPass.group_bytes
+
+
 _COMBINABLE = frozenset(kind.name.removeprefix("shard.") for kind in COMBINABLE)
 _PRIME = 1009
 """A factor of sizes that no grid has."""
 _ITEM_BYTES = 1 << 30
 """Of an element: bytes count for more than the starts of collectives."""
 
-_Steps = tuple[tuple[float, float, float], ...]
+_Steps = tuple[tuple[float, float, float, float], ...]
 """For each collective: seconds of its messages, seconds a byte of the whole tensor, and the bytes
-of its full buffer for each byte of the whole tensor; infinite where it is never made one with
-others."""
+of its full buffer for each byte of the whole tensor: once as what autopar makes one with others if
+it is small, once as what XLA does whatever its size (an all_reduce); infinite where it is not."""
 _Ends = tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]
 """The axes of each dimension before and after, and what axes may divide of it; in order."""
 
@@ -66,14 +76,14 @@ class _Matrix(NamedTuple):
     which: Ints
     """(sources, targets): the row of the pair's steps."""
     steps: Floats
-    """(3, rows, steps): the entries of `_Steps`."""
+    """(4, rows, steps): the entries of `_Steps`."""
 
 
 class ReshardPrices:
     """Prices of reshardings on one grid."""
 
     def __init__(
-        self, table: AxisTable, prices: CostModel, demands: Demands, meets: int = FEW
+        self, table: AxisTable, prices: CostModel, demands: Demands, meets: Meets = Meets.FEW
     ) -> None:
         self._table, self._prices, self._demands, self._meets = table, prices, demands, meets
         self._planner = ReshardPlanner(table)
@@ -84,20 +94,25 @@ class ReshardPrices:
         self._matrices: dict[tuple[object, ...], _Matrix] = {}
         self._plans: dict[tuple[Spec, Spec, tuple[int, ...]], _Plan] = {}
         self._priced: dict[tuple[_Move, ...], _Steps] = {}
-        self._waiting = 0
+        self._waiting = self._reduced = 0
+
+    def reduce(self, num_bytes: int) -> None:
+        """Notes a sum whose all_reduce waits for others."""
+        self._reduced += num_bytes
 
     def wait(self, num_bytes: int) -> None:
         """Notes a value whose collectives wait for others of their kind, if they are small."""
         if num_bytes <= _LARGEST:
             self._waiting += num_bytes
 
-    def is_same(self, meets: int) -> bool:
-        """Whether nothing is priced otherwise where small collectives meet so many bytes."""
-        return self._met(meets) == self._met(self._meets)
+    def is_same(self, meets: Meets) -> bool:
+        """Whether nothing is priced otherwise where collectives meet others so."""
+        return self._shared(meets) == self._shared(self._meets)
 
-    def _met(self, meets: int) -> int:
-        """The bytes that share a message, where so many are met if they wait."""
-        return min(meets, max(1, self._waiting))
+    def _shared(self, meets: Meets) -> tuple[int, int]:
+        """The bytes of small collectives, and of all_reduces, that share a message if they wait."""
+        reduced = 0 if meets is Meets.ALONE else min(MESSAGE_BYTES, self._reduced)
+        return min(meets, self._waiting), reduced
 
     def share(self, num_bytes: int) -> float:
         """Of a message, for the sum of a value that waits."""
@@ -122,14 +137,24 @@ class ReshardPrices:
         `combined`: by collectives that wait for others of their kind, of which small ones are made
         one (`passes/partition/combining.py`). Which ones these are hangs on the choices of all: a
         small one is taken to meet the others that wait, up to some bytes, and pays its share of the
-        message by its size.
+        message by its size. So does an all_reduce of any size (`passes/cost/merging.py`).
         """
-        which, (messages, per_byte, buffers) = self._of(tuple(sources), tuple(targets), shape)
+        which, steps = self._of(tuple(sources), tuple(targets), shape)
+        messages, per_byte, buffers, reduced = steps
         if combined and num_bytes:
-            sizes = buffers * num_bytes
-            shares = np.minimum(1.0, sizes / self._met(self._meets))
-            messages = messages * np.where(sizes <= _LARGEST, shares, 1.0)
+            messages = messages * self._shares(buffers * num_bytes, reduced * num_bytes, num_bytes)
         return (messages.sum(axis=1) + per_byte.sum(axis=1) * num_bytes)[which]
+
+    def _shares(self, sizes: Floats, reduced: Floats, num_bytes: int) -> Floats:
+        """Of messages that wait for others, with buffers and all_reduces of so many bytes: of what
+        they meet, which is taken to be split as they are, but of no more than a message has."""
+        small = np.maximum(sizes / self._meets, num_bytes / max(num_bytes, self._waiting))
+        if self._meets is not Meets.ALONE:
+            every = num_bytes / max(num_bytes, self._reduced)
+            merged = np.maximum(reduced / MESSAGE_BYTES, every)
+        else:
+            merged = np.ones_like(small)
+        return np.minimum(1.0, np.where(sizes <= _LARGEST, np.minimum(small, merged), merged))
 
     def _of(
         self, sources: tuple[Spec, ...], targets: tuple[Spec, ...], shape: Sequence[int]
@@ -154,7 +179,7 @@ class ReshardPrices:
         every = [*self._numbers]
         numbers_used: list[int] = used.tolist()
         rows = [every[number] for number in numbers_used]
-        steps = np.zeros((3, len(rows), max(map(len, rows), default=0)))
+        steps = np.zeros((4, len(rows), max(map(len, rows), default=0)))
         for i, row in enumerate(rows):
             for k, step in enumerate(row):
                 steps[:, i, k] = step
@@ -171,7 +196,8 @@ class ReshardPrices:
         found = self._steps.get(key)
         if found is None:
             steps = tuple(
-                (alpha, beta / same, full / same) for alpha, beta, full in self._planned(*key[:3])
+                (alpha, beta / same, full / same, reduced / same)
+                for alpha, beta, full, reduced in self._planned(*key[:3])
             )
             found = self._steps[key] = self._numbers.setdefault(steps, len(self._numbers))
         return found
@@ -187,7 +213,7 @@ class ReshardPrices:
 
     def _price(
         self, kind: str, indices: tuple[int, ...], split: tuple[int, ...]
-    ) -> tuple[float, float, float]:
+    ) -> tuple[float, float, float, float]:
         part = 1 / self._table.parts(split)
         axes = self._table.axes(indices)
         alpha = self._prices.collective_seconds(kind, 0.0, axes)
@@ -195,7 +221,8 @@ class ReshardPrices:
         if kind in self._demands.forbidden:
             alpha = np.inf
         full = part * (self._table.parts(indices) if kind == "all_gather" else 1)
-        return alpha, beta, full if kind in _COMBINABLE else np.inf
+        small = full if kind in _COMBINABLE else np.inf
+        return alpha, beta, small, full if kind == "all_reduce" else np.inf
 
     def _moves(self, source: Spec, target: Spec, sizes: tuple[int, ...]) -> tuple[_Move, ...]:
         """The steps of a resharding. They are the same in any order of the dimensions, and over

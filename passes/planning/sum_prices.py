@@ -17,6 +17,7 @@ from autopar.passes.partition.specs import Spec, axes_of_partial, merge_partial,
 from .loop_sums import LoopSums, SinkOf, SumGroup
 from .places import searched_axes
 from .reshard_prices import Floats
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from .plan_graph import PlanGraph
@@ -32,9 +33,15 @@ class SumPrices:
     """
 
     def __init__(
-        self, graph: PlanGraph, sums: LoopSums, prices: CostModel, loops: dict[Operation, int]
+        self,
+        graph: PlanGraph,
+        sums: LoopSums,
+        prices: CostModel,
+        loops: dict[Operation, int],
+        waiting: Waiting,
     ) -> None:
         self._graph, self._sums, self._prices, self._loops = graph, sums, prices, loops
+        self._waiting = waiting
         self._nodes: dict[SumGroup, int] = {}
         """Over which axes those of a group are partial."""
 
@@ -56,12 +63,13 @@ class SumPrices:
         loop = self._sums.loop_of(result)
         once = trips if loop is None else times(loop, self._loops)
         added = self._prices.memory_seconds(_ADDING * num_bytes(result.type))
+        combined = self._waiting.shares(once, target)
         found = trips * each
         for i, given in enumerate(gives):
             for j, spec in enumerate(graph.nodes[target].specs if given.partial else ()):
                 form = without_axes(spec, given.partial_axes).with_partial(given.partial)
                 inside = graph.matrix([given], [form], result)[0, 0]
-                after = graph.matrix([form], [spec], result)[0, 0]
+                after = graph.matrix([form], [spec], result, combined=combined)[0, 0]
                 found[i, j] = trips * (inside + added * self._kept(form, spec)) + once * after
         return found
 
@@ -129,13 +137,15 @@ class SumPrices:
         if place is None:
             return
         sums, specs = graph.nodes[total].specs, graph.nodes[place].specs
+        trips = times(sink.maker, self._loops)
+        combined = self._waiting.shares(trips, place)
         found = np.zeros((len(sums), len(specs)))
         for k, over in enumerate(sums):
             for j, spec in enumerate(specs if over.partial else ()):
                 form = without_axes(spec, over.partial_axes).with_partial(over.partial)
-                found[k, j] = graph.matrix([form], [spec], value)[0, 0]
+                found[k, j] = graph.matrix([form], [spec], value, combined=combined)[0, 0]
         found = found * graph.preference(sums, place, value)
-        graph.add_edge(total, place, found, times(sink.maker, self._loops))
+        graph.add_edge(total, place, found, trips)
 
     def _keep_whole(self, sink: SinkOf, adds: Sequence[Operation], total: int) -> None:
         """Up to the end of the loop a sum is whole along the axes that it is partial over: seconds

@@ -1,4 +1,4 @@
-"""Which collectives wait for others of their kind: small ones then run as one."""
+"""Which collectives wait for others of their kind: small ones then run as one, and all_reduces."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from autopar.dialects.rules.registry import get_rule
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 
+from .loop_sums import LoopSums, may_sum
 from .places import Places
 from .reshard_prices import ReshardPrices
 
@@ -24,17 +25,18 @@ _RESHAPES = frozenset(
 
 class Waiting:
     """Those of arguments, of what elementwise ops join with them (gradients), and of both in other
-    shapes; sums of these that are added up, as the parts of a norm are; and sums that are only
-    returned, as losses are. What the batch is joined with is on the way of the step, and waits for
-    nothing."""
+    shapes; scalars that are summed of these, as norms are; and sums that are only returned, as
+    losses are. What the batch is joined with is on the way of the step, and waits for nothing."""
 
     def __init__(
         self,
         places: Places,
         node_of: Callable[[SSAValue], int | None],
         prices: ReshardPrices,
+        sums: LoopSums,
     ) -> None:
         self._places, self._node_of, self._prices = places, node_of, prices
+        self._sums = sums
         self._nodes: set[int] = set()
         self._returned: set[Operation] = set()
         self._num_norms = 0
@@ -65,6 +67,19 @@ class Waiting:
                 self._returned.add(op)
                 prices.wait(num_bytes(op.results[0].type))
             self._num_norms += self._is_norm(op)
+        for size in self._sizes_of_sums().values():
+            prices.reduce(size)
+
+    def _sizes_of_sums(self) -> dict[int, int]:
+        """By their node the bytes of sums that wait, which devices may have parts of."""
+        found: dict[int, int] = {}
+        for op in filter(may_sum, self._places.others):
+            for result in op.results:
+                for total in self._sums.totals(op, result):
+                    node = self._node_of(total)
+                    if node is not None and node in self._nodes:
+                        found[node] = max(found.get(node, 0), num_bytes(total.type))
+        return found
 
     def shares(self, trips: int, *nodes: int) -> bool:
         """Whether collectives between these nodes wait for others. In a loop there are none to
@@ -79,7 +94,7 @@ class Waiting:
 
     def _is_norm(self, op: Operation) -> bool:
         of_waiting = not self._nodes.isdisjoint(map(self._node_of, operands_of(op)))
-        return of_waiting and any(map(_is_added, op.results))
+        return of_waiting and any(not shape_of(result.type) for result in op.results)
 
 
 def _reshapes(op: Operation) -> bool:
@@ -92,12 +107,6 @@ def _is_only_returned(value: SSAValue) -> bool:
     """Whether a scalar goes to the function's end, a partial sum as such."""
     end = _end_of_scalar(value)
     return end is not None and not end.results and isinstance(end.parent_op(), FuncOp)
-
-
-def _is_added(value: SSAValue) -> bool:
-    """Whether a scalar is added to others, a partial sum as such: they are reduced as one."""
-    end = _end_of_scalar(value)
-    return end is not None and end.name == "stablehlo.add"
 
 
 def _end_of_scalar(value: SSAValue) -> Operation | None:

@@ -88,6 +88,25 @@ def test_combined_collectives_are_one_message() -> None:
     assert found.total == pytest.approx(1e-5 + 2 * 2 * 3 / 4 * N * 1e-10)
 
 
+@pytest.mark.parametrize(("rows", "messages"), [(1 << 10, 1), (3 << 16, 2), (1 << 19, 3)])
+def test_all_reduces_that_xla_makes_one_pay_alpha_for_each_30_mib(rows: int, messages: int) -> None:
+    """Three, of 64 KiB, of 12 MiB and of 32 MiB."""
+    kind = f"tensor<{rows}x16xf32>"
+    reduced = (
+        f"%{i} = shard.all_reduce %{arg} on @g grid_axes = [1] : {kind} -> {kind}"
+        for i, arg in enumerate("abc")
+    )
+    module: Any = parse_module(
+        f"""shard.grid @g(shape = 2x4) {{axis_names = ["x", "y"]}}
+        func.func @main(%a: {kind}, %b: {kind}, %c: {kind}) -> ({kind}, {kind}, {kind}) {{
+            {" ".join(reduced)}
+            return %0, %1, %2 : {kind}, {kind}, {kind}
+        }}"""
+    )
+    found = price_of(module, CostModel.of(CLUSTER, user_grid(module), objective="communication"))
+    assert found.total == pytest.approx(messages * 1e-5 + 3 * 2 * 3 / 4 * rows * 64 * 1e-10)
+
+
 def test_loops_count_by_their_trips_and_branches_by_the_dearest() -> None:
     body = f"""
         %n = stablehlo.constant dense<5> : tensor<i32>

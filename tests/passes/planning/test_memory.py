@@ -219,7 +219,7 @@ def test_what_is_read_again_is_not_held_where_there_is_no_room() -> None:
 
 def test_the_footprint_counts_small_gathers_that_run_as_one() -> None:
     """They lie in one buffer until the last is read; what dots read of it is copied."""
-    module = _module(layers=6, width=128, rows=512)
+    module = _module(layers=6, width=128, rows=2048)
     demands = Demands(zero=3)
     planned = make_plan(module, make_context(), PRICES, SolveOptions(5), demands=demands)
     trial = Trial(module.clone(), make_context(), PRICES)

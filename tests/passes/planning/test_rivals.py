@@ -27,7 +27,7 @@ from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning import planner
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import Trial, make_plan
-from autopar.passes.planning.reshard_prices import ALONE, FEW, MANY
+from autopar.passes.planning.reshard_prices import Meets
 from autopar.passes.planning.rivals import Method, methods_of, propagated_rival, rivals_of
 from autopar.passes.planning.search import Choices, Search
 from autopar.passes.planning.writing import Unplanned, write_choices
@@ -165,8 +165,11 @@ def test_hybrids_split_state_over_one_axis() -> None:
 
 def test_small_collectives_pay_for_the_message_that_they_do_not_share() -> None:
     graph = _graph(_module())
-    assert graph.where_collectives_meet(FEW) is graph
-    alone, many = graph.where_collectives_meet(ALONE), graph.where_collectives_meet(MANY)
+    assert graph.where_collectives_meet(Meets.FEW) is graph
+    alone, many = (
+        graph.where_collectives_meet(Meets.ALONE),
+        graph.where_collectives_meet(Meets.MANY),
+    )
     assert alone.edges.keys() == many.edges.keys() == graph.edges.keys()
     for ends, seconds in graph.edges.items():
         assert (alone.edges[ends] >= seconds).all() and (many.edges[ends] <= seconds).all()
@@ -177,16 +180,16 @@ def test_a_plan_whose_small_collectives_are_alone_is_a_rival(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where the search splits all for collectives that it takes to be shared."""
-    met: list[int] = []
+    met: list[Meets] = []
     meet = PlanGraph.where_collectives_meet
 
-    def noted(graph: PlanGraph, num_bytes: int) -> PlanGraph:
-        met.append(num_bytes)
-        return meet(graph, num_bytes)
+    def noted(graph: PlanGraph, meets: Meets) -> PlanGraph:
+        met.append(meets)
+        return meet(graph, meets)
 
     monkeypatch.setattr(PlanGraph, "where_collectives_meet", noted)
     make_plan(_module(), make_context(), PRICES, SolveOptions(5))
-    assert met == [MANY, ALONE]
+    assert met == [Meets.MANY, Meets.ALONE]
 
 
 def test_what_a_rival_saves_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
