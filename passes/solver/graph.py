@@ -70,6 +70,8 @@ class Graph:
     """How to get back, last step first (`expand`)."""
     touched: set[int] = field(default_factory=set[int])
     """Nodes whose costs, edges or strategies changed: where reductions look next."""
+    compared: set[int] = field(default_factory=set[int])
+    """Nodes whose strategies were compared with each other since anything of theirs changed."""
 
     @property
     def nodes(self) -> list[int]:
@@ -80,6 +82,11 @@ class Graph:
         """Strategies of a node."""
         return len(self.unary[node])
 
+    def touch(self, *nodes: int) -> None:
+        """Notes that something of these nodes changed."""
+        self.touched.update(nodes)
+        self.compared.difference_update(nodes)
+
     def restrict(self, node: int, kept: Ints) -> None:
         """Drops all strategies of a node but `kept` (ascending)."""
         if not len(kept):
@@ -88,25 +95,24 @@ class Graph:
         self.usages[node] = self.usages[node][:, kept]
         for other, matrix in self.adjacent[node].items():
             self._join(node, other, matrix[kept])
-            self.touched.add(other)
-        self.touched.add(node)
+        self.touch(node, *self.adjacent[node])
         self.trace.append(Restricted(node, kept))
 
     def add_edge(self, u: int, v: int, matrix: Floats) -> None:
         """Adds costs (k_u, k_v) to the edge of two different nodes, which may be new."""
         old = self.adjacent[u].get(v)
         self._join(u, v, matrix if old is None else old + matrix)
-        self.touched.update((u, v))
+        self.touch(u, v)
 
     def drop_edge(self, u: int, v: int) -> None:
         """Removes the edge of two nodes."""
         del self.adjacent[u][v], self.adjacent[v][u]
-        self.touched.update((u, v))
+        self.touch(u, v)
 
     def add_cost(self, node: int, costs: Floats) -> None:
         """Adds costs (k,) to a node's strategies; those that become forbidden go."""
         self.unary[node] = self.unary[node] + costs
-        self.touched.add(node)
+        self.touch(node)
         finite = np.isfinite(self.unary[node])
         if not finite.all():
             self.restrict(node, np.flatnonzero(finite))

@@ -61,7 +61,7 @@ def _visit(graph: Graph, node: int) -> None:
         if not graph.alive[node]:
             return
         if graph.size(node) == 1 or graph.size(other) == 1:
-            graph.touched.update((node, other))
+            graph.touch(node, other)
         elif other in graph.adjacent[node]:
             _visit_edge(graph, node, other)
 
@@ -130,7 +130,7 @@ def least_load(graph: Graph) -> None:
             rows = rows - least[:, None]
             used = rows.any(axis=1)
             graph.spans[node], graph.usages[node] = graph.spans[node][used], rows[used]
-            graph.touched.add(node)
+            graph.touch(node)
     graph.limit = graph.limit - np.cumsum(steps[:-1])
 
 
@@ -191,7 +191,7 @@ def _keep_live_sets(graph: Graph, keep: np.ndarray[tuple[int], np.dtype[np.bool_
             spans = place[graph.spans[node]]
             real = spans[:, 0] < spans[:, 1]
             if not real.all():
-                graph.touched.add(node)
+                graph.touch(node)
             graph.spans[node], graph.usages[node] = merged_rows(
                 spans[real], graph.usages[node][real]
             )
@@ -205,6 +205,9 @@ def drop_dominated(graph: Graph) -> None:
     """A strategy goes where another is no dearer, whatever the neighbours do, and takes no more
     memory at any live set; of two equal ones the later."""
     for node in graph.nodes:
+        if node in graph.compared:
+            continue
+        graph.compared.add(node)
         kept = _undominated(graph, node)
         if len(kept) < graph.size(node):
             graph.restrict(node, kept)

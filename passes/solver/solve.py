@@ -29,7 +29,9 @@ from .pruning import prune
 from .reductions import reduce_graph
 
 _EXACT_PAIRS = 60_000
-"""Entries of all edges up to which branch and bound is tried."""
+"""Entries of all edges up to which branch and bound is tried,"""
+_WORK_PER_PAIR = 1.5e4
+"""if there is so much work left for each: no sooner is its first linear program solved."""
 _TURNS = 16
 """Local searches in a phase, half of them from new starts."""
 _MARGIN = 0.04
@@ -320,7 +322,8 @@ class _Core:
         """Branch and bound where the core is small; whether that settles it, or comes as near to
         the bound as the search is to."""
         arrays, steps = flatten(graph), len(graph.trace)
-        if _pairs(arrays) > _EXACT_PAIRS or not graph.exact:
+        most = min(_EXACT_PAIRS, budget.left / _WORK_PER_PAIR)
+        if _pairs(arrays) > most or not graph.exact:
             return False
         self._run.progress(f"branch and bound on {_described(arrays)}")
         tolerance = self._run.gap * abs(self._run.cost)
