@@ -103,7 +103,10 @@ class LoopSums:
         """As what a result of an op is reduced, if it is a partial sum: once all is added up that
         it is added to."""
         group = self.groups.get(maker)
-        sinks = self._sinks(value) if group is None else group.sinks
+        if group is not None:
+            return [sink.total for sink in group.sinks]
+        loop = maker.parent_op()
+        sinks = self._sinks(value) if loop is not None and loop.name == _LOOP else ()
         return [sink.total for sink in sinks] or [value]
 
     # ---- where a value goes

@@ -1,34 +1,36 @@
-"""Plans within a limit, by a price on memory: Lagrangian relaxation (Everett 1963).
+"""Plans within a limit, by prices on memory: Lagrangian relaxation (Everett 1963).
 
-With a price on each byte that is in use at the worst times the problem has no limit any more, and
-layers that repeat are one again. The least price whose plan fits is found by bisection; every price
-gives a lower bound on all plans that fit. Between the plans on both sides of that price, parts are
-then changed one by one, as long as there is room. Where no price leads to a plan that fits, each
-time gets one of its own; the parts are changed from the thriftiest plan on.
+With a price on each byte that is in use at the times when plans need most, the problem has no limit
+any more, and layers that repeat are one again. The prices that give the best lower bound are found
+by cutting planes (Kelley 1960): each plan that is met bounds the cost at all prices, a small linear
+program finds those where these bounds are highest, and the plan that is cheapest there is the next.
+Where that is not a plan that fits, all prices are raised together until it is. From plans that do
+not fit, parts are then taken one by one, as long as there is room.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import ceil, sqrt
+from dataclasses import dataclass, field
+from math import ceil
 
 import numpy as np
 
-from .footprint import Footprint
+from .footprint import Bytes, Footprint
 from .repeats import Edges, Ints, Repeats
 
-_FIRST = 0.01
-"""Of what the whole limit costs at first, as a share of the plan without a limit."""
-_GROWTH = 8.0
-_MOST = 1e15
-"""Costs that sums stay exact with."""
-_BISECTIONS = 12
+_TURNS = 12
+"""Plans that are met at most on the way to the best prices."""
+_NEAR = 1e-2
+"""Of the cost: prices are good whose bound is as near as this to the best that is possible, or to
+the cost of a plan that fits."""
+_RAISES = 1.02, 1.1, 1.3, 2.0, 4.0, 16.0
+"""By how much prices are raised at last until a plan fits."""
+_HIGH = 1e6
+"""A price that counts for more than time: what the whole limit costs then, in plans."""
 _SPREADS = 8
-"""How often prices that lead to no plan that fits are spread anew over the times."""
-_NEAR = 1.02
-"""Prices that are as near as this to each other are not told apart."""
+"""How often such prices are spread anew over the times."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,23 @@ class Found:
     cost: int
     lower_bound: int
     reproducible: bool
-    is_priced: bool
-    """Whether memory had to have a price."""
+    times: list[int]
+    """At which memory had to have a price."""
 
 
 Solver = Callable[[Mapping[int, float]], Priced]
 """Solves with prices: units of cost a byte at times."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A plan that was met."""
+
+    priced: Priced
+    cost: int
+    """Without prices."""
+    used: Bytes = field(repr=False)
+    """(times,)"""
 
 
 class MemoryPrices:
@@ -70,8 +83,9 @@ class MemoryPrices:
         for ends in edges:
             for end in ends:
                 self._around[end].append(ends)
-        self._weights: dict[int, float] = {}
-        """The times at which memory has a price, and their shares of it."""
+        self._times: list[int] = []
+        """At which memory has a price."""
+        self._plans: list[_Plan] = []
         self._bound = -np.inf
         self._reproducible = True
         self._fitting: list[int] | None = None
@@ -82,36 +96,63 @@ class MemoryPrices:
     def run(self, gap: float) -> Found:
         """Choices that fit, no dearer than this share above the bound, if prices lead there; where
         none are found, those that need least."""
-        over = self._solve(0.0)
-        if self._fitting is not None:
+        if self._fits(self._solve({}).used):
             return self._result()
-        first = _FIRST * self.cost_of(over.choices) / self._limit
-        low, high = 0.0, first
-        while True:
-            tried = self._solve(high)
-            if self._fits(tried.choices):
-                break
-            low, over = high, tried
-            high *= _GROWTH
-            if high * self._limit > _MOST:
-                if self._spread(low):
-                    low, high = first, low
-                    break
-                if not self._thriftiest():
-                    return self._result_of(self._lowest)
-                high = low
-                break
-        for _ in range(_BISECTIONS):
-            if high <= _NEAR * low or self._cost - self._bound < max(1, gap * self._cost):
-                break
-            middle = sqrt(low * high) if low else high / _GROWTH
-            tried = self._solve(middle)
-            if self._fits(tried.choices):
-                high = middle
-            else:
-                low, over = middle, tried
-        self._mix(over)
+        if not self._fits(self._footprint.over_time(self._lowest)) and not self._spread():
+            return self._result_of(self._lowest)
+        thrifty = list(self._lowest)
+        self._offer(thrifty)
+        self._plans.append(self._met(Priced(thrifty, -np.inf, self._plans[0].priced.repeats, True)))
+        prices = self._best_prices()
+        if self._cost - self._bound > max(1, gap * self._cost):
+            self._raise(prices)
+            self._mix(prices)
+        if self._fitting == thrifty:
+            self._improve()
         return self._result()
+
+    def _best_prices(self) -> Mapping[int, float]:
+        """The prices that give the best bound, or those of the last turn."""
+        prices: Mapping[int, float] = {}
+        for _ in range(_TURNS):
+            prices, most = best_prices(
+                [plan.cost for plan in self._plans],
+                [plan.used[self._times] - self._limit for plan in self._plans],
+                self._times,
+            )
+            num_times = len(self._times)
+            self._solve(prices)
+            is_best = most - self._bound <= max(1, _NEAR * most) and len(self._times) == num_times
+            if is_best or self._cost - self._bound <= max(1, _NEAR * self._cost):
+                break
+        return prices
+
+    def _raise(self, prices: Mapping[int, float]) -> None:
+        """Raises all prices until a plan fits."""
+        for factor in _RAISES:
+            plan = self._solve({time: factor * price for time, price in prices.items()})
+            if self._fits(plan.used):
+                break
+
+    def _solve(self, prices: Mapping[int, float]) -> _Plan:
+        """The cheapest plan at prices; the time when it is most above the limit gets one too."""
+        priced = self._solver({time: price for time, price in prices.items() if price})
+        self._reproducible &= priced.reproducible
+        self._bound = max(self._bound, priced.lower_bound - sum(prices.values()) * self._limit)
+        plan = self._met(priced)
+        self._plans.append(plan)
+        worst = int(plan.used.argmax())
+        if plan.used[worst] < self._footprint.peak(self._lowest):
+            self._lowest = priced.choices
+        if plan.used[worst] <= self._limit:
+            self._offer(priced.choices)
+        elif worst not in self._times:
+            self._times.append(worst)
+        return plan
+
+    def _met(self, priced: Priced) -> _Plan:
+        used = self._footprint.over_time(priced.choices)
+        return _Plan(priced, self.cost_of(priced.choices), used)
 
     def cost_of(self, choices: Sequence[int]) -> int:
         """What choices cost without prices."""
@@ -125,56 +166,36 @@ class MemoryPrices:
     def _result_of(self, choices: list[int]) -> Found:
         cost = self.cost_of(choices)
         bound = min(cost, ceil(self._bound))
-        return Found(choices, cost, bound, self._reproducible, bool(self._weights))
+        return Found(choices, cost, bound, self._reproducible, list(self._times))
 
-    def _solve(self, price: float) -> Priced:
-        """Solves at a price; times at which the plan is above the limit get it too."""
-        while True:
-            prices = {time: price * weight for time, weight in self._weights.items()}
-            tried = self._solver(prices)
-            self._reproducible &= tried.reproducible
-            bound = tried.lower_bound - sum(prices.values()) * self._limit
-            self._bound = max(self._bound, bound)
-            used = self._footprint.over_time(tried.choices)
-            worst = int(used.argmax())
-            if used[worst] < self._footprint.peak(self._lowest):
-                self._lowest = tried.choices
-            if used[worst] <= self._limit:
-                self._offer(tried.choices)
-                return tried
-            if worst in self._weights:
-                return tried
-            self._weights[worst] = max(self._weights.values(), default=1.0)
-            if not price:
-                return tried
-
-    def _spread(self, price: float) -> bool:
-        """Gives each time a price of its own, the higher the more plans need then, until the plan
-        fits (multiplicative weights); whether one does. One price for all makes the sum over these
-        times small, not the most."""
+    def _spread(self) -> bool:
+        """Looks for a plan that fits where memory is dear: the higher the price of a time, the more
+        plans need then (multiplicative weights); whether one does. One price for all would make
+        the sum over these times small, not the most."""
+        whole = _HIGH * max(1, self._plans[0].cost) / self._limit
+        weights: dict[int, float] = {}
         for turn in range(1, _SPREADS + 1):
-            tried = self._solve(price)
-            if self._fits(tried.choices):
+            weights.update((time, 1.0) for time in self._times if time not in weights)
+            total = sum(weights.values())
+            plan = self._solve({time: whole * own / total for time, own in weights.items()})
+            if self._fits(plan.used):
                 return True
-            used = self._footprint.over_time(tried.choices)
-            for time in self._weights:
-                self._weights[time] *= float(np.exp((used[time] / used.max() - 1) / turn))
+            for time in weights:
+                weights[time] *= float(np.exp((plan.used[time] / plan.used.max() - 1) / turn))
         return False
 
-    def _fits(self, choices: Sequence[int]) -> bool:
-        return self._footprint.peak(choices) <= self._limit
+    def _fits(self, used: Bytes) -> bool:
+        return ceil(used.max()) <= self._limit
 
     def _offer(self, choices: list[int]) -> None:
         cost = self.cost_of(choices)
         if self._fitting is None or cost < self._cost:
             self._fitting, self._cost = choices, cost
 
-    def _thriftiest(self) -> bool:
-        """Offers the choices that need least, and for each what is cheaper by itself; whether these
-        fit."""
-        choices = self._lowest
-        if not self._fits(choices):
-            return False
+    def _improve(self) -> None:
+        """Takes for each node what is cheaper by itself and still fits."""
+        assert self._fitting is not None
+        choices = list(self._fitting)
         for node, costs in enumerate(self._costs):
             totals = costs.copy()
             for one, two in self._around[node]:
@@ -184,17 +205,24 @@ class MemoryPrices:
                 if totals[choice] >= totals[choices[node]]:
                     break
                 trial = [*choices[:node], choice, *choices[node + 1 :]]
-                if self._fits(trial):
+                if self._fits(self._footprint.over_time(trial)):
                     choices = trial
                     break
         self._offer(choices)
-        return True
 
-    def _mix(self, over: Priced) -> None:
-        """Takes parts from a plan that does not fit, those first that gain most for their bytes."""
+    def _mix(self, prices: Mapping[int, float]) -> None:
+        """Takes parts from the best plan at prices that does not fit, those first that gain most
+        for their bytes."""
         assert self._fitting is not None
         choices = list(self._fitting)
-        room = [self._footprint.at(time) for time in self._weights]
+        others = [plan for plan in self._plans if not self._fits(plan.used)]
+        over = min(
+            others,
+            key=lambda plan: (
+                plan.cost + sum(price * plan.used[time] for time, price in prices.items())
+            ),
+        ).priced
+        room = [self._footprint.at(time) for time in self._times]
 
         def worth(part: Sequence[int]) -> float:
             taken = sum(
@@ -213,7 +241,7 @@ class MemoryPrices:
             trial = list(choices)
             for node in part:
                 trial[node] = over.choices[node]
-            if self._fits(trial):
+            if self._fits(self._footprint.over_time(trial)):
                 choices = trial
         self._offer(choices)
 
@@ -228,3 +256,31 @@ class MemoryPrices:
             table = self._edges[u, v]
             gain += int(table[have[u], have[v]]) - int(table[one, two])
         return gain
+
+
+def best_prices(
+    costs: Sequence[int], above: Sequence[Bytes], times: Sequence[int]
+) -> tuple[dict[int, float], float]:
+    """The prices a byte at `times` for which the cheapest of some plans is dearest, and what it
+    costs then: plans of these costs, which are so many bytes (times,) above the limit; one of them
+    is below it at all times."""
+    from ortools.math_opt.python import mathopt  # pyright: ignore[reportMissingTypeStubs]
+
+    cost, size = max(1, *map(abs, costs)), max(1.0, *(float(abs(own).max()) for own in above))
+    model = mathopt.Model()
+    bound = model.add_variable(lb=-np.inf)
+    prices = [model.add_variable(lb=0.0) for _ in times]
+    for own, excess in zip(costs, above, strict=True):
+        paid = mathopt.fast_sum(
+            price * float(over) / size for price, over in zip(prices, excess, strict=True)
+        )
+        model.add_linear_constraint(  # pyright: ignore[reportUnknownMemberType]
+            bound <= own / cost + paid
+        )
+    model.maximize(bound)
+    result = mathopt.solve(model, mathopt.SolverType.GLOP)
+    found = result.variable_values(prices)
+    return (
+        {time: price * cost / size for time, price in zip(times, found, strict=True)},
+        result.objective_value() * cost,
+    )

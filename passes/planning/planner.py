@@ -60,9 +60,7 @@ _STEP = 0.005
 _WORTH_SAYING = 1e-3
 """Gaps above this share are told."""
 _SMALL = 4000
-"""Ops up to which a plan is held against its rivals, up to a second each;"""
-_LARGE = 16_000
-"""up to which it is where the step is short."""
+"""Ops up to which a plan is held against its rivals, up to a second each."""
 _FEW_MESSAGES = 100
 """A step that takes no longer than so many messages of no bytes is short."""
 _TINY = 1000
@@ -74,7 +72,7 @@ _DEARER = 1.01
 """Plans that cost so much more than the cheapest of all, because of memory, are held against those
 that free it early;"""
 _LESS = 0.95
-"""if that lowers what the cheapest needs to this share."""
+"""if they are small, or that lowers what the cheapest needs to this share."""
 _HEAVIEST = 5
 """Tensors that are named where nothing fits."""
 
@@ -203,7 +201,7 @@ class _Road:
         if not is_low and (self._is_small or cheapest.bytes <= _FAR * limit):
             late = self._fitting(limit, met)
         if not (is_low or is_low_early):
-            is_better = least < _LESS * cheapest.bytes
+            is_better = self._is_small or least < _LESS * cheapest.bytes
             if late is None or (is_better and _is_dearer(late[0], cheapest)):
                 found = early._fitting(limit, met)
         if late is None and found is None:
@@ -236,7 +234,7 @@ class _Road:
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
         is_last = self._is_small or self.search.frees_early
-        """Whether all is tried here; else freeing memory early comes sooner than dear trials."""
+        """Whether all is tried here; else freeing memory early comes sooner than other plans."""
         rival: tuple[Choices, Trial] | None = None
         target = limit
         for turn in range(1, _TRIALS + 2):
@@ -244,12 +242,14 @@ class _Road:
             if choices.bytes <= _SURE * limit - _JOINED:
                 return choices, None
             if choices.bytes > target and not is_last:
-                return None
+                return None  # not worth a trial
             trial = self._tried()
             peak = trial.memory.peak
             if peak <= limit:
                 return choices, trial
             met.append((peak, choices))
+            if not is_last:
+                return None
             if turn == 1 and self._is_small:
                 rival = self._fitting_rival(limit, met)
             # What is sought lower is dearer still.
@@ -293,14 +293,12 @@ class _Road:
     ) -> tuple[Choices, Trial | None]:
         """Of the plan that was found and its rivals the one whose partitioned program takes least
         time; it stands in the module then."""
-        is_short = self._is_short(found)
-        num_ops = len(self.search.graph.places.ops)
-        if num_ops > (_LARGE if is_short else _SMALL):
+        if not self._is_small:
             return found, trial
         best, best_trial = found, trial or self._tried()
         tried = [found.of_node]
-        is_cheap = is_short or num_ops <= _TINY
-        for rival, is_sure in self._rivals(is_cheap=is_cheap, many=is_cheap and num_ops <= _SMALL):
+        is_tiny = len(self.search.graph.places.ops) <= _TINY
+        for rival, is_sure in self._rivals(many=is_tiny or self._is_short(found)):
             is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total and not is_sure
             if is_far or rival.of_node in tried:
                 continue
@@ -312,10 +310,10 @@ class _Road:
         self._write(best)
         return best, best_trial
 
-    def _rivals(self, *, is_cheap: bool, many: bool) -> Iterator[tuple[Choices, bool]]:
+    def _rivals(self, *, many: bool) -> Iterator[tuple[Choices, bool]]:
         """Rivals, and whether they are partitioned whatever the search thinks of them, which may be
         what is wrong."""
-        search = self._where_collectives_meet(Meets.MANY) if is_cheap else self.search
+        search = self._where_collectives_meet(Meets.MANY) if many else self.search
         for bound in rivals_of(search.graph, many=many):
             yield self._within(search, bound), False
         for bound in self._propagated(search.graph, many=many):

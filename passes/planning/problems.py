@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import floor
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem, make_problem
 
@@ -61,6 +63,34 @@ class ProblemBuilder:
             if usage[start].any():
                 self.occupy(node, (start, stop), usage[start])
             start = stop
+
+    def hold(self, one: int, two: int, spans: Sequence[tuple[int, int]], usage: Ints) -> None:
+        """Memory (spans, choices of one, choices of two) of copies at the times start <= t < stop.
+
+        Only nodes have memory: so it is that of a node that chooses among what the copies may take
+        with each choice of `two`, no less than they take with that of `one`.
+        """
+        if one == two:
+            alone: Ints = np.diagonal(usage, axis1=1, axis2=2)
+            for span, own in zip(spans, alone, strict=True):
+                self.occupy(one, span, own)
+            return
+        columns = usage.transpose(2, 1, 0)  # (choices of two, choices of one, spans)
+        kinds, kind_of = np.unique(columns, axis=0, return_inverse=True)
+        taken: list[Ints] = []
+        may_one: list[NDArray[np.bool_]] = []
+        may_two: list[NDArray[np.bool_]] = []
+        for kind, column in enumerate(kinds):
+            for level in np.unique(column, axis=0):
+                taken.append(level)
+                may_one.append((column <= level).all(axis=1))
+                may_two.append(kind_of.reshape(-1) == kind)
+        node = self.add(np.zeros(len(taken), np.int64))
+        rows: Ints = np.array(taken).T
+        for span, own in zip(spans, rows, strict=True):
+            self.occupy(node, span, own)
+        for end, may in ((one, may_one), (two, may_two)):
+            self.join(end, node, np.where(np.array(may).T, 0, FORBIDDEN))
 
     def problem(self, limit: int | None) -> Problem:
         return make_problem(

@@ -10,7 +10,7 @@ Johnson 1954).
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -26,7 +26,7 @@ from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
 from autopar.passes.solver.solve import InfeasibleError, Plugin, Solution, SolveOptions, solve
 
 from .coarse import Kept, coarse_choices
-from .footprint import Bytes, Footprint
+from .footprint import Bytes, Copy, Footprint
 from .memory_prices import MemoryPrices, Priced
 from .plan_graph import PlanGraph
 from .problems import ProblemBuilder, multiplied, whole_costs
@@ -35,9 +35,17 @@ from .repeats import Repeater, Repeats
 _GAP = 3e-4
 """Share of a step's time that is not searched for."""
 _SMALL = 1000
-"""Nodes up to which memory is also tried as a constraint."""
+"""Nodes up to which memory is also tried as a constraint,"""
+_ROUNDS = 4
+"""at most so often, each time at one time more."""
 _WORK = 1.5e8
 """Units of work for one call of the solver: about 3 seconds."""
+_PRICED_WORK, _PRICED_GAP = 1e8, 2e-3
+"""Of one call, and the share that is not searched for, where memory has a price."""
+_KNOWN = 3
+"""The plans before, so many of them, that one at other prices is sought from."""
+_Key = int | tuple[int, int]
+"""Of what takes memory: a node, or the ends of copies."""
 _NONE: Mapping[tuple[int, int], Ints] = {}
 _NEGLIGIBLE = 1e-3, 0.1
 """Nodes whose choices change memory least are taken at their most, together no more than these
@@ -84,6 +92,7 @@ class Search:
         self.frees_early = False
         """Whether memory is counted as where what frees it runs early (the pass `free-early`)."""
         work = min(options.work or options.time_limit_s * UNITS_PER_SECOND, _WORK)
+        self._work = work
         self._options = replace(options, gap=max(options.gap, _GAP), work=work)
         self._plugin = plugin
         self._costs = [whole_costs(node.seconds) for node in graph.nodes]
@@ -91,6 +100,9 @@ class Search:
         self._repeater = Repeater(len(graph.nodes), self._edges)
         self._kinds = [own.tobytes() for own in self._costs]
         self._coarse = coarse_choices(graph)
+        self._found: dict[int | None, Choices] = {}
+        """By the limit."""
+        self._known: list[list[int]] = []
         self._solved_prices: dict[tuple[tuple[int, float], ...], Priced] = {}
 
     def freeing_early(self) -> Search:
@@ -103,12 +115,19 @@ class Search:
         found.footprint = Footprint(self.graph)
         for fusion in fusions:
             fusion.waits = {}
-        found._solved_prices = {}
+        if not found.footprint.is_same(self.footprint):
+            found._found, found._solved_prices = {}, {}
         return found
 
     def run(self, limit: int | None) -> Choices:
         """The cheapest choices that need no more than a limit (bytes), which is to be no lower than
         the footprint's least."""
+        found = self._found.get(limit)
+        if found is None:
+            found = self._found[limit] = self._run(limit)
+        return found
+
+    def _run(self, limit: int | None) -> Choices:
         if limit is None or self._plugin is not None:
             return self._constrained(limit)
         start = time.perf_counter()
@@ -119,11 +138,14 @@ class Search:
             priced.choices, priced.cost, priced.lower_bound, seconds, priced.reproducible
         )
         found = Choices(priced.choices, solution, self.footprint.peak(priced.choices))
-        if priced.is_priced and solution.gap > _GAP and len(self._costs) <= _SMALL:
+        if priced.times and solution.gap > _GAP and len(self._costs) <= _SMALL:
             with suppress(InfeasibleError):  # known in the trials: then what needs least is tried
-                exact = self._constrained(limit)
+                exact = self._constrained(limit, priced.times)
+                bound = max(priced.lower_bound, exact.solution.lower_bound)
                 if exact.bytes <= limit and exact.solution.cost < priced.cost:
-                    return exact
+                    solution = exact.solution
+                    found = exact
+                return replace(found, solution=replace(solution, lower_bound=bound))
         return found
 
     def within(self, bound: Mapping[int, Kept]) -> Choices:
@@ -144,9 +166,16 @@ class Search:
             builder.add(costs)
         for (one, two), costs in self._edges.items():
             builder.join(one, two, costs)
-        for item in self.footprint.items if limit is not None else ():
-            usage = np.ceil(item.bytes).astype(np.int64)
-            builder.occupy(item.node, (item.first, item.last + 1), usage)
+        if limit is not None:
+            for item in self.footprint.items:
+                usage = np.ceil(item.bytes).astype(np.int64)
+                builder.occupy(item.node, (item.first, item.last + 1), usage)
+            copies: dict[tuple[int, int], list[Copy]] = defaultdict(list)
+            for copy in self.footprint.copies:
+                copies[copy.one, copy.two].append(copy)
+            for ends, own in copies.items():
+                usage = np.ceil([copy.bytes for copy in own]).astype(np.int64)
+                builder.hold(*ends, [(copy.first, copy.last + 1) for copy in own], usage)
         return builder.problem(limit)
 
     def _priced(self, prices: Mapping[int, float]) -> Priced:
@@ -168,9 +197,17 @@ class Search:
         marks = {ends: table.tobytes() for ends, table in dearer.items()}
         repeats = self._repeater.find(kinds, dearer=marks)
         problem = self._problem(repeats, costs, dearer=dearer)
-        starts = self.starts(problem, repeats.kept)
-        solution = solve(problem, self._options, starts=starts, progress=_tell_solving)
+        if self._known:
+            starts = [[known[node] for node in repeats.kept] for known in self._known]
+        else:
+            starts = self.starts(problem, repeats.kept)
+        options = self._options
+        if prices:  # of which there are many, each of use for a bound
+            work = min(_PRICED_WORK, self._work)
+            options = replace(options, gap=max(options.gap, _PRICED_GAP), work=work)
+        solution = solve(problem, options, starts=starts, progress=_tell_solving)
         choices = repeats.expanded(solution.strategies)
+        self._known = [*self._known, choices][-_KNOWN:]
         return Priced(choices, solution.lower_bound, repeats, solution.reproducible)
 
     def starts(self, problem: Problem, nodes: Sequence[int]) -> list[list[int]]:
@@ -194,38 +231,50 @@ class Search:
                 found[ends] = found.get(ends, 0) + _whole(price * used)
         return {ends: table for ends, table in found.items() if table.any()}
 
-    def _constrained(self, limit: int | None) -> Choices:
-        """With the times as constraints at which the plans before were above the limit."""
+    def _constrained(self, limit: int | None, times: Sequence[int] = ()) -> Choices:
+        """With some times as constraints, and those at which the plans before were above the
+        limit."""
         spare = 0.0
         if limit is not None:
             left = limit - self.footprint.peak(self.footprint.least())
             spare = min(_NEGLIGIBLE[0] * limit, _NEGLIGIBLE[1] * left)
-        times: list[int] = []
+        met = list(times)
         while True:
-            found = self._solved(limit, times, spare)
+            found = self._solved(limit, met, spare)
             used = self.footprint.over_time(found.of_node)
             worst = int(used.argmax())
-            if limit is None or used[worst] <= limit or worst in times:
+            is_last = len(met) == len(times) + _ROUNDS - 1 and self._plugin is None
+            if limit is None or used[worst] <= limit or worst in met or is_last:
                 return found
-            times.append(worst)
+            met.append(worst)
 
     def _solved(self, limit: int | None, times: Sequence[int], spare: float) -> Choices:
-        rows = [_without_negligible(self.footprint.at(time), spare) for time in times]
-        usages = [_whole_rows(rows, node, len(costs)) for node, costs in enumerate(self._costs)]
+        rows = [_without_negligible(self._usages(time), spare) for time in times]
+        usages = [_whole_rows(rows, node, costs.shape) for node, costs in enumerate(self._costs)]
+        held = {ends: _whole_rows(rows, ends, self._shape(ends)) for ends in _pairs(rows)}
         kinds = [(kind, usage.tobytes()) for kind, usage in zip(self._kinds, usages, strict=True)]
-        coupled = {node for node, usage in enumerate(usages) if usage.any()}
-        repeats = self._repeater.find(kinds, coupled)
+        marks = {ends: usage.tobytes() for ends, usage in held.items()}
+        coupled = {node for node, usage in enumerate(usages) if usage.any()}.union(*held)
+        repeats = self._repeater.find(kinds, coupled, marks)
         fixed = [ceil(always) for _, always in rows]
-        problem = self._problem(repeats, self._costs, usages, fixed, limit)
+        problem = self._problem(repeats, self._costs, usages, held, fixed, limit)
         solution = solve(problem, self._options, plugin=self._plugin, progress=_tell_solving)
         choices = repeats.expanded(solution.strategies[: len(repeats.kept)])
         return Choices(choices, solution, self.footprint.peak(choices))
+
+    def _usages(self, time: int) -> dict[_Key, Bytes]:
+        """The bytes in use at a time: of nodes, and of copies by their ends."""
+        return {**self.footprint.at(time), **self.footprint.copies_at(time)}
+
+    def _shape(self, ends: tuple[int, int]) -> tuple[int, ...]:
+        return tuple(len(self._costs[end]) for end in ends)
 
     def _problem(
         self,
         repeats: Repeats,
         costs: Sequence[Ints],
         usages: Sequence[Ints] = (),
+        held: Mapping[tuple[int, int], Ints] = _NONE,
         fixed: Sequence[int] = (),
         limit: int | None = None,
         dearer: Mapping[tuple[int, int], Ints] = _NONE,
@@ -252,6 +301,12 @@ class Search:
         for node in kept if fixed else ():
             count = len(repeats.stands_for[node])
             builder.take(number[node], count * usages[node])
+        copies: dict[tuple[int, int], Ints] = {}
+        for (one, two), usage in held.items():
+            ends = of[one], of[two]
+            copies[ends] = copies[ends] + usage if ends in copies else usage
+        for ends, usage in copies.items():
+            builder.hold(*ends, [(row, row + 1) for row in range(len(fixed))], usage)
         for row, size in enumerate(fixed):
             builder.add(np.zeros(1, np.int64), (row, row + 1), np.array([size]))
         return builder.problem(limit if fixed else None)
@@ -266,23 +321,32 @@ def _whole(costs: Bytes) -> Ints:
     return np.rint(np.minimum(costs, float(FORBIDDEN))).astype(np.int64)
 
 
-def _whole_rows(rows: Sequence[tuple[dict[int, Bytes], float]], node: int, size: int) -> Ints:
-    """(rows, choices): the bytes of a node at each of the times that count."""
-    found = np.zeros((len(rows), size), np.int64)
+def _whole_rows(
+    rows: Sequence[tuple[dict[_Key, Bytes], float]], key: _Key, shape: tuple[int, ...]
+) -> Ints:
+    """(rows, choices) of a node, (rows, choices of one, choices of the other) of copies: the bytes
+    at each of the times that count."""
+    found = np.zeros((len(rows), *shape), np.int64)
     for row, (usages, _) in enumerate(rows):
-        if node in usages:
-            found[row] = np.ceil(usages[node])
+        if key in usages:
+            found[row] = np.ceil(usages[key])
     return found
 
 
-def _without_negligible(usages: dict[int, Bytes], spare: float) -> tuple[dict[int, Bytes], float]:
-    """The bytes at a time without the nodes that change least, and these at their most."""
+def _pairs(rows: Sequence[tuple[dict[_Key, Bytes], float]]) -> list[tuple[int, int]]:
+    """The ends of all copies."""
+    return [*dict.fromkeys(key for usages, _ in rows for key in usages if isinstance(key, tuple))]
+
+
+def _without_negligible(usages: dict[_Key, Bytes], spare: float) -> tuple[dict[_Key, Bytes], float]:
+    """The bytes at a time without the nodes and copies that change least, and these at their
+    most."""
     fixed = 0.0
-    swings = sorted((float(np.ptp(usage)), node) for node, usage in usages.items())
     kept = dict(usages)
-    for swing, node in swings:
-        spare -= swing
+    swings = {key: float(np.ptp(usage)) for key, usage in usages.items()}
+    for key in sorted(swings, key=lambda key: swings[key]):
+        spare -= swings[key]
         if spare < 0:
             break
-        fixed += float(kept.pop(node).max())
+        fixed += float(kept.pop(key).max())
     return kept, fixed

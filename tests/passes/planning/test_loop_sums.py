@@ -158,7 +158,6 @@ def _planned(monkeypatch: pytest.MonkeyPatch, name: str, mesh: tuple[int, ...]) 
         return plan
 
     monkeypatch.setattr(planner, "_SMALL", 0)
-    monkeypatch.setattr(planner, "_LARGE", 0)
     monkeypatch.setattr("autopar.passes.planning.auto_shard.make_plan", noting)
     return *_lowered(name, mesh, AUTO), found[0]
 

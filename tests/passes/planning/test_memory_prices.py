@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autopar.passes.planning.footprint import Bytes, Footprint
-from autopar.passes.planning.memory_prices import MemoryPrices, Priced
+from autopar.passes.planning.memory_prices import MemoryPrices, Priced, best_prices
 from autopar.passes.planning.repeats import Ints, Repeats
 
 NODES, CHOICES, TIMES = 6, 3, 4
@@ -91,3 +91,13 @@ def test_each_time_a_price_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     footprint = cast("Footprint", problem)
     found = MemoryPrices(problem.solve, footprint, problem.costs, problem.edges, 60).run(gap=0.0)
     assert problem.peak(found.choices) <= 60
+
+
+def test_the_best_prices_are_where_the_cheapest_plan_is_dearest() -> None:
+    """One plan 30 above the limit, one 10 below and dearer by 80: 2 a byte; and a time at which
+    both have room has no price."""
+    prices, cost = best_prices(
+        [100, 180], [np.array([30.0, -5.0]), np.array([-10.0, -5.0])], [3, 7]
+    )
+    assert prices == {3: pytest.approx(2.0), 7: 0.0}
+    assert cost == pytest.approx(160.0)
