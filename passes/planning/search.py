@@ -143,8 +143,8 @@ class Search:
                 exact = self._constrained(limit, priced.times)
                 bound = max(priced.lower_bound, exact.solution.lower_bound)
                 if exact.bytes <= limit and exact.solution.cost < priced.cost:
-                    solution = exact.solution
-                    found = exact
+                    found, solution = exact, exact.solution
+                bound = min(bound, solution.cost)
                 return replace(found, solution=replace(solution, lower_bound=bound))
         return found
 

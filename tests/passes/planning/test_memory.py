@@ -217,22 +217,6 @@ def test_what_is_read_again_is_not_held_where_there_is_no_room() -> None:
     assert planned.choices.solution.cost * UNIT_S == pytest.approx(trial.price.total, rel=0.01)
 
 
-def test_the_footprint_counts_sums_that_wait_for_each_other() -> None:
-    """Gradients under data parallelism, all of which one all_reduce reduces: 32 MiB of them, and as
-    much of parts."""
-    shapes = (512, 2048), (2048, 512)
-    layer = tuple(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
-    rows = jax.ShapeDtypeStruct((8192, 512), np.float32)
-    lowered = jax.jit(_wide, donate_argnums=0).lower([layer] * 4, rows)
-    module = import_module(lowered.compiler_ir("stablehlo"))
-    declare_mesh(module, GRID)
-    run_passes(module, IMPORT, make_context())
-    planned = make_plan(module, make_context(), PRICES, SolveOptions(5))
-    trial = Trial(module.clone(), make_context(), PRICES)
-    assert {use.kind for use in trial.collectives} == {"all_reduce"}
-    assert planned.choices.bytes == pytest.approx(trial.memory.peak, rel=0.06)
-
-
 def test_the_footprint_counts_small_gathers_that_run_as_one() -> None:
     """They lie in one buffer until the last is read; what dots read of it is copied."""
     module = _module(layers=6, width=128, rows=2048)

@@ -255,7 +255,7 @@ def _prices(step: Step, cluster: str, demands: Demands | None = None) -> tuple[f
     return plan.choices.solution.cost * 1e-12, partitioned
 
 
-MERGED_ON_THE_WAY = {"layers", "preconditioned"}
+MERGED_ON_THE_WAY = {"layers", "modulated", "preconditioned"}
 """Steps in which all_reduces become one that wait for nothing, as no choice can foresee: in the
 body of a loop, and a flag with a sum that happens to stand beside it."""
 
