@@ -195,7 +195,7 @@ class Footprint:
             ends = graph.nodes[place].specs, graph.nodes[node].specs
             copied = self._copied(*ends, value)
             self._copy(value, Copy(place, node, copied, min(times), max(times)))
-            first = min(readers[value, node], key=lambda op: timeline.times[op])
+            first = min(ops, key=timeline.times.__getitem__)
             given = sum(num_bytes(result.type) for result in first.results)
             self._add_apart(first, value, (place, node), ends, given / prod(graph.table.sizes))
         reads = _last_reads(graph.places.ops, graph.fusion, timeline.times)

@@ -264,6 +264,7 @@ def best_prices(
     """The prices a byte at `times` for which the cheapest of some plans is dearest, and what it
     costs then: plans of these costs, which are so many bytes (times,) above the limit; one of them
     is below it at all times."""
+    # Imported here, as it takes long to load; OR-Tools states few types.
     from ortools.math_opt.python import mathopt  # pyright: ignore[reportMissingTypeStubs]
 
     cost, size = max(1, *map(abs, costs)), max(1.0, *(float(abs(own).max()) for own in above))
