@@ -27,7 +27,7 @@ from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.cost.fusion import Fusions, reads_from_memory
-from autopar.passes.cost.liveness import Buffer, in_rooms, timeline_of
+from autopar.passes.cost.liveness import Buffer, Timeline, in_rooms, timeline_of
 from autopar.passes.partition.combining import VIEWS
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.specs import Spec
@@ -204,6 +204,7 @@ class Footprint:
                 self._add_through(through, timeline.times[through.op], reads)
         self._add_arguments(timeline.times, reads)
         self._add_joined()
+        self._add_waiting(timeline)
         for buffer in timeline.copies:
             if rooms[buffer] is None:
                 self._add_donated(buffer)
@@ -339,6 +340,28 @@ class Footprint:
             parts = [copy for copies in group for copy in copies]
             first, last = (end(copy.first for copy in parts) for end in (min, max))
             self.copies += [replace(copy, first=first, last=last) for copy in parts]
+
+    def _add_waiting(self, timeline: Timeline) -> None:
+        """Sums that are reduced everywhere wait for the last of them, as XLA makes one all_reduce
+        of all: up to then each device has its part, and then the whole beside it. What the last
+        sum was computed from is gone by then."""
+        graph = self._graph
+        held = {value: buffer.last for buffer in timeline.buffers for value in buffer.values}
+        sums = {
+            (node, place): (total, axes, timeline.times[total.owner])
+            for total, axes, node, place in graph.waiting_sums()
+            if isinstance(total.owner, Operation) and total.owner in timeline.times
+        }
+        last = max((time for *_, time in sums.values()), default=0)
+        reduced_at = min(last + 1, self._end - 1)
+        for (node, place), (total, axes, time) in sums.items():
+            split = [spec.dim_axes for spec in graph.nodes[place].specs]
+            is_reduced = np.array([[bool(over - own) for own in split] for over in axes])
+            part = is_reduced * (num_bytes(total.type) / graph.parts(place))
+            until = held.get(total, time)
+            if until < reduced_at:
+                self.copies.append(Copy(node, place, part, until + 1, reduced_at))
+            self.copies.append(Copy(node, place, part, reduced_at, reduced_at))
 
     def _add_through(self, through: Through, time: int, reads: Mapping[SSAValue, int]) -> None:
         """What an op between two places has in memory in forms of its own, by its best strategy. If

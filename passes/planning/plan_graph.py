@@ -10,7 +10,7 @@ node for where it is read from, so that a resharding for all of them is paid onc
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -479,6 +479,22 @@ class PlanGraph:
                 self.add_edge(node, found, moved, trips)
             self._readers[key] = found
         return found
+
+    def waiting_sums(self) -> Iterator[tuple[SSAValue, list[frozenset[int]], int, int]]:
+        """Sums that are reduced together with others: each with the axes that devices have parts
+        of it over, by the choice of a node, that node, and the one of the place where it lies."""
+        chosen = dict(self.op_nodes)
+        for sum_ in self._waiting.sums:
+            group = self._sums.groups.get(sum_.maker)
+            if group is not None:
+                node = self._sum_prices.node_of(group)
+                axes = [spec.partial_axes for spec in self.nodes[node].specs]
+            elif sum_.maker in chosen:
+                node = chosen[sum_.maker]
+                axes = [s.results[sum_.result].partial_axes for s in self.nodes[node].strategies]
+            else:
+                continue
+            yield sum_.total, axes, node, sum_.node
 
     def read_by(self, value: SSAValue, op: Operation) -> int | None:
         """The node of the form in which an op that has a node reads a value."""

@@ -57,6 +57,8 @@ _JOINED = 4 * OptimizeCollectivesPass.small_bytes
 """beside what small collectives that are made one may have in their buffers."""
 _STEP = 0.005
 """The least share by which the next plan is sought lower."""
+_HALVINGS = 2
+"""How often plans between one that fits and one that does not are sought, in small programs."""
 _WORTH_SAYING = 1e-3
 """Gaps above this share are told."""
 _SMALL = 4000
@@ -158,6 +160,12 @@ def make_plan(
     return Planned(graph, choices, clock.seconds, trial)
 
 
+_Met = tuple[int, Choices]
+"""The bytes that a plan needs, and the plan."""
+_Fit = tuple[Choices, Trial | None]
+"""A plan that fits, and its trial where one was needed."""
+
+
 @dataclass(frozen=True)
 class _Road:
     """From a search to a plan that stands in the module."""
@@ -184,11 +192,11 @@ class _Road:
 
         DiagnosticError where nothing fits.
         """
-        met: list[tuple[int, Choices]] = []
+        met: list[_Met] = []
         with self.clock("search", "searching"):
             cheapest = self.search.run(sys.maxsize)
         is_low = cheapest.bytes <= limit
-        late = self._fitting(limit, met) if is_low else None
+        late = self._fitting_at_once(limit, met) if is_low else None
         if late is not None:
             return self, *late
         early = self._freeing_early()
@@ -199,11 +207,13 @@ class _Road:
             return early, *found
         # Far above the limit there is no use in searching a plan that fits late.
         if not is_low and (self._is_small or cheapest.bytes <= _FAR * limit):
-            late = self._fitting(limit, met)
+            late = self._fitting_at_once(limit, met)
         if not (is_low or is_low_early):
             is_better = self._is_small or least < _LESS * cheapest.bytes
             if late is None or (is_better and _is_dearer(late[0], cheapest)):
                 found = early._fitting(limit, met)
+        if late is None and found is None and self._is_small:
+            late = self._fitting(limit, met)
         if late is None and found is None:
             needed, thriftiest = min(met, key=lambda tried: tried[0])
             raise _too_large(self.module, early.search, thriftiest.of_node, needed, limit)
@@ -220,36 +230,42 @@ class _Road:
         with self.clock("search", "counting memory that is freed early"):
             return replace(self, search=self.search.freeing_early())
 
-    def _fitting(
-        self, limit: int, met: list[tuple[int, Choices]]
-    ) -> tuple[Choices, Trial | None] | None:
+    def _fitting_at_once(self, limit: int, met: list[_Met]) -> _Fit | None:
+        """Writes the cheapest plan whose footprint fits, if its program does, too."""
+        choices = self._written(limit)
+        if _is_sure(choices, limit):
+            return choices, None
+        if choices.bytes > limit:
+            return None  # not worth a trial
+        trial = self._tried()
+        if trial.memory.peak <= limit:
+            return choices, trial
+        met.append((trial.memory.peak, choices))
+        return None
+
+    def _fitting(self, limit: int, met: list[_Met]) -> _Fit | None:
         """Writes the cheapest plan that is found to fit, if one is; what was tried and does not is
         added to `met`, with what it needs.
 
         The footprint is an estimate: where the program is above it, the next plan is sought by as
-        much lower, and at last that of the least footprint. Rivals may fit where nothing does that
-        the footprint lets the search find, and be cheaper than what fits by it: in small programs
-        they are tried at once, in others where all else failed.
+        much lower, and at last that of the least footprint. Where that is met, plans between it and
+        the last that did not fit may be cheaper. Rivals may fit where nothing does that the
+        footprint lets the search find, and be cheaper than what fits by it: in small programs they
+        are tried at once, in others where all else failed.
         """
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
-        is_last = self._is_small or self.search.frees_early
-        """Whether all is tried here; else freeing memory early comes sooner than other plans."""
         rival: tuple[Choices, Trial] | None = None
-        target = limit
+        refuted = target = limit
         for turn in range(1, _TRIALS + 2):
             choices = self._written(target)
-            if choices.bytes <= _SURE * limit - _JOINED:
+            if _is_sure(choices, limit):
                 return choices, None
-            if choices.bytes > target and not is_last:
-                return None  # not worth a trial
             trial = self._tried()
             peak = trial.memory.peak
             if peak <= limit:
-                return choices, trial
+                return self._between(target, refuted, (choices, trial), limit)
             met.append((peak, choices))
-            if not is_last:
-                return None
             if turn == 1 and self._is_small:
                 rival = self._fitting_rival(limit, met)
             # What is sought lower is dearer still.
@@ -257,15 +273,32 @@ class _Road:
                 break
             if choices.bytes > target:
                 break
+            refuted = min(target, choices.bytes)
             lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
             target = lower if turn < _TRIALS else min(lower, least)
-        if rival is None and is_last and not self._is_small:
+        if rival is None and not self._is_small:
             rival = self._fitting_rival(limit, met)
         return None if rival is None else (self._write(rival[0]), rival[1])
 
-    def _fitting_rival(
-        self, limit: int, met: list[tuple[int, Choices]]
-    ) -> tuple[Choices, Trial] | None:
+    def _between(self, low: int, high: int, found: tuple[Choices, Trial], limit: int) -> _Fit:
+        """Writes the cheapest plan that fits of those sought between two footprints, of which the
+        lower gave what was found, and the higher what does not fit."""
+        best = written = found
+        for _ in range(_HALVINGS if self._is_small else 0):
+            target = (low + high) // 2
+            if high - low <= _STEP * limit:
+                break
+            choices = self._written(target)
+            written = choices, self._tried()
+            if written[1].memory.peak > limit:
+                high = min(target, choices.bytes)
+                continue
+            low = target
+            if written[1].price.total < best[1].price.total:
+                best = written
+        return best if best is written else (self._write(best[0]), best[1])
+
+    def _fitting_rival(self, limit: int, met: list[_Met]) -> tuple[Choices, Trial] | None:
         """The cheapest of the rivals that fit, if one does; the others are added to what was met.
 
         The first of them is the cheapest plan of all: its footprint is above the limit, but that is
@@ -375,6 +408,11 @@ class _Road:
                 choices = replace(choices, bytes=most)
             propagate_shardings(self.module)  # constants, and what lies anyhow
         return choices
+
+
+def _is_sure(choices: Choices, limit: int) -> bool:
+    """Whether a plan need not be partitioned to see if it fits."""
+    return choices.bytes <= _SURE * limit - _JOINED
 
 
 def _is_dearer(found: Choices, cheapest: Choices) -> bool:

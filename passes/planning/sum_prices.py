@@ -86,7 +86,7 @@ class SumPrices:
         are partial over is a node of its own, which pays for the end of the loop: they are so over
         the same axes, or reduced in each trip."""
         graph = self._graph
-        total = self._node_of(group)
+        total = self.node_of(group)
         sums = [over.partial for over in graph.nodes[total].specs]
         matches = np.full((len(gives), len(sums)), np.inf)
         found = each.copy()
@@ -111,7 +111,7 @@ class SumPrices:
         graph.add_edge(node, total, matches, trips)
         return found
 
-    def _node_of(self, group: SumGroup) -> int:
+    def node_of(self, group: SumGroup) -> int:
         """The node of what the sums of a group are partial over, and its edges to where they lie
         when they are reduced."""
         graph = self._graph

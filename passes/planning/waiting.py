@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import NamedTuple
 
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import BlockArgument, Operation, SSAValue
@@ -23,6 +24,19 @@ _RESHAPES = frozenset(
 """Ops that may give what they read in another shape, and nothing else."""
 
 
+class WaitingSum(NamedTuple):
+    """A sum that waits to be reduced."""
+
+    maker: Operation
+    """What gives partial sums, perhaps in loops that add them up."""
+    result: int
+    """Which of its results."""
+    total: SSAValue
+    """What is reduced."""
+    node: int
+    """Of the place where that lies."""
+
+
 class Waiting:
     """Those of arguments, of what elementwise ops join with them (gradients), and of both in other
     shapes; scalars that are summed of these, as norms are; and sums that are only returned, as
@@ -38,6 +52,7 @@ class Waiting:
         self._places, self._node_of, self._prices = places, node_of, prices
         self._sums = sums
         self._nodes: set[int] = set()
+        self.sums: list[WaitingSum] = []
         self._returned: set[Operation] = set()
         self._num_norms = 0
 
@@ -67,19 +82,20 @@ class Waiting:
                 self._returned.add(op)
                 prices.wait(num_bytes(op.results[0].type))
             self._num_norms += self._is_norm(op)
-        for size in self._sizes_of_sums().values():
-            prices.reduce(size)
+        self._find_sums()
 
-    def _sizes_of_sums(self) -> dict[int, int]:
-        """By their node the bytes of sums that wait, which devices may have parts of."""
-        found: dict[int, int] = {}
+    def _find_sums(self) -> None:
+        """Finds the sums that wait, which devices may have parts of."""
+        sizes: dict[int, int] = {}
         for op in filter(may_sum, self._places.others):
-            for result in op.results:
+            for index, result in enumerate(op.results):
                 for total in self._sums.totals(op, result):
                     node = self._node_of(total)
                     if node is not None and node in self._nodes:
-                        found[node] = max(found.get(node, 0), num_bytes(total.type))
-        return found
+                        self.sums.append(WaitingSum(op, index, total, node))
+                        sizes[node] = max(sizes.get(node, 0), num_bytes(total.type))
+        for size in sizes.values():
+            self._prices.reduce(size)
 
     def shares(self, trips: int, *nodes: int) -> bool:
         """Whether collectives between these nodes wait for others. In a loop there are none to
