@@ -82,7 +82,12 @@ def test_the_file_is_a_plan(
     module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "plan.json"
-    assert plan(capsys, module, "--auto-shard", GRID, "-o", str(path))[0] == 0
+    status, out, _ = plan(capsys, module, "--auto-shard", GRID, "-o", str(path), "--json")
+    report, modelled = json.loads(out), Plan.load(path).modelled
+    assert status == 0 and modelled is not None
+    assert modelled.seconds.as_json() == report["objective"]
+    assert modelled.peak_bytes == report["memory"]["peak_bytes"]
+    assert modelled.limit_bytes == report["memory"]["limit_bytes"]
     assert main(["explain", str(path), "params['up']"]) == 0
     assert "decided by the search" in capsys.readouterr().out
     assert main(["view", str(path), "-o", str(tmp_path / "plan.html")]) == 0
