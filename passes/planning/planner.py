@@ -14,11 +14,10 @@ from math import floor
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, Operation, OpResult, SSAValue
+from xdsl.ir import BlockArgument, OpResult, SSAValue
 
 from autopar.dialects.autopar import FREE_EARLY
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, location_names, remark
-from autopar.dialects.rules.access import op_label
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.liveness import Memory, memory_of
@@ -29,7 +28,7 @@ from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.specs import AxisTable
-from autopar.passes.partition.unruled import is_dynamic, is_unruled, replicated_text
+from autopar.passes.partition.unruled import tell_unruled
 from autopar.passes.pipelines import DECIDE, PARTITION
 from autopar.passes.progress import tell
 from autopar.passes.sharding.propagation import propagate_shardings
@@ -426,16 +425,7 @@ def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:
             )
     for text in uneven_remarks(graph):
         remark(func, text)
-    _tell_unruled(graph)
-
-
-def _tell_unruled(graph: PlanGraph) -> None:
-    """Once of each kind of op, at the first of it."""
-    kinds: dict[tuple[str, bool], list[Operation]] = {}
-    for op in filter(is_unruled, graph.whole):
-        kinds.setdefault((op_label(op), is_dynamic(op)), []).append(op)
-    for ops in kinds.values():
-        remark(ops[0], f"auto-shard: {replicated_text(ops, graph.table.grid.num_devices)}")
+    tell_unruled(graph.whole, graph.table.grid.num_devices, "auto-shard: ")
 
 
 def _too_dear(func: FuncOp, demands: Demands | None) -> DiagnosticError:

@@ -316,6 +316,24 @@ def test_a_plan_of_more_devices_than_the_cluster_has_is_not_priced(
     assert plan.modelled is None and "cost model" not in str(plan)
 
 
+@pytest.mark.parametrize("method", ["dp", "auto"])
+def test_ops_without_a_rule_are_told_once_of_each_kind(method: str) -> None:
+    """auto-shard and insert-reshards both come to them."""
+
+    def step(params: Any, batch: Any) -> Any:
+        kind = jax.ShapeDtypeStruct((32, 64), jnp.float32)
+        hidden = batch["x"]
+        for name in ("mine", "other", "mine"):
+            hidden = jax.ffi.ffi_call(name, kind)(hidden)
+        return params["out"] - 0.1 * (hidden.T @ batch["y"]).sum()
+
+    plan = autopar.plan(step, params(), batch(), mesh=mesh(), method=method, donate_argnums=0)
+    told = [said.message for said in plan.remarks if "no sharding rule" in said.message]
+    assert [text.count("@mine has") for text in told] == [1, 0]
+    assert "(16384 result bytes each, of 2 such ops)" in told[0]
+    assert "@other has" in told[1] and "(8192 result bytes each)" in told[1]
+
+
 # ---- files ---------------------------------------------------------------------------------------
 
 
