@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,11 +13,9 @@ from math import floor
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
-from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, OpResult, SSAValue
 
 from autopar.dialects.autopar import FREE_EARLY
-from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, location_names, remark
+from autopar.dialects.diagnostics import collect_remarks, remark
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.liveness import Memory, memory_of
@@ -41,11 +39,11 @@ from .demands import Demands
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
+from .refusals import too_dear, too_large
 from .reshard_prices import Meets
 from .rivals import methods_of, propagated_rival, rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
-from .words import size_text
 from .writing import Unplanned, write_again, write_choices
 
 _TRIALS = 8
@@ -72,8 +70,6 @@ _DEARER = 1.01
 that free it early;"""
 _LESS = 0.95
 """if they are small, or that lowers what the cheapest needs to this share."""
-_HEAVIEST = 5
-"""Tensors that are named where nothing fits."""
 
 
 class Trial:
@@ -150,7 +146,7 @@ def make_plan(
     else:
         road, choices, trial = road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
-        raise _too_dear(func, demands)
+        raise too_dear(func, demands)
     if plugin is None and demands in (None, Demands()):
         choices, trial = road.best(choices, trial, limit)
     _tell(module, graph, choices)
@@ -205,7 +201,7 @@ class _Road:
                 found = early._fitting(limit, met)
         if late is None and found is None:
             needed, thriftiest = min(met, key=lambda tried: tried[0])
-            raise _too_large(self.module, early.search, thriftiest.of_node, needed, limit)
+            raise too_large(self.module, early.search, thriftiest.of_node, needed, limit)
         if late is None or (found is not None and _seconds(*found) < _seconds(*late)):
             assert found is not None
             return early, early._write(found[0]), found[1]
@@ -426,38 +422,3 @@ def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:
     for text in uneven_remarks(graph):
         remark(func, text)
     tell_unruled(graph.whole, graph.table.grid.num_devices, "auto-shard: ")
-
-
-def _too_dear(func: FuncOp, demands: Demands | None) -> DiagnosticError:
-    if demands is not None and demands.forbidden:
-        why = (
-            "no plan does without the collectives that the options forbid: allow them, or take "
-            "back shardings that demand them"
-        )
-    else:
-        why = (
-            f"every plan takes longer than {FORBIDDEN * UNIT_S:.0e} seconds a step, the most that "
-            "is planned for: see alpha, beta, and the cluster"
-        )
-    return DiagnosticError(func, f"auto-shard: {why}")
-
-
-def _too_large(
-    module: ModuleOp, search: Search, chosen: Sequence[int], needed: int, limit: int
-) -> DiagnosticError:
-    heaviest = search.footprint.heaviest(chosen, _HEAVIEST)
-    return DiagnosticError(
-        main_function(module),
-        f"auto-shard: no plan found fits into {size_text(limit)} a device; the one that needs "
-        f"least takes {size_text(needed)} ({size_text(needed - limit)} too much): use more "
-        "devices, smaller batches, microbatches or rematerialisation, or raise memory-per-device",
-        [(value, f"{_name(value)} takes {size_text(size)} a device") for value, size in heaviest],
-    )
-
-
-def _name(value: SSAValue) -> str:
-    if isinstance(value, BlockArgument):
-        said = next(location_names(value.location), f"{value.index}")
-        return f"argument {said} : {value.type}"
-    assert isinstance(value, OpResult)
-    return f"'{value.op.name}' : {value.type}"
