@@ -19,7 +19,7 @@ from .passes.collector import collector_off
 from .passes.entry import main_function
 from .passes.importing.arguments import argument_kinds
 from .passes.importing.methods import MethodOptions
-from .passes.planning.modelled import Modelled, StepSeconds
+from .passes.planning.modelled import Modelled
 from .passes.planning.naming import ValueNames
 from .passes.planning.planner import Trial
 from .passes.planning.report import report_of
@@ -81,7 +81,7 @@ def _write(target: Path, trial: Trial, limit: int, decisions: Decisions, names: 
     # What AutoShardParallel says: nothing is demanded beside what the program states.
     options = MethodOptions("shard")
     plan = Plan.read_off(trial.module, decisions, options, names.arguments, names.results)
-    plan.modelled = Modelled(StepSeconds.of(trial.price), trial.memory.peak, limit)
+    plan.modelled = Modelled(trial.seconds, trial.memory.peak, limit)
     text = plan_text(plan).encode()
 
     def write(file: IO[bytes]) -> None:

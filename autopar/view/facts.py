@@ -83,9 +83,9 @@ def _moved_json(kind: str, axes: str, moved: _Moved) -> dict[str, Any]:
     }
 
 
-def objective_data(module: ModuleOp, prices: CostModel) -> dict[str, float]:
+def objective_data(module: ModuleOp, prices: CostModel) -> dict[str, float | None]:
     """Seconds of a step and their parts."""
-    seconds = StepSeconds.of(price_of(module, prices)).as_json()
+    seconds = StepSeconds.of(price_of(module, prices), prices).as_json()
     return {name.removesuffix("_s"): value for name, value in seconds.items()}
 
 

@@ -20,31 +20,41 @@ _REDUCES = ("all_reduce", "reduce_scatter")
 class StepSeconds:
     """Of one step on one device."""
 
-    compute_s: float
-    memory_s: float
-    """Of the traffic with memory of what is no dot or convolution."""
+    compute_s: float | None
+    """Of dots and convolutions; None where the objective is communication alone."""
+    memory_s: float | None
+    """Of the traffic with memory of what is no dot or convolution; None as above."""
     communication_s: float
     reshard_s: float
     """The part of `communication_s` that moves values from one layout to another: all but the
     reduction of partial sums."""
 
     @staticmethod
-    def of(price: Price) -> StepSeconds:
+    def of(price: Price, prices: CostModel) -> StepSeconds:
+        """Of what `prices` give."""
         moving = sum(s for (kind, _), s in price.communication.items() if kind not in _REDUCES)
+        if prices.objective == "communication":
+            return StepSeconds(None, None, price.communication_total, moving)
         return StepSeconds(price.compute, price.memory, price.communication_total, moving)
 
     @property
     def total_s(self) -> float:
-        return self.compute_s + self.memory_s + self.communication_s
+        """What a plan is judged by."""
+        return (self.compute_s or 0.0) + (self.memory_s or 0.0) + self.communication_s
 
-    def as_json(self) -> dict[str, float]:
+    def as_json(self) -> dict[str, float | None]:
         return {"total_s": self.total_s, **asdict(self)}
 
     def __str__(self) -> str:
+        communication = (
+            f"communication {milliseconds(self.communication_s)} "
+            f"(resharding {milliseconds(self.reshard_s)})"
+        )
+        if self.compute_s is None or self.memory_s is None:
+            return f"{communication}; compute and memory traffic are not modelled"
         return (
             f"step {milliseconds(self.total_s)}: compute {milliseconds(self.compute_s)}, memory "
-            f"traffic {milliseconds(self.memory_s)}, communication "
-            f"{milliseconds(self.communication_s)} (resharding {milliseconds(self.reshard_s)})"
+            f"traffic {milliseconds(self.memory_s)}, {communication}"
         )
 
 
@@ -66,7 +76,7 @@ def modelled(module: ModuleOp, prices: CostModel, limit: int | None) -> Modelled
     """Of a partitioned module."""
     fusions = Fusions()
     peak = memory_of(module, fusions).peak
-    return Modelled(StepSeconds.of(price_of(module, prices, fusions)), peak, limit)
+    return Modelled(StepSeconds.of(price_of(module, prices, fusions), prices), peak, limit)
 
 
 def memory_text(peak: int, limit: int | None) -> str:

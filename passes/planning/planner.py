@@ -36,6 +36,7 @@ from autopar.passes.solver.solve import Plugin, SolveOptions
 from .again import made_again
 from .coarse import Kept
 from .demands import Demands
+from .modelled import StepSeconds
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
@@ -94,6 +95,11 @@ class Trial:
     def price(self) -> Price:
         """Seconds of one step."""
         return price_of(self.module, self._prices, self._fusions)
+
+    @property
+    def seconds(self) -> StepSeconds:
+        """The same, as far as it is modelled."""
+        return StepSeconds.of(self.price, self._prices)
 
     @cached_property
     def collectives(self) -> list[CollectiveUse]:

@@ -53,7 +53,7 @@ def report_of(module: ModuleOp, planned: Planned, limit: int | None) -> dict[str
     return {
         "version": VERSION,
         "grid": {name: size for name, size in planned.graph.table.grid.axes},
-        "objective": StepSeconds.of(trial.price).as_json(),
+        "objective": trial.seconds.as_json(),
         "memory": {
             "peak_bytes": memory.peak,
             "arguments_bytes": memory.arguments,
@@ -108,6 +108,9 @@ def table_of(report: dict[str, Any]) -> str:
         str(StepSeconds(**parts)),
         memory_text(memory["peak_bytes"], memory["limit_bytes"]),
     ]
+    if report["objective"]["compute_s"] is None:
+        sent = sum(use["ring_bytes"] for use in report["collectives"])
+        lines.append(f"{size_text(sent)} sent by each device in all")
     lines += [
         f"{use['kind']} over {', '.join(use['axes'])}: {use['count']} times, "
         f"{size_text(use['ring_bytes'])} sent by each device"
