@@ -88,7 +88,7 @@ class Plan:
     results: list[PlannedValue]
     collectives: list[CollectiveUse]
     flops: int
-    """Of the dots and convolutions of one run on one device."""
+    """Of one run on one device: dots, convolutions, and ops whose rule states theirs."""
     result_bytes: int
     """Bytes of a device's results that do not share an argument's buffer."""
     batch: str = ""
@@ -336,7 +336,7 @@ class Plan:
         yield f"  in all {self.collective_bytes:,.0f} bytes"
 
     def _device_rows(self) -> Iterator[str]:
-        yield f"  {self.flops:16,} FLOPs in dots and convolutions"
+        yield f"  {self.flops:16,} FLOPs"
         yield f"  {self.argument_bytes:16,} bytes of arguments"
         yield f"  {self.result_bytes:16,} bytes of results beside donated arguments"
         if self.temporary_bytes is not None:
