@@ -57,7 +57,7 @@ from .resharder import Resharder
 from .specs import AxisTable, Spec
 from .splats import CONSTANTS, splat_of
 from .survey import survey
-from .unruled import tell_unruled
+from .unruled import tell_late, tell_unruled
 from .value_specs import ValueSpecs
 
 
@@ -100,6 +100,10 @@ class FunctionDecider:
         }
         """Ops that are decided in another way than by their sharding rule."""
         self._replicated: list[Operation] = []
+        self._has_shardings = False
+        """Whether any op says where its results lie, as all do behind propagation."""
+        self._late: list[Operation] = []
+        """Ops that do not say it, and read values that lie split."""
 
     # ---- the walk ----
 
@@ -125,6 +129,8 @@ class FunctionDecider:
             if specs.of[value] != spec:
                 self._reshards.bring(terminator, index, spec)
         tell_unruled(self._replicated, self._table.grid.num_devices)
+        if self._has_shardings:
+            tell_late(self._late, self._table.grid.num_devices)
         set_arg_shardings(func, [self._table.sharding(specs.of[arg]) for arg in entry.args])
         set_result_shardings(func, [self._table.sharding(spec) for spec in wanted])
 
@@ -143,6 +149,10 @@ class FunctionDecider:
     def _compute(self, op: Operation) -> None:
         """Any op with a sharding rule; the others are replicated."""
         attributes = op.attributes
+        if SHARDING in attributes:
+            self._has_shardings = True
+        elif any(any(self._specs.of[value].dims) for value in operands_of(op)):
+            self._late.append(op)
         again = attributes.pop(AGAIN, None)
         decision = self._decisions.of(op)
         if decision is None:
