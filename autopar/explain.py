@@ -88,7 +88,7 @@ def explain_plan(plan: Plan, name: Any) -> Explanations:
             graph, chosen = choices_read_off(plan)
         except UnevenError as error:
             return unpriced(plan, name, f"not priced: {error}")
-        terms = terms_of(plan, road, graph.func.parent_op())
+        terms = terms_of(road, plan.mesh, graph.func.parent_op())
         searched = decisions.searched
         explainer = Explainer(
             graph,
@@ -115,19 +115,19 @@ def choices_read_off(plan: Plan) -> tuple[PlanGraph, list[int]]:
     road, decisions = plan.road, plan.decisions
     assert road is not None and decisions is not None, "a plan from a file has no program"
     module = road.undecided()
-    terms = terms_of(plan, road, module)
+    terms = terms_of(road, plan.mesh, module)
     table = AxisTable(grid_of(module), ())
     graph = PlanGraph(main_function(module), table, terms.prices, terms.demands)
     return graph, choices_of(graph, _decided_values(decisions))
 
 
-def terms_of(plan: Plan, road: Road, module: Any) -> Terms:
-    """What a plan's program is judged by: as it was searched, else as auto would search it."""
+def terms_of(road: Road, mesh: Any, module: Any) -> Terms:
+    """What a program on a mesh is judged by: as it was searched, else as auto would search it."""
     from .methods import AutoShardParallel
 
     if road.planner is not None:
         return road.planner.terms(module)
-    return AutoShardParallel().planner(plan.mesh).terms(module)
+    return AutoShardParallel().planner(mesh).terms(module)
 
 
 def _decided_values(decisions: Decisions) -> DecidedValues:

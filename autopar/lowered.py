@@ -22,6 +22,8 @@ from .plans import Plan, Signature
 from .road import Road
 
 if TYPE_CHECKING:
+    from autopar.dialects.sharding import Grid
+
     from .call import Lowering
     from .compiled import CompiledProgram
 
@@ -86,15 +88,17 @@ class LoweredProgram:
             jax.tree.unflatten(self.out_tree, range(len(self.outs)))
         )
         results = [f"result{jax.tree_util.keystr(path)}" for path, _ in paths]
-        plan = Plan.of(self.road, names, results, self.batch.why)
+        plan = Plan.of(self.road, self._mesh_of, names, results, self.batch.why)
         plan.signature = Signature(
             self.call.tree,
             tuple(len(aval.shape) for aval in self.call.avals),
             self.out_tree,
             tuple(len(out.shape) for out in self.outs),
         )
-        plan.own_mesh = MeshChoice(plan.grid, self.meshes, []).mesh
         return plan
+
+    def _mesh_of(self, grid: Grid) -> Any:
+        return MeshChoice(grid, self.meshes, []).mesh
 
     def compile(self) -> CompiledProgram:
         """The executable program."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, i64
+from xdsl.dialects.builtin import ArrayAttr, StringAttr, i64
 from xdsl.dialects.func import FuncOp
 
 from .decisions import Decisions, Recorder
@@ -19,7 +19,9 @@ from .passes.collector import collector_off
 from .passes.entry import main_function
 from .passes.importing.arguments import argument_kinds
 from .passes.importing.methods import MethodOptions
+from .passes.planning.modelled import Modelled
 from .passes.planning.naming import ValueNames
+from .passes.planning.planner import Trial
 from .passes.planning.report import report_of
 from .sources import imported, plan_module, planner_of, read_source
 from .terminal import UsageError
@@ -56,7 +58,7 @@ def plan_file(request: Request) -> tuple[dict[str, Any], Sequence[Diagnostic]]:
         if target is not None:
             assert planned.tried is not None and recorder.decisions is not None
             names = ValueNames(main_function(module), ())
-            _write(target, planned.tried.module, recorder.decisions, names)
+            _write(target, planned.tried, terms.limit, recorder.decisions, names)
     return report, remarks
 
 
@@ -72,13 +74,14 @@ def state_kinds(func: FuncOp) -> None:
     func.properties["arg_attrs"] = ArrayAttr(entries)
 
 
-def _write(target: Path, module: ModuleOp, decisions: Decisions, names: ValueNames) -> None:
+def _write(target: Path, trial: Trial, limit: int, decisions: Decisions, names: ValueNames) -> None:
     from .plan_files import plan_text
     from .plans import Plan
 
     # What AutoShardParallel says: nothing is demanded beside what the program states.
     options = MethodOptions("shard")
-    plan = Plan.read_off(module, decisions, options, names.arguments, names.results)
+    plan = Plan.read_off(trial.module, decisions, options, names.arguments, names.results)
+    plan.modelled = Modelled(trial.seconds, trial.memory.peak, limit)
     text = plan_text(plan).encode()
 
     def write(file: IO[bytes]) -> None:

@@ -17,6 +17,7 @@ from autopar.dialects.autopar import StrategyAttr
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.passes.cost.report import CollectiveUse
 from autopar.passes.importing.methods import METHODS, MethodOptions
+from autopar.passes.planning.modelled import Modelled
 
 from .decisions import DecidedOp, Decisions, StalePlanError, parsed_sharding, parsed_strategy
 from .methods import check_num_micro_batches, check_reduction
@@ -50,6 +51,7 @@ class PlanFile:
     collectives: list[CollectiveUse]
     ops: tuple[DecidedOp, ...]
     free_early: bool = False
+    modelled: Modelled | None = None
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *METHODS):
@@ -138,6 +140,7 @@ def plan_text(plan: Plan) -> str:
         collectives=plan.collectives,
         ops=decisions.ops,
         free_early=decisions.free_early,
+        modelled=plan.modelled,
     )
     entries = {"format": FORMAT, "version": VERSION, **asdict(file)}
     return (
@@ -198,6 +201,7 @@ def _plan(file: PlanFile) -> Plan:
         batch=file.batch,
         num_micro_batches=file.num_micro_batches,
         reduction=file.reduction,
+        modelled=file.modelled,
         options=file.options,
         decisions=Decisions(
             file.program,

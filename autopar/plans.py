@@ -20,15 +20,17 @@ import numpy as np
 from xdsl.ir import Attribute
 
 from autopar.dialects.autopar import GLOBAL, aliases, result_sharding, sharding_of
-from autopar.dialects.diagnostics import Diagnostic, collect_remarks
+from autopar.dialects.diagnostics import Diagnostic, DiagnosticError, collect_remarks
 from autopar.dialects.shard import user_grid
 from autopar.dialects.sharding import Grid, Sharding, parse_axis
 from autopar.dialects.tensors import item_bytes, shape_of
+from autopar.passes.collector import collector_off
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.entry import main_function
 from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.importing.meshes import merge_axes
+from autopar.passes.planning.modelled import Modelled, modelled
 
 if TYPE_CHECKING:
     from jax.sharding import NamedSharding
@@ -86,13 +88,15 @@ class Plan:
     results: list[PlannedValue]
     collectives: list[CollectiveUse]
     flops: int
-    """Of the dots and convolutions of one run on one device."""
+    """Of one run on one device: dots, convolutions, and ops whose rule states theirs."""
     result_bytes: int
     """Bytes of a device's results that do not share an argument's buffer."""
     batch: str = ""
     """Which arguments are the batch and how that is known."""
     num_micro_batches: int = 1
     remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
+    modelled: Modelled | None = None
+    """What a step takes by the cost model; None: the cluster cannot be priced, or not known."""
     temporary_bytes: int | None = None
     """XLA's figure for one device, once the program is compiled."""
     options: MethodOptions | None = field(default=None, repr=False)
@@ -214,14 +218,30 @@ class Plan:
 
     @staticmethod
     def of(
-        road: Road, names: Sequence[str] = (), results: Sequence[str] = (), batch: str = ""
+        road: Road,
+        mesh_of: Callable[[Grid], Any],
+        names: Sequence[str] = (),
+        results: Sequence[str] = (),
+        batch: str = "",
     ) -> Plan:
-        """The plan of a program."""
+        """The plan of a program; `mesh_of` gives the jax Mesh of its grid."""
+        from .explain import terms_of
+
         with collect_remarks() as remarks:
             module, decisions = road.decided("spmd")
         plan = Plan.read_off(module, decisions, road.options, names, results)
+        mesh = mesh_of(plan.grid)
+        try:
+            terms = terms_of(road, mesh, module)
+        except DiagnosticError:  # a method that needs no cluster runs on more devices than it has
+            priced = None
+        else:
+            with collector_off():
+                priced = modelled(module, terms.prices, terms.limit)
         return replace(
             plan,
+            modelled=priced,
+            own_mesh=mesh,
             batch=batch,
             num_micro_batches=road.num_micro_batches,
             remarks=remarks,
@@ -296,6 +316,8 @@ class Plan:
         lines += ["", "results", *_value_rows(self.results)]
         lines += ["", "collectives (ring bytes a device and run)", *self._collective_rows()]
         lines += ["", "per device and run", *self._device_rows()]
+        if self.modelled is not None:
+            lines += ["", "by the cost model", *(f"  {line}" for line in self.modelled.lines())]
         if self.remarks:
             lines += ["", "remarks", *self._remark_rows()]
         return "\n".join(lines)
@@ -314,7 +336,7 @@ class Plan:
         yield f"  in all {self.collective_bytes:,.0f} bytes"
 
     def _device_rows(self) -> Iterator[str]:
-        yield f"  {self.flops:16,} FLOPs in dots and convolutions"
+        yield f"  {self.flops:16,} FLOPs"
         yield f"  {self.argument_bytes:16,} bytes of arguments"
         yield f"  {self.result_bytes:16,} bytes of results beside donated arguments"
         if self.temporary_bytes is not None:

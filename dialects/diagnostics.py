@@ -144,6 +144,8 @@ class Diagnostic:
     notes: tuple[Diagnostic, ...] = ()
     file: str | None = field(default_factory=_file.get, compare=False)
     """What was being worked on, for want of a place; kept, since remarks are printed later."""
+    topic: str | None = field(default=None, compare=False)
+    """What is said once of a program, by the pass that comes to it first."""
 
     @property
     def text(self) -> str:
@@ -206,15 +208,17 @@ def emit(diagnostic: Diagnostic) -> None:
     """Give a remark or warning to the collector, or else to the logger."""
     collected = _collector.get()
     if collected is not None:
-        collected.append(diagnostic)
+        topic = diagnostic.topic
+        if topic is None or all(said.topic != topic for said in collected):
+            collected.append(diagnostic)
     else:
         level = logging.WARNING if diagnostic.severity == "warning" else logging.INFO
         logger.log(level, "%s", diagnostic.text)
 
 
-def remark(place: Place, message: str) -> None:
+def remark(place: Place, message: str, topic: str | None = None) -> None:
     """Something that the user may want to know: what was gathered, inferred, chosen."""
-    emit(Diagnostic("remark", place, message))
+    emit(Diagnostic("remark", place, message, topic=topic))
 
 
 def warning(place: Place, message: str) -> None:

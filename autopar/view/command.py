@@ -116,7 +116,7 @@ def view_plan(plan: Plan, path: Path, title: str | None) -> None:
     road = replace(plan.road, decisions=plan.decisions)
     with collector_off():
         module = road.at("sharded")
-        terms = terms_of(plan, plan.road, module)
+        terms = terms_of(plan.road, plan.mesh, module)
         header = Header(title or "plan", f"method {plan.method}")
         names = [[value.name for value in values] for values in (plan.arguments, plan.results)]
         data = program_data(module, make_context(), terms, header, *names)

@@ -18,6 +18,7 @@ from autopar.passes.cost.program import op_seconds, price_of
 from autopar.passes.cost.report import collective_use
 from autopar.passes.cost.schedule import Buffer
 from autopar.passes.entry import main_function
+from autopar.passes.planning.modelled import StepSeconds
 from autopar.passes.planning.naming import grouped, op_label, pattern
 from autopar.passes.walk import inner_ops
 
@@ -29,7 +30,6 @@ _LARGEST = 14
 """Buffers that are named at the peak."""
 _PLACES = 60
 """Places that are told of one kind of collective."""
-_REDUCES = ("all_reduce", "reduce_scatter")
 
 
 @dataclass
@@ -83,17 +83,10 @@ def _moved_json(kind: str, axes: str, moved: _Moved) -> dict[str, Any]:
     }
 
 
-def objective_data(module: ModuleOp, prices: CostModel) -> dict[str, float]:
+def objective_data(module: ModuleOp, prices: CostModel) -> dict[str, float | None]:
     """Seconds of a step and their parts."""
-    price = price_of(module, prices)
-    moving = sum(s for (kind, _), s in price.communication.items() if kind not in _REDUCES)
-    return {
-        "total": price.total,
-        "compute": price.compute,
-        "memory": price.memory,
-        "communication": price.communication_total,
-        "reshard": moving,
-    }
+    seconds = StepSeconds.of(price_of(module, prices), prices).as_json()
+    return {name.removesuffix("_s"): value for name, value in seconds.items()}
 
 
 def memory_data(module: ModuleOp, limit: int | None) -> dict[str, Any]:

@@ -113,7 +113,10 @@ function drawSummary() {
   const { objective, memory, solver } = DATA;
   const grid = DATA.grid.map(([name, size]) => `${name} ${size}`).join(" × ");
   const pairs = [["grid", grid || "one device"]];
-  if (objective) pairs.unshift(["a step", secondsText(objective.total * 1e6)]);
+  if (objective) {
+    const what = objective.compute === null ? "communication of a step" : "a step";
+    pairs.unshift([what, secondsText(objective.total * 1e6)]);
+  }
   if (memory) {
     const over = memory.limit && memory.peak > memory.limit;
     pairs.push(["memory of a device", bytesText(memory.peak), over ? "over" : ""]);
@@ -131,7 +134,7 @@ function splitOfTime(objective) {
     ["memory traffic of other ops", objective.memory],
     ["communication: reductions", objective.communication - objective.reshard],
     ["communication: resharding", objective.reshard],
-  ];
+  ].filter(([, seconds]) => seconds !== null);
   const stack = make("div", { class: "stack", role: "img", "aria-label": "Split of a step's time" });
   const rows = parts.map(([name, seconds], index) => {
     const share = objective.total ? seconds / objective.total : 0;

@@ -29,6 +29,7 @@ from .access import (
 )
 from .core import FactorKind, RuleError, RuleFunction, ShardingRule, check_rule
 
+_CUSTOM_CALL = "stablehlo.custom_call"
 SHARDING_RULE_ATTRIBUTE = "sdy.sharding_rule"
 
 NO_RULE: dict[str, str] = {}
@@ -38,11 +39,16 @@ OpClass = Literal["elementwise", "pass_through", "forward", "broadcast"]
 """How Shardy's op priorities treat an op: elementwise ops and those that only move elements
 (pass_through) propagate first, in both directions or forward alone; broadcasts forward last."""
 
+FlopsFunction = Callable[[Operation], int]
+"""FLOPs of one run of an op by its types: of the whole op, and of what a device has of it."""
+
 RuleKey = tuple[object, ...]
 
 _RULES: dict[str, RuleFunction] = {}
 _CLASSES: dict[str, OpClass] = {}
 _CUSTOM_CALLS: dict[str, RuleFunction] = {}
+_FLOPS: dict[str, FlopsFunction] = {}
+"""By the op's name, of custom_calls by `stablehlo.custom_call@target`."""
 _CACHE: dict[RuleKey, tuple[ShardingRule | None, tuple[object, ...]]] = {}
 _BY_VALUE: dict[tuple[object, ...], ShardingRule | None] = {}
 _RULE_POOL: dict[ShardingRule, ShardingRule] = {}
@@ -70,11 +76,16 @@ def sharding_rule(
 
 
 def register_sharding_rule(
-    name: str, function: RuleFunction, *, op_class: OpClass | None = None
+    name: str,
+    function: RuleFunction,
+    *,
+    op_class: OpClass | None = None,
+    flops: FlopsFunction | None = None,
 ) -> None:
     """Adds or replaces the rule of the op `name` (for third parties).
 
     `op_class`: when propagation takes the op; None: with all those that are in no class.
+    `flops`: what the cost model takes it to compute; None: it costs its traffic with memory.
     Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
     """
     load_families()
@@ -83,17 +94,49 @@ def register_sharding_rule(
     if op_class is not None:
         _CLASSES[name] = op_class
     NO_RULE.pop(name, None)
+    _state_flops(name, flops)
     clear_cache()
 
 
-def register_custom_call_rule(target: str, function: RuleFunction) -> None:
-    """Adds or replaces the rule of `stablehlo.custom_call` ops that call `target`.
+def register_custom_call_rule(
+    target: str, function: RuleFunction, *, flops: FlopsFunction | None = None
+) -> None:
+    """Adds or replaces the rule of `stablehlo.custom_call` ops that call `target`; `flops` as of
+    `register_sharding_rule`.
 
     Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
     """
     load_families()
     _CUSTOM_CALLS[target] = function
+    _state_flops(f"{_CUSTOM_CALL}@{target}", flops)
     clear_cache()
+
+
+def _state_flops(key: str, flops: FlopsFunction | None) -> None:
+    _FLOPS.pop(key, None)
+    if flops is not None:
+        _FLOPS[key] = flops
+
+
+def stated_flops(op: Operation) -> int:
+    """FLOPs of one run of an op, as they were registered with its rule; 0 where none were.
+    DiagnosticError where the function fails, or gives no number of at least 0."""
+    if not _FLOPS:
+        return 0
+    name = op_name(op)
+    if name == _CUSTOM_CALL:
+        name = f"{name}@{string(op, 'call_target_name')}"
+    function = _FLOPS.get(name)
+    if function is None:
+        return 0
+    what = f"the function of the FLOPs of {op_label(op)}"
+    try:
+        found = int(function(op))
+    except Exception as error:
+        raise DiagnosticError(op, f"{what} failed: {_failure(error)}") from error
+    if found < 0:
+        raise DiagnosticError(op, f"{what} gives {found}: expected at least 0")
+    return found
 
 
 def custom_call_rule(*targets: str) -> Callable[[RuleFunction], RuleFunction]:
@@ -169,7 +212,7 @@ def rule_key(op: Operation) -> RuleKey:
 def _telling_attributes(op: Operation, name: str) -> dict[str, Attribute]:
     """Those of the discardable attributes of an op that its rule may depend on: a custom_call's
     arguments are among them (`mhlo.backend_config`), and an unknown op's properties may be."""
-    if name in ("builtin.unregistered", "stablehlo.custom_call"):
+    if name in ("builtin.unregistered", _CUSTOM_CALL):
         return {key: item for key, item in op.attributes.items() if not key.startswith("autopar.")}
     written = op.attributes.get(SHARDING_RULE_ATTRIBUTE)
     return {} if written is None else {SHARDING_RULE_ATTRIBUTE: written}
@@ -196,7 +239,7 @@ def _find_rule(op: Operation, key: RuleKey) -> ShardingRule | None:
     load_families()
     written = op.attributes.get(SHARDING_RULE_ATTRIBUTE)
     name = op_name(op)
-    if written is None and name not in _RULES and name != "stablehlo.custom_call":
+    if written is None and name not in _RULES and name != _CUSTOM_CALL:
         return None
     if len(_CACHE) > _CACHE_LIMIT:
         _CACHE.clear()
@@ -222,7 +265,7 @@ def _find_rule(op: Operation, key: RuleKey) -> ShardingRule | None:
 
 def _registered_rule(op: Operation, name: str) -> ShardingRule | None:
     """What the function that is registered for an op says of it."""
-    if name == "stablehlo.custom_call":
+    if name == _CUSTOM_CALL:
         function = _CUSTOM_CALLS.get(string(op, "call_target_name"))
     else:
         function = _RULES.get(name)

@@ -1,4 +1,4 @@
-"""Floating point operations of contractions.
+"""Floating point operations of contractions, and of ops whose rule states theirs.
 
 Of a convolution only what meets an element counts, neither padding nor the holes of dilation, as in
 XLA's `HloCostAnalysis`: kernels leave those out.
@@ -14,24 +14,33 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
 from autopar.dialects.rules.access import integer, ints
+from autopar.dialects.rules.registry import stated_flops
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers, DotDimensionNumbers
-from autopar.dialects.tensors import shape_of
+from autopar.dialects.tensors import element_type, shape_of
 from autopar.passes.walk import inner_ops
 
 from .loops import times
 
 
 def flops_of(module: ModuleOp) -> int:
-    """FLOPs of the dots and convolutions of a module (two for a multiply and add), loops counted
-    by their trips. After shard-partition these are those of one device."""
+    """FLOPs of a module (two for a multiply and add), loops counted by their trips. After
+    shard-partition these are those of one device."""
     loops: dict[Operation, int] = {}
-    return sum(op_flops(op) * times(op, loops) for op in inner_ops(module) if op.name in _FLOPS)
+    found = ((op, op_flops(op)) for op in inner_ops(module))
+    return sum(flops * times(op, loops) for op, flops in found if flops)
 
 
 def op_flops(op: Operation) -> int:
-    """FLOPs of one run of an op; 0 for all but dots and convolutions."""
+    """FLOPs of one run of an op; 0 for all but dots, convolutions, and what third parties state
+    (`register_sharding_rule`)."""
     formula = _FLOPS.get(op.name)
-    return 0 if formula is None else formula(op)
+    return stated_flops(op) if formula is None else formula(op)
+
+
+def compute_type(op: Operation) -> str:
+    """The element type that an op computes in: that of its first operand."""
+    value = (*op.operands, *op.results)[0]
+    return str(element_type(value.type))
 
 
 def dot_numbers(dot: Operation) -> DotDimensionNumbers:

@@ -1,7 +1,7 @@
 """What a partitioned program costs: seconds of one run on one device.
 
-Dots and convolutions pay the roofline, collectives alpha and beta (`prices.py`), those that run as
-one (`merging.py`) alpha once for each message; of other ops only
+Dots, convolutions and what else states FLOPs pay the roofline, collectives alpha and beta
+(`prices.py`), those that run as one (`merging.py`) alpha once for each message; of other ops only
 the reading of kept values and the writing of their results counts (`fusion.py`). Bodies of loops
 are counted by their trips, of branches the dearest. Compute and communication are added up: nothing
 is taken to overlap.
@@ -18,10 +18,10 @@ from xdsl.ir import Block, Operation
 
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid
-from autopar.dialects.tensors import element_type, num_bytes
+from autopar.dialects.tensors import num_bytes
 from autopar.passes.entry import main_function
 
-from .flops import op_flops, output_features
+from .flops import compute_type, op_flops, output_features
 from .fusion import BODIES, DOTS, Fusion
 from .liveness import FusionOf
 from .loops import times, trip_count
@@ -38,7 +38,7 @@ class Price:
     """Seconds of one run."""
 
     compute: float = 0.0
-    """Of dots and convolutions."""
+    """Of dots, convolutions, and other ops that state FLOPs."""
     memory: float = 0.0
     """Of all other ops: their traffic with memory."""
     communication: Mapping[Collective, float] = field(default_factory=dict[Collective, float])
@@ -104,11 +104,10 @@ class _Pricing:
                 self.of_op[op] = seconds
             elif op.name in BODIES:
                 nested.append(self._bodies(op))
-            elif op.name in DOTS:
-                dtype = str(element_type(op.operands[0].type))
+            elif op.name in DOTS or op_flops(op):
                 moved = _traffic(fusion, op)
                 self.of_op[op] = self.model.compute_seconds(
-                    op_flops(op), moved, dtype, output_features(op)
+                    op_flops(op), moved, compute_type(op), output_features(op)
                 )
                 compute += self.of_op[op]
             elif not op.name.endswith(".return"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import GridOp, adopt_xdsl_ops, make_grid_op
-from autopar.dialects.sharding import Grid
+from autopar.dialects.sharding import Grid, parse_axis
 
 
 def find_grid_op(module: ModuleOp) -> GridOp | None:
@@ -37,13 +39,19 @@ def require_grid_op(module: ModuleOp, what: str, pass_name: str) -> GridOp:
 
 def parse_grid(text: str, axis_names: tuple[str, ...] | None = None, name: str = "mesh") -> Grid:
     """A grid from `2x4`. Axis names default to x, y, z, … ValueError for anything else."""
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or any(size < 1 for size in shape):
+    if not re.fullmatch(r"[0-9]+(x[0-9]+)*", text.lower()):
         raise ValueError(f"grid={text}: expected sizes joined by x, as in grid=2x4")
+    shape = tuple(map(int, text.lower().split("x")))
+    if 0 in shape:
+        raise ValueError(f"grid={text}: an axis has at least one device, not 0")
     names = axis_names or tuple("xyz"[i] if len(shape) <= 3 else f"a{i}" for i in range(len(shape)))
+    for index, axis in enumerate(names):
+        if not axis.strip():
+            raise ValueError(f"axis-names={','.join(names)}: the name of axis {index} is empty")
+        if not parse_axis(axis).is_whole:
+            raise ValueError(
+                f"axis-names={','.join(names)}: {axis} is how a part of an axis is spelled"
+            )
     if len(names) != len(shape):
         raise ValueError(
             f"grid={text} has {len(shape)} axes, axis-names={','.join(names)} names {len(names)}"

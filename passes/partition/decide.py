@@ -57,7 +57,7 @@ from .resharder import Resharder
 from .specs import AxisTable, Spec
 from .splats import CONSTANTS, splat_of
 from .survey import survey
-from .unruled import is_unruled, replicated_text
+from .unruled import tell_late, tell_unruled
 from .value_specs import ValueSpecs
 
 
@@ -99,6 +99,11 @@ class FunctionDecider:
             "stablehlo.optimization_barrier": self._barrier,
         }
         """Ops that are decided in another way than by their sharding rule."""
+        self._replicated: list[Operation] = []
+        self._has_shardings = False
+        """Whether any op says where its results lie, as all do behind propagation."""
+        self._late: list[Operation] = []
+        """Ops that do not say it, and read values that lie split."""
 
     # ---- the walk ----
 
@@ -123,6 +128,9 @@ class FunctionDecider:
             wanted.append(spec)
             if specs.of[value] != spec:
                 self._reshards.bring(terminator, index, spec)
+        tell_unruled(self._replicated, self._table.grid.num_devices)
+        if self._has_shardings:
+            tell_late(self._late, self._table.grid.num_devices)
         set_arg_shardings(func, [self._table.sharding(specs.of[arg]) for arg in entry.args])
         set_result_shardings(func, [self._table.sharding(spec) for spec in wanted])
 
@@ -141,6 +149,10 @@ class FunctionDecider:
     def _compute(self, op: Operation) -> None:
         """Any op with a sharding rule; the others are replicated."""
         attributes = op.attributes
+        if SHARDING in attributes:
+            self._has_shardings = True
+        elif any(any(self._specs.of[value].dims) for value in operands_of(op)):
+            self._late.append(op)
         again = attributes.pop(AGAIN, None)
         decision = self._decisions.of(op)
         if decision is None:
@@ -185,8 +197,7 @@ class FunctionDecider:
 
     def _replicate(self, op: Operation) -> None:
         """An op that cannot be split: whole operands in, whole results out."""
-        if is_unruled(op):
-            remark(op, replicated_text([op], self._table.grid.num_devices))
+        self._replicated.append(op)
         for index, value in enumerate(op.operands):
             self._reshards.bring(op, index, self._specs.replicated(value))
         wanted = [self._specs.annotated(r) for r in op.results]

@@ -18,7 +18,9 @@ class InsertReshardsPass(ModulePass):
     """Give every op its strategy and make every resharding explicit.
 
     Needs: shardings on values (import-sdy, sharding-propagation); a value without one is
-    replicated. An op's own `autopar.strategy` is kept; absent, the cheapest one is derived.
+    replicated, with a remark where it is an op's and others have theirs: run sharding-propagation
+    behind a pass that inserts ops. An op's own `autopar.strategy` is kept; absent, the cheapest one
+    is derived.
 
     Guarantees: each op carries the sharding of its results and, where it has a sharding rule,
     its strategy; operands lie as the strategy needs them, `autopar.reshard` standing wherever

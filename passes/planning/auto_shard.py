@@ -14,7 +14,7 @@ from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import refuse_partitioned
 from autopar.dialects.diagnostics import DiagnosticError, remark
-from autopar.dialects.shard import grid_of
+from autopar.dialects.shard import user_grid
 from autopar.passes.cost.cluster import Cluster, ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel, check_overrides
 from autopar.passes.entry import main_function
@@ -153,7 +153,7 @@ class AutoShardPass(ModulePass):
         """What the options come to on the grid of a module."""
         try:
             cluster = read_cluster(self.cluster)
-            prices = CostModel.of(cluster, grid_of(module), self.alpha, self.beta, self.objective)
+            prices = CostModel.of(cluster, user_grid(module), self.alpha, self.beta, self.objective)
         except ClusterError as error:
             raise DiagnosticError(module, f"auto-shard: {error}") from None
         return Terms(prices, self.limit(cluster), self._demands())

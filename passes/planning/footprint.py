@@ -464,15 +464,14 @@ class Footprint:
                 found[ends] = found.get(ends, 0.0) + table
         return found
 
-    def heaviest(self, chosen: Sequence[int], count: int) -> list[tuple[SSAValue, int]]:
-        """The values that take most when most is in use, and their bytes."""
+    def when_most(self, chosen: Sequence[int]) -> list[tuple[SSAValue, int]]:
+        """The values that are there when most is in use, and their bytes."""
         time = int(self.over_time(chosen).argmax())
-        sizes = [
+        return [
             (item.value, int(item.bytes[chosen[item.node]]))
             for item in self.items
             if item.value is not None and item.first <= time <= item.last
         ]
-        return sorted(sizes, key=lambda found: -found[1])[:count]
 
     @cached_property
     def _least(self) -> list[int]:

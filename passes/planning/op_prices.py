@@ -12,8 +12,8 @@ from xdsl.ir import Block, BlockArgument, Operation, OpResult, SSAValue
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
-from autopar.dialects.tensors import element_type, num_bytes
-from autopar.passes.cost.flops import convolution_holes, op_flops, output_features
+from autopar.dialects.tensors import num_bytes
+from autopar.passes.cost.flops import compute_type, convolution_holes, op_flops, output_features
 from autopar.passes.cost.fusion import DOTS, Fusion, Fusions
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.reshard_plan import ReshardPlanner
@@ -99,7 +99,7 @@ class OpPrices:
         found = self._found.get(key)
         if found is None:
             features = output_features(op)
-            dtype = str(element_type(op.operands[0].type))
+            dtype = compute_type(op)
             found = np.zeros(len(strategies))
             for index, strategy in enumerate(strategies):
                 parts = self._table.parts(a for axes in strategy.factors for a in axes)

@@ -18,7 +18,7 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import BARRIER, MANUAL, data_flow_edges
-from autopar.dialects.rules.registry import op_classes
+from autopar.dialects.rules.registry import op_classes, stated_flops
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, shape_of
 from autopar.passes.partition.specs import AxisTable, Spec
@@ -153,6 +153,8 @@ class Places:
 
     def _is_elementwise(self, op: Operation) -> bool:
         if op.name in MOVES or self._classes.get(op.name) != "elementwise" or len(op.results) != 1:
+            return False
+        if stated_flops(op):  # a choice of its own, as of a dot
             return False
         shape = shape_of(op.results[0].type)
         return all(shape_of(v.type) in ((), shape) for v in operands_of(op))

@@ -25,6 +25,7 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
+from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import DOTS, Fusions
 from autopar.passes.cost.loops import times
 from autopar.passes.cost.prices import CostModel
@@ -293,7 +294,8 @@ class PlanGraph:
             self._add_whole(op, trips)
         else:
             read = self._read(op, self.node_of)
-            is_unary = len(read) == 1 and len(op.results) == 1 and op.name not in DOTS
+            computes = op.name in DOTS or op_flops(op) > 0
+            is_unary = len(read) == 1 and len(op.results) == 1 and not computes
             if is_unary and op not in self._sums.groups:
                 self._add_unary(op, rule, read[0], trips)
             else:

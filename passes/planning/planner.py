@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,12 +13,9 @@ from math import floor
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
-from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import FREE_EARLY
-from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, location_names, remark
-from autopar.dialects.rules.access import op_label
+from autopar.dialects.diagnostics import collect_remarks, remark
 from autopar.dialects.shard import grid_of
 from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.liveness import Memory, memory_of
@@ -29,7 +26,7 @@ from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.specs import AxisTable
-from autopar.passes.partition.unruled import is_dynamic, is_unruled, replicated_text
+from autopar.passes.partition.unruled import tell_unruled
 from autopar.passes.pipelines import DECIDE, PARTITION
 from autopar.passes.progress import tell
 from autopar.passes.sharding.propagation import propagate_shardings
@@ -39,14 +36,15 @@ from autopar.passes.solver.solve import Plugin, SolveOptions
 from .again import made_again
 from .coarse import Kept
 from .demands import Demands
+from .modelled import StepSeconds
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .problems import UNIT_S
+from .refusals import too_dear, too_large
 from .reshard_prices import Meets
 from .rivals import methods_of, propagated_rival, rivals_of
 from .search import Choices, Search
 from .uneven import uneven_remarks
-from .words import size_text
 from .writing import Unplanned, write_again, write_choices
 
 _TRIALS = 8
@@ -75,8 +73,6 @@ _DEARER = 1.01
 that free it early;"""
 _LESS = 0.95
 """if they are small, or that lowers what the cheapest needs to this share."""
-_HEAVIEST = 5
-"""Tensors that are named where nothing fits."""
 
 
 class Trial:
@@ -101,6 +97,11 @@ class Trial:
     def price(self) -> Price:
         """Seconds of one step."""
         return price_of(self.module, self._prices, self._fusions)
+
+    @property
+    def seconds(self) -> StepSeconds:
+        """The same, as far as it is modelled."""
+        return StepSeconds.of(self.price, self._prices)
 
     @cached_property
     def collectives(self) -> list[CollectiveUse]:
@@ -153,7 +154,7 @@ def make_plan(
     else:
         road, choices, trial = road.fitting(limit)
     if choices.solution.cost >= FORBIDDEN:
-        raise _too_dear(func, demands)
+        raise too_dear(func, demands)
     if plugin is None and demands in (None, Demands()):
         choices, trial = road.best(choices, trial, limit)
     _tell(module, graph, choices)
@@ -216,7 +217,7 @@ class _Road:
             late = self._fitting(limit, met)
         if late is None and found is None:
             needed, thriftiest = min(met, key=lambda tried: tried[0])
-            raise _too_large(self.module, early.search, thriftiest.of_node, needed, limit)
+            raise too_large(self.module, early.search, thriftiest.of_node, needed, limit)
         if late is None or (found is not None and _seconds(*found) < _seconds(*late)):
             assert found is not None
             return early, early._write(found[0]), found[1]
@@ -464,48 +465,4 @@ def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:
             )
     for text in uneven_remarks(graph):
         remark(func, text)
-    _tell_unruled(graph)
-
-
-def _tell_unruled(graph: PlanGraph) -> None:
-    """Once of each kind of op, at the first of it."""
-    kinds: dict[tuple[str, bool], list[Operation]] = {}
-    for op in filter(is_unruled, graph.whole):
-        kinds.setdefault((op_label(op), is_dynamic(op)), []).append(op)
-    for ops in kinds.values():
-        remark(ops[0], f"auto-shard: {replicated_text(ops, graph.table.grid.num_devices)}")
-
-
-def _too_dear(func: FuncOp, demands: Demands | None) -> DiagnosticError:
-    if demands is not None and demands.forbidden:
-        why = (
-            "no plan does without the collectives that the options forbid: allow them, or take "
-            "back shardings that demand them"
-        )
-    else:
-        why = (
-            f"every plan takes longer than {FORBIDDEN * UNIT_S:.0e} seconds a step, the most that "
-            "is planned for: see alpha, beta, and the cluster"
-        )
-    return DiagnosticError(func, f"auto-shard: {why}")
-
-
-def _too_large(
-    module: ModuleOp, search: Search, chosen: Sequence[int], needed: int, limit: int
-) -> DiagnosticError:
-    heaviest = search.footprint.heaviest(chosen, _HEAVIEST)
-    return DiagnosticError(
-        main_function(module),
-        f"auto-shard: no plan found fits into {size_text(limit)} a device; the one that needs "
-        f"least takes {size_text(needed)} ({size_text(needed - limit)} too much): use more "
-        "devices, smaller batches, microbatches or rematerialisation, or raise memory-per-device",
-        [(value, f"{_name(value)} takes {size_text(size)} a device") for value, size in heaviest],
-    )
-
-
-def _name(value: SSAValue) -> str:
-    if isinstance(value, BlockArgument):
-        said = next(location_names(value.location), f"{value.index}")
-        return f"argument {said} : {value.type}"
-    assert isinstance(value, OpResult)
-    return f"'{value.op.name}' : {value.type}"
+    tell_unruled(graph.whole, graph.table.grid.num_devices, "auto-shard: ")

@@ -17,10 +17,11 @@ from autopar.passes.cost.report import CollectiveUse
 from autopar.passes.entry import main_function
 from autopar.passes.importing.arguments import argument_kinds
 
+from .modelled import StepSeconds, memory_text
 from .naming import ValueNames
 from .planner import Planned
 from .problems import UNIT_S
-from .words import milliseconds, size_text
+from .words import size_text
 
 VERSION = 1
 
@@ -28,15 +29,11 @@ VERSION = 1
 def report_of(module: ModuleOp, planned: Planned, limit: int | None) -> dict[str, Any]:
     """The facts of a plan that stands in a module, and of its partitioned copy.
 
-    Seconds are the cost model's, of one step; bytes are those of one device. `reshard_s` is the
-    part of `communication_s` that moves values from one layout to another: all but the reduction of
-    partial sums.
+    Seconds are the cost model's, of one step (`StepSeconds`); bytes are those of one device.
     """
     trial = planned.tried
     assert trial is not None, "the plan has not been partitioned"
-    price, memory = trial.price, trial.memory
-    reduces = ("all_reduce", "reduce_scatter")
-    resharding = sum(s for (kind, _), s in price.communication.items() if kind not in reduces)
+    memory = trial.memory
     func = main_function(module)
     names = ValueNames(func, ()).arguments
     arguments = [
@@ -56,13 +53,7 @@ def report_of(module: ModuleOp, planned: Planned, limit: int | None) -> dict[str
     return {
         "version": VERSION,
         "grid": {name: size for name, size in planned.graph.table.grid.axes},
-        "objective": {
-            "total_s": price.total,
-            "compute_s": price.compute,
-            "memory_s": price.memory,
-            "communication_s": price.communication_total,
-            "reshard_s": resharding,
-        },
+        "objective": trial.seconds.as_json(),
         "memory": {
             "peak_bytes": memory.peak,
             "arguments_bytes": memory.arguments,
@@ -111,15 +102,15 @@ def _collectives(uses: list[CollectiveUse]) -> list[dict[str, Any]]:
 
 def table_of(report: dict[str, Any]) -> str:
     """The report for people, without its arguments."""
-    objective, memory, solver = report["objective"], report["memory"], report["solver"]
-    limit = memory["limit_bytes"]
-    took = {key.removesuffix("_s"): milliseconds(value) for key, value in objective.items()}
+    memory, solver = report["memory"], report["solver"]
+    parts = {key: value for key, value in report["objective"].items() if key != "total_s"}
     lines = [
-        f"step {took['total']}: compute {took['compute']}, memory traffic {took['memory']}, "
-        f"communication {took['communication']} (resharding {took['reshard']})",
-        f"memory {size_text(memory['peak_bytes'])} a device"
-        + ("" if limit is None else f" of {size_text(limit)}"),
+        str(StepSeconds(**parts)),
+        memory_text(memory["peak_bytes"], memory["limit_bytes"]),
     ]
+    if report["objective"]["compute_s"] is None:
+        sent = sum(use["ring_bytes"] for use in report["collectives"])
+        lines.append(f"{size_text(sent)} sent by each device in all")
     lines += [
         f"{use['kind']} over {', '.join(use['axes'])}: {use['count']} times, "
         f"{size_text(use['ring_bytes'])} sent by each device"

@@ -64,6 +64,27 @@ def test_the_table(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[-1].startswith("optimal; searched for ")
 
 
+def test_what_is_not_modelled_has_no_time(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "grid=2x4 batch-axis=x zero=3 objective=communication"
+    path, page = tmp_path / "plan.json", tmp_path / "plan.html"
+    status, out, _ = plan(capsys, module, "--auto-shard", words, "-o", str(path))
+    assert status == 0
+    time, memory, sent, *rows = out.splitlines()[4:]
+    assert time.startswith("communication ") and " 0 ms (" not in time
+    assert time.endswith("; compute and memory traffic are not modelled")
+    assert memory.startswith("memory ")
+    assert sent.endswith(" sent by each device in all") and not sent.startswith("0 ")
+    assert any(" times, " in row for row in rows)
+    assert "; compute and memory traffic are not modelled" in str(Plan.load(path))
+    assert main(["view", module, "-o", str(page), "--auto-shard", words, "-q"]) == 0
+    _, out, _ = plan(capsys, module, "--auto-shard", words, "--json")
+    objective = json.loads(out)["objective"]
+    assert objective["compute_s"] is None and objective["memory_s"] is None
+    assert objective["total_s"] == objective["communication_s"] > 0
+
+
 def test_the_report_is_that_of_the_pass(
     module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,7 +103,12 @@ def test_the_file_is_a_plan(
     module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "plan.json"
-    assert plan(capsys, module, "--auto-shard", GRID, "-o", str(path))[0] == 0
+    status, out, _ = plan(capsys, module, "--auto-shard", GRID, "-o", str(path), "--json")
+    report, modelled = json.loads(out), Plan.load(path).modelled
+    assert status == 0 and modelled is not None
+    assert modelled.seconds.as_json() == report["objective"]
+    assert modelled.peak_bytes == report["memory"]["peak_bytes"]
+    assert modelled.limit_bytes == report["memory"]["limit_bytes"]
     assert main(["explain", str(path), "params['up']"]) == 0
     assert "decided by the search" in capsys.readouterr().out
     assert main(["view", str(path), "-o", str(tmp_path / "plan.html")]) == 0

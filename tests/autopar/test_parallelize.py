@@ -691,7 +691,7 @@ def test_plan_is_a_table() -> None:
         "parameter",
         "[-, data]",
         "all_gather",
-        "FLOPs in dots and convolutions",
+        " FLOPs\n",
         "bytes of arguments",
         "bytes of temporaries",
     ):

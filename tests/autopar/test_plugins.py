@@ -93,6 +93,51 @@ def test_autopar_run(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.testing.assert_array_equal(np.load("out.npz")["out0"], -array)
 
 
+@pytest.fixture
+def twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A plug-in that two folders have, neither of which Python knows."""
+    path = tmp_path / "twice_for_autopar.py"
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for file in (path, folder / path.name):
+        file.write_text(PLUGIN.replace("sign", "twice"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield path
+    PASSES.pop("twice", None)
+    passes._loaded.pop("twice", None)  # pyright: ignore[reportPrivateUsage]
+    for name in set(sys.modules) - before:
+        if "twice_for_autopar" in name:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("first", ["elsewhere.twice_for_autopar", "elsewhere/twice_for_autopar.py"])
+def test_a_plugin_is_loaded_once(first: str, twice: Path) -> None:
+    """By its name below the working folder, by its file, by another spelling of that."""
+    again = f"elsewhere/../elsewhere/{twice.name}"
+    assert opt.main([f"--load={first}", f"--load={again}", "--list-passes"]) == 0
+    made = load_pass("twice")
+    assert opt.main(["--load=elsewhere.twice_for_autopar", "--list-passes"]) == 0
+    plugins.load_plugin(f"elsewhere/{twice.name}")
+    assert load_pass("twice") is made
+
+
+def test_a_plugin_of_the_working_folder(twice: Path) -> None:
+    plugins.load_plugin(twice.stem)
+    assert load_pass("twice").__module__ == twice.stem
+
+
+def test_another_plugin_of_the_same_names_is_an_error(
+    twice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugins.load_plugin(str(twice))
+    for _ in range(2):  # the first failure leaves nothing behind
+        assert opt.main([f"--load=elsewhere/{twice.name}", "--list-passes"]) == 1
+        told = capsys.readouterr().err
+        assert "pass 'twice' is registered already, as twice_for_autopar:SignPass" in told
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

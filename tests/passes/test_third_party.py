@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 import pytest
-from xdsl.dialects.builtin import IntegerAttr, f32
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, f32
 from xdsl.ir import Operation
 
 from autopar.dialects import make_context
-from autopar.dialects.diagnostics import collect_remarks
+from autopar.dialects.diagnostics import DiagnosticError, collect_remarks
 from autopar.dialects.rules import registry
 from autopar.dialects.rules.access import backend_config
 from autopar.dialects.rules.core import FactorKind, RuleBuilder, ShardingRule
+from autopar.dialects.rules.elementwise import pointwise_rule
 from autopar.dialects.rules.registry import register_custom_call_rule, register_sharding_rule
+from autopar.dialects.sharding import Grid
+from autopar.dialects.tensors import shape_of
 from autopar.lowering.parse import parse_module
+from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.flops import flops_of
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.program import Price, price_of
 from autopar.passes.manager import run_pipeline
 from autopar.passes.partition.localize import (
     LocalOp,
@@ -28,6 +36,7 @@ TABLES = (
     registry._RULES,  # pyright: ignore[reportPrivateUsage]
     registry._CLASSES,  # pyright: ignore[reportPrivateUsage]
     registry._CUSTOM_CALLS,  # pyright: ignore[reportPrivateUsage]
+    registry._FLOPS,  # pyright: ignore[reportPrivateUsage]
     registry.NO_RULE,
     core._LOCALIZERS,  # pyright: ignore[reportPrivateUsage]
 )
@@ -173,3 +182,76 @@ def test_no_remark_on_ops_that_have_no_rule_on_purpose(name: str) -> None:
         text = partitioned(f"stablehlo.{name} : tensor<ui32>", "tensor<ui32>")
     assert name in text
     assert not remarks
+
+
+FLOPS = 2 * 10**12
+
+
+@pytest.mark.parametrize("call", [False, True])
+def test_a_rule_states_flops(*, call: bool) -> None:
+    """A kernel of one operand: with FLOPs it is worth being split, and is priced by its part."""
+
+    def rule(op: Operation) -> ShardingRule:
+        rows, width = shape_of(op.results[0].type)
+        return RuleBuilder([(rows, width)], [(rows, width)]).factor([0], [0], rows).build()
+
+    def flops(op: Operation) -> int:
+        return FLOPS * prod(shape_of(op.results[0].type)) // (64 * 64)
+
+    op = '"mine.kernel"(%a)'
+    if call:
+        op = "stablehlo.custom_call @kernel(%a)"
+
+    def register(given: registry.FlopsFunction | None) -> None:
+        if call:
+            register_custom_call_rule("kernel", rule, flops=given)
+        else:
+            register_sharding_rule("mine.kernel", rule, op_class="elementwise", flops=given)
+
+    text = f"""
+        func.func @main(%a: tensor<64x64xf32>) -> tensor<64x64xf32> {{
+          %0 = {op} : (tensor<64x64xf32>) -> tensor<64x64xf32>
+          return %0 : tensor<64x64xf32>
+        }}"""
+    prices = CostModel.of(read_cluster("8xh100"), Grid("mesh", (("x", 8),)))
+    rate = prices.links.cluster.device.flops_per_second("f32")
+    for given, parts in ((flops, 8), (None, None)):
+        register(given)
+        context = make_context()
+        context.allow_unregistered = True
+        module = parse_module(text, "kernel.mlir", context)
+        run_pipeline(module, "auto-shard{grid=8 axis-names=x}", context)
+        planned = price_of_partitioned(module, prices)
+        if parts is None:
+            assert planned.compute == 0 and flops_of(module) == 0
+        else:
+            assert planned.compute == pytest.approx(FLOPS / parts / rate)
+            assert flops_of(module) == FLOPS // parts
+
+
+def price_of_partitioned(module: ModuleOp, prices: CostModel) -> Price:
+    run_pipeline(module, "insert-reshards,shard-partition", make_context())
+    return price_of(module, prices)
+
+
+@pytest.mark.parametrize(
+    ("flops", "message"),
+    [
+        (lambda _: -1, "the function of the FLOPs of 'mine.kernel' gives -1: expected at least 0"),
+        (lambda _: 1 // 0, "the function of the FLOPs of 'mine.kernel' failed: ZeroDivisionError"),
+    ],
+)
+def test_wrong_flops_name_the_op(flops: registry.FlopsFunction, message: str) -> None:
+    register_sharding_rule("mine.kernel", pointwise_rule, flops=flops)
+    context = make_context()
+    context.allow_unregistered = True
+    op = '"mine.kernel"(%a) : (tensor<64xf32>) -> tensor<64xf32>'
+    text = f"""
+        func.func @main(%a: tensor<64xf32>) -> tensor<64xf32> {{
+          %0 = {op}
+          return %0 : tensor<64xf32>
+        }}"""
+    module = parse_module(text, "kernel.mlir", context)
+    with pytest.raises(DiagnosticError) as info:
+        flops_of(module)
+    assert message in str(info.value)

@@ -18,7 +18,7 @@ import autopar
 from autopar.dialects import make_context
 from autopar.dialects.autopar import arg_shardings
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks
-from autopar.dialects.sharding import Grid
+from autopar.dialects.sharding import Grid, Sharding
 from autopar.lowering.importer import import_module
 from autopar.lowering.parse import parse_module
 from autopar.passes.cost.flops import flops_of
@@ -27,7 +27,7 @@ from autopar.passes.entry import main_function
 from autopar.passes.manager import option_help, run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
 from autopar.passes.planning.auto_shard import AutoShardPass
-from autopar.passes.planning.demands import Demands
+from autopar.passes.planning.demands import Demands, demanded_shardings
 from autopar.road import declare_mesh
 
 GRID = Grid("mesh", (("x", 2), ("y", 4)))
@@ -48,13 +48,18 @@ def _step(state: Any, batch: Any) -> Any:
     return (jax.tree.map(lambda p, m: p - 0.1 * m, params, moments), moments), value
 
 
-def _planned(width: int = 256, rows: int = ROWS, **options: Any) -> ModuleOp:
+def _imported(width: int = 256, rows: int = ROWS) -> ModuleOp:
     params = [jax.ShapeDtypeStruct((width, width), np.float32) for _ in range(WEIGHTS)]
     batch = jax.ShapeDtypeStruct((rows, width), np.float32)
     lowered = jax.jit(_step, donate_argnums=0).lower((params, params), batch)
     module = import_module(lowered.compiler_ir("stablehlo"))
     declare_mesh(module, GRID)
     run_passes(module, IMPORT, make_context())
+    return module
+
+
+def _planned(width: int = 256, rows: int = ROWS, **options: Any) -> ModuleOp:
+    module = _imported(width, rows)
     AutoShardPass(cluster="8xv100", **options).apply(make_context(), module)
     return module
 
@@ -132,6 +137,46 @@ def test_zero(zero: int) -> None:
     holds = [any("y" in dim for dim in dims) for dims in shardings]
     assert holds[:WEIGHTS] == [zero == 3] * WEIGHTS
     assert holds[WEIGHTS : 2 * WEIGHTS] == [zero >= 2] * WEIGHTS
+
+
+_ON, _OFF, _FREE = "on the batch axes", "not on the batch axes", ""
+
+
+@pytest.mark.parametrize("axis", [None, "x"])
+@pytest.mark.parametrize(
+    ("options", "batch", "moments", "parameters"),
+    [
+        ({}, _FREE, _FREE, _FREE),
+        ({"zero": 0}, _FREE, _OFF, _OFF),
+        ({"zero": 2}, _FREE, _ON, _OFF),
+        ({"zero": 3}, _FREE, _ON, _ON),
+        ({"force_data_parallel": True}, _ON, _FREE, _OFF),
+        ({"force_data_parallel": True, "zero": 2}, _ON, _ON, _OFF),
+    ],
+)
+def test_what_options_force(
+    options: dict[str, Any], batch: str, moments: str, parameters: str, axis: str | None
+) -> None:
+    """The table of docs/auto-shard.md; batch-axis lays the batch on its axis, whatever else."""
+    module = _imported()
+    found = demanded_shardings(main_function(module), GRID, Demands(batch_axis=axis, **options))
+    axes = [name for name, _ in GRID.axes if axis in (None, name)]
+
+    def said(sharding: Sharding | None) -> str:
+        if sharding is None:
+            return _FREE
+        assert all(dim.is_open for dim in sharding.dims)
+        split = [[own.name for own in dim.axes] for dim in sharding.dims if dim.axes]
+        if split:
+            assert split == [axes]
+            return _ON
+        assert [own.name for own in sharding.replicated] == axes
+        return _OFF
+
+    kinds = [said(sharding) for sharding in found]
+    assert kinds[:WEIGHTS] == [parameters] * WEIGHTS
+    assert kinds[WEIGHTS:-1] == [moments] * WEIGHTS
+    assert kinds[-1] == (batch if axis is None else _ON)
 
 
 def test_reduce_scatters_are_preferred() -> None:

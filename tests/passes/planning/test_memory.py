@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ GRID = Grid("mesh", (("x", 2), ("y", 4)))
 PRICES = CostModel.of(read_cluster("8xv100"), GRID)
 
 
-def _step(state: Any, batch: Any) -> Any:
+def _step(state: Any, batch: Any, *, remat: bool = False) -> Any:
     params, moments = state
 
     def loss(params: Any) -> Any:
@@ -47,15 +48,18 @@ def _step(state: Any, batch: Any) -> Any:
             h = jax.nn.relu(h @ weight)
         return jnp.mean((h - batch) ** 2)
 
-    value, grads = jax.value_and_grad(loss)(params)
+    value, grads = jax.value_and_grad(jax.checkpoint(loss) if remat else loss)(params)
     moments = jax.tree.map(lambda m, g: 0.9 * m + g, moments, grads)
     return (jax.tree.map(lambda p, m: p - 0.1 * m, params, moments), moments), value
 
 
-def _module(layers: int = 6, width: int = 512, rows: int = 4096) -> ModuleOp:
+def _module(
+    layers: int = 6, width: int = 512, rows: int = 4096, *, remat: bool = False
+) -> ModuleOp:
     params = [jax.ShapeDtypeStruct((width, width), np.float32) for _ in range(layers)]
     batch = jax.ShapeDtypeStruct((rows, width), np.float32)
-    lowered = jax.jit(_step, donate_argnums=0).lower((params, params), batch)
+    step = partial(_step, remat=remat)
+    lowered = jax.jit(step, donate_argnums=0).lower((params, params), batch)
     module = import_module(lowered.compiler_ir("stablehlo"))
     declare_mesh(module, GRID)
     run_passes(module, IMPORT, make_context())
@@ -87,10 +91,19 @@ def test_what_does_not_fit_is_said_with_the_heaviest_tensors() -> None:
     with pytest.raises(DiagnosticError) as info:
         make_plan(module, make_context(), PRICES, SolveOptions(5), 2**20)
     assert "no plan found fits into 1 MiB a device; the one that needs least" in str(info.value)
-    assert "use more devices" in str(info.value)
+    assert "smaller batches, microbatches or rematerialisation (jax.checkpoint)" in str(info.value)
     notes = [note.message for note in info.value.diagnostic.notes]
-    assert len(notes) == 5
-    assert any("4096x512xf32" in note for note in notes)
+    assert len(notes) <= 5 and len(set(notes)) == len(notes)
+    kinds = [note.partition(" take")[0] for note in notes]
+    assert len(set(kinds)) == len(kinds)
+    assert any(kind.endswith(" x argument state[*][*] : tensor<512x512xf32>") for kind in kinds)
+    assert any("4096x512xf32" in kind for kind in kinds)
+
+
+def test_who_rematerialises_is_not_told_to() -> None:
+    with pytest.raises(DiagnosticError) as info:
+        make_plan(_module(2, remat=True), make_context(), PRICES, SolveOptions(5), 2**18)
+    assert "smaller batches or microbatches (the step rematerialises), or raise" in str(info.value)
 
 
 def _tried(monkeypatch: pytest.MonkeyPatch, limit: int, peaks: list[int]) -> None:
