@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="examples on 8 devices; more on more")
     parser.add_argument("--grids", default="2x4")
     parser.add_argument("--clusters", help="presets and files (8xh100; on this machine cpu)")
-    parser.add_argument("--memory", default="device", help="device, tight or both")
+    parser.add_argument("--memory", default="device", help="device, tight, or device,tight")
     parser.add_argument("--verbose", action="store_true", help="every expert; splits of times")
     parser.add_argument("--compiled", action="store_true", help="read what XLA compiles")
     parser.add_argument("--measure", action="store_true", help="run what XLA compiles")
