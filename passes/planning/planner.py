@@ -20,6 +20,7 @@ from autopar.dialects.autopar import FREE_EARLY
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks, location_names, remark
 from autopar.dialects.rules.access import op_label
 from autopar.dialects.shard import grid_of
+from autopar.passes.collector import collector_off
 from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.liveness import Memory, memory_of
 from autopar.passes.cost.prices import CostModel
@@ -244,7 +245,8 @@ class _Road:
             if choices.bytes > target and not is_last:
                 return None  # not worth a trial
             trial = self._tried()
-            peak = trial.memory.peak
+            with self.clock("try", "counting what the partitioned plan takes"):
+                peak = trial.memory.peak
             if peak <= limit:
                 return choices, trial
             met.append((peak, choices))
@@ -362,6 +364,8 @@ class _Road:
 
     def _write(self, choices: Choices) -> Choices:
         """Writes choices; gives them with the memory that what is shared takes, too."""
+        if choices is self.before.standing:
+            return choices
         graph = self.search.graph
         with self.clock("write", "writing the plan"):
             self.before.restore()
@@ -374,6 +378,7 @@ class _Road:
                 write_again(apart)
                 choices = replace(choices, bytes=most)
             propagate_shardings(self.module)  # constants, and what lies anyhow
+        self.before.standing = choices
         return choices
 
 
@@ -407,7 +412,8 @@ class _Clock:
     def __call__(self, part: str, text: str) -> Generator[None]:
         tell(f"auto-shard: {text}")
         start = time.perf_counter()
-        yield
+        with collector_off():
+            yield
         took = time.perf_counter() - start
         self.seconds[part] = self.seconds.get(part, 0.0) + took
 
