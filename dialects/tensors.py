@@ -19,6 +19,10 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute
 
 _NO_ENCODING = NoneAttr()
+_SIZES: dict[int, tuple[int, Attribute]] = {}
+"""Bytes of types, by the identity of the type, which is kept with them: to hash a type takes longer
+than to find its bytes."""
+_MOST_SIZES = 10_000
 _WIDTHS = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "tf32": 32}
 
 
@@ -86,7 +90,12 @@ def _bits(element: Attribute) -> int:
 
 def num_bytes(type: Attribute) -> int:
     """Bytes of a whole tensor of the type; 0 for anything else."""
-    return item_bytes(type) * prod(shape_of(type))
+    known = _SIZES.get(id(type))
+    if known is None:
+        if len(_SIZES) >= _MOST_SIZES:
+            _SIZES.clear()
+        known = _SIZES[id(type)] = item_bytes(type) * prod(shape_of(type)), type
+    return known[0]
 
 
 def is_splittable(type: Attribute) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from xdsl.ir import Block, Operation, SSAValue
 
+from autopar.dialects.rules.access import operands_of
+
 SHARDED_BODIES = frozenset(
     {
         "builtin.module",
@@ -89,10 +91,10 @@ def sharded_ops(op: Operation) -> Iterator[Operation]:
 
 def read_by(op: Operation) -> Iterator[SSAValue]:
     """What an op reads, and what the ops inside it do."""
-    yield from op.operands
+    yield from operands_of(op)
     if op.regions:
         for inner in inner_ops(op):
-            yield from inner.operands
+            yield from operands_of(inner)
 
 
 def post_order(

@@ -20,7 +20,7 @@ from autopar.dialects.autopar import COMBINE
 from autopar.dialects.rules.regions import BARRIER
 from autopar.dialects.shard import CollectiveCommunicationOp
 from autopar.dialects.tensors import num_bytes, shape_of
-from autopar.passes.walk import post_order, read_by
+from autopar.passes.walk import inner_ops, post_order, read_by
 
 from .fusion import BODIES, Fusion
 from .order import RunOrder
@@ -42,32 +42,42 @@ class Wait(NamedTuple):
 def blocks_of(func: FuncOp) -> list[Block]:
     """The blocks of a program in which there is something to order: its own, and the bodies of
     loops and branches."""
-    bodies = (op.regions for op in func.walk() if op.name in BODIES)
+    bodies = (op.regions for op in inner_ops(func) if op.name in BODIES)
     return [func.body.block, *(region.block for regions in bodies for region in regions)]
 
 
-def waits_of(fusion: Fusion) -> list[Wait]:
+def waits_of(fusion: Fusion, order: RunOrder | None = None) -> list[Wait]:
     """What ops of a block should wait for, in the order in which they run then: results of ops that
-    would run later, and let go of more memory than they take."""
-    return _Early(fusion).waits
+    would run later, and let go of more memory than they take. `order`: where it is known, that in
+    which the block runs by itself."""
+    return _Early(fusion, order or RunOrder(fusion)).waits
 
 
 class _Early:
     """A walk through the steps of a block in their order."""
 
-    def __init__(self, fusion: Fusion) -> None:
-        self._order = order = RunOrder(fusion)
+    def __init__(self, fusion: Fusion, order: RunOrder) -> None:
+        self._order = order
         self._block = fusion.ops[0].parent
         runs = order.runs()
         self._written = {n: [v for op in order.ops[n] for v in fusion.written(op)] for n in runs}
         self._made = {value for values in self._written.values() for value in values}
-        self._number = {op: number for number in runs for op in order.ops[number]}
+        number_of = {op: number for number in runs for op in order.ops[number]}
+        self._known: dict[SSAValue, tuple[int | None, SSAValue | None]] = {
+            value: (number_of.get(op), name if name in self._made else None)
+            for op in fusion.ops
+            if fusion.written(op) or op.name == BARRIER
+            for value in op.results
+            for name in (fusion.name(value),)
+        }
+        """Of what is written, and the results of barriers: the step that gives a value, and what it
+        is in memory."""
         self._reads: dict[int, list[SSAValue]] = {}
         self._readers: dict[SSAValue, list[int]] = {}
         self._waiting: dict[int, set[int]] = {}
         self._users: dict[int, list[int]] = {}
         for number in runs:
-            values, self._waiting[number] = self._find_needs(fusion, number)
+            values, self._waiting[number] = self._find_needs(number)
             # Scalars take no memory to speak of, and may have thousands of readers.
             self._reads[number] = [value for value in values if shape_of(value.type)]
             for value in values:
@@ -81,7 +91,7 @@ class _Early:
         self.waits: list[Wait] = []
         self._walk()
 
-    def _find_needs(self, fusion: Fusion, number: int) -> tuple[dict[SSAValue, None], set[int]]:
+    def _find_needs(self, number: int) -> tuple[dict[SSAValue, None], set[int]]:
         """The kept values that a step is computed from, by whatever is computed inside it, and the
         steps that must run first, barriers among them."""
         values: dict[SSAValue, None] = {}
@@ -90,18 +100,17 @@ class _Early:
         left = [value for op in self._order.ops[number] for value in read_by(op)]
         while left:
             value = left.pop()
-            maker = value.owner
-            if value in met or not isinstance(maker, Operation):
+            if value in met:
                 continue
             met.add(value)
-            if fusion.written(maker) or maker.name == BARRIER:
-                step = self._number.get(maker)
+            known = self._known.get(value)
+            if known is not None:
+                step, name = known
                 if step is not None and step != number:
                     makers.add(step)
-                name = fusion.name(value)
-                if name is not None and name in self._made:
+                if name is not None:
                     values[name] = None
-            elif maker.parent is self._block:
+            elif isinstance(maker := value.owner, Operation) and maker.parent is self._block:
                 left += read_by(maker)
         return values, makers
 

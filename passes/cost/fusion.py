@@ -31,6 +31,7 @@ from typing import TypeGuard
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from autopar.dialects.autopar import COMBINE
+from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import BARRIER
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.dialects.traits import Elementwise
@@ -126,11 +127,15 @@ class Fusion:
         each takes other elements (all that are elementwise take those of their own user)."""
         self._times: dict[tuple[Operation, int], int] = {}
         """How often the code of an op stands in that at a place, if more than once."""
+        self._names: dict[Operation, list[SSAValue]] = {}
+        """The results of an op that are names."""
         for op in self.ops:
             for value in op.results:
                 viewed = _viewed(value)
                 if viewed is not None:
                     self._views[value] = viewed
+                    self._names.setdefault(op, []).append(value)
+        self._takes: dict[Operation, bool] = {}
         self._bits = self._find_bits()
         """Of values of several readers that read more than they have, each another one."""
         self._needs = self._find_needs()
@@ -230,48 +235,48 @@ class Fusion:
         return found
 
     def _find_reads(self, op: Operation) -> dict[SSAValue, float]:
-        wanted = [(operand, _share(op, operand)) for operand in op.operands]
+        wanted = [(operand, _share(op, operand)) for operand in operands_of(op)]
         if updates_in_place(op):
             wanted[0] = op.operands[0], 0.0
         wanted += [(value, 1.0) for value in self._captured(op)]
-        held = {self.name(value) for value, _ in wanted if self._holds(op, value)}
+        held = {self.name(value) for value in self._held(op, [value for value, _ in wanted])}
         most: dict[SSAValue, float] = {}
         """The share of each value met that is needed; a value is met again where more of it is."""
+        found: dict[SSAValue, float] = {}
         while wanted:
             value, share = wanted.pop()
             if most.get(value, -1.0) >= share:
                 continue
             most[value] = share
-            maker = value.owner
-            if not isinstance(maker, Operation) or maker not in self._own:
+            if type(value) is not OpResult or (maker := value.op) not in self._own:
+                found[value] = share * num_bytes(value.type)
                 continue
             if maker.name == BARRIER:
                 self._behind.add(op)
             if _is_splat(maker) and value not in held:
-                del most[value]
-            elif value not in self._kept:
+                continue
+            if value in self._kept:
+                found[value] = share * num_bytes(value.type)
+            else:
                 for source in self._sources(value, maker):
                     wanted.append((source, _needed(share, value, maker, source)))
-        return {
-            value: share * num_bytes(value.type)
-            for value, share in most.items()
-            if value in self._kept or value.owner not in self._own
-        }
+        return found
 
-    def _holds(self, op: Operation, operand: SSAValue) -> bool:
-        """Whether an op takes a splat as it lies in memory; others make its elements themselves,
-        and loops that carry it unchanged make it anew inside."""
-        if op.name in _LOOPS:
-            pairs = zip(op.operands, op.results, strict=True)
-            return not any(value is operand and result in self._views for value, result in pairs)
-        return reads_from_memory(op)
+    def _held(self, op: Operation, read: Sequence[SSAValue]) -> Sequence[SSAValue]:
+        """What an op takes as it lies in memory if it is a splat; others make its elements
+        themselves, and loops that carry it unchanged make it anew inside."""
+        if op.name not in _LOOPS:
+            return read if reads_from_memory(op) else ()
+        pairs = zip(op.operands, op.results, strict=True)
+        carried = {value for value, result in pairs if result in self._views}
+        return [value for value in read if value not in carried]
 
     def _sources(self, value: SSAValue, op: Operation) -> Sequence[SSAValue]:
         """What the code of a value reads: of a name the value itself, of a constant nothing."""
         if op.name == _CONSTANT:
             return ()
         viewed = self._views.get(value)
-        return op.operands if viewed is None else (viewed,)
+        return operands_of(op) if viewed is None else (viewed,)
 
     def _captured(self, op: Operation) -> Iterator[SSAValue]:
         """The values of this block that the bodies of an op read."""
@@ -286,14 +291,13 @@ class Fusion:
             value
             for op in self.ops
             for value in op.results
-            if reads_more(value) and not self._has_one_reader(value)
+            if not self._has_one_reader(value) and reads_more(value)
         )
         return {value: 1 << index for index, value in enumerate(found)}
 
     def _has_one_reader(self, value: SSAValue) -> bool:
-        return value.has_one_use() and not any(
-            result in self._views for use in value.uses for result in use.operation.results
-        )
+        use = value.get_unique_use()
+        return use is not None and use.operation not in self._names
 
     def _count_readers(self, value: SSAValue) -> int:
         """How many ops read a value, by itself or by another name."""
@@ -305,7 +309,7 @@ class Fusion:
         needs: dict[SSAValue, int] = {}
         for op in self.ops:
             needed = 0
-            for operand in (*op.operands, *self._captured(op)):
+            for operand in (*operands_of(op), *self._captured(op)):
                 needed |= needs.get(operand, 0)
             for value in op.results:
                 needs[value] = needed | self._bits.get(value, 0)
@@ -324,20 +328,21 @@ class Fusion:
     def _visit_users(self, value: SSAValue, places: _Places) -> bool:
         """Adds the places in whose code a value would be computed; whether a user wants it kept."""
         is_demanded = False
+        is_splat = type(value) is OpResult and _is_splat(value.op)
         for use in value.uses:
             user = use.operation
             if user not in self._own:  # in a body
                 is_demanded = True
                 continue
-            views = [v for v in user.results if self._views.get(v) is value]
+            names = self._names.get(user, ())
+            views = [view for view in names if self._views[view] is value]
             for view in views:
                 is_demanded |= self._visit_users(view, places)
-            is_splat = isinstance(value.owner, Operation) and _is_splat(value.owner)
-            if views and user.name == BARRIER:
-                is_demanded = True
-            if views and (user.name not in _LOOPS or is_splat):
-                continue
-            if user.name in _COMPUTES_OPERANDS or COMBINE in user.attributes or is_code(user):
+            if views:
+                is_demanded |= user.name == BARRIER
+                if is_splat or user.name not in _LOOPS:
+                    continue
+            if self._computes_operands(user):
                 for place, askers in self._askers(user):
                     places.setdefault(place, set()).update(askers)
             else:
@@ -345,11 +350,20 @@ class Fusion:
                 is_demanded |= not (is_made_there or _takes_computed(user, use.index))
         return is_demanded
 
+    def _computes_operands(self, user: Operation) -> bool:
+        """Whether what an op reads may be computed inside it, or inside what it is computed in."""
+        found = self._takes.get(user)
+        if found is None:
+            is_joined = user.name in _COMPUTES_OPERANDS or COMBINE in user.attributes
+            found = self._takes[user] = is_joined or is_code(user)
+        return found
+
     def _askers(self, user: Operation) -> Iterator[tuple[int, Iterable[_Asker]]]:
         """Who asks for what an op reads, where the op is computed."""
+        own = None if is_elementwise(user) else (user,)
         for result in user.results:
             for place, askers in self._places.get(result, _NOWHERE).items():
-                yield place, askers if is_elementwise(user) else (user,)
+                yield place, own or askers
 
     def _find_times(self, op: Operation, places: _Places) -> int:
         """Notes how often the code of an op would stand at each place; gives the most."""
@@ -381,7 +395,7 @@ class Fusion:
         left = [use.operation for use in value.uses]
         met = set(left)
         while left:
-            for operand in left.pop().operands:
+            for operand in operands_of(left.pop()):
                 if operand is value or not self._needs.get(operand, 0) & bit:
                     continue
                 maker = operand.owner
@@ -447,7 +461,7 @@ def _is_outer_product(op: Operation) -> bool:
     `AlgebraicSimplifier`)."""
     if op.name != "stablehlo.dot_general":
         return False
-    sizes = shape_of(op.operands[0].type)
+    sizes = shape_of(operands_of(op)[0].type)
     return all(sizes[dim] == 1 for dim in dot_numbers(op).lhs_contracting_dimensions)
 
 
@@ -455,7 +469,7 @@ def _is_unary(op: Operation) -> bool:
     """Whether an op reads no more than one operand that is as large as its result: made again, it
     reads no more than its result is (XLA's `EffectivelyAtMostUnary`)."""
     rank = len(shape_of(op.results[0].type))
-    return sum(_is_whole(value, rank) for value in op.operands) <= 1
+    return sum(_is_whole(value, rank) for value in operands_of(op)) <= 1
 
 
 def reads_more(value: SSAValue) -> bool:
@@ -463,7 +477,9 @@ def reads_more(value: SSAValue) -> bool:
     op = value.owner
     if not isinstance(op, Operation) or not is_code(op) or _is_unary(op):
         return False
-    return sum(num_bytes(read.type) for read in dict.fromkeys(op.operands)) > num_bytes(value.type)
+    return sum(num_bytes(read.type) for read in dict.fromkeys(operands_of(op))) > num_bytes(
+        value.type
+    )
 
 
 def is_cheap(value: SSAValue) -> bool:
@@ -485,7 +501,7 @@ def reads_from_memory(op: Operation) -> bool:
 
 def _is_splat(op: Operation) -> bool:
     """Whether an op gives one scalar everywhere: cheaper made again than read, by every reader."""
-    return op.name == "stablehlo.broadcast_in_dim" and not shape_of(op.operands[0].type)
+    return op.name == "stablehlo.broadcast_in_dim" and not shape_of(operands_of(op)[0].type)
 
 
 def _is_dear(op: Operation) -> bool:
@@ -497,7 +513,7 @@ def _repeats(op: Operation) -> bool:
     """Whether an op reads the elements of its operand again and again."""
     if op.name != "stablehlo.broadcast_in_dim" and not _is_outer_product(op):
         return False
-    return num_bytes(op.results[0].type) > max(num_bytes(value.type) for value in op.operands)
+    return num_bytes(op.results[0].type) > max(num_bytes(value.type) for value in operands_of(op))
 
 
 def _needed(share: float, value: SSAValue, maker: Operation, source: SSAValue) -> float:

@@ -29,6 +29,7 @@ from autopar.dialects.tensors import num_bytes
 from autopar.passes.entry import main_function
 
 from .fusion import BODIES, Fusion, is_elementwise, updates_in_place
+from .order import RunOrder
 from .schedule import Buffer, Schedule
 
 
@@ -78,6 +79,8 @@ class Timeline:
     """The memory of donated arguments, while nothing of theirs is in it."""
     end: int = 0
     """All times are below."""
+    orders: dict[Block, RunOrder] = field(default_factory=dict[Block, RunOrder])
+    """In which each block runs."""
 
 
 def timeline_of(block: Block, fusion_of: FusionOf = Fusion) -> Timeline:
@@ -90,6 +93,7 @@ def timeline_of(block: Block, fusion_of: FusionOf = Fusion) -> Timeline:
 def _add_block(timeline: Timeline, block: Block, fusion_of: FusionOf) -> None:
     fusion = fusion_of(block)
     schedule = Schedule(fusion)
+    timeline.orders[block] = schedule.order
     begins: list[int] = []
     ends: list[int] = []
     for writers in schedule.writers:

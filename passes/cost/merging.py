@@ -14,6 +14,7 @@ from itertools import groupby
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from autopar.dialects.autopar import COMBINE
+from autopar.dialects.rules.access import operands_of
 from autopar.dialects.shard import AllReduceOp
 from autopar.dialects.tensors import element_type
 from autopar.passes.walk import post_order, read_by
@@ -78,7 +79,7 @@ class _Order:
 
     def _waits(self, unit: Unit) -> bool:
         missing = self._missing
-        return bool(missing) and any(value in missing for op in unit for value in op.operands)
+        return bool(missing) and any(value in missing for op in unit for value in operands_of(op))
 
 
 def units_of(ops: Sequence[Operation]) -> list[Unit]:
@@ -121,7 +122,7 @@ def _all_reduces(units: Sequence[Unit]) -> list[Step]:
     for unit in _found_first(units):
         needed = 0
         for op in unit:
-            for operand in op.operands:
+            for operand in operands_of(op):
                 needed |= needs.get(operand, 0)
         first = unit[0]
         if isinstance(first, AllReduceOp):

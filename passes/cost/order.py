@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
+from itertools import chain
 
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import SSAValue
 
 from autopar.dialects.autopar import aliases
+from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import BARRIER
 from autopar.dialects.tensors import num_bytes
 from autopar.passes.walk import post_order
@@ -52,35 +55,44 @@ class RunOrder:
             for op in ops
             for value in op.results
         }
-        self._keeps = [any(map(fusion.written, ops)) for ops in self.ops]
+        self._written = [[v for op in ops for v in fusion.written(op)] for ops in self.ops]
+        self._made = [self._made_by(values) for values in self._awaits]
+        """The steps that make what a step awaits."""
+        self._makers = [
+            [*dict.fromkeys((*made, *self._made_by(behind)))] if behind else made
+            for made, behind in zip(self._made, self._behind, strict=True)
+        ]
+        """The steps that make what a step awaits, and the barriers behind which it reads."""
         last = len(self._steps) - 1
-        self._sources_first = post_order([last, *range(last)], self._makers, set())
+        self._roots = [last, *range(last)]
+        self._sources_first = post_order(self._roots, self._makers.__getitem__, set())
         self.copied = self._find_copied()
         self._ranks = self._find_ranks()
 
     def steps(self) -> list[Step]:
         """What runs together, in the order in which it runs. What is computed inside others stands
         in front of the first of them."""
-        met: set[int] = set()
-        fused = [number for run in self._runs() for number in post_order([run], self._inside, met)]
-        return [self._steps[number] for number in fused]
+        return [self._steps[number] for number in post_order(self._runs, self._inside, set())]
 
     def runs(self) -> list[int]:
         """The numbers of the steps that read or write memory, in the order in which they run."""
         return [
             number
-            for number in self._runs()
-            if self._keeps[number] or self._awaits[number] or self._behind[number]
+            for number in self._runs
+            if self._written[number] or self._awaits[number] or self._behind[number]
         ]
 
-    def _reads(self, number: int) -> list[SSAValue]:
+    def _reads(self, number: int) -> Iterable[SSAValue]:
         """The kept values that a step reads, by whatever name, or awaits."""
-        names = (self._fusion.name(value) for value in self._behind[number])
-        return list(dict.fromkeys([*self._awaits[number], *(n for n in names if n is not None)]))
+        awaits, behind = self._awaits[number], self._behind[number]
+        if not behind:
+            return awaits
+        names = (self._fusion.name(value) for value in behind)
+        return dict.fromkeys([*awaits, *(name for name in names if name is not None)])
 
+    @cached_property
     def _runs(self) -> list[int]:
-        last = len(self._steps) - 1
-        return post_order([last, *range(last)], self._by_rank, set())
+        return post_order(self._roots, self._by_rank, set())
 
     def _find_copied(self) -> set[SSAValue]:
         """The donated arguments that something may read after the result in their place is written:
@@ -100,63 +112,72 @@ class RunOrder:
             for arg, writer in writers.items()
         }
         numbers = sorted({number for found in others.values() for number in found})
-        bit = {number: 1 << index for index, number in enumerate(numbers)}
+        bits = [0] * len(self._steps)
+        for index, number in enumerate(numbers):
+            bits[number] = 1 << index
         needs = [0] * len(self._steps)
         for number in self._sources_first:
-            for maker in self._makers(number):
-                needs[number] |= needs[maker] | bit.get(maker, 0)
+            needed = 0
+            for maker in self._makers[number]:
+                needed |= needs[maker] | bits[maker]
+            needs[number] = needed
         return {
             arg
             for arg, found in others.items()
-            if any(not needs[writers[arg]] & bit[number] for number in found)
+            if any(not needs[writers[arg]] & bits[number] for number in found)
         }
 
     def _find_ranks(self) -> list[tuple[int, int]]:
         """Of each step how many others read what it and all that it needs write, but for one of
         each, and the bytes of these; what is needed several times counts as often. Negative: more
         comes first."""
-        users = Counter(value for values in (*self._awaits, *self._behind) for value in values)
-        ranks = [(0, 0)] * len(self._steps)
+        users = Counter(chain(*self._awaits, *self._behind))
+        counts, sizes = [0] * len(self._steps), [0] * len(self._steps)
         arguments = {v for values in self._awaits for v in values if v not in self._maker}
-        most = sum(self._keeps) + len(arguments) + len(self.copied)
+        most = sum(map(bool, self._written)) + len(arguments) + len(self.copied)
         met: set[SSAValue] = set()
         bytes_met = 0
         for number in self._sources_first:
-            written = [v for op in self.ops[number] for v in self._fusion.written(op)]
-            copies = self.copied & self._awaits[number].keys()
-            bytes_met += sum(num_bytes(v.type) for v in {*written, *copies} - met)
-            met.update(copies)
-            count = max(0, sum(users[value] for value in written) - 1)
+            written = self._written[number]
+            count = max(0, sum(users.get(value, 0) for value in written) - 1)
+            size = sum(num_bytes(value.type) for value in written)
+            bytes_met += size
             if self.ops[number][0].name == BARRIER:
                 count = sum(value in users for value in self.ops[number][0].results) - 1
-            count += sum(users[value] - 1 for value in copies)
-            size = sum(num_bytes(value.type) for value in (*written, *copies))
-            for maker in self._made(self._awaits[number]):
-                count, size = count - ranks[maker][0], size - ranks[maker][1]
+            if self.copied:
+                copies = self.copied & self._awaits[number].keys()
+                count += sum(users[value] - 1 for value in copies)
+                size += sum(num_bytes(value.type) for value in copies)
+                bytes_met += sum(num_bytes(value.type) for value in copies - met)
+                met.update(copies)
+            for maker in self._made[number]:
+                count += counts[maker]
+                size += sizes[maker]
             for value in self._behind[number]:
                 maker = self._maker[value]
-                count, size = count + users[value] - 1 - ranks[maker][0], size - ranks[maker][1]
+                count += users[value] - 1 + counts[maker]
+                size += sizes[maker]
             # Every path to a step counts, and paths are many: no more than ops, and bytes met.
-            ranks[number] = -min(count, most), -min(size, bytes_met)
-        return ranks
+            counts[number], sizes[number] = min(count, most), min(size, bytes_met)
+        return [(-count, -size) for count, size in zip(counts, sizes, strict=True)]
 
-    def _makers(self, number: int) -> list[int]:
-        """The steps that make what a step awaits, and the barriers behind which it reads."""
-        return list(self._made((*self._awaits[number], *self._behind[number])))
-
-    def _made(self, values: Iterable[SSAValue]) -> dict[int, None]:
+    def _made_by(self, values: Iterable[SSAValue]) -> list[int]:
         """The steps that make values."""
         found = (self._maker.get(value) for value in values)
-        return dict.fromkeys(maker for maker in found if maker is not None)
+        return [*dict.fromkeys(maker for maker in found if maker is not None)]
 
     def _by_rank(self, number: int) -> list[int]:
-        return sorted(self._makers(number), key=lambda maker: (self._ranks[maker], maker))
+        makers = self._makers[number]
+        if len(makers) < 2:
+            return makers
+        return sorted(makers, key=lambda maker: (self._ranks[maker], maker))
 
     def _inside(self, number: int) -> list[int]:
         """The steps that are computed inside a step, or inside one of these."""
-        operands = (operand for op in self.ops[number] for operand in op.operands)
-        makers = dict.fromkeys(self._maker[v] for v in operands if v in self._maker)
-        return [maker for maker in makers if not self._keeps[maker]]
+        operands = (operand for op in self.ops[number] for operand in operands_of(op))
+        found = (self._maker.get(operand) for operand in operands)
+        makers = dict.fromkeys(maker for maker in found if maker is not None)
+        return [maker for maker in makers if not self._written[maker]]
 
 
 def _donated(fusion: Fusion) -> dict[SSAValue, SSAValue]:

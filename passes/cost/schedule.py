@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 
 from xdsl.ir import Block, Operation, SSAValue
@@ -61,13 +62,13 @@ class Schedule:
         """Of donated arguments."""
         self.free: list[Buffer] = []
         """Memory of donated arguments that others may use meanwhile."""
-        self._readers = Counter(value for op in fusion.ops for value in fusion.reads(op))
+        self._readers = Counter(chain.from_iterable(map(fusion.reads, fusion.ops)))
         self._apart: set[SSAValue] = set()
         """Values whose elements do not lie in the order of their dimensions."""
         self._copies: dict[tuple[SSAValue, _Order], Buffer] = {}
         """In an order of dimensions, for all that want them so: equal copies are made once."""
         together: list[list[SSAValue]] = []
-        order = RunOrder(fusion)
+        self.order = order = RunOrder(fusion)
         for step in order.steps():
             cut = [unit for unit in step if len(unit) > 1 or type(unit[0]) is AllToAllOp]
             for unit in cut:

@@ -19,7 +19,7 @@ from autopar.dialects.tensors import num_bytes
 from autopar.passes.partition.specs import Spec
 
 from .footprint import Bytes, Footprint
-from .places import slicing
+from .places import only_slices
 from .plan_graph import PlanGraph
 
 
@@ -70,7 +70,7 @@ def _gaps(graph: PlanGraph, footprint: Footprint, chosen: Sequence[int]) -> list
             if source is None:
                 continue
             have, need = graph.nodes[source].specs[chosen[source]], needs[index].with_partial(())
-            if not slicing([have], [need])[0, 0]:
+            if not only_slices(have, need):
                 read[value, need, op.parent].append(_Reading(footprint.times[op], op, index))
     found: list[_Gap] = []
     for (value, need, _), readings in read.items():

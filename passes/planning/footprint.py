@@ -14,7 +14,7 @@ as their memory is written to while they are still read, is there meanwhile.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
@@ -155,12 +155,14 @@ def _viewed(value: SSAValue) -> SSAValue:
 class Footprint:
     """What is in memory of a device, by the choices of a graph."""
 
-    def __init__(self, graph: PlanGraph) -> None:
+    def __init__(self, graph: PlanGraph, other: Footprint | None = None) -> None:
+        """`other`: of the same graph, where things run at other times."""
         self._graph = graph
         func = graph.func
         timeline = timeline_of(func.body.block, graph.fusion)
         self._end = max(1, timeline.end)
         self.times = timeline.times
+        self.orders = timeline.orders
         self.items: list[Item] = []
         self._at: dict[int, dict[int, Bytes]] = {}
         last = func.body.block.last_op
@@ -173,7 +175,8 @@ class Footprint:
                 self._add([value], num_bytes(value.type), 0, self._end - 1)
         chosen = dict(graph.op_nodes)
         self.copies: list[Copy] = []
-        self._matrices: dict[tuple[object, ...], Bytes] = {}
+        self._matrices: dict[tuple[Hashable, ...], Bytes] = other._matrices if other else {}
+        """What copies take, by the identities of what the graph has of their ends."""
         rooms = dict(in_rooms(timeline))
         copied = {value for buffer in timeline.copies for value in buffer.values}
         for buffer in timeline.buffers:
@@ -288,7 +291,7 @@ class Footprint:
                 continue
             if source != place:
                 readers[value, source].append(op)
-            needs = [s.operands[index].with_partial(()) for s in strategies]
+            needs = graph.read_forms(strategies, index)
             ends = graph.nodes[source].specs, needs
             copied = self._copied(*ends, value)
             self._copy(value, Copy(source, node, copied, time, time))
@@ -296,7 +299,7 @@ class Footprint:
         for index, value in enumerate(op.results):
             target = graph.node_of(value)
             if target is not None:
-                gives = [s.results[index] for s in strategies]
+                gives = graph.given_forms(strategies, index)
                 copied = self._copied(graph.nodes[target].specs, gives, value)
                 self.copies.append(Copy(target, node, copied, time, time))
 
@@ -368,13 +371,13 @@ class Footprint:
         it is computed inside its readers, what it reads, or gives, is there as long as they are."""
         (result,) = through.op.results
         last = reads.get(result)
-        key = "through", id(through.best), through.operand.type, result.type, last is None
+        types = id(through.operand.type), id(result.type)
+        key = "through", id(through.best), *types, last is None
         copied = self._matrices.get(key)
         if copied is None:
             specs = self._graph.nodes[through.source].specs, self._graph.nodes[through.target].specs
-            needs = self._copied(specs[0], through.needs, through.operand)
             gives = self._copied(specs[1], through.gives, result)
-            needs = needs * ~slicing(specs[0], through.needs)
+            needs = self._beside(specs[0], through.needs, through.operand)
             read = np.take_along_axis(needs, through.best, axis=1)
             if last is None:
                 copied = read + np.take_along_axis(gives.T, through.best, axis=0)
@@ -403,7 +406,7 @@ class Footprint:
             place = graph.node_of(arg)
             if place is not None and place != target:
                 specs = graph.nodes[place].specs, graph.nodes[target].specs
-                copied = self._copied(*specs, arg) * ~slicing(*specs)
+                copied = self._beside(*specs, arg)
                 self._copy(arg, Copy(place, target, copied, min(span), max(span)))
 
     def _copy(self, value: SSAValue, copy: Copy) -> None:
@@ -416,13 +419,22 @@ class Footprint:
 
     def _copied(self, places: Sequence[Spec], forms: Sequence[Spec], value: SSAValue) -> Bytes:
         """(places, forms): the bytes of a form that is not where the value lies."""
-        key = tuple(places), tuple(forms), value.type
+        key = "copied", id(places), id(forms), id(value.type)
         found = self._matrices.get(key)
         if found is None:
             parts = self._graph.table.parts
             sizes = [num_bytes(value.type) / parts(form.dim_axes) for form in forms]
             other = [[place != form for form in forms] for place in places]
             found = self._matrices[key] = np.array(other) * np.array(sizes)
+        return found
+
+    def _beside(self, places: Sequence[Spec], forms: Sequence[Spec], value: SSAValue) -> Bytes:
+        """(places, forms): the same where a form is no slice of what lies there."""
+        key = "beside", id(places), id(forms), id(value.type)
+        found = self._matrices.get(key)
+        if found is None:
+            copied = self._copied(places, forms, value)
+            found = self._matrices[key] = copied * ~slicing(places, forms)
         return found
 
     def over_time(self, chosen: Sequence[int]) -> Bytes:

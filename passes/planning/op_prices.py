@@ -168,6 +168,14 @@ class OpPrices:
             return 0.0
         return self._copies("stored", sources, needs, value)
 
+    def lies(self, value: SSAValue) -> tuple[bool, bool]:
+        """What the seconds of slicing and storing a value hang on beside its type: whether it lies
+        as its type has it, and whether it is in memory at all."""
+        fusion = self._fusion_at(value)
+        if fusion is None:
+            return True, False
+        return fusion.is_in_order(value), fusion.name(value) is not None
+
     def _fusion_at(self, value: SSAValue) -> Fusion | None:
         """Of the block that a value belongs to."""
         assert isinstance(value, BlockArgument | OpResult)

@@ -224,8 +224,14 @@ def even_splits(
             yield chosen
 
 
+def only_slices(source: Spec, target: Spec) -> bool:
+    """Whether what lies as a source only has to be sliced to be a target."""
+    dims = zip(source.dims, target.dims, strict=True)
+    return not source.partial and all(two[: len(one)] == one for one, two in dims)
+
+
 def slicing(sources: Sequence[Spec], targets: Sequence[Spec]) -> NDArray[np.bool_]:
-    """(sources, targets): whether what lies as a source only has to be sliced to be a target."""
+    """(sources, targets): the same of several."""
     found = np.array([[not source.partial] * len(targets) for source in sources], np.bool_)
     for one, two in zip(_by_dim(sources), _by_dim(targets), strict=True):
         # few splits of a dimension are different

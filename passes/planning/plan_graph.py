@@ -10,9 +10,9 @@ node for where it is read from, so that a resharding for all of them is paid onc
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
@@ -48,6 +48,7 @@ from .traffic import Traffic
 from .updates import scatter_preference, update_places
 from .waiting import Waiting
 
+_Shared = TypeVar("_Shared")
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte that is held on a device: only breaks ties."""
 
@@ -86,6 +87,16 @@ class Through:
     """(choices of the source, choices of the target): the strategy."""
 
 
+class _Unary(NamedTuple):
+    """What equal ops of one operand have in common."""
+
+    needs: list[Spec]
+    gives: list[Spec]
+    fetched: Floats
+    best: Ints
+    matrix: Floats
+
+
 class PlanGraph:
     """The choices of a function on a grid."""
 
@@ -110,6 +121,9 @@ class PlanGraph:
         self.whole: list[Operation] = []
         """Ops that every device computes whole."""
         self.places = Places(func)
+        self._shared: dict[tuple[object, ...], tuple[Any, object]] = {}
+        """What is the same for equal ops, as layers repeat: by the identities of what it is of,
+        which are kept with it."""
         self._reshard = ReshardPrices(table, prices, self._demands, meets)
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
@@ -354,8 +368,43 @@ class PlanGraph:
             op, rule, splittable_factors(op, rule), uneven=self._is_uneven(op)
         )
         combined = self._waiting.shares(trips, source, target)
-        needs = [s.operands[index].with_partial(()) for s in strategies]
-        gives = [s.results[0] for s in strategies]
+        is_added_up = self._sums.take(result)
+        fetches = self._ops.fetches(op, rule, strategies, self.places.joined.get(op, ()))
+        if is_added_up or fetches or target in self._updates:
+            found = self._unary(
+                op, strategies, index, (source, target), trips, fetches, combined=combined
+            )
+        else:
+            ends = self.nodes[source].specs, self.nodes[target].specs
+            is_read_by_dot = any(use.operation.name in DOTS for use in result.uses)
+            lies = self._ops.lies(value), self._ops.lies(result)
+            found = self._share(
+                ("unary", index, combined, is_read_by_dot, lies),
+                (strategies, *ends, value.type, result.type),
+                lambda: self._unary(
+                    op, strategies, index, (source, target), trips, (), combined=combined
+                ),
+            )
+        self.throughs.append(
+            Through(op, value, source, target, found.needs, found.gives, strategies, *found[2:4])
+        )
+        self.add_edge(source, target, found.matrix, trips)
+
+    def _unary(
+        self,
+        op: Operation,
+        strategies: list[Strategy],
+        index: int,
+        ends: tuple[int, int],
+        trips: int,
+        fetches: Sequence[Sequence[Fetch]],
+        *,
+        combined: bool,
+    ) -> _Unary:
+        """The edge of an op of one operand between its ends."""
+        value, (result,) = self.places.inputs(op)[index], op.results
+        source, target = ends
+        needs, gives = self.read_forms(strategies, index), self.given_forms(strategies, 0)
         before = self.matrix(self.nodes[source].specs, needs, value, combined=combined)
         after = self.matrix(gives, self.nodes[target].specs, result, combined=combined)
         if any(use.operation.name in DOTS for use in result.uses):
@@ -366,19 +415,15 @@ class PlanGraph:
         if is_summed:
             after = self._sum_prices.alone(gives, target, result, after, trips) / trips
         after = after * self.preference(gives, target, result)
-        fetches = self._ops.fetches(op, rule, strategies, self.places.joined.get(op, ()))
         fetched, _ = self._fetched(
             fetches, len(strategies), [(value, target)] * len(op.operands), op
         )
         seconds = before[:, :, None] + fetched[:, None] + after[None, :, :]
         best = (seconds + self._held(strategies, index, value, result)[:, None]).argmin(axis=1)
-        self.throughs.append(
-            Through(op, value, source, target, needs, gives, strategies, fetched, best)
-        )
         matrix = np.take_along_axis(seconds, best[:, None, :], axis=1)[:, 0, :]
         if is_added_up and not is_summed:
             matrix = matrix + self._sum_prices.kept_whole(source, target, result)
-        self.add_edge(source, target, matrix, trips)
+        return _Unary(needs, gives, fetched, best, matrix)
 
     def _fetched(
         self,
@@ -417,24 +462,26 @@ class PlanGraph:
         for index in self._read(op, self.node_of):
             value, source = ends[index]
             if source is not None:
-                needs = [s.operands[index].with_partial(()) for s in strategies]
+                needs = self.read_forms(strategies, index)
                 combined = self._waiting.shares(trips, source)
-                matrix = self.matrix(self.nodes[source].specs, needs, value, combined=combined)
+                specs = self.nodes[source].specs
+                matrix = self._shared_matrix(specs, needs, value, combined=combined)
                 if index in again:  # where the value does not lie as the op before reads it
-                    other = [[spec != need for need in needs] for spec in self.nodes[source].specs]
+                    other = [[spec != need for need in needs] for spec in specs]
                     matrix = matrix + again[index] * np.array(other)
                 if op.name in DOTS:
-                    matrix = matrix + self._ops.slices(self.nodes[source].specs, needs, value)
+                    matrix = matrix + self._ops.slices(specs, needs, value)
                 self.add_edge(source, node, matrix, trips)
         for index, result in enumerate(op.results):
-            gives = [s.results[index] for s in strategies]
+            gives = self.given_forms(strategies, index)
             target = self.node_of(result)
             if target is not None:
                 combined = self._waiting.shares(trips, target)
-                matrix = self.matrix(gives, self.nodes[target].specs, result, combined=combined)
+                specs = self.nodes[target].specs
+                matrix = self._shared_matrix(gives, specs, result, combined=combined)
                 preference = self.preference(gives, target, result)
                 if not result.has_one_use():  # which would slice it itself
-                    matrix = matrix + self._ops.slices(gives, self.nodes[target].specs, result)
+                    matrix = matrix + self._ops.slices(gives, specs, result)
                 group = self._sums.groups.get(op)
                 if group is not None:
                     matrix = self._sum_prices.jointly(group, node, gives, target, result, matrix)
@@ -458,6 +505,30 @@ class PlanGraph:
         splits = [(s.operands[index].dim_axes, s.results[0].dim_axes) for s in strategies]
         held = [sizes[0] / parts(read) + sizes[1] / parts(given) for read, given in splits]
         return _HELD_BYTE * np.array(held, np.float64)
+
+    def _share(
+        self, which: tuple[Hashable, ...], of: tuple[object, ...], find: Callable[[], _Shared]
+    ) -> _Shared:
+        """What `find` gives, found once for the same objects."""
+        key = *which, *map(id, of)
+        found = self._shared.get(key)
+        if found is None:
+            found = self._shared[key] = find(), of
+        return found[0]
+
+    def read_forms(self, strategies: list[Strategy], operand: int) -> list[Spec]:
+        """In which form each strategy reads an operand."""
+        return self._share(
+            ("reads", operand),
+            (strategies,),
+            lambda: [s.operands[operand].with_partial(()) for s in strategies],
+        )
+
+    def given_forms(self, strategies: list[Strategy], result: int) -> list[Spec]:
+        """In which form each strategy gives a result."""
+        return self._share(
+            ("gives", result), (strategies,), lambda: [s.results[result] for s in strategies]
+        )
 
     # ---- edges
 
@@ -532,7 +603,7 @@ class PlanGraph:
     def _reshards(self, one: int, two: int, value: SSAValue, trips: int) -> Floats:
         combined = self._waiting.shares(trips, one, two)
         specs = self.nodes[one].specs, self.nodes[two].specs
-        return self.matrix(*specs, value, combined=combined)
+        return self._shared_matrix(*specs, value, combined=combined)
 
     def matrix(
         self,
@@ -547,6 +618,16 @@ class PlanGraph:
         shape, size = shape_of(value.type), num_bytes(value.type)
         moved = self._reshard.seconds(ones, twos, shape, size, combined=combined)
         return moved + self._ops.stored(ones, twos, value)
+
+    def _shared_matrix(
+        self, ones: Sequence[Spec], twos: Sequence[Spec], value: SSAValue, *, combined: bool
+    ) -> Floats:
+        """The same, of lists that are asked for again."""
+        return self._share(
+            ("matrix", combined, self._ops.lies(value)[0]),
+            (ones, twos, value.type),
+            lambda: self.matrix(ones, twos, value, combined=combined),
+        )
 
     def preference(self, gives: Sequence[Spec], target: int, result: SSAValue) -> Floats | float:
         """(gives, choices of the target): by what to multiply the seconds of bringing what an op

@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from autopar.dialects.autopar import FREE_EARLY
 from autopar.dialects.diagnostics import collect_remarks, remark
 from autopar.dialects.shard import grid_of
+from autopar.passes.collector import collector_off
 from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.liveness import Memory, memory_of
 from autopar.passes.cost.prices import CostModel
@@ -263,7 +264,8 @@ class _Road:
             if _is_sure(choices, limit):
                 return choices, None
             trial = self._tried()
-            peak = trial.memory.peak
+            with self.clock("try", "counting what the partitioned plan takes"):
+                peak = trial.memory.peak
             if peak <= limit:
                 return self._between(target, refuted, (choices, trial), limit)
             met.append((peak, choices))
@@ -396,6 +398,8 @@ class _Road:
 
     def _write(self, choices: Choices) -> Choices:
         """Writes choices; gives them with the memory that what is shared takes, too."""
+        if choices is self.before.standing:
+            return choices
         graph = self.search.graph
         with self.clock("write", "writing the plan"):
             self.before.restore()
@@ -408,6 +412,7 @@ class _Road:
                 write_again(apart)
                 choices = replace(choices, bytes=most)
             propagate_shardings(self.module)  # constants, and what lies anyhow
+        self.before.standing = choices
         return choices
 
 
@@ -446,7 +451,8 @@ class _Clock:
     def __call__(self, part: str, text: str) -> Generator[None]:
         tell(f"auto-shard: {text}")
         start = time.perf_counter()
-        yield
+        with collector_off():
+            yield
         took = time.perf_counter() - start
         self.seconds[part] = self.seconds.get(part, 0.0) + took
 

@@ -20,6 +20,7 @@ from math import ceil
 import numpy as np
 
 from autopar.passes.cost.early import blocks_of, waits_of
+from autopar.passes.cost.fusion import Fusion
 from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
@@ -109,10 +110,13 @@ class Search:
         """The same, where memory is counted as in a program that frees it early."""
         found = copy(self)
         found.frees_early = True
-        fusions = [self.graph.fusion(block) for block in blocks_of(self.graph.func)]
-        for fusion in fusions:
-            fusion.waits = {wait.op: wait.values for wait in waits_of(fusion)}
-        found.footprint = Footprint(self.graph)
+        fusions: list[Fusion] = []
+        for block in blocks_of(self.graph.func):
+            fusion = self.graph.fusion(block)
+            waits = waits_of(fusion, self.footprint.orders.get(block))
+            fusion.waits = {wait.op: wait.values for wait in waits}
+            fusions.append(fusion)
+        found.footprint = Footprint(self.graph, self.footprint)
         for fusion in fusions:
             fusion.waits = {}
         if not found.footprint.is_same(self.footprint):

@@ -21,6 +21,7 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.sharding import Sharding
 from autopar.passes.partition.strategy import Strategy
+from autopar.passes.walk import inner_ops
 
 from .places import MOVES
 from .plan_graph import PlanGraph
@@ -33,16 +34,19 @@ class Unplanned:
     def __init__(self, module: ModuleOp) -> None:
         self._module = module
         self._saved = {
-            op: (tuple(op.operands), dict(op.attributes), dict(op.properties))
-            for op in module.walk()
+            op: (operands_of(op), dict(op.attributes), dict(op.properties))
+            for op in (module, *inner_ops(module))
         }
+        self.standing: object = None
+        """The plan that stands in the module, noted by who writes it."""
 
     def restore(self) -> None:
+        self.standing = None
         for op, (operands, attributes, properties) in self._saved.items():
             op.attributes, op.properties = dict(attributes), dict(properties)
-            if tuple(op.operands) != operands:
+            if operands_of(op) != operands:
                 op.operands = operands
-        for op in reversed([op for op in self._module.walk() if op not in self._saved]):
+        for op in reversed([op for op in inner_ops(self._module) if op not in self._saved]):
             Rewriter.erase_op(op)
 
 
