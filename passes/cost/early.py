@@ -72,6 +72,9 @@ class _Early:
         }
         """Of what is written, and the results of barriers: the step that gives a value, and what it
         is in memory."""
+        self._collectives = {
+            number for number in runs if isinstance(order.ops[number][0], CollectiveCommunicationOp)
+        }
         self._reads: dict[int, list[SSAValue]] = {}
         self._readers: dict[SSAValue, list[int]] = {}
         self._waiting: dict[int, set[int]] = {}
@@ -169,6 +172,8 @@ class _Early:
         """A step, the late collectives that it waits for, and all that reads what these give (a
         gradient's dot with what brings its operands), or what reads what it gives as one of them;
         none where they let go of no more than they give."""
+        if not self._collectives:
+            return []
         members = dict.fromkeys(self._added(first, {}, turn))
         left = [member for member in members if self._is_collective(member)]
         while left and len(members) < _MANY:
@@ -199,10 +204,14 @@ class _Early:
         left = [] if number in members else [number]
         while left:
             step = left[-1]
-            missing = [n for n in self._waiting[step] if n not in members and n not in found]
-            if missing:
-                if not all(self._is_far(n, turn) and self._is_collective(n) for n in missing):
+            missing: list[int] = []
+            for other in self._waiting[step]:
+                if other in members or other in found:
+                    continue
+                if not (self._is_collective(other) and self._is_far(other, turn)):
                     return []
+                missing.append(other)
+            if missing:
                 left += sorted(missing)
             elif not self._is_far(step, turn):
                 return []
@@ -211,7 +220,7 @@ class _Early:
         return list(found)
 
     def _is_collective(self, number: int) -> bool:
-        return isinstance(self._order.ops[number][0], CollectiveCommunicationOp)
+        return number in self._collectives
 
     def _dies(self, value: SSAValue, members: Container[int], turn: int) -> bool:
         """Whether a value is read no more once some steps, and those that are near, have run."""

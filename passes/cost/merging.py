@@ -31,7 +31,10 @@ Step = list[Unit]
 def merged_steps(ops: Sequence[Operation]) -> list[Step]:
     """The ops of a block in the order in which they run."""
     units = units_of(ops)
-    order = _Order({id(unit): group for group in _all_reduces(units) for unit in group})
+    together = {id(unit): group for group in _all_reduces(units) for unit in group}
+    if not together:
+        return [[unit] for unit in units]
+    order = _Order(together)
     waiting: list[Unit] = []
     for unit in units:
         if not order.run(unit):
@@ -113,6 +116,8 @@ def _found_first(units: Sequence[Unit]) -> Iterator[Unit]:
 
 def _all_reduces(units: Sequence[Unit]) -> list[Step]:
     """all_reduces that become one, in program order."""
+    if sum(type(unit[0]) is AllReduceOp for unit in units) < 2:
+        return []
     needs: dict[SSAValue, int] = {}
     """The all_reduces that a value needs, as bits."""
     open_steps: dict[tuple[Attribute, ...], tuple[Step, int]] = {}
