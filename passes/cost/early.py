@@ -10,7 +10,7 @@ groups of steps that let go of a value together).
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from typing import NamedTuple
 
 from xdsl.dialects.func import FuncOp
@@ -170,8 +170,9 @@ class _Early:
 
     def _with_collectives(self, first: int, turn: int) -> list[int]:
         """A step, the late collectives that it waits for, and all that reads what these give (a
-        gradient's dot with what brings its operands), or what reads what it gives as one of them;
-        none where they let go of no more than they give."""
+        gradient's dot with what brings its operands), or what reads what it gives as one of them,
+        and what makes less of what they read (a bias's gradient); none where they let go of no more
+        than they give."""
         if not self._collectives:
             return []
         members = dict.fromkeys(self._added(first, {}, turn))
@@ -185,6 +186,7 @@ class _Early:
                 left += filter(self._is_collective, added)
         if not any(map(self._is_collective, members)):
             return []
+        members |= dict.fromkeys(self._less(members, turn))
         for member in list(members):
             members |= dict.fromkeys(self._smaller(member))
         read = {value for n in members for value in self._reads[n]}
@@ -196,6 +198,15 @@ class _Early:
             if not self._readers.get(value) or not self._dies(value, members, turn)
         )
         return list(members) if freed > given else []
+
+    def _less(self, members: Collection[int], turn: int) -> Iterator[int]:
+        """Late steps that read what some members do, and give less than that."""
+        for value in dict.fromkeys(value for n in members for value in self._reads[n]):
+            for reader in self._readers[value]:
+                if reader not in members and self._is_late(reader, turn):
+                    given = sum(num_bytes(v.type) for v in self._written[reader])
+                    if given < num_bytes(value.type):
+                        yield reader
 
     def _added(self, number: int, members: Container[int], turn: int) -> list[int]:
         """A step behind the late collectives that it waits for beside some; none where it is among
