@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from math import floor
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
@@ -66,9 +66,14 @@ _FEW_MESSAGES = 100
 """A step that takes no longer than so many messages of no bytes is short."""
 _TINY = 1000
 """Ops up to which the search is run twice for rivals, and these are more, as for short steps."""
-_FAR = 2.0
+_FAR = 2.0, 1.25
 """Rivals that the search finds that much dearer than the best plan so far, or to need that much
-more than the limit, are not partitioned."""
+more than the limit, are not partitioned: in tiny programs, where the search may be far off, and in
+others."""
+_FAR_LATE = 2.0
+"""Where the cheapest plan of all is that much above the limit, memory is freed early at once."""
+_COSTLY = 1.03
+"""Where what fits takes that much longer than what does not, plans between them are sought."""
 _DEARER = 1.01
 """Plans that cost so much more than the cheapest of all, because of memory, are held against those
 that free it early;"""
@@ -164,6 +169,8 @@ def make_plan(
 
 _Met = tuple[int, Choices]
 """The bytes that a plan needs, and the plan."""
+_Key = tuple[tuple[int, ...], int | None, bool]
+"""A plan: the choices, the limit that they were sought within, whether memory is freed early."""
 _Fit = tuple[Choices, Trial | None]
 """A plan that fits, and its trial where one was needed."""
 
@@ -180,6 +187,8 @@ class _Road:
     clock: _Clock
     before: Unplanned
     """Of the module without a plan."""
+    judged: dict[_Key, float] = field(default_factory=dict[_Key, float])
+    """The seconds of a step of rivals that were partitioned; inf where they do not fit."""
 
     def cheapest(self) -> tuple[Choices, None]:
         """Writes the cheapest plan of all."""
@@ -208,7 +217,7 @@ class _Road:
         if found is not None and (is_low or not _is_dearer(found[0], cheapest)):
             return early, *found
         # Far above the limit there is no use in searching a plan that fits late.
-        if not is_low and (self._is_small or cheapest.bytes <= _FAR * limit):
+        if not is_low and (self._is_small or cheapest.bytes <= _FAR_LATE * limit):
             late = self._fitting_at_once(limit, met)
         if not (is_low or is_low_early):
             is_better = self._is_small or least < _LESS * cheapest.bytes
@@ -227,6 +236,14 @@ class _Road:
     @property
     def _is_small(self) -> bool:
         return len(self.search.graph.places.ops) <= _SMALL
+
+    @property
+    def _is_tiny(self) -> bool:
+        return len(self.search.graph.places.ops) <= _TINY
+
+    @property
+    def _far(self) -> float:
+        return _FAR[not self._is_tiny]
 
     def _freeing_early(self) -> _Road:
         with self.clock("search", "counting memory that is freed early"):
@@ -252,13 +269,14 @@ class _Road:
         The footprint is an estimate: where the program is above it, the next plan is sought by as
         much lower, and at last that of the least footprint. Where that is met, plans between it and
         the last that did not fit may be cheaper. Rivals may fit where nothing does that the
-        footprint lets the search find, and be cheaper than what fits by it: in small programs they
+        footprint lets the search find, and be cheaper than what fits by it: in tiny programs they
         are tried at once, in others where all else failed.
         """
         footprint = self.search.footprint
         least = min(limit, footprint.peak(footprint.least()))
         rival: tuple[Choices, Trial] | None = None
         refuted = target = limit
+        dearest = math.inf
         for turn in range(1, _TRIALS + 2):
             choices = self._written(target)
             if _is_sure(choices, limit):
@@ -267,9 +285,10 @@ class _Road:
             with self.clock("try", "counting what the partitioned plan takes"):
                 peak = trial.memory.peak
             if peak <= limit:
-                return self._between(target, refuted, (choices, trial), limit)
+                return self._between((target, refuted), dearest, (choices, trial), limit)
             met.append((peak, choices))
-            if turn == 1 and self._is_small:
+            dearest = trial.price.total
+            if turn == 1 and self._is_tiny:
                 rival = self._fitting_rival(limit, met)
             # What is sought lower is dearer still.
             if rival is not None and rival[1].price.total <= trial.price.total:
@@ -277,20 +296,23 @@ class _Road:
             if choices.bytes > target:
                 break
             refuted = min(target, choices.bytes)
-            lower = floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
+            lower = math.floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
             target = lower if turn < _TRIALS else min(lower, least)
-        if rival is None and not self._is_small:
+        if rival is None and not self._is_tiny:
             rival = self._fitting_rival(limit, met)
         return None if rival is None else (self._write(rival[0]), rival[1])
 
-    def _between(self, low: int, high: int, found: tuple[Choices, Trial], limit: int) -> _Fit:
+    def _between(
+        self, ends: tuple[int, int], seconds: float, found: tuple[Choices, Trial], limit: int
+    ) -> _Fit:
         """Writes the cheapest plan that fits of those sought between two footprints, of which the
-        lower gave what was found, and the higher what does not fit."""
+        lower gave what was found, and the higher what does not fit and takes so many seconds."""
+        low, high = ends
         best = written = found
         for _ in range(_HALVINGS if self._is_small else 0):
-            target = (low + high) // 2
-            if high - low <= _STEP * limit:
+            if high - low <= _STEP * limit or best[1].price.total <= _COSTLY * seconds:
                 break
+            target = (low + high) // 2
             choices = self._written(target)
             written = choices, self._tried()
             if written[1].memory.peak > limit:
@@ -312,17 +334,21 @@ class _Road:
         graph = self.search.graph
         for bound in chain(rivals_of(graph, many=True), self._propagated(graph, many=True)):
             choices = replace(self._within(self.search, bound), limit=limit)
-            if choices.bytes > _FAR * limit or choices.of_node in tried:
+            if choices.bytes > self._far * limit or choices.of_node in tried:
                 continue
             tried.append(choices.of_node)
             choices = self._write(choices)
             trial = self._tried()
             peak = trial.memory.peak
+            self.judged[self._key(choices)] = math.inf if peak > limit else trial.price.total
             if peak > limit:
                 met.append((peak, choices))
             elif found is None or trial.price.total < found[1].price.total:
                 found = choices, trial
         return found
+
+    def _key(self, choices: Choices) -> _Key:
+        return tuple(choices.of_node), choices.limit, self.search.frees_early
 
     def best(
         self, found: Choices, trial: Trial | None, limit: int | None
@@ -333,13 +359,16 @@ class _Road:
             return found, trial
         best, best_trial = found, trial or self._tried()
         tried = [found.of_node]
-        is_tiny = len(self.search.graph.places.ops) <= _TINY
-        for rival, is_sure in self._rivals(many=is_tiny or self._is_short(found)):
-            is_far = rival.solution.cost * UNIT_S > _FAR * best_trial.price.total and not is_sure
-            if is_far or rival.of_node in tried:
+        for rival, is_sure in self._rivals(many=self._is_tiny or self._is_short(found)):
+            seconds = best_trial.price.total
+            is_far = rival.solution.cost * UNIT_S > self._far * seconds
+            if (is_far and not (is_sure and self._is_tiny)) or rival.of_node in tried:
                 continue
             tried.append(rival.of_node)
-            rival = self._write(replace(rival, limit=limit))
+            rival = replace(rival, limit=limit)
+            if self.judged.get(self._key(rival), 0.0) >= seconds:
+                continue
+            rival = self._write(rival)
             rival_trial = self._tried()
             if self._is_better(rival_trial, best_trial, limit):
                 best, best_trial = _priced_as(rival, rival_trial, found), rival_trial
@@ -347,8 +376,8 @@ class _Road:
         return best, best_trial
 
     def _rivals(self, *, many: bool) -> Iterator[tuple[Choices, bool]]:
-        """Rivals, and whether they are partitioned whatever the search thinks of them, which may be
-        what is wrong."""
+        """Rivals, and whether they are partitioned whatever the search thinks of them in tiny
+        programs, where that may be what is wrong."""
         search = self._where_collectives_meet(Meets.MANY) if many else self.search
         for bound in rivals_of(search.graph, many=many):
             yield self._within(search, bound), False
