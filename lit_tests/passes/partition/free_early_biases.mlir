@@ -7,7 +7,7 @@
 // CHECK-DAG:   %[[A:.*]] = shard.all_gather %{{.*}} on @grid
 // CHECK-DAG:   %[[B:.*]] = shard.all_gather %[[OUT]] on @grid
 // CHECK:       %[[G:.*]] = stablehlo.dot_general %[[A]], %[[B]], contracting_dims = [0] x [0]
-// CHECK-NEXT:  %[[SUM:.*]] = stablehlo.reduce %[[OUT]]
+// CHECK-NEXT:  %[[SUM:.*]] = stablehlo.reduce(%[[OUT]]
 // CHECK-NEXT:  %[[HELD:.*]]:3 = stablehlo.optimization_barrier %[[OUT]], %[[G]], %[[SUM]]
 // CHECK-NEXT:  stablehlo.dot_general %[[HELD]]#0, %arg7, contracting_dims = [1] x [1]
 shard.grid @grid(shape = 2) {axis_names = ["x"]}
