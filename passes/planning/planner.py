@@ -314,6 +314,9 @@ class _Road:
                 break
             target = (low + high) // 2
             choices = self._written(target)
+            if choices.of_node == best[0].of_node:
+                written = choices, best[1]  # within another limit
+                break
             written = choices, self._tried()
             if written[1].memory.peak > limit:
                 high = min(target, choices.bytes)

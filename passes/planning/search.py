@@ -39,6 +39,8 @@ _SMALL = 1000
 """Nodes up to which memory is also tried as a constraint,"""
 _ROUNDS = 4
 """at most so often, each time at one time more."""
+_CALLS = 6
+"""and, over all limits that are tried, so often in all."""
 _WORK = 1.5e8
 """Units of work for one call of the solver: about 3 seconds."""
 _PRICED_WORK, _PRICED_GAP = 1e8, 2e-3
@@ -104,6 +106,8 @@ class Search:
         self._found: dict[int | None, Choices] = {}
         """By the limit."""
         self._known: list[list[int]] = []
+        self._constrained_calls = [0]
+        """Shared with the search that frees memory early."""
         self._solved_prices: dict[tuple[tuple[int, float], ...], Priced] = {}
 
     def freeing_early(self) -> Search:
@@ -128,7 +132,13 @@ class Search:
         the footprint's least."""
         found = self._found.get(limit)
         if found is None:
-            found = self._found[limit] = self._run(limit)
+            found = self._run(limit)
+            # What was found within less memory may be cheaper, as searches end early.
+            for other in self._found.values() if limit is not None else ():
+                if other.bytes <= limit and other.solution.cost < found.solution.cost:
+                    bound = min(found.solution.lower_bound, other.solution.cost)
+                    found = replace(other, solution=replace(other.solution, lower_bound=bound))
+            self._found[limit] = found
         return found
 
     def _run(self, limit: int | None) -> Choices:
@@ -142,7 +152,8 @@ class Search:
             priced.choices, priced.cost, priced.lower_bound, seconds, priced.reproducible
         )
         found = Choices(priced.choices, solution, self.footprint.peak(priced.choices))
-        if priced.times and solution.gap > _GAP and len(self._costs) <= _SMALL:
+        is_small = len(self._costs) <= _SMALL and self._constrained_calls[0] < _CALLS
+        if priced.times and solution.gap > _GAP and is_small:
             with suppress(InfeasibleError):  # known in the trials: then what needs least is tried
                 exact = self._constrained(limit, priced.times)
                 bound = max(priced.lower_bound, exact.solution.lower_bound)
@@ -247,7 +258,9 @@ class Search:
             found = self._solved(limit, met, spare)
             used = self.footprint.over_time(found.of_node)
             worst = int(used.argmax())
-            is_last = len(met) == len(times) + _ROUNDS - 1 and self._plugin is None
+            self._constrained_calls[0] += 1
+            is_last = len(met) == len(times) + _ROUNDS - 1 or self._constrained_calls[0] >= _CALLS
+            is_last = is_last and self._plugin is None
             if limit is None or used[worst] <= limit or worst in met or is_last:
                 return found
             met.append(worst)
