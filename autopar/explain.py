@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xdsl.dialects.builtin import UnitAttr
+
 from .decisions import Decisions, parsed_sharding, parsed_strategy
+from .dialects.autopar import FREE_EARLY
 from .dialects.diagnostics import working_on
 from .dialects.shard import grid_of
 from .passes.collector import collector_off
@@ -118,6 +121,8 @@ def choices_read_off(plan: Plan) -> tuple[PlanGraph, list[int]]:
     terms = terms_of(road, plan.mesh, module)
     table = AxisTable(grid_of(module), ())
     graph = PlanGraph(main_function(module), table, terms.prices, terms.demands)
+    if decisions.free_early:
+        graph.func.attributes[FREE_EARLY] = UnitAttr()
     return graph, choices_of(graph, _decided_values(decisions))
 
 

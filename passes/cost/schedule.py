@@ -24,6 +24,7 @@ from .flops import dot_numbers
 from .fusion import Fusion, is_cheap, is_code, reads_from_memory
 from .order import RunOrder
 
+_INDEX_BYTES = 4
 _Order = tuple[int, ...]
 """Of dimensions; none: as they lie, but in one piece."""
 
@@ -76,6 +77,8 @@ class Schedule:
                 together.append([value for op in unit for value in op.results])
             ops = [op for unit in step for op in unit]
             copied = {value for unit in step if unit not in cut for value in self._copy(unit[0])}
+            for op in ops:
+                self._expand(op)
             self._add([unit[0] for unit in step if unit not in cut], ops, copied)
             self._apart.update(value for op in ops for value in _apart(op))
             self._apart.update(*together[-len(cut) :] if cut else ())
@@ -129,6 +132,14 @@ class Schedule:
         size = sum(num_bytes(value.type) for op in unit for value in op.operands)
         self.extra.append(Buffer([], size, place - 1, place))
 
+    def _expand(self, op: Operation) -> None:
+        """What XLA makes of an op in a place before it."""
+        size = _expanded_bytes(op)
+        if size:
+            place = len(self.writers)
+            self._add([], [])
+            self.extra.append(Buffer([], size, place, place, (op, 0)))
+
     def _copy(self, op: Operation) -> Set[SSAValue]:
         """Copies what an op does not take as it lies, one after the other; gives what it need not
         read itself then."""
@@ -171,6 +182,17 @@ class Schedule:
         """Whether a value is computed in the order that its only reader wants."""
         maker = value.owner
         return isinstance(maker, Operation) and is_code(maker) and self._readers[value] == 1
+
+
+def _expanded_bytes(op: Operation) -> int:
+    """A select_and_scatter is a reduce_window over the operand and the numbers of its elements, one
+    for each dimension, and a scatter to what it selects (XLA's `SelectAndScatterExpander`)."""
+    if op.name != "stablehlo.select_and_scatter":
+        return 0
+    operand, source, _ = op.operands
+    shape = shape_of(operand.type)
+    selected = (len(shape) + 1) * _INDEX_BYTES * prod(shape_of(source.type))
+    return len(shape) * _INDEX_BYTES * prod(shape) + selected
 
 
 def _apart(op: Operation) -> list[SSAValue]:

@@ -74,6 +74,7 @@ _CONTRACTIONS = frozenset(
     {
         "stablehlo.broadcast_in_dim",
         "stablehlo.convolution",
+        "stablehlo.custom_call",
         "stablehlo.dot_general",
         "stablehlo.gather",
         "stablehlo.while",
@@ -91,8 +92,8 @@ _VIEWS = frozenset(
 
 
 def _feeds_contraction(arg: SSAValue, phases: PhaseNames) -> bool:
-    """Whether a dot, convolution, look-up or loop reads the value, or it is broadcast: as it is, in
-    another form, or through what the forward and backward phases compute of it."""
+    """Whether a dot, convolution, custom_call, look-up or loop reads the value, or it is broadcast:
+    as it is, in another form, or through what the forward and backward phases compute of it."""
     seen, stack = {arg}, [arg]
     while stack:
         for use in stack.pop().uses:

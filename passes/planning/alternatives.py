@@ -15,10 +15,11 @@ from math import inf
 
 import numpy as np
 
+from autopar.dialects.autopar import FREE_EARLY
 from autopar.passes.solver.problem import FORBIDDEN, ProblemError, make_problem
 from autopar.passes.solver.solve import SolveOptions, solve
 
-from .footprint import Footprint
+from .footprint import Footprint, freed_early
 from .plan_graph import PlanGraph
 from .problems import UNIT_S, whole_costs
 from .reshard_prices import Floats
@@ -62,6 +63,8 @@ class Alternatives:
         self._graph, self.chosen = graph, tuple(chosen)
         self._seed = seed
         self._footprint = Footprint(graph)
+        if FREE_EARLY in graph.func.attributes:
+            self._footprint = freed_early(graph, self._footprint)
         self.bytes = self._footprint.peak(chosen)
         self._limit = None if limit is None else max(limit, self.bytes)
         """The footprint is an estimate: a plan that is known to fit may be above the limit."""
@@ -174,7 +177,7 @@ class Alternatives:
         graph.nodes[node] = replace(own, seconds=fixed)
         options = SolveOptions(_SECONDS, self._seed, _REPLAN_WORK)
         try:
-            found = Search(graph, options).run(self._limit)
+            found = Search(graph, options, footprint=self._footprint).run(self._limit)
         except ProblemError:  # nothing fits
             return replace(near, replanned=True)
         if found.solution.cost >= FORBIDDEN:

@@ -72,7 +72,8 @@ class AutoShardPass(ModulePass):
     Guarantees: every value has a sharding and every op with several operands its strategy, the
     cheapest together that the search finds; after shard-partition, optimize-collectives and
     free-early the program needs no more memory on a device than `memory-per-device`, or an error
-    says what the thriftiest plan needs. A remark tells how far from the optimum the plan may be.
+    says what the thriftiest plan that was tried needs. A remark tells how far from the optimum the
+    plan may be.
     The same input and options give the same plan.
     """
 
@@ -113,7 +114,8 @@ class AutoShardPass(ModulePass):
     """Scatter the sums of gradients (ZeRO) rather than all-reduce them, where the state that they
     update may lie split."""
     time_limit: float = 60.0
-    """Seconds of search."""
+    """Seconds of one call of the solver, of which a plan may need several; the work of each is
+    limited, too, to about 3 seconds."""
     seed: int = 0
     """Of the solver's random numbers."""
     solver: str | None = None

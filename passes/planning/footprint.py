@@ -26,7 +26,8 @@ from xdsl.ir import Operation, SSAValue
 from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.tensors import num_bytes, shape_of
-from autopar.passes.cost.fusion import Fusions, reads_from_memory
+from autopar.passes.cost.early import blocks_of, waits_of
+from autopar.passes.cost.fusion import Fusion, Fusions, reads_from_memory
 from autopar.passes.cost.liveness import Buffer, Timeline, in_rooms, timeline_of
 from autopar.passes.partition.combining import VIEWS
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
@@ -509,3 +510,17 @@ class Footprint:
         """Choices that take little memory at every time: each place its least, and each op what
         copies least; or each node in turn what takes least beside the others."""
         return list(self._least)
+
+
+def freed_early(graph: PlanGraph, late: Footprint) -> Footprint:
+    """That of the same program where memory is freed early (the pass `free-early`)."""
+    fusions: list[Fusion] = []
+    for block in blocks_of(graph.func):
+        fusion = graph.fusion(block)
+        waits = waits_of(fusion, late.orders.get(block))
+        fusion.waits = {wait.op: wait.values for wait in waits}
+        fusions.append(fusion)
+    found = Footprint(graph, late)
+    for fusion in fusions:
+        fusion.waits = {}
+    return found

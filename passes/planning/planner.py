@@ -61,7 +61,8 @@ _HALVINGS = 2
 _WORTH_SAYING = 1e-3
 """Gaps above this share are told."""
 _SMALL = 4000
-"""Ops up to which a plan is held against its rivals, up to a second each."""
+"""Ops up to which a plan is held against its rivals, up to a second each, and under a limit more
+plans are tried."""
 _FEW_MESSAGES = 100
 """A step that takes no longer than so many messages of no bytes is short."""
 _TINY = 1000
@@ -154,7 +155,7 @@ def make_plan(
         search = Search(graph, options, plugin)
     if keep is not None:
         keep(search.problem(limit))
-    road = _Road(module, context, prices, search, options, clock, Unplanned(module))
+    road = _Road(module, context, prices, search, options, clock, Unplanned(module), plugin is None)
     if limit is None:
         choices, trial = road.cheapest()
     else:
@@ -187,6 +188,9 @@ class _Road:
     clock: _Clock
     before: Unplanned
     """Of the module without a plan."""
+    may_rival: bool
+    """Whether plans of one kind, which our own solver completes, may be taken: not where a plug-in
+    solves."""
     judged: dict[_Key, float] = field(default_factory=dict[_Key, float])
     """The seconds of a step of rivals that were partitioned; inf where they do not fit."""
 
@@ -207,31 +211,33 @@ class _Road:
         with self.clock("search", "searching"):
             cheapest = self.search.run(sys.maxsize)
         is_low = cheapest.bytes <= limit
-        late = self._fitting_at_once(limit, met) if is_low else None
-        if late is not None:
-            return self, *late
+        late_fit = self._fitting_at_once(limit, met) if is_low else None
+        if late_fit is not None:
+            return self, *late_fit
         early = self._freeing_early()
-        least = early.search.footprint.peak(cheapest.of_node)
-        is_low_early = least <= limit
-        found = early._fitting(limit, met) if is_low or is_low_early else None
-        if found is not None and (is_low or not _is_dearer(found[0], cheapest)):
-            return early, *found
+        bytes_early = early.search.footprint.peak(cheapest.of_node)
+        is_low_early = bytes_early <= limit
+        early_fit = early._fitting(limit, met) if is_low or is_low_early else None
+        if early_fit is not None and (is_low or not _is_dearer(early_fit[0], cheapest)):
+            return early, *early_fit
         # Far above the limit there is no use in searching a plan that fits late.
         if not is_low and (self._is_small or cheapest.bytes <= _FAR_LATE * limit):
-            late = self._fitting_at_once(limit, met)
+            late_fit = self._fitting_at_once(limit, met)
         if not (is_low or is_low_early):
-            is_better = self._is_small or least < _LESS * cheapest.bytes
-            if late is None or (is_better and _is_dearer(late[0], cheapest)):
-                found = early._fitting(limit, met)
-        if late is None and found is None and self._is_small:
-            late = self._fitting(limit, met)
-        if late is None and found is None:
+            is_better = self._is_small or bytes_early < _LESS * cheapest.bytes
+            if late_fit is None or (is_better and _is_dearer(late_fit[0], cheapest)):
+                early_fit = early._fitting(limit, met)
+        if late_fit is None and early_fit is None and self._is_small:
+            late_fit = self._fitting(limit, met)
+        if late_fit is None and early_fit is None:
             needed, thriftiest = min(met, key=lambda tried: tried[0])
             raise too_large(self.module, early.search, thriftiest.of_node, needed, limit)
-        if late is None or (found is not None and _seconds(*found) < _seconds(*late)):
-            assert found is not None
-            return early, early._write(found[0]), found[1]
-        return self, self._write(late[0]), late[1]
+        if late_fit is None or (
+            early_fit is not None and _seconds(*early_fit) < _seconds(*late_fit)
+        ):
+            assert early_fit is not None
+            return early, early._write(early_fit[0]), early_fit[1]
+        return self, self._write(late_fit[0]), late_fit[1]
 
     @property
     def _is_small(self) -> bool:
@@ -276,11 +282,13 @@ class _Road:
         least = min(limit, footprint.peak(footprint.least()))
         rival: tuple[Choices, Trial] | None = None
         refuted = target = limit
-        dearest = math.inf
+        dearest, bound = math.inf, 0
         for turn in range(1, _TRIALS + 2):
             choices = self._written(target)
             if _is_sure(choices, limit):
                 return choices, None
+            if turn == 1:
+                bound = choices.solution.lower_bound
             trial = self._tried()
             with self.clock("try", "counting what the partitioned plan takes"):
                 peak = trial.memory.peak
@@ -289,7 +297,7 @@ class _Road:
             met.append((peak, choices))
             dearest = trial.price.total
             if turn == 1 and self._is_tiny:
-                rival = self._fitting_rival(limit, met)
+                rival = self._fitting_rival(limit, bound, met)
             # What is sought lower is dearer still.
             if rival is not None and rival[1].price.total <= trial.price.total:
                 break
@@ -299,7 +307,7 @@ class _Road:
             lower = math.floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
             target = lower if turn < _TRIALS else min(lower, least)
         if rival is None and not self._is_tiny:
-            rival = self._fitting_rival(limit, met)
+            rival = self._fitting_rival(limit, bound, met)
         return None if rival is None else (self._write(rival[0]), rival[1])
 
     def _between(
@@ -308,7 +316,8 @@ class _Road:
         """Writes the cheapest plan that fits of those sought between two footprints, of which the
         lower gave what was found, and the higher what does not fit and takes so many seconds."""
         low, high = ends
-        best = written = found
+        best: tuple[Choices, Trial] = found
+        written: _Fit = found
         for _ in range(_HALVINGS if self._is_small else 0):
             if high - low <= _STEP * limit or best[1].price.total <= _COSTLY * seconds:
                 break
@@ -317,28 +326,39 @@ class _Road:
             if choices.of_node == best[0].of_node:
                 written = choices, best[1]  # within another limit
                 break
-            written = choices, self._tried()
-            if written[1].memory.peak > limit:
+            trial = self._tried()
+            written = choices, trial
+            if trial.memory.peak > limit:
                 high = min(target, choices.bytes)
                 continue
             low = target
-            if written[1].price.total < best[1].price.total:
-                best = written
+            if trial.price.total < best[1].price.total:
+                written = best = choices, trial
         return best if best is written else (self._write(best[0]), best[1])
 
-    def _fitting_rival(self, limit: int, met: list[_Met]) -> tuple[Choices, Trial] | None:
+    def _fitting_rival(
+        self, limit: int, bound: int, met: list[_Met]
+    ) -> tuple[Choices, Trial] | None:
         """The cheapest of the rivals that fit, if one does; the others are added to what was met.
+        `bound`: no plan within the limit costs less.
 
         The first of them is the cheapest plan of all: its footprint is above the limit, but that is
-        an estimate.
+        an estimate. They are plans of the same graph, so that they keep to what options demand.
         """
         found: tuple[Choices, Trial] | None = None
+        if not self.may_rival:
+            return found
         tried: list[list[int]] = []
         graph = self.search.graph
-        for bound in chain(rivals_of(graph, many=True), self._propagated(graph, many=True)):
-            choices = replace(self._within(self.search, bound), limit=limit)
+        for kept in chain(rivals_of(graph, many=True), self._propagated(graph, many=True)):
+            choices = replace(self._within(self.search, kept), limit=limit)
             if choices.bytes > self._far * limit or choices.of_node in tried:
                 continue
+            if choices.solution.cost >= FORBIDDEN:
+                continue
+            # That of the kind alone says nothing of all plans within the limit.
+            lowest = min(choices.solution.cost, bound)
+            choices = replace(choices, solution=replace(choices.solution, lower_bound=lowest))
             tried.append(choices.of_node)
             choices = self._write(choices)
             trial = self._tried()
@@ -492,14 +512,17 @@ class _Clock:
 def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:
     func, solution = main_function(module), choices.solution
     if choices.gap > _WORTH_SAYING:
-        remark(func, f"auto-shard: a plan may be cheaper, by {choices.gap:.2%} at most")
+        gap = f"{choices.gap:.2%}"
+        remark(func, f"auto-shard: by the search's prices a plan may be cheaper, by {gap} at most")
     if not solution.reproducible:
         remark(func, "auto-shard: the time limit ended the search; the plan is not reproducible")
     for group in searched_axes(graph.table):
         if len(group) > 1:
             names = " and ".join(axis.name for axis in graph.table.axes(group))
             remark(
-                func, f"auto-shard: the axes {names} are planned as one: three are searched apart"
+                func,
+                f"auto-shard: the axes {names} are planned as one, as no more than three are "
+                "searched each by itself",
             )
     for text in uneven_remarks(graph):
         remark(func, text)

@@ -53,9 +53,9 @@ def too_large(
         )
     return DiagnosticError(
         main_function(module),
-        f"auto-shard: no plan found fits into {size_text(limit)} a device; the one that needs "
-        f"least takes {size_text(needed)} ({size_text(needed - limit)} too much): {remedy} raise "
-        "memory-per-device",
+        f"auto-shard: no plan found fits into {size_text(limit)} a device; of those tried the one "
+        f"that needs least takes {size_text(needed)} ({size_text(needed - limit)} too much): "
+        f"{remedy} raise memory-per-device",
         _heaviest(search.footprint.when_most(chosen)),
     )
 

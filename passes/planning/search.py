@@ -9,6 +9,7 @@ Johnson 1954).
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,15 +20,13 @@ from math import ceil
 
 import numpy as np
 
-from autopar.passes.cost.early import blocks_of, waits_of
-from autopar.passes.cost.fusion import Fusion
 from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
 from autopar.passes.solver.solve import InfeasibleError, Plugin, Solution, SolveOptions, solve
 
 from .coarse import Kept, coarse_choices
-from .footprint import Bytes, Copy, Footprint
+from .footprint import Bytes, Copy, Footprint, freed_early
 from .memory_prices import MemoryPrices, Priced
 from .plan_graph import PlanGraph
 from .problems import ProblemBuilder, multiplied, whole_costs
@@ -61,7 +60,8 @@ class Choices:
 
     of_node: list[int]
     solution: Solution
-    """As the solver gave it, parts that repeat taken together; costs in 1e-12 seconds."""
+    """As the solver gave it, parts that repeat taken together; costs in 1e-12 seconds. See
+    `searched` for a rival."""
     bytes: int
     """In use at most, by the footprint."""
     limit: int | None = None
@@ -89,9 +89,11 @@ class Search:
         graph: PlanGraph,
         options: SolveOptions,
         plugin: Plugin | None = None,
+        footprint: Footprint | None = None,
     ) -> None:
+        """`footprint`: where it is known."""
         self.graph = graph
-        self.footprint = Footprint(graph)
+        self.footprint = footprint or Footprint(graph)
         self.frees_early = False
         """Whether memory is counted as where what frees it runs early (the pass `free-early`)."""
         work = min(options.work or options.time_limit_s * UNITS_PER_SECOND, _WORK)
@@ -114,32 +116,31 @@ class Search:
         """The same, where memory is counted as in a program that frees it early."""
         found = copy(self)
         found.frees_early = True
-        fusions: list[Fusion] = []
-        for block in blocks_of(self.graph.func):
-            fusion = self.graph.fusion(block)
-            waits = waits_of(fusion, self.footprint.orders.get(block))
-            fusion.waits = {wait.op: wait.values for wait in waits}
-            fusions.append(fusion)
-        found.footprint = Footprint(self.graph, self.footprint)
-        for fusion in fusions:
-            fusion.waits = {}
+        found.footprint = freed_early(self.graph, self.footprint)
         if not found.footprint.is_same(self.footprint):
             found._found, found._solved_prices = {}, {}
         return found
 
     def run(self, limit: int | None) -> Choices:
-        """The cheapest choices that need no more than a limit (bytes), which is to be no lower than
-        the footprint's least."""
+        """The cheapest choices that need no more than a limit (bytes); where none are found, those
+        that need least."""
         found = self._found.get(limit)
+        cheapest = self._found.get(sys.maxsize)
+        if found is None and cheapest and limit is not None and cheapest.bytes <= limit:
+            found = cheapest
         if found is None:
             found = self._run(limit)
-            # What was found within less memory may be cheaper, as searches end early.
-            for other in self._found.values() if limit is not None else ():
-                if other.bytes <= limit and other.solution.cost < found.solution.cost:
-                    bound = min(found.solution.lower_bound, other.solution.cost)
-                    found = replace(other, solution=replace(other.solution, lower_bound=bound))
+            if limit is not None:
+                found = self._cheapest_within(limit, found)
             self._found[limit] = found
         return found
+
+    def _cheapest_within(self, limit: int, found: Choices) -> Choices:
+        """What was found, or what was within less memory if that is cheaper: searches end early."""
+        fitting = [other for other in self._found.values() if other.bytes <= limit]
+        best = min([found, *fitting], key=lambda choices: choices.solution.cost)
+        bound = min(found.solution.lower_bound, best.solution.cost)
+        return replace(best, solution=replace(best.solution, lower_bound=bound))
 
     def _run(self, limit: int | None) -> Choices:
         if limit is None or self._plugin is not None:
@@ -186,11 +187,11 @@ class Search:
                 usage = np.ceil(item.bytes).astype(np.int64)
                 builder.occupy(item.node, (item.first, item.last + 1), usage)
             copies: dict[tuple[int, int], list[Copy]] = defaultdict(list)
-            for copy in self.footprint.copies:
-                copies[copy.one, copy.two].append(copy)
+            for held in self.footprint.copies:
+                copies[held.one, held.two].append(held)
             for ends, own in copies.items():
-                usage = np.ceil([copy.bytes for copy in own]).astype(np.int64)
-                builder.hold(*ends, [(copy.first, copy.last + 1) for copy in own], usage)
+                usage = np.ceil([held.bytes for held in own]).astype(np.int64)
+                builder.hold(*ends, [(held.first, held.last + 1) for held in own], usage)
         return builder.problem(limit)
 
     def _priced(self, prices: Mapping[int, float]) -> Priced:

@@ -22,7 +22,12 @@ class UnknownSolverError(ValueError):
 
 
 def register_solver(name: str, solver: Plugin) -> None:
-    """Makes a solver known by a name; one of the same name is replaced."""
+    """Makes a solver known by a name; one of the same name is replaced. ValueError for the name
+    that says that there is none."""
+    if name == "none":
+        raise ValueError(
+            "a solver cannot be named 'none', which means our own: choose another name"
+        )
     _SOLVERS[name] = solver
 
 

@@ -24,6 +24,8 @@ from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price, price_of
+from autopar.passes.entry import main_function
+from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.manager import run_pipeline
 from autopar.passes.partition.localize import (
     LocalOp,
@@ -255,3 +257,22 @@ def test_wrong_flops_name_the_op(flops: registry.FlopsFunction, message: str) ->
     with pytest.raises(DiagnosticError) as info:
         flops_of(module)
     assert message in str(info.value)
+
+
+def test_what_a_custom_call_computes_with_is_a_parameter() -> None:
+    """A kernel of a third party may be a dot: nothing says so."""
+    module = parse_module(
+        """
+        func.func @main(
+            %w: tensor<8x8xf32> {tf.aliasing_output = 0 : i32},
+            %m: tensor<8x8xf32> {tf.aliasing_output = 1 : i32}, %x: tensor<4x8xf32>)
+            -> (tensor<8x8xf32>, tensor<8x8xf32>) {
+          %0 = stablehlo.custom_call @kernel(%x, %w)
+              : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+          %1 = stablehlo.add %m, %0 : tensor<8x8xf32>
+          %2 = stablehlo.subtract %w, %1 : tensor<8x8xf32>
+          return %2, %1 : tensor<8x8xf32>, tensor<8x8xf32>
+        }""",
+        context=make_context(),
+    )
+    assert argument_kinds(main_function(module)) == ["parameter", "optimizer_state", "batch"]

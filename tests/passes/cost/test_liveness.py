@@ -319,6 +319,24 @@ def _residuals(weights: Any, x: Any) -> Any:
     return jax.tree.map(lambda w, g: w - 0.1 * g, weights, grads)
 
 
+def _pooled(weights: Any, x: Any) -> Any:
+    def convolved(h: Any, kernel: Any) -> Any:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+    def loss(weights: Any) -> Any:
+        h = x
+        for weight in weights:
+            h = jax.nn.relu(convolved(h, weight))
+            h = jax.lax.reduce_window(
+                h, -np.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), padding="VALID"
+            )
+        return jnp.mean(h**2)
+
+    grads = jax.grad(loss)(weights)
+    return jax.tree.map(lambda w, g: w - 0.1 * g, weights, grads)
+
+
 def _ones(*shape: int) -> Any:
     return np.ones(shape, np.float32)
 
@@ -331,6 +349,7 @@ PROGRAMS = {
         [(_ones(3, 3, 16, 16), _ones(3, 3, 16, 16), _ones(1, 1, 16, 16))] * 3,
         _ones(32, 16, 16, 16),
     ),
+    "pooled": (_pooled, [_ones(3, 3, 16, 16)] * 2, _ones(32, 32, 32, 16)),
     "attention": (_attention, [_ones(64, 64)] * 3, _ones(16, 128, 64)),
 }
 

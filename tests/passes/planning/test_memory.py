@@ -90,7 +90,9 @@ def test_what_does_not_fit_is_said_with_the_heaviest_tensors() -> None:
     module = _module()
     with pytest.raises(DiagnosticError) as info:
         make_plan(module, make_context(), PRICES, SolveOptions(5), 2**20)
-    assert "no plan found fits into 1 MiB a device; the one that needs least" in str(info.value)
+    assert "no plan found fits into 1 MiB a device; of those tried the one that needs least" in str(
+        info.value
+    )
     assert "smaller batches, microbatches or rematerialisation (jax.checkpoint)" in str(info.value)
     notes = [note.message for note in info.value.diagnostic.notes]
     assert len(notes) <= 5 and len(set(notes)) == len(notes)

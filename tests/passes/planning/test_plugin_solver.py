@@ -53,7 +53,12 @@ def test_a_plugin_decides() -> None:
 
     register_solver("mine", mine)
     assert str(_planned("solver=mine")) == str(_planned(""))
-    assert seen
+    assert len(seen) == 1  # memory does not bind
+
+
+def test_our_own_is_no_name_of_a_plugin() -> None:
+    with pytest.raises(ValueError, match="cannot be named 'none', which means our own"):
+        register_solver("none", lambda problem: [])
 
 
 def test_a_wrong_answer_is_told() -> None:
