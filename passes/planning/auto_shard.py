@@ -27,7 +27,7 @@ from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .demands import Demands
 from .planner import Planned, make_plan
-from .report import report_of, table_of, write_report
+from .report import check_report, report_of, table_of, write_report
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([KMGT]i?)?B?$")
 _UNITS = {
@@ -173,6 +173,8 @@ class AutoShardPass(ModulePass):
         require_grid_op(module, self.name, self.name)
         take_annotations(module)
         self.remark_kinds(module)
+        if self.report is not None:
+            check_report(module, self.report)
         terms = self.terms(module)
         plugin = None if self.solver is None else _checked_solver(module, self.solver)
         keep = None if self.problem is None else partial(_write_problem, module, self.problem)

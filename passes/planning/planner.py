@@ -73,6 +73,9 @@ more than the limit, are not partitioned: in tiny programs, where the search may
 others."""
 _FAR_LATE = 2.0
 """Where the cheapest plan of all is that much above the limit, memory is freed early at once."""
+_OFF = 1.1
+"""Where the partitioned program takes that much longer than the search found, a plan is also sought
+within the limit where collectives are taken to meet no others."""
 _COSTLY = 1.03
 """Where what fits takes that much longer than what does not, plans between them are sought."""
 _DEARER = 1.01
@@ -382,7 +385,9 @@ class _Road:
             return found, trial
         best, best_trial = found, trial or self._tried()
         tried = [found.of_node]
-        for rival, is_sure in self._rivals(many=self._is_tiny or self._is_short(found)):
+        many = self._is_tiny or self._is_short(found)
+        off = best_trial.price.total / max(UNIT_S, (found.searched or found.solution).cost * UNIT_S)
+        for rival, is_sure in self._rivals(limit if off > _OFF else None, many=many):
             seconds = best_trial.price.total
             is_far = rival.solution.cost * UNIT_S > self._far * seconds
             if (is_far and not (is_sure and self._is_tiny)) or rival.of_node in tried:
@@ -398,16 +403,21 @@ class _Road:
         self._write(best)
         return best, best_trial
 
-    def _rivals(self, *, many: bool) -> Iterator[tuple[Choices, bool]]:
+    def _rivals(self, limit: int | None, *, many: bool) -> Iterator[tuple[Choices, bool]]:
         """Rivals, and whether they are partitioned whatever the search thinks of them in tiny
-        programs, where that may be what is wrong."""
+        programs, where that may be what is wrong. `limit`: one of them is sought within it."""
         search = self._where_collectives_meet(Meets.MANY) if many else self.search
         for bound in rivals_of(search.graph, many=many):
             yield self._within(search, bound), False
         for bound in self._propagated(search.graph, many=many):
             yield self._within(search, bound), True
         if many:
-            yield self._within(self._where_collectives_meet(Meets.ALONE), {}), False
+            search = self._where_collectives_meet(Meets.ALONE)
+            yield self._within(search, {}), False
+            if limit is not None:
+                with self.clock("search", "searching a plan of one kind"):
+                    search = search.freeing_early() if self.search.frees_early else search
+                    yield search.run(limit), False
 
     def _within(self, search: Search, bound: dict[int, Kept]) -> Choices:
         with self.clock("search", "searching a plan of one kind"):

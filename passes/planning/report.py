@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -150,10 +152,21 @@ def _argument_rows(report: dict[str, Any]) -> Iterator[str]:
         yield f"  {'  '.join(cells)}".rstrip()
 
 
+def check_report(module: ModuleOp, path: str) -> None:
+    """DiagnosticError where no report can be written to a path, before it is made."""
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        code = errno.EISDIR if target.is_dir() else errno.ENOENT
+        raise _unwritable(module, path, os.strerror(code))
+
+
 def write_report(module: ModuleOp, report: dict[str, Any], path: str) -> None:
     """Writes a report; DiagnosticError where the file cannot be written."""
     try:
         Path(path).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise DiagnosticError(module, f"auto-shard: report={path}: {reason}") from None
+        raise _unwritable(module, path, error.strerror or str(error)) from None
+
+
+def _unwritable(module: ModuleOp, path: str, reason: str) -> DiagnosticError:
+    return DiagnosticError(module, f"auto-shard: report={path}: {reason}")

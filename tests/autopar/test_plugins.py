@@ -57,13 +57,18 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "turn.mlir").write_text(TURN)
     monkeypatch.chdir(tmp_path)
     yield path
+    _forget("sign")
+    sys.modules.pop(path.stem, None)
+
+
+def _forget(name: str) -> None:
+    """What the plug-in registered, its pass by this name."""
     from autopar.dialects.rules import registry
 
     registry._RULES.pop("mine.turn", None)  # pyright: ignore[reportPrivateUsage]
     registry.clear_cache()
-    PASSES.pop("sign", None)
-    passes._loaded.pop("sign", None)  # pyright: ignore[reportPrivateUsage]
-    sys.modules.pop(path.stem, None)
+    PASSES.pop(name, None)
+    passes._loaded.pop(name, None)  # pyright: ignore[reportPrivateUsage]
 
 
 def test_autopar_opt(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,8 +110,7 @@ def twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     yield path
-    PASSES.pop("twice", None)
-    passes._loaded.pop("twice", None)  # pyright: ignore[reportPrivateUsage]
+    _forget("twice")
     for name in set(sys.modules) - before:
         if "twice_for_autopar" in name:
             del sys.modules[name]

@@ -28,6 +28,7 @@ from autopar.passes.manager import option_help, run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
 from autopar.passes.planning.auto_shard import AutoShardPass
 from autopar.passes.planning.demands import Demands, demanded_shardings
+from autopar.passes.planning.search import Search
 from autopar.road import declare_mesh
 
 GRID = Grid("mesh", (("x", 2), ("y", 4)))
@@ -261,8 +262,16 @@ def test_report(tmp_path: Path) -> None:
     assert sum(sent.values()) == pytest.approx(sum(use.num_bytes for use in collectives_of(module)))
     text = "\n".join(diagnostic.message for diagnostic in remarks)
     assert "of 64 MiB" in text and "sent by each device" in text
+
+
+def test_where_no_report_can_be_written_is_said_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Search, "run", None)
     with pytest.raises(DiagnosticError, match=r"report=.*No such file"):
         _planned(report=str(tmp_path / "none" / "report.json"))
+    with pytest.raises(DiagnosticError, match=r"report=.*Is a directory"):
+        _planned(report=str(tmp_path))
 
 
 def test_options_and_demands_are_said_once() -> None:
