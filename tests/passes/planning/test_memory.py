@@ -246,6 +246,50 @@ def test_more_memory_does_not_cost_time() -> None:
     assert seconds[1] < seconds[0]
 
 
+def _scaled_by_rows(weights: Any, state: Any, rows: Any) -> Any:
+    """Gradients scaled by the means of their rows and columns (Adafactor), and their norm: many
+    small sums, of which the search does not know how many meet."""
+
+    def loss(weights: Any) -> Any:
+        h = rows
+        for weight in weights:
+            h = jnp.tanh(h @ weight)
+        return jnp.mean((h - rows) ** 2)
+
+    value, grads = jax.value_and_grad(loss)(weights)
+    new_weights, new_state = [], []
+    for weight, (row, column), grad in zip(weights, state, grads, strict=True):
+        row = 0.9 * row + 0.1 * jnp.mean(grad**2, 1)
+        column = 0.9 * column + 0.1 * jnp.mean(grad**2, 0)
+        step = grad * jax.lax.rsqrt(row / jnp.mean(row))[:, None] * jax.lax.rsqrt(column)
+        step = step / jnp.maximum(1.0, jnp.sqrt(jnp.mean(step**2)))
+        new_weights.append(weight - 1e-3 * step)
+        new_state.append((row, column))
+    norm = jnp.sqrt(sum(jnp.sum(grad**2) for grad in grads))
+    return new_weights, new_state, value, norm
+
+
+def test_more_memory_does_not_cost_time_where_the_search_is_far_off() -> None:
+    array = jax.ShapeDtypeStruct
+    shapes = (128, 256), (256, 384), (384, 128)
+    weights = [array(shape, np.float32) for shape in shapes]
+    state = [tuple(array((size,), np.float32) for size in shape) for shape in shapes]
+    lowered = jax.jit(_scaled_by_rows, donate_argnums=(0, 1)).lower(
+        weights, state, array((64, 128), np.float32)
+    )
+    prices = CostModel.of(read_cluster("cpu"), GRID)
+    seconds: list[float] = []
+    for limit in (396_105, 475_326):
+        module = import_module(lowered.compiler_ir("stablehlo"))
+        declare_mesh(module, GRID)
+        run_passes(module, IMPORT, make_context())
+        make_plan(module, make_context(), prices, SolveOptions(20), limit)
+        trial = Trial(module.clone(), make_context(), prices)
+        assert trial.memory.peak <= limit
+        seconds.append(trial.price.total)
+    assert seconds[1] <= seconds[0]
+
+
 def test_what_is_read_again_is_not_held_where_there_is_no_room() -> None:
     module = _wide_module()
     limit = 10 * 2**20
