@@ -298,7 +298,8 @@ class _Road:
             if peak <= limit:
                 return self._between((target, refuted), dearest, (choices, trial), limit)
             met.append((peak, choices))
-            dearest = trial.price.total
+            if self._is_small:
+                dearest = trial.price.total
             if turn == 1 and self._is_tiny:
                 rival = self._fitting_rival(limit, bound, met)
             # What is sought lower is dearer still.
@@ -386,7 +387,7 @@ class _Road:
         best, best_trial = found, trial or self._tried()
         tried = [found.of_node]
         many = self._is_tiny or self._is_short(found)
-        off = best_trial.price.total / max(UNIT_S, (found.searched or found.solution).cost * UNIT_S)
+        off = best_trial.price.total / max(UNIT_S, found.solution.cost * UNIT_S)
         for rival, is_sure in self._rivals(limit if off > _OFF else None, many=many):
             seconds = best_trial.price.total
             is_far = rival.solution.cost * UNIT_S > self._far * seconds
