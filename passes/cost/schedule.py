@@ -25,6 +25,7 @@ from .fusion import Fusion, is_cheap, is_code, reads_from_memory
 from .order import RunOrder
 
 _INDEX_BYTES = 4
+"""Of the numbers of elements, which are s32."""
 _Order = tuple[int, ...]
 """Of dimensions; none: as they lie, but in one piece."""
 

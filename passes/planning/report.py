@@ -71,8 +71,7 @@ def report_of(module: ModuleOp, planned: Planned, limit: int | None) -> dict[str
 
 def solver_facts(planned: Planned) -> dict[str, Any]:
     """How the plan was found, and how near to the cheapest it is by the search's own prices."""
-    choices = planned.choices
-    solution = choices.searched or choices.solution
+    choices, solution = planned.choices, planned.choices.by_search
     return {
         "planned_s": solution.cost * UNIT_S,
         "bound_s": solution.lower_bound * UNIT_S,

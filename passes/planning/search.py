@@ -71,14 +71,19 @@ class Choices:
     the search says of these ones. `solution` has the cost of the partitioned program then."""
 
     @property
+    def by_search(self) -> Solution:
+        """At the search's own prices."""
+        return self.searched or self.solution
+
+    @property
     def gap(self) -> float:
         """The share of the cost, by the search's own prices, that may be saved."""
-        return (self.searched or self.solution).gap
+        return self.by_search.gap
 
     @property
     def is_optimal(self) -> bool:
         """Whether nothing is cheaper, by the search's own prices."""
-        return (self.searched or self.solution).optimal
+        return self.by_search.optimal
 
 
 class Search:
@@ -124,15 +129,16 @@ class Search:
     def run(self, limit: int | None) -> Choices:
         """The cheapest choices that need no more than a limit (bytes); where none are found, those
         that need least."""
-        found = self._found.get(limit)
+        if limit in self._found:
+            return self._found[limit]
         cheapest = self._found.get(sys.maxsize)
-        if found is None and cheapest and limit is not None and cheapest.bytes <= limit:
+        if limit is None:
+            found = self._run(None)
+        elif cheapest is not None and cheapest.bytes <= limit:
             found = cheapest
-        if found is None:
-            found = self._run(limit)
-            if limit is not None:
-                found = self._cheapest_within(limit, found)
-            self._found[limit] = found
+        else:
+            found = self._cheapest_within(limit, self._run(limit))
+        self._found[limit] = found
         return found
 
     def _cheapest_within(self, limit: int, found: Choices) -> Choices:

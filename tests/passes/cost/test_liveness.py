@@ -303,16 +303,17 @@ def _attention(weights: Any, x: Any) -> Any:
     return jax.tree.map(lambda w, g: w - 0.1 * g, weights, grads)
 
 
-def _residuals(weights: Any, x: Any) -> Any:
-    def convolved(h: Any, kernel: Any) -> Any:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+def _convolved(h: Any, kernel: Any) -> Any:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=numbers)
 
+
+def _residuals(weights: Any, x: Any) -> Any:
     def loss(weights: Any) -> Any:
         h = x
         for one, two, skip in weights:
-            inner = jax.nn.relu(convolved(h, one))
-            h = jax.nn.relu(convolved(inner, two) + convolved(h, skip))
+            inner = jax.nn.relu(_convolved(h, one))
+            h = jax.nn.relu(_convolved(inner, two) + _convolved(h, skip))
         return jnp.mean(h**2)
 
     grads = jax.grad(loss)(weights)
@@ -320,14 +321,10 @@ def _residuals(weights: Any, x: Any) -> Any:
 
 
 def _pooled(weights: Any, x: Any) -> Any:
-    def convolved(h: Any, kernel: Any) -> Any:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=numbers)
-
     def loss(weights: Any) -> Any:
         h = x
         for weight in weights:
-            h = jax.nn.relu(convolved(h, weight))
+            h = jax.nn.relu(_convolved(h, weight))
             h = jax.lax.reduce_window(
                 h, -np.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), padding="VALID"
             )
