@@ -71,6 +71,8 @@ _FAR = 2.0, 1.25
 """Rivals that the search finds that much dearer than the best plan so far, or to need that much
 more than the limit, are not partitioned: in tiny programs, where the search may be far off, and in
 others."""
+_FAR_SURE = math.inf, 4.0
+"""The same of methods as propagation completes them, where messages make much of a step."""
 _FAR_LATE = 2.0
 """Where the cheapest plan of all is that much above the limit, memory is freed early at once."""
 _OFF = 1.1
@@ -254,6 +256,10 @@ class _Road:
     def _far(self) -> float:
         return _FAR[not self._is_tiny]
 
+    @property
+    def _far_sure(self) -> float:
+        return _FAR_SURE[not self._is_tiny]
+
     def _freeing_early(self) -> _Road:
         with self.clock("search", "counting memory that is freed early"):
             return replace(self, search=self.search.freeing_early())
@@ -390,8 +396,8 @@ class _Road:
         off = best_trial.price.total / max(UNIT_S, found.solution.cost * UNIT_S)
         for rival, is_sure in self._rivals(limit if off > _OFF else None, many=many):
             seconds = best_trial.price.total
-            is_far = rival.solution.cost * UNIT_S > self._far * seconds
-            if (is_far and not (is_sure and self._is_tiny)) or rival.of_node in tried:
+            far = self._far_sure if is_sure and many else self._far
+            if rival.solution.cost * UNIT_S > far * seconds or rival.of_node in tried:
                 continue
             tried.append(rival.of_node)
             rival = replace(rival, limit=limit)
@@ -405,8 +411,8 @@ class _Road:
         return best, best_trial
 
     def _rivals(self, limit: int | None, *, many: bool) -> Iterator[tuple[Choices, bool]]:
-        """Rivals, and whether they are partitioned whatever the search thinks of them in tiny
-        programs, where that may be what is wrong. `limit`: one of them is sought within it."""
+        """Rivals, and whether little hangs on what the search thinks of them, which may be what is
+        wrong. `limit`: one of them is sought within it."""
         search = self._where_collectives_meet(Meets.MANY) if many else self.search
         for bound in rivals_of(search.graph, many=many):
             yield self._within(search, bound), False

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
 
-from xdsl.dialects.func import FuncOp
-from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.registry import get_rule
@@ -39,8 +39,9 @@ class WaitingSum(NamedTuple):
 
 class Waiting:
     """Those of arguments, of what elementwise ops join with them (gradients), and of both in other
-    shapes; scalars that are summed of these, as norms are; and sums that are only returned, as
-    losses are. What the batch is joined with is on the way of the step, and waits for nothing."""
+    shapes; sums that become one of these and nothing else; scalars that are summed of these, as
+    norms are, or that only returned scalars are made of, as losses. What the batch is joined with
+    is on the way of the step, and waits for nothing."""
 
     def __init__(
         self,
@@ -54,6 +55,8 @@ class Waiting:
         self._nodes: set[int] = set()
         self.sums: list[WaitingSum] = []
         self._returned: set[Operation] = set()
+        self._passed: set[Operation] = set()
+        """Ops that a sum in front of them waits for."""
         self._num_norms = 0
 
     def find(self, func: FuncOp) -> None:
@@ -78,11 +81,33 @@ class Waiting:
         for size in joined.values():
             prices.wait(size)
         for op in places.others:
-            if any(map(_is_only_returned, op.results)):
+            if not self._nodes.isdisjoint(map(node_of, op.results)):
+                self._wait_before(op)
+        returned = _only_returned(func.body.block)
+        for op in places.others:
+            if not returned.isdisjoint(op.results):
                 self._returned.add(op)
                 prices.wait(num_bytes(op.results[0].type))
             self._num_norms += self._is_norm(op)
         self._find_sums()
+
+    def _wait_before(self, op: Operation) -> None:
+        """Lets a sum wait that an op which waits is linear in, where nothing but ops that are, up
+        to this one, read it (the slice of a table, of which the sum is the gradient)."""
+        nodes: set[int] = set()
+        passed: set[Operation] = set()
+        while (source := _linear_source(op)) is not None:
+            node, maker = self._node_of(source), source.owner
+            passed.add(op)
+            if node is not None:
+                nodes.add(node)
+            if not isinstance(maker, Operation):
+                return
+            if may_sum(maker):
+                self._nodes |= nodes
+                self._passed |= passed
+                return
+            op = maker
 
     def _find_sums(self) -> None:
         """Finds the sums that wait, which devices may have parts of."""
@@ -93,7 +118,8 @@ class Waiting:
                     node = self._node_of(total)
                     if node is not None and node in self._nodes:
                         self.sums.append(WaitingSum(op, index, total, node))
-                        sizes[node] = max(sizes.get(node, 0), num_bytes(total.type))
+                        if op not in self._passed:
+                            sizes[node] = max(sizes.get(node, 0), num_bytes(total.type))
         for size in sizes.values():
             self._prices.reduce(size)
 
@@ -119,18 +145,31 @@ def _reshapes(op: Operation) -> bool:
     return prod(shape_of(op.operands[0].type)) == prod(shape_of(op.results[0].type))
 
 
-def _is_only_returned(value: SSAValue) -> bool:
-    """Whether a scalar goes to the function's end, a partial sum as such."""
-    end = _end_of_scalar(value)
-    return end is not None and not end.results and isinstance(end.parent_op(), FuncOp)
+def _linear_source(op: Operation) -> SSAValue | None:
+    """The operand through which sums pass to an op's result, if there is one and nothing else reads
+    it; others may be neutral."""
+    rule = get_rule(op) if len(op.results) == 1 else None
+    if rule is None:
+        return None
+    operands = operands_of(op)
+    groups = [set(group).difference(rule.accumulated) for group in rule.linear]
+    single = {index for group in groups if len(group) == 1 for index in group}
+    sources = [operands[index] for index in single if shape_of(operands[index].type)]
+    return sources[0] if len(sources) == 1 and sources[0].has_one_use() else None
 
 
-def _end_of_scalar(value: SSAValue) -> Operation | None:
-    """The only reader of a scalar, or of its multiples, that is no multiple itself."""
-    while not shape_of(value.type) and (use := value.get_unique_use()) is not None:
-        user = use.operation
-        rule = get_rule(user) if len(user.results) == 1 else None
-        if rule is None or (use.index,) not in rule.linear:
-            return user
-        value = user.results[0]
-    return None
+def _only_returned(block: Block) -> set[SSAValue]:
+    """The scalars of a function that nothing but results is made of, by way of scalars."""
+    found: set[SSAValue] = set()
+    for op in reversed(list(block.ops)):
+        for value in op.results:
+            users = [use.operation for use in value.uses]
+            if users and not shape_of(value.type):
+                if all(isinstance(user, ReturnOp) or _gives(user, found) for user in users):
+                    found.add(value)
+    return found
+
+
+def _gives(op: Operation, values: set[SSAValue]) -> bool:
+    """Whether all that an op gives is among some values."""
+    return bool(op.results) and not op.regions and values.issuperset(op.results)

@@ -219,6 +219,26 @@ def _clipped_one_by_one() -> Step:
     return Step(step, ([_f32(WIDTH, WIDTH)] * 8, _f32(8192, WIDTH)))
 
 
+def _positions() -> Step:
+    """The gradient of a table's slice is scattered into it once it is summed; a loss is made of
+    several means."""
+
+    def loss(params: Any, x: Any) -> Any:
+        h = x + params["table"][jnp.arange(64)]
+        balance = 0.0
+        for weight in params["w"]:
+            h = jnp.tanh(h @ weight)
+            balance += 0.01 * jnp.mean(jnp.abs(h))
+        return jnp.mean(h**2) + balance
+
+    def step(params: Any, x: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+    params = {"table": _f32(128, WIDTH), "w": [_f32(WIDTH, WIDTH)] * 3}
+    return Step(step, (params, _f32(64, 64, WIDTH)))
+
+
 STEPS = {
     "rnn": _rnn,
     "lstm": _lstm,
@@ -288,10 +308,11 @@ def test_norms_are_reduced_as_one() -> None:
     assert planned == pytest.approx(partitioned, rel=0.03)
 
 
+@pytest.mark.parametrize("make", [_tied, _positions])
 @pytest.mark.parametrize("cluster", ["8xv100", "8xh100"])
-def test_what_is_added_is_reduced_once(cluster: str) -> None:
+def test_what_is_added_is_reduced_once(cluster: str, make: Callable[[], Step]) -> None:
     """Under data parallelism, whatever the search would choose."""
-    module, prices = _imported(_tied()), CostModel.of(read_cluster(cluster), GRID)
+    module, prices = _imported(make()), CostModel.of(read_cluster(cluster), GRID)
     graph, before = PlanGraph(main_function(module), AxisTable(GRID, ()), prices), Unplanned(module)
     bound = propagated_rival(graph, module, (0, None))
     before.restore()
