@@ -63,10 +63,11 @@ def planner_of(options: str) -> AutoShardPass:
 
 
 def imported(source: Source) -> tuple[ModuleOp, Context]:
-    """The module as planning takes it: our own shardings, no calls, no dead code."""
+    """The module as planning takes it: our own shardings, no calls, no dead code, and nothing
+    computed twice (as XLA has it, and `parallelize`)."""
     context = make_context()
     module = parse_module(source.text, source.name, context)
-    passes = (*IMPORT, ShardOpsToAttributesPass.name)
+    passes = (*IMPORT, "cse", ShardOpsToAttributesPass.name)
     transform(module, [build_pass(PassSpec(name)) for name in passes], context)
     return module, context
 

@@ -17,6 +17,7 @@ import pytest
 import autopar
 from autopar import opt
 from autopar.cli import main
+from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.plans import Plan
 
 from .test_explain import GRID, step
@@ -91,12 +92,32 @@ def test_the_report_is_that_of_the_pass(
     status, out, _ = plan(capsys, module, "--auto-shard", GRID, "--json")
     assert status == 0
     report = tmp_path / "report.json"
-    passes = ["--import-sdy", "--inline", "--dce", f"--auto-shard={GRID} report={report}"]
+    passes = ["--import-sdy", "--inline", "--dce", "--cse", f"--auto-shard={GRID} report={report}"]
     assert opt.main([module, *passes, "-o", str(tmp_path / "out.mlir")]) == 0
     told, written = json.loads(out), json.loads(report.read_text())
     for one in (told, written):
         del one["solver"]["seconds"], one["solver"]["seconds_of"]
     assert told == written
+
+
+def test_what_is_written_twice_is_counted_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def twice(a: Any, b: Any) -> Any:
+        return a @ b + jnp.tanh(a @ b)
+
+    def seconds(name: str, text: str) -> float:
+        (tmp_path / name).write_text(text)
+        words = "grid=2x4 cluster=8xv100"
+        status, out, _ = plan(capsys, str(tmp_path / name), "--auto-shard", words, "--json")
+        assert status == 0
+        return json.loads(out)["objective"]["total_s"]
+
+    lowered = jax.jit(twice).lower(jnp.ones((512, 512)), jnp.ones((512, 512)))
+    text, merged = lowered.as_text(), lowered.compiler_ir("stablehlo")
+    merge_equal_ops(merged)
+    assert text.count("dot_general") == 2 and str(merged).count("dot_general") == 1
+    assert seconds("twice.mlir", text) == seconds("once.mlir", str(merged))
 
 
 def test_the_file_is_a_plan(
