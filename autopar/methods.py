@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from .decisions import Decisions
     from .plans import Plan
+
+logger = logging.getLogger("autopar")
 
 
 @dataclass(frozen=True)
@@ -134,13 +137,14 @@ class AutoShardParallel(Method):
         return MethodOptions("shard")
 
     def planner(self, mesh: Any) -> AutoShardPass:
-        from .runtime.devices import host_memory
+        from .runtime.devices import device_memory
 
-        devices = list(mesh.devices.flat)
-        nearest = nearest_preset(devices[0].platform, devices[0].device_kind)
-        options: dict[str, Any] = {"cluster": nearest}
-        if devices[0].platform == "cpu" and "cluster" not in self.options:
-            options["memory_per_device"] = host_memory() // len(devices)
+        options: dict[str, Any] = {}
+        if "cluster" not in self.options:
+            devices = list(mesh.devices.flat)
+            options["cluster"] = nearest_preset(devices[0].platform, devices[0].device_kind)
+            if "memory_per_device" not in self.options:
+                options["memory_per_device"] = device_memory(devices)
         made = self._planner({**options, **self.options})
         self._check_solver(made.solver)
         return made
@@ -224,13 +228,22 @@ class ShardParallel(Method):
 
 
 def nearest_preset(platform: str, kind: str) -> str:
-    """The cluster preset for a device by its platform and kind, as JAX names them."""
+    """The cluster preset for a device by its platform and kind, as JAX names them; a log line says
+    so where there is none of the kind."""
     if platform == "cpu":
         return "cpu"
-    if platform == "tpu":
-        return "tpu-v5e"
-    found = next((name for name in ("v100", "a100", "h100") if name in kind.lower()), "h100")
-    return f"8x{found}"
+    nearest = "tpu-v5e" if platform == "tpu" else "8xh100"
+    words = kind.lower().replace("lite", "e").replace(" ", "")
+    for name in ("v100", "a100", "h100", "v5e"):
+        if name in words:
+            return "tpu-v5e" if platform == "tpu" else f"8x{name}"
+    logger.warning(
+        "auto-shard knows no cluster of %r devices, and takes %s for it, with their own memory: "
+        'name one by options={"cluster": ...}; autopar profile-cluster measures one',
+        kind,
+        nearest,
+    )
+    return nearest
 
 
 _METHODS: tuple[type[Method], ...] = (

@@ -95,6 +95,8 @@ def profile(request: Request, progress: Progress) -> tuple[Cluster, str]:
     devices = _devices(request.devices)
     import jax
 
+    from autopar.runtime.devices import device_memory
+
     platform, kind = devices[0].platform, devices[0].device_kind
     sizes = _SIZES["cpu" if platform == "cpu" else "accelerator", request.quick]
     flops: dict[str, float] = {}
@@ -111,7 +113,7 @@ def profile(request: Request, progress: Progress) -> tuple[Cluster, str]:
     progress.step("memory bandwidth")
     bandwidth = _memory_bandwidth(devices, sizes)
     notes["device.memory_bandwidth"] = f"an elementwise op on {sizes.memory_bytes} bytes"
-    memory = _memory_bytes(devices)
+    memory = device_memory(devices)
     links: list[Link] = []
     for size in _group_sizes(len(devices)):
         progress.step(f"collectives over {size} of {len(devices)} devices")
@@ -192,14 +194,6 @@ def _has_accelerators() -> bool:
     if platforms:
         return platforms.split(",")[0] != "cpu"
     return any(os.path.exists(f"/dev/{name}") for name in ("nvidia0", "accel0", "vfio/0", "kfd"))
-
-
-def _memory_bytes(devices: list[Any]) -> int:
-    """What a device may allocate; of virtual ones their share of the machine's memory."""
-    stats = devices[0].memory_stats()
-    if stats and stats.get("bytes_limit"):
-        return int(stats["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
 
 
 def _seconds(call: Callable[[], Any], at_least: float) -> float:

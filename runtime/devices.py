@@ -34,9 +34,13 @@ def is_count(value: Any) -> bool:
     return isinstance(value, Integral) and value is not True and int(value) >= 1
 
 
-def host_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def device_memory(devices: Sequence[Any]) -> int:
+    """Bytes that a device of these may allocate: what its runtime says; of virtual ones their share
+    of this machine's memory."""
+    stats = devices[0].memory_stats()
+    if stats and stats.get("bytes_limit"):
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
 
 
 def init_devices(count: int | None) -> list[Any]:

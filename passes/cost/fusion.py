@@ -68,7 +68,6 @@ _IN_PLACE = frozenset({"stablehlo.dynamic_update_slice", "stablehlo.scatter"})
 _CUTS = frozenset(
     {"stablehlo.slice", "stablehlo.dynamic_slice", "stablehlo.gather", "shard.all_slice"}
 )
-"""Ops that read no more of an operand than their result has."""
 _CONSTANT = "stablehlo.constant"
 _BROADCAST = "stablehlo.broadcast_in_dim"
 
@@ -86,6 +85,11 @@ def _is_elementwise(kind: type[Operation]) -> bool:
 def updates_in_place(op: Operation) -> bool:
     """Whether an op changes a part of its first operand."""
     return op.name in _IN_PLACE
+
+
+def cuts_out(op: Operation) -> bool:
+    """Whether an op reads no more of its first operand than its result has."""
+    return op.name in _CUTS
 
 
 def _takes_computed(op: Operation, index: int) -> bool:
@@ -526,6 +530,6 @@ def _needed(share: float, value: SSAValue, maker: Operation, source: SSAValue) -
 
 def _share(op: Operation, operand: SSAValue) -> float:
     """The share of an operand that an op reads."""
-    if op.name not in _CUTS:
+    if not cuts_out(op):
         return 1.0
     return min(1.0, num_bytes(op.results[0].type) / max(1, num_bytes(operand.type)))

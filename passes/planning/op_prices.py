@@ -14,7 +14,7 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.tensors import num_bytes
 from autopar.passes.cost.flops import compute_type, convolution_holes, op_flops, output_features
-from autopar.passes.cost.fusion import DOTS, Fusion, Fusions
+from autopar.passes.cost.fusion import DOTS, Fusion, Fusions, cuts_out
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.specs import AxisTable, Spec
@@ -104,10 +104,7 @@ class OpPrices:
             for index, strategy in enumerate(strategies):
                 parts = self._table.parts(a for axes in strategy.factors for a in axes)
                 specs = (*strategy.operands, *strategy.results)
-                moved = sum(
-                    size / self._table.parts(spec.dim_axes)
-                    for size, spec in zip(sizes, specs, strict=True)
-                )
+                moved = sum(self._local_bytes(op, sizes, specs))
                 own = self._local_features(features, rule, strategy)
                 local = self._filled(op, rule, strategy) * flops / parts
                 found[index] = (
@@ -117,6 +114,19 @@ class OpPrices:
                 )
             self._found[key] = found
         return found
+
+    def _local_bytes(
+        self, op: Operation, sizes: Sequence[float], specs: Sequence[Spec]
+    ) -> list[float]:
+        """The bytes of each operand and result that one device moves; of what an op cuts something
+        out of no more than it gives, which may be split otherwise (the rows that are gathered)."""
+        parts = [self._table.parts(spec.dim_axes) for spec in specs]
+        local = [size / own for size, own in zip(sizes, parts, strict=True)]
+        if cuts_out(op) and sizes[0]:
+            local[0] = min(
+                num_bytes(op.operands[0].type) / parts[0], num_bytes(op.results[0].type) / parts[-1]
+            )
+        return local
 
     def _local_features(
         self, features: int | None, rule: ShardingRule, strategy: Strategy

@@ -51,6 +51,10 @@ from .waiting import Waiting
 _Shared = TypeVar("_Shared")
 _HELD_BYTE = 1e-15
 """Seconds' worth of a byte that is held on a device: only breaks ties."""
+_HELD_ALL = 1e-7
+"""The most that is for all arguments, of which a step may read no more than some rows;"""
+_HELD_LEAST = 1.6e-11
+"""what a small one among larger ones counts for: a few of the search's units."""
 
 
 @dataclass(eq=False)
@@ -222,8 +226,7 @@ class PlanGraph:
             if op.name in MOVES:
                 self._restrict(op.results[0], sharding_of(op.results[0]))
         self._boundary()
-        for arg in func.body.block.args:
-            self._hold(arg)
+        self._hold(func.body.block.args)
         self._waiting.find(func)
         if self._demands.prefer_reduce_scatter:
             self._updates = update_places(func, places, self.node_of, self._may_be_split)
@@ -277,13 +280,16 @@ class PlanGraph:
                 target = self.add_place(specs)
                 self.add_edge(node, target, self._reshards(node, target, value, 1), 1)
 
-    def _hold(self, argument: SSAValue) -> None:
+    def _hold(self, arguments: Sequence[SSAValue]) -> None:
         """Of plans that take the same time the one that keeps less on each device."""
-        node = self.node_of(argument)
-        if node is not None:
-            choice = self.nodes[node]
-            size = num_bytes(argument.type)
-            choice.seconds = choice.seconds + _HELD_BYTE * size / self.parts(node)
+        sizes = [num_bytes(argument.type) for argument in arguments]
+        each = min(_HELD_BYTE, _HELD_ALL / max(1, sum(sizes)))
+        for argument, size in zip(arguments, sizes, strict=True):
+            node = self.node_of(argument)
+            if node is not None:
+                choice = self.nodes[node]
+                held = max(each * size, min(_HELD_BYTE * size, _HELD_LEAST))
+                choice.seconds = choice.seconds + held / self.parts(node)
 
     def parts(self, place: int) -> Floats:
         """(choices,): into how many parts each choice of a place splits a value."""

@@ -41,8 +41,9 @@ def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kep
     """For each rival the nodes that it binds, and which choices these have: first for one that
     binds none, and one that splits nothing. Data parallelism and ZeRO only where it is known what
     is a batch. `many`: also ZeRO-3 over one axis of several, as inside a machine, with the batch
-    over all axes or over that one alone, so that the others split the work on an example; and where
-    it is not known what is a batch, the splits of a field."""
+    over all axes or over that one alone, so that the others split the work on an example; the batch
+    whole, which the search gathers where it is read whole (the partitioner reads the argument); and
+    where it is not known what is a batch, the splits of a field."""
     yield {}
     yield {index: _splits_nothing(node) for index, node in enumerate(graph.nodes)}
     if not is_trained(graph):
@@ -58,6 +59,8 @@ def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kep
     for axis in _single_axes(graph) if many else ():
         yield _bound_arguments(graph, _laid_out(graph, 3, axis))
         yield _bound_arguments(graph, _laid_out(graph, 3, axis, batch_alone=True))
+    if many:
+        yield _with_whole_batch(graph)
 
 
 def methods_of(graph: PlanGraph, *, many: bool = False) -> list[Method]:
@@ -166,6 +169,13 @@ def _fields(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
         if all(dim in longest for dim, axes in enumerate(split.dims) if axes):
             kept = {node: np.array([s == split for s in graph.nodes[node].specs]) for node in field}
             yield {node: may for node, may in kept.items() if may.any()}
+
+
+def _with_whole_batch(graph: PlanGraph) -> dict[int, Kept]:
+    kinds = argument_kinds(graph.func)
+    batch = [arg for arg in graph.func.body.block.args if kinds[arg.index] == "batch"]
+    nodes = [node for node in map(graph.node_of, batch) if node is not None]
+    return {node: _splits_nothing(graph.nodes[node]) for node in nodes}
 
 
 def _splits_nothing(node: Node) -> Kept:

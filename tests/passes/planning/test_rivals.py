@@ -146,11 +146,16 @@ def test_a_rival_fits_where_the_search_finds_nothing(
 
 
 def test_hybrids_split_state_over_one_axis() -> None:
-    """And the batch over all axes, or over that one alone."""
+    """And the batch over all axes, or over that one alone; last comes a batch that is whole."""
     graph = _graph(_module())
     kinds = argument_kinds(graph.func)
-    few, found = list(rivals_of(graph)), list(rivals_of(graph, many=True))
+    few, (*found, whole) = list(rivals_of(graph)), rivals_of(graph, many=True)
     assert len(found) == len(few) + 4
+    batch = [arg for arg in graph.func.body.block.args if kinds[arg.index] == "batch"]
+    assert whole.keys() == {graph.node_of(arg) for arg in batch}
+    for node, may in whole.items():
+        for spec, kept in zip(graph.nodes[node].specs, may, strict=True):
+            assert kept == (not spec.dim_axes)
     for number, bound in enumerate(found[len(few) :]):
         axis, is_alone = divmod(number, 2)
         for argument, kind in zip(graph.func.body.block.args, kinds, strict=True):

@@ -50,7 +50,7 @@ def _f32(*shape: int) -> jax.ShapeDtypeStruct:
 class Step(NamedTuple):
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    donated: int = 0
+    donated: int | tuple[int, ...] = 0
 
 
 def _trained(loss: Callable[..., Any], params: Any, *batch: Any) -> Step:
@@ -115,6 +115,21 @@ def _decode() -> Step:
     params = {"e": _f32(4096, WIDTH), **{w: _f32(WIDTH, WIDTH) for w in "qko"}}
     cache = (_f32(batch, length, heads, WIDTH // heads),) * 2
     return Step(generate, (params, cache, jax.ShapeDtypeStruct((batch,), np.int32)), 1)
+
+
+def _paged() -> Step:
+    """Rows of a large table that all examples share are gathered by each of them."""
+    batch, pages, heads = 64, 256, 8
+
+    def attend(params: Any, table: Any, rows: Any, x: Any) -> Any:
+        q = (x @ params["q"]).reshape(batch, heads, -1)
+        scores = jax.nn.softmax(jnp.einsum("bhd,bshd->bhs", q, table[rows]))
+        mixed = jnp.einsum("bhs,bshd->bhd", scores, 2 * table[rows])
+        return x + mixed.reshape(batch, -1) @ params["o"]
+
+    params = {"q": _f32(4096, 4096), "o": _f32(4096, 4096)}
+    rows = jax.ShapeDtypeStruct((batch, pages), np.int32)
+    return Step(attend, (params, _f32(65536, heads, 4096 // heads), rows, _f32(batch, 4096)), ())
 
 
 def _layers() -> Step:
@@ -305,6 +320,13 @@ def test_norms_are_reduced_as_one() -> None:
     partitioner scatters, as no device needs more."""
     split = Demands(allow_replicated_parameters=False)
     planned, partitioned = _prices(_clipped_one_by_one(), "8xh100", split)
+    assert planned == pytest.approx(partitioned, rel=0.03)
+
+
+@pytest.mark.parametrize("flatten_axes", [True, False])
+def test_rows_are_read_where_they_are_needed(*, flatten_axes: bool) -> None:
+    """A device that gathers for its part of the batch does not read the others' rows."""
+    planned, partitioned = _prices(_paged(), "8xv100", Demands(flatten_axes=flatten_axes))
     assert planned == pytest.approx(partitioned, rel=0.03)
 
 
