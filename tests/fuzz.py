@@ -1,4 +1,4 @@
-"""Long fuzzing of the partitioner: `python -m tests.fuzz --minutes 10 [--seed N]`.
+"""Long fuzzing of the partitioner: `python -m tests.fuzz --minutes 10 [--seed N] [--auto-shard]`.
 
 Random programs through the differential oracle; each failure is shrunk and printed with the seed
 that makes it again (`--seed N --count 1`).
@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from . import conftest  # noqa: F401  (eight virtual devices, before JAX starts)
+from . import (
+    conftest,  # noqa: F401  (eight virtual devices, before JAX starts)
+    oracle,
+)
 from .random_jax import Generator, Program, simpler
 
 
@@ -60,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=1 << 60, help="how many programs at most")
+    parser.add_argument("--auto-shard", action="store_true", help="planned, not propagated")
     options = parser.parse_args(arguments)
+    if options.auto_shard:
+        oracle.PROPAGATE = ("auto-shard",)
     end = time.monotonic() + 60 * options.minutes
     seed, failures = options.seed, 0
     while time.monotonic() < end and seed - options.seed < options.count:

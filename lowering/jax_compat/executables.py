@@ -18,12 +18,12 @@ from jaxlib.mlir import ir
 
 _CPU_OPTIONS = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-    "xla_disable_hlo_passes": "cse_barrier_expander",
+    "xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting",
 }
 """XLA's default on CPU starts what it can as soon as it can, all gathers of parameters first; in
 the order of least memory, each is gathered for its use and dropped (ZeRO-3). It also drops barriers
 before it merges equal ops there, and so keeps all that jax.checkpoint computes again (XLA:GPU does
-not)."""
+not). Loops of less than a KiB it compiles as functions of their own, which may have no barriers."""
 
 
 def compile_replicas(module: Any, devices: Sequence[Any], host_callbacks: Sequence[Any]) -> Any:

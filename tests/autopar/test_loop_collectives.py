@@ -153,3 +153,19 @@ def test_repeated_weights_train_as_on_one_device(method: str) -> None:
     for _ in range(3):
         ours, plain = parallel(ours, x), jax.jit(step)(plain, x)
     np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_barrier_in_a_small_loop() -> None:
+    """XLA:CPU compiles loops of less than a KiB apart, and then without barriers."""
+
+    def scaled(carry: Any, rows: Any) -> Any:
+        def body(c: Any, row: Any) -> Any:
+            c = 0.5 * c + jax.lax.optimization_barrier(row)[:1]
+            return c, c * row
+
+        return jax.lax.scan(body, carry, rows)
+
+    args = jnp.ones(1), jnp.ones((12, 2))
+    got, wanted = autopar.parallelize(scaled, method="shard")(*args), jax.jit(scaled)(*args)
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
