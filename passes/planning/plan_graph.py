@@ -450,9 +450,10 @@ class PlanGraph:
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
-        strategies = self._ops.strategies(op, rule, splittable, uneven=self._is_uneven(op))
+        uneven = self._is_uneven(op)
+        strategies = self._ops.strategies(op, rule, splittable, uneven=uneven)
         sizes = self._traffic.moved(op, (*operands_of(op), *op.results))
-        seconds = self._ops.seconds(op, rule, splittable, strategies, sizes)
+        seconds = self._ops.seconds(op, rule, splittable, strategies, sizes, uneven=uneven)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
         ends = [(value, self._reader(value, trips)) for value in self.places.inputs(op)]
