@@ -290,10 +290,18 @@ def test_demands_that_contradict_each_other() -> None:
         Demands(force_data_parallel=True, allow_replicated_parameters=False)
 
 
-def test_data_parallelism_takes_all_axes() -> None:
-    with pytest.raises(DiagnosticError, match="lays the batch on x, y at once, flatten-axes"):
-        _planned(force_data_parallel=True, flatten_axes=False)
-    sharded = _axes(_planned(force_data_parallel=True, flatten_axes=False, batch_axis="y"))
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"force_data_parallel": True}, "force-data-parallel lays the batch"),
+        ({"zero": 2}, "zero=2 lays the state"),
+        ({"zero": 3}, "zero=3 lays the state"),
+    ],
+)
+def test_data_parallelism_takes_all_axes(options: dict[str, Any], what: str) -> None:
+    with pytest.raises(DiagnosticError, match=f"{what} on x, y at once, flatten-axes=false"):
+        _planned(flatten_axes=False, **options)
+    sharded = _axes(_planned(flatten_axes=False, batch_axis="y", **options))
     assert sharded[-1][0] == ["y"]
 
 
