@@ -18,12 +18,11 @@ import numpy as np
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue
 
-from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
+from autopar.dialects.autopar import aliases, sharding_of
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import partitioned_rule
-from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import DOTS, Fusions
@@ -35,7 +34,7 @@ from autopar.passes.partition.specs import AxisTable, Spec
 from autopar.passes.partition.strategy import Strategy
 from autopar.passes.sharding.propagation.manual import border_sharding
 
-from .demands import Demands, demanded_shardings
+from .demands import Demands
 from .exchange_prices import Fetch
 from .joint_sums import joint_sums
 from .loop_sums import LoopSums
@@ -43,6 +42,7 @@ from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import Floats, Meets, ReshardPrices
+from .stated import Stated
 from .sum_prices import SumPrices
 from .traffic import Traffic
 from .updates import scatter_preference, update_places
@@ -211,13 +211,12 @@ class PlanGraph:
 
     def _build(self) -> None:
         func, places = self.func, self.places
-        demanded = demanded_shardings(func, self.table.grid, self._demands)
-        self.demanded_arguments = demanded
-        stated = self.stated_arguments = arg_shardings(func)
-        for arg, own, other in zip(func.body.block.args, stated, demanded, strict=True):
-            self._restrict(arg, own or other)
+        self.stated = Stated.find(func, self.table.grid, self._demands)
+        for arg, said in zip(func.body.block.args, self.stated.of_argument, strict=True):
+            if said is not None:
+                self._restrict(arg, said.sharding)
         if not self._demands.allow_replicated_parameters:
-            self._forbid_whole(demanded)
+            self._forbid_whole()
         for op in places.others:
             if op.name in MOVES:
                 self._restrict(op.results[0], sharding_of(op.results[0]))
@@ -242,12 +241,12 @@ class PlanGraph:
                 self._traffic.add(op)
         self._traffic.add_arguments()
 
-    def _forbid_whole(self, demanded: Sequence[Sharding | None]) -> None:
+    def _forbid_whole(self) -> None:
         """Parameters and optimizer state are split where they can be, and nothing says how."""
         args, kinds = self.func.body.block.args, argument_kinds(self.func)
-        for arg, kind, own, other in zip(args, kinds, self.stated_arguments, demanded, strict=True):
+        for arg, kind, said in zip(args, kinds, self.stated.of_argument, strict=True):
             node = self.node_of(arg)
-            if kind not in STATE_KINDS or own is not None or other is not None or node is None:
+            if kind not in STATE_KINDS or said is not None or node is None:
                 continue
             specs = [spec for spec in self.nodes[node].specs if spec.dim_axes]
             if specs:
@@ -262,17 +261,13 @@ class PlanGraph:
         last = self.func.body.block.last_op
         assert last is not None
         argument_of = {result: argument for argument, result in aliases(self.func)}
-        stated = self.stated_results = result_shardings(self.func)
         for index, value in enumerate(operands_of(last)):
             node = self.node_of(value)
             if node is None:
                 continue
             if index in argument_of:
-                argument = self.func.body.block.args[argument_of[index]]
-                if self.stated_arguments[argument.index] is None:
-                    self._restrict(argument, stated[index])
-                self._add_reshard(value, argument, 1)
-            elif (wanted := stated[index]) is not None:
+                self._add_reshard(value, self.func.body.block.args[argument_of[index]], 1)
+            elif (wanted := self.stated.results[index]) is not None:
                 specs = specs_that_keep(self.nodes[node].specs, wanted, self.table)
                 target = self.add_place(specs)
                 self.add_edge(node, target, self._reshards(node, target, value, 1), 1)

@@ -16,7 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 import autopar
 from autopar.dialects import make_context
-from autopar.dialects.autopar import arg_shardings
+from autopar.dialects.autopar import arg_shardings, set_arg_shardings, set_result_shardings
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.lowering.importer import import_module
@@ -89,9 +89,6 @@ def test_forbidden_collectives_that_the_program_demands() -> None:
     declare_mesh(module, GRID)
     run_passes(module, IMPORT, make_context())
     func = main_function(module)
-    from autopar.dialects.autopar import set_arg_shardings, set_result_shardings
-    from autopar.dialects.sharding import Sharding
-
     set_arg_shardings(func, [Sharding.of("mesh", [["y"], []])])
     set_result_shardings(func, [Sharding.of("mesh", [[], []])])
     with pytest.raises(DiagnosticError, match="no plan does without the collectives"):
@@ -178,6 +175,31 @@ def test_what_options_force(
     assert kinds[:WEIGHTS] == [parameters] * WEIGHTS
     assert kinds[WEIGHTS:-1] == [moments] * WEIGHTS
     assert kinds[-1] == (batch if axis is None else _ON)
+
+
+def test_a_sharding_that_says_nothing_leaves_options_be() -> None:
+    """JAX writes such ones: nothing is said by all dimensions being open."""
+    module = _imported()
+    func = main_function(module)
+    is_open = Sharding.fully_replicated("mesh", 2, is_open=True)
+    set_arg_shardings(func, [is_open] * len(func.body.block.args))
+    set_result_shardings(func, [is_open] * 2 * WEIGHTS + [None])
+    AutoShardPass(cluster="8xv100", zero=3, batch_axis="y").apply(make_context(), module)
+    assert all(any("y" in dim for dim in dims) for dims in _axes(module))
+
+
+@pytest.mark.parametrize("stated", [None, "argument", "result"])
+def test_the_program_goes_before_options(stated: str | None) -> None:
+    """Also where it states how a result lies, which takes the buffer of what zero=3 splits."""
+    module = _imported()
+    func = main_function(module)
+    first = [Sharding.of("mesh", [[], ["x"]]), *[None] * (2 * WEIGHTS)]
+    if stated is not None:
+        (set_arg_shardings if stated == "argument" else set_result_shardings)(func, first)
+    AutoShardPass(cluster="8xv100", zero=3, batch_axis="y").apply(make_context(), module)
+    found = _axes(module)
+    assert (found[0] == [[], ["x"]]) == (stated is not None)
+    assert all(any("y" in dim for dim in dims) for dims in found[1:])
 
 
 def test_reduce_scatters_are_preferred() -> None:
