@@ -26,7 +26,7 @@ from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import DOTS, Fusions
-from autopar.passes.cost.loops import times
+from autopar.passes.cost.loops import times_planned
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 from autopar.passes.partition.special import splittable_factors
@@ -230,7 +230,7 @@ class PlanGraph:
             # what is only converted is moved in the narrower type
             is_narrowed = len(op.operands) == 1 and item_bytes(value.type) < item_bytes(arg.type)
             moved = value if is_narrowed else arg
-            self._add_reshard(arg, value, times(op, self._loops), moved)
+            self._add_reshard(arg, value, times_planned(op, self._loops), moved)
         for op in places.others:
             self._add_op(op)
         chosen = {op for op, _ in self.op_nodes}
@@ -291,7 +291,7 @@ class PlanGraph:
     # ---- ops
 
     def _add_op(self, op: Operation) -> None:
-        trips = times(op, self._loops)
+        trips = times_planned(op, self._loops)
         rule = partitioned_rule(op)
         values = (*self.places.inputs(op), *op.results)
         known = all(is_splittable(v.type) or not shape_of(v.type) for v in values)
@@ -568,7 +568,11 @@ class PlanGraph:
     def read_by(self, value: SSAValue, op: Operation) -> int | None:
         """The node of the form in which an op that has a node reads a value."""
         node = self.node_of(value)
-        return None if node is None else self._readers.get((value, times(op, self._loops)), node)
+        return (
+            None
+            if node is None
+            else self._readers.get((value, times_planned(op, self._loops)), node)
+        )
 
     def neighbours(self) -> dict[int, list[tuple[int, Floats]]]:
         """Of each node that has any: the others, and what they cost together (choices of the node,
