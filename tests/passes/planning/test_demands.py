@@ -77,22 +77,32 @@ def _kinds(module: ModuleOp) -> Counter[str]:
 
 
 def test_collectives_that_are_forbidden() -> None:
-    demanding = {"zero": 3, "force_data_parallel": False, "batch_axis": "y"}
+    demanding: dict[str, Any] = {"zero": 3, "batch_axis": "y"}
     assert _kinds(_planned(**demanding))["all_gather"]
-    assert not _kinds(_planned(allow_all_gather=False))["all_gather"]
-    assert not _kinds(_planned(allow_all_to_all=False))["all_to_all"]
+    without = _kinds(_planned(**demanding, allow_all_gather=False))
+    assert without["all_to_all"] and not without["all_gather"]
+    columns = [[], ["y"]]
+    assert _kinds(_moved(columns))["all_to_all"]
+    without = _kinds(_moved(columns, allow_all_to_all=False))
+    assert without["all_gather"] and not without["all_to_all"]
 
 
-def test_forbidden_collectives_that_the_program_demands() -> None:
+def _moved(to: list[list[str]], **options: Any) -> ModuleOp:
+    """A plan of what is read split by rows, and given so."""
     params = jax.ShapeDtypeStruct((64, 64), np.float32)
     module = import_module(jax.jit(jnp.tanh).lower(params).compiler_ir("stablehlo"))
     declare_mesh(module, GRID)
     run_passes(module, IMPORT, make_context())
     func = main_function(module)
     set_arg_shardings(func, [Sharding.of("mesh", [["y"], []])])
-    set_result_shardings(func, [Sharding.of("mesh", [[], []])])
+    set_result_shardings(func, [Sharding.of("mesh", to)])
+    AutoShardPass(cluster="8xv100", **options).apply(make_context(), module)
+    return module
+
+
+def test_forbidden_collectives_that_the_program_demands() -> None:
     with pytest.raises(DiagnosticError, match="no plan does without the collectives"):
-        AutoShardPass(allow_all_gather=False).apply(make_context(), module)
+        _moved([[], []], allow_all_gather=False)
 
 
 def test_parameters_may_not_be_replicated() -> None:
