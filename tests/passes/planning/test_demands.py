@@ -28,6 +28,7 @@ from autopar.passes.manager import option_help, run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
 from autopar.passes.planning.auto_shard import AutoShardPass
 from autopar.passes.planning.demands import Demands, demanded_shardings
+from autopar.passes.planning.report import table_of
 from autopar.passes.planning.search import Search
 from autopar.road import declare_mesh
 
@@ -294,6 +295,8 @@ def test_report(tmp_path: Path) -> None:
     assert sum(sent.values()) == pytest.approx(sum(use.num_bytes for use in collectives_of(module)))
     text = "\n".join(diagnostic.message for diagnostic in remarks)
     assert "of 64 MiB" in text and "sent by each device" in text
+    report["collectives"][0]["axes"] = []  # as of groups that are those of no axes
+    assert f"{report['collectives'][0]['kind']} over all axes: " in table_of(report)
 
 
 def test_where_no_report_can_be_written_is_said_before_the_search(
