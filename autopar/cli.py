@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .command_line import make_parser
+from .command_line import make_parser, parse
 from .terminal import (
     OUT_OF_MEMORY,
     Progress,
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status."""
     program = "autopar"
     try:
-        options = make_parser().parse_args(arguments)
+        options = parse(arguments)
         options.is_program = arguments is None
         if options.version:
             from .environment import version_text

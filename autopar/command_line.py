@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn, TypeAlias
 
 from .terminal import UsageError, write_stdout
@@ -25,6 +26,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # pyright: ignore[reportPrivateUsage]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line says. argparse takes a word that may be left out only where it stands
+    next to the others: `explain`'s VALUE may also follow the options."""
+    parser = make_parser()
+    options, left = parser.parse_known_args(arguments)
+    if left and not left[0].startswith("-") and getattr(options, "value", "") is None:
+        options.value = left.pop(0)
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return options
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -286,10 +286,7 @@ def _difference(old: str, new: str) -> str:
 
 def _says_nothing(attribute: Attribute) -> bool:
     """Whether it is a sharding that leaves all dimensions open, as that of every scalar does."""
-    if not isinstance(attribute, ShardingAttr):
-        return False
-    own = attribute.data
-    return all(dim.is_open for dim in own.dims) and not any(own.used_axes())
+    return isinstance(attribute, ShardingAttr) and not attribute.data.says_something
 
 
 def _label(op: Operation) -> str:

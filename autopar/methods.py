@@ -23,7 +23,9 @@ class Method:
     """Base of the methods on one mesh.
 
     `mesh`: a jax Mesh, a shape such as (2, 4), or None for what `parallelize` is given.
-    `num_micro_batches`: split the batch into this many parts and accumulate gradients; None: whole.
+    `num_micro_batches`: split the batch into this many parts and accumulate gradients; None: what
+    `parallelize` is given, else whole. Where `parallelize` is given either as well, it has to be
+    the same.
     """
 
     name: ClassVar[str]
@@ -124,7 +126,10 @@ class AutoShardParallel(Method):
         """ValueError names the option that is wrong."""
         self._check()
         if self.batch_axis is not None:
-            raise ValueError("batch_axis: auto-shard takes all axes of the mesh")
+            raise ValueError(
+                f"batch_axis={self.batch_axis!r}: AutoShardParallel takes it among its options: "
+                f"options={{'batch_axis': {self.batch_axis!r}}}"
+            )
         self._planner(self.options)
 
     @property
@@ -221,6 +226,17 @@ class ShardParallel(Method):
     shard_map; everything else is propagated from them."""
 
     name = "shard"
+
+    def __post_init__(self) -> None:
+        """ValueError names the option that is wrong."""
+        super().__post_init__()
+        said = {"batch_axis": self.batch_axis, "options": self.options}
+        for option, value in said.items():
+            if value:
+                raise ValueError(
+                    f"{option}={value!r}: ShardParallel lays nothing out by itself, it follows the "
+                    "shardings of arguments and constraints: leave it out"
+                )
 
     @property
     def follows(self) -> bool:

@@ -81,12 +81,21 @@ def parallelize(
         batch_argnums=batch_argnums,
     )
     chosen = resolve_method(method)
+    check_num_micro_batches(num_micro_batches)
+    mesh_shape(mesh)
+    _check_same("num_micro_batches", num_micro_batches, chosen.num_micro_batches)
+    if not isinstance(method, Plan):  # which compares its mesh when it is used
+        _check_same("mesh", mesh_shape(mesh) or mesh, mesh_shape(chosen.mesh) or chosen.mesh)
     count = chosen.num_micro_batches if num_micro_batches is None else num_micro_batches
-    check_num_micro_batches(count)
     count = 1 if count is None else int(count)
     given = mesh if mesh is not None else chosen.mesh
-    mesh_shape(given)
     return Parallelized(Request(fn, chosen, given, count, in_shardings, out_shardings, roles))
+
+
+def _check_same(what: str, given: Any, own: Any) -> None:
+    """ValueError where `parallelize` and its method are given an option, and not the same."""
+    if given is not None and own is not None and given != own:
+        raise ValueError(f"{what}={given!r}: the method has {what}={own!r}; give one of them")
 
 
 _everything: weakref.WeakSet[Parallelized] = weakref.WeakSet()

@@ -149,10 +149,13 @@ class Diagnostic:
 
     @property
     def text(self) -> str:
+        """With its place, where there is one."""
         at = location_text(self.place)
-        if at == "-" and self.file is not None:
-            at = f"{self.file}:1:1"
-        lines = [f"{at}: {self.severity}: {self.message}"]
+        if at == "-":
+            at = "" if self.file is None else f"{self.file}:1:1"
+        lines = [
+            f"{at}: {self.severity}: {self.message}" if at else f"{self.severity}: {self.message}"
+        ]
         return "\n".join(lines + [note.text for note in self.notes])
 
     def __repr__(self) -> str:

@@ -125,6 +125,11 @@ class Sharding:
     def is_replicated(self) -> bool:
         return not self.partial and not any(dim.axes for dim in self.dims)
 
+    @property
+    def says_something(self) -> bool:
+        """Whether it does more than leave all dimensions open."""
+        return any(self.used_axes()) or not all(dim.is_open for dim in self.dims)
+
     def closed(self) -> Sharding:
         """The same placement with every dimension closed and without priorities."""
         return replace(self, dims=tuple(DimSharding(dim.axes) for dim in self.dims))

@@ -94,6 +94,15 @@ def test_phases_depend_one_way(phase: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("phase", ["cost", "planning"])
+def test_every_module_of_a_large_phase_is_listed(phase: str) -> None:
+    """In the docstring of the package, where a reader looks for what is where."""
+    folder = ROOT / "passes" / phase
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    modules = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"^- (\w+\.py): ", text, re.MULTILINE)) == modules
+
+
 def test_every_phase_has_a_place() -> None:
     assert {path.parent.name for path in (ROOT / "passes").glob("*/__init__.py")} == set(PHASES)
 

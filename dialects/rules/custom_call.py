@@ -107,6 +107,8 @@ SOLVERS = [
 TRIDIAGONAL = [
     *(f"lapack_{kind}gtsv_ffi" for kind in "sdcz"),
     *(f"{gpu}sparse_gtsv2_ffi" for gpu in ("cu", "hip")),
+    "tridiagonal_solve_perturbed_ffi",
+    *(f"{gpu}_tridiagonal_solve_perturbed" for gpu in ("cu", "hip")),
 ]
 
 

@@ -1,0 +1,21 @@
+"""What a program costs: seconds, bytes that are sent, memory of a device.
+
+Prices:
+- cluster.py: devices and links, from TOML files (`presets/`);
+- prices.py: seconds of compute, traffic and collectives;
+- collectives.py: bytes of collectives, by the ring algorithms;
+- flops.py: floating point operations;
+- loops.py: how often loop bodies run.
+
+A partitioned program:
+- program.py: seconds of one run;
+- report.py: its collectives;
+- merging.py: the order once collectives are merged;
+- fusion.py: which values lie in memory.
+
+Memory:
+- liveness.py: the most that is in use at once;
+- order.py: the order in which a block runs;
+- schedule.py: what it reads, writes and copies, step by step;
+- early.py: what should run earlier, to free memory.
+"""

@@ -75,9 +75,16 @@ def times(op: Operation, known: dict[Operation, int] | None = None) -> int:
         if parent.name == "stablehlo.while":
             count = known.get(parent) if known is not None else None
             if count is None:
-                count = trip_count(parent) or 1
+                found = trip_count(parent)
+                count = 1 if found is None else found
                 if known is not None:
                     known[parent] = count
             product *= count
         parent = parent.parent_op()
     return product
+
+
+def times_planned(op: Operation, known: dict[Operation, int] | None = None) -> int:
+    """The same, at least 1: what a plan may not do is infinitely dear in a loop that never runs,
+    too."""
+    return max(1, times(op, known))

@@ -117,7 +117,8 @@ class _Pricing:
 
     def _bodies(self, op: Operation) -> Price:
         if op.name == "stablehlo.while":
-            return self.block(op.regions[1].block) * (trip_count(op) or 1)
+            trips = trip_count(op)
+            return self.block(op.regions[1].block) * (1 if trips is None else trips)
         branches = [self.block(region.block) for region in op.regions]
         return max(branches, key=lambda price: price.total)
 

@@ -23,12 +23,16 @@ def find_grid_op(module: ModuleOp) -> GridOp | None:
     return grids[0] if grids else None
 
 
-def require_grid_op(module: ModuleOp, what: str, pass_name: str) -> GridOp:
-    """The module's grid; the error where it has none says how to give `pass_name` one."""
+def require_grid_op(
+    module: ModuleOp, what: str, pass_name: str, commands: str | None = None
+) -> GridOp:
+    """The module's grid; the error where it has none says how to give `pass_name` one.
+    `commands`: where else its option goes than on the command line."""
     grid_op = find_grid_op(module)
     if grid_op is not None:
         return grid_op
-    remedy = f'give --{pass_name}="grid=2x4" or a shard.grid (sdy.mesh) in the module'
+    where = "" if commands is None else f" ({commands})"
+    remedy = f'give --{pass_name}="grid=2x4"{where} or a shard.grid (sdy.mesh) in the module'
     for older, name in (("mesh.mesh", "convert-mesh-to-shard"), ("sdy.mesh", "import-sdy")):
         if any(op.name == older for op in module.ops):
             remedy = f"run {name} first, which makes one of {older}"

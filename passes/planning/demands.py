@@ -50,6 +50,13 @@ class Demands:
         allowed = {"all_gather": self.allow_all_gather, "all_to_all": self.allow_all_to_all}
         return frozenset(kind for kind, is_allowed in allowed.items() if not is_allowed)
 
+    @property
+    def takes_all_axes(self) -> str | None:
+        """Which option lays one dimension on all the batch axes, in words, if one does."""
+        if self.force_data_parallel:
+            return "force-data-parallel lays the batch"
+        return f"zero={self.zero} lays the state" if self.zero in (2, 3) else None
+
 
 def demanded_shardings(func: FuncOp, grid: Grid, demands: Demands) -> list[Sharding | None]:
     """Where the demands put each argument of a function; None: anywhere.
@@ -65,11 +72,11 @@ def demanded_shardings(func: FuncOp, grid: Grid, demands: Demands) -> list[Shard
         )
     axes = tuple(AxisRef(own) for own, size in grid.axes if size > 1 and name in (None, own))
     kinds = argument_kinds(func)
-    if demands.force_data_parallel and not demands.flatten_axes and len(axes) > 1:
+    if demands.takes_all_axes and not demands.flatten_axes and len(axes) > 1:
         raise DiagnosticError(
             func,
-            f"auto-shard: force-data-parallel lays the batch on {', '.join(a.name for a in axes)} "
-            "at once, flatten-axes=false forbids it: leave one out, or say which with batch-axis",
+            f"auto-shard: {demands.takes_all_axes} on {', '.join(a.name for a in axes)} at once, "
+            "flatten-axes=false forbids it: leave one out, or say which with batch-axis",
         )
     if demands.force_data_parallel and "batch" not in kinds:
         raise DiagnosticError(

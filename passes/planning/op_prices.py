@@ -90,12 +90,15 @@ class OpPrices:
         splittable: Splittable,
         strategies: list[Strategy],
         sizes: Sequence[float],
+        *,
+        uneven: bool = False,
     ) -> Floats:
         """(strategies,): compute of an op, or its traffic if it computes nothing; `sizes`: bytes
-        of each operand and result that it moves."""
+        of each operand and result that it moves; `uneven`: as the strategies were asked for."""
         values = (*operands_of(op), *op.results)
         flops = op_flops(op)
-        key = "op", id(rule), splittable, op.name, flops, *(v.type for v in values), *sizes
+        types = (v.type for v in values)
+        key = "op", id(rule), splittable, uneven, op.name, flops, *types, *sizes
         found = self._found.get(key)
         if found is None:
             features = output_features(op)

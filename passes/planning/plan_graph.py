@@ -18,16 +18,15 @@ import numpy as np
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue
 
-from autopar.dialects.autopar import aliases, arg_shardings, result_shardings, sharding_of
+from autopar.dialects.autopar import aliases, sharding_of
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import partitioned_rule
-from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import DOTS, Fusions
-from autopar.passes.cost.loops import times
+from autopar.passes.cost.loops import times_planned
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 from autopar.passes.partition.special import splittable_factors
@@ -35,7 +34,7 @@ from autopar.passes.partition.specs import AxisTable, Spec
 from autopar.passes.partition.strategy import Strategy
 from autopar.passes.sharding.propagation.manual import border_sharding
 
-from .demands import Demands, demanded_shardings
+from .demands import Demands
 from .exchange_prices import Fetch
 from .joint_sums import joint_sums
 from .loop_sums import LoopSums
@@ -43,6 +42,7 @@ from .op_prices import OpPrices
 from .places import MOVES, Places, every_spec, specs_that_keep
 from .repeats import Ints
 from .reshard_prices import Floats, Meets, ReshardPrices
+from .stated import Stated
 from .sum_prices import SumPrices
 from .traffic import Traffic
 from .updates import scatter_preference, update_places
@@ -215,13 +215,12 @@ class PlanGraph:
 
     def _build(self) -> None:
         func, places = self.func, self.places
-        demanded = demanded_shardings(func, self.table.grid, self._demands)
-        self.demanded_arguments = demanded
-        stated = self.stated_arguments = arg_shardings(func)
-        for arg, own, other in zip(func.body.block.args, stated, demanded, strict=True):
-            self._restrict(arg, own or other)
+        self.stated = Stated.find(func, self.table.grid, self._demands)
+        for arg, said in zip(func.body.block.args, self.stated.of_argument, strict=True):
+            if said is not None:
+                self._restrict(arg, said.sharding)
         if not self._demands.allow_replicated_parameters:
-            self._forbid_whole(demanded)
+            self._forbid_whole()
         for op in places.others:
             if op.name in MOVES:
                 self._restrict(op.results[0], sharding_of(op.results[0]))
@@ -234,7 +233,7 @@ class PlanGraph:
             # what is only converted is moved in the narrower type
             is_narrowed = len(op.operands) == 1 and item_bytes(value.type) < item_bytes(arg.type)
             moved = value if is_narrowed else arg
-            self._add_reshard(arg, value, times(op, self._loops), moved)
+            self._add_reshard(arg, value, times_planned(op, self._loops), moved)
         for op in places.others:
             self._add_op(op)
         chosen = {op for op, _ in self.op_nodes}
@@ -245,12 +244,12 @@ class PlanGraph:
                 self._traffic.add(op)
         self._traffic.add_arguments()
 
-    def _forbid_whole(self, demanded: Sequence[Sharding | None]) -> None:
+    def _forbid_whole(self) -> None:
         """Parameters and optimizer state are split where they can be, and nothing says how."""
         args, kinds = self.func.body.block.args, argument_kinds(self.func)
-        for arg, kind, own, other in zip(args, kinds, self.stated_arguments, demanded, strict=True):
+        for arg, kind, said in zip(args, kinds, self.stated.of_argument, strict=True):
             node = self.node_of(arg)
-            if kind not in STATE_KINDS or own is not None or other is not None or node is None:
+            if kind not in STATE_KINDS or said is not None or node is None:
                 continue
             specs = [spec for spec in self.nodes[node].specs if spec.dim_axes]
             if specs:
@@ -265,17 +264,13 @@ class PlanGraph:
         last = self.func.body.block.last_op
         assert last is not None
         argument_of = {result: argument for argument, result in aliases(self.func)}
-        stated = self.stated_results = result_shardings(self.func)
         for index, value in enumerate(operands_of(last)):
             node = self.node_of(value)
             if node is None:
                 continue
             if index in argument_of:
-                argument = self.func.body.block.args[argument_of[index]]
-                if self.stated_arguments[argument.index] is None:
-                    self._restrict(argument, stated[index])
-                self._add_reshard(value, argument, 1)
-            elif (wanted := stated[index]) is not None:
+                self._add_reshard(value, self.func.body.block.args[argument_of[index]], 1)
+            elif (wanted := self.stated.results[index]) is not None:
                 specs = specs_that_keep(self.nodes[node].specs, wanted, self.table)
                 target = self.add_place(specs)
                 self.add_edge(node, target, self._reshards(node, target, value, 1), 1)
@@ -302,7 +297,7 @@ class PlanGraph:
     # ---- ops
 
     def _add_op(self, op: Operation) -> None:
-        trips = times(op, self._loops)
+        trips = times_planned(op, self._loops)
         rule = partitioned_rule(op)
         values = (*self.places.inputs(op), *op.results)
         known = all(is_splittable(v.type) or not shape_of(v.type) for v in values)
@@ -456,9 +451,10 @@ class PlanGraph:
     def _add_choice(self, op: Operation, rule: ShardingRule, trips: int) -> None:
         """A node for how an op of several operands is split."""
         splittable = splittable_factors(op, rule)
-        strategies = self._ops.strategies(op, rule, splittable, uneven=self._is_uneven(op))
+        uneven = self._is_uneven(op)
+        strategies = self._ops.strategies(op, rule, splittable, uneven=uneven)
         sizes = self._traffic.moved(op, (*operands_of(op), *op.results))
-        seconds = self._ops.seconds(op, rule, splittable, strategies, sizes)
+        seconds = self._ops.seconds(op, rule, splittable, strategies, sizes, uneven=uneven)
         node = self._add(Node([], strategies, trips * seconds))
         self.op_nodes.append((op, node))
         ends = [(value, self._reader(value, trips)) for value in self.places.inputs(op)]
@@ -578,7 +574,11 @@ class PlanGraph:
     def read_by(self, value: SSAValue, op: Operation) -> int | None:
         """The node of the form in which an op that has a node reads a value."""
         node = self.node_of(value)
-        return None if node is None else self._readers.get((value, times(op, self._loops)), node)
+        return (
+            None
+            if node is None
+            else self._readers.get((value, times_planned(op, self._loops)), node)
+        )
 
     def neighbours(self) -> dict[int, list[tuple[int, Floats]]]:
         """Of each node that has any: the others, and what they cost together (choices of the node,

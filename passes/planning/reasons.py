@@ -9,7 +9,7 @@ from autopar.dialects.autopar import aliases, sharding_of
 from autopar.dialects.sharding import Sharding
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 
-from .demands import Demands, demanded_shardings
+from .demands import Demands
 from .naming import ValueNames, place_of_op
 from .places import MOVES
 from .plan_graph import PlanGraph
@@ -43,23 +43,24 @@ class Reasons:
     def _find_arguments(self) -> None:
         graph, func = self._graph, self._graph.func
         result_of = dict(aliases(func))
-        demanded = demanded_shardings(func, graph.table.grid, self._demands)
-        for arg, kind, other in zip(func.body.block.args, self.kinds, demanded, strict=True):
-            node, own = graph.node_of(arg), graph.stated_arguments[arg.index]
+        args, said_of = func.body.block.args, graph.stated.of_argument
+        for arg, kind, said in zip(args, self.kinds, said_of, strict=True):
+            node = graph.node_of(arg)
             if node is None:
                 continue
-            result = result_of.get(arg.index)
-            stated = None if result is None else graph.stated_results[result]
-            if own is not None and _says_something(own):
-                self._add(node, "user", f"{self._stated_by} states {_dims(own)} for this argument")
-            elif own is None and other is not None:
-                self._add(node, "option", f"{self._option(kind)} demands {_dims(other)} of it")
-            elif own is None and stated is not None and result is not None:
-                name = self._names.results[result]
-                text = f"{self._stated_by} states {_dims(stated)} for {name}"
-                self._add(node, "user", f"{text}, which takes its buffer")
-            elif not self._demands.allow_replicated_parameters and kind in STATE_KINDS:
-                self._add(node, "option", "allow-replicated-parameters=false: it is not whole")
+            if said is None:
+                if not self._demands.allow_replicated_parameters and kind in STATE_KINDS:
+                    self._add(node, "option", "allow-replicated-parameters=false: it is not whole")
+                continue
+            dims = _dims(said.sharding)
+            if said.by == "option":
+                self._add(node, "option", f"{self._option(kind)} demands {dims} of it")
+            elif said.by == "argument":
+                self._add(node, "user", f"{self._stated_by} states {dims} for this argument")
+            else:
+                name = self._names.results[result_of[arg.index]]
+                text = f"{self._stated_by} states {dims} for {name}, which takes its buffer"
+                self._add(node, "user", text)
 
     def _find_constraints(self) -> None:
         for op in self._graph.places.others:
@@ -80,11 +81,6 @@ class Reasons:
         reason = Reason(by, text)
         if reason not in self._of[node]:
             self._of[node].append(reason)
-
-
-def _says_something(sharding: Sharding) -> bool:
-    """Whether it does more than leave all dimensions open."""
-    return any(sharding.used_axes()) or not all(dim.is_open for dim in sharding.dims)
 
 
 def _dims(sharding: Sharding) -> str:

@@ -114,7 +114,7 @@ def table_of(report: dict[str, Any]) -> str:
         sent = sum(use["ring_bytes"] for use in report["collectives"])
         lines.append(f"{size_text(sent)} sent by each device in all")
     lines += [
-        f"{use['kind']} over {', '.join(use['axes'])}: {use['count']} times, "
+        f"{use['kind']} over {', '.join(use['axes']) or 'all axes'}: {use['count']} times, "
         f"{size_text(use['ring_bytes'])} sent by each device"
         for use in report["collectives"]
     ]

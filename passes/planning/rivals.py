@@ -88,7 +88,7 @@ def propagated_rival(graph: PlanGraph, module: ModuleOp, method: Method) -> dict
     """As those of `rivals_of`: a method with every place as propagation puts it, which does not
     hang on prices. Writes its shardings into the module, which is to have no plan."""
     func = graph.func
-    stated, wanted = arg_shardings(func), _laid_out(graph, *method)
+    stated, wanted = graph.stated.arguments, _laid_out(graph, *method)
     set_arg_shardings(func, [own or other for own, other in zip(stated, wanted, strict=True)])
     propagate_shardings(module)
     found: dict[int, set[Spec]] = defaultdict(set)

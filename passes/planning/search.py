@@ -144,7 +144,9 @@ class Search:
     def _cheapest_within(self, limit: int, found: Choices) -> Choices:
         """What was found, or what was within less memory if that is cheaper: searches end early."""
         fitting = [other for other in self._found.values() if other.bytes <= limit]
-        best = min([found, *fitting], key=lambda choices: choices.solution.cost)
+        if found.bytes <= limit or not fitting:
+            fitting.append(found)
+        best = min(fitting, key=lambda choices: choices.solution.cost)
         bound = min(found.solution.lower_bound, best.solution.cost)
         return replace(best, solution=replace(best.solution, lower_bound=bound))
 

@@ -10,7 +10,7 @@ import numpy as np
 from xdsl.ir import Operation, OpResult, SSAValue
 
 from autopar.dialects.tensors import num_bytes
-from autopar.passes.cost.loops import times
+from autopar.passes.cost.loops import times_planned
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.specs import Spec, axes_of_partial, merge_partial, without_axes
 
@@ -61,7 +61,7 @@ class SumPrices:
         axes."""
         graph = self._graph
         loop = self._sums.loop_of(result)
-        once = trips if loop is None else times(loop, self._loops)
+        once = trips if loop is None else times_planned(loop, self._loops)
         added = self._prices.memory_seconds(_ADDING * num_bytes(result.type))
         combined = self._waiting.shares(once, target)
         found = trips * each
@@ -107,7 +107,7 @@ class SumPrices:
                 if may_move or given.dims == form.dims:
                     found[i, j] = graph.matrix([given], [form], result)[0, 0]
                     found[i, j] += read * self._kept(form, spec)
-        trips = times(group.makers[0], self._loops)
+        trips = times_planned(group.makers[0], self._loops)
         graph.add_edge(node, total, matches, trips)
         return found
 
@@ -137,7 +137,7 @@ class SumPrices:
         if place is None:
             return
         sums, specs = graph.nodes[total].specs, graph.nodes[place].specs
-        trips = times(sink.maker, self._loops)
+        trips = times_planned(sink.maker, self._loops)
         combined = self._waiting.shares(trips, place)
         found = np.zeros((len(sums), len(specs)))
         for k, over in enumerate(sums):
@@ -163,7 +163,7 @@ class SumPrices:
             for over in graph.nodes[total].specs
         ]
         seconds = self._prices.memory_seconds(size) * np.array(kept)
-        graph.add_edge(total, place, seconds, times(adds[0], self._loops))
+        graph.add_edge(total, place, seconds, times_planned(adds[0], self._loops))
 
     def _kept(self, form: Spec, spec: Spec) -> float:
         """How much more of a value lies on a device in one form than in another."""

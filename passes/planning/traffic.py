@@ -12,7 +12,7 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.fusion import BODIES
-from autopar.passes.cost.loops import times
+from autopar.passes.cost.loops import times_planned
 from autopar.passes.cost.prices import CostModel
 
 from .places import slicing
@@ -40,7 +40,7 @@ class Traffic:
         written = fusion.writes(op)
         if not written or op.name in BODIES or op.name == MANUAL:
             return
-        trips = times(op, self._loops)
+        trips = times_planned(op, self._loops)
         for value, size in (*fusion.reads(op).items(), *written.items()):
             self._add_bytes(value, trips * size)
 
@@ -61,7 +61,7 @@ class Traffic:
             read = 0.0 if name is None else left.pop(name, 0.0)
             sizes.append(read + written.get(value, 0.0))
         for value, size in left.items():
-            self._add_bytes(value, times(op, self._loops) * size)
+            self._add_bytes(value, times_planned(op, self._loops) * size)
         return sizes
 
     def add_arguments(self) -> None:

@@ -42,8 +42,7 @@ def uneven_remarks(graph: PlanGraph) -> Iterator[str]:
 
 def _is_free(graph: PlanGraph, arg: BlockArgument) -> bool:
     """Whether neither the program nor an option says where an argument lies."""
-    said = graph.stated_arguments[arg.index], graph.demanded_arguments[arg.index]
-    return is_splittable(arg.type) and said == (None, None)
+    return is_splittable(arg.type) and graph.stated.of_argument[arg.index] is None
 
 
 def _bytes(arg: BlockArgument) -> int:

@@ -74,17 +74,17 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
         op.attributes[STRATEGY] = StrategyAttr(tuple(table.axes(axes) for axes in factors))
     arguments = [
         stated if stated is not None and _has_sub_axes(stated) else sharding(argument)
-        for argument, stated in zip(func.body.block.args, graph.stated_arguments, strict=True)
+        for argument, stated in zip(func.body.block.args, graph.stated.arguments, strict=True)
     ]
     set_arg_shardings(func, arguments)
     last = func.body.block.last_op
     assert last is not None
     results = [
         sharding(value) if stated is None else stated
-        for value, stated in zip(operands_of(last), graph.stated_results, strict=True)
+        for value, stated in zip(operands_of(last), graph.stated.results, strict=True)
     ]
     for argument, result in aliases(func):
-        if graph.stated_results[result] is None:
+        if graph.stated.results[result] is None:
             results[result] = arguments[argument]
     set_result_shardings(func, results)
 

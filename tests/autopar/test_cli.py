@@ -412,6 +412,13 @@ WRONG: dict[str, tuple[str, Sequence[Array], int, tuple[str, ...], str]] = {
         "m.mlir:3:16: error: 'stablehlo.custom_call' op: No registered implementation for untyped "
         "custom call to nothing",
     ),
+    "grid": (
+        "func.func @main(%a: tensor<2xf32>) -> tensor<2xf32> { return %a : tensor<2xf32> }",
+        (random(2),),
+        8,
+        (),
+        'give --shard-partition="grid=2x4" (autopar run: in --passes) or a shard.grid (sdy.mesh)',
+    ),
     "pass": (UNEVEN, GOOD, 8, ("--passes=import-sdi",), "did you mean 'import-sdy'"),
     "option": (UNEVEN, GOOD, 8, ("--passes=cse{x=1}",), "pass 'cse' has no option 'x'"),
     "flag": (UNEVEN, GOOD, 8, ("--passes=--remarks",), "--passes takes passes only"),

@@ -68,6 +68,16 @@ def test_a_value(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "(the whole program planned again)" in out
 
 
+def test_options_may_stand_before_the_value(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = explain(capsys, module, "--auto-shard", GRID, "arg0")
+    assert (status, err) == (0, "") and "argument 0" in out
+    for words in (["arg0", "arg1"], ["--none", "arg0"]):
+        status, _, err = explain(capsys, module, "--auto-shard", GRID, *words)
+        assert status == 1 and "unrecognized arguments: " in err
+
+
 def test_a_place_in_the_source(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = _line("jnp.tanh(")
     status, out, _ = explain(capsys, module, f"test_explain.py:{line}", "--auto-shard", GRID)

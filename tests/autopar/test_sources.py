@@ -114,4 +114,4 @@ def test_a_remark_keeps_its_file() -> None:
     with working_on("a.mlir"):
         found = Diagnostic("remark", None, "so")
     assert found.text == "a.mlir:1:1: remark: so"
-    assert Diagnostic("remark", None, "so").text == "-: remark: so"
+    assert Diagnostic("remark", None, "so").text == "remark: so"

@@ -5,6 +5,7 @@ Programs from elsewhere call the same targets without it.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -39,6 +40,11 @@ CASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "reflectors": (lax.linalg.ormqr, (TALL, SCALES, TALL), ("cpu", "cuda")),
     "tridiagonal solve": (
         lax.linalg.tridiagonal_solve,
+        (DIAGONAL, DIAGONAL, DIAGONAL, TALL),
+        ("cpu", "cuda"),
+    ),
+    "tridiagonal solve, perturbed": (
+        partial(lax.linalg.tridiagonal_solve, perturb_singular=True),
         (DIAGONAL, DIAGONAL, DIAGONAL, TALL),
         ("cpu", "cuda"),
     ),

@@ -47,6 +47,10 @@ def test_errors_and_remarks(caplog: pytest.LogCaptureFixture) -> None:
         "b.py:5:7: note: first used here",
         "a.py:4:7: note: try 2",
     ]
+    assert (
+        str(DiagnosticError(None, "alpha=1,2: as many as axes"))
+        == "error: alpha=1,2: as many as axes"
+    )
     with collect_remarks() as remarks:
         remark(module, "gathered 3 bytes")
     assert [r.text for r in remarks] == ["a.py:4:7: remark: gathered 3 bytes"]

@@ -1,6 +1,6 @@
 // RUN: autopar-opt %s --split-input-file --verify-diagnostics --shard-partition
 
-// expected-error@unknown {{the module declares none: give --shard-partition="grid=2x4" or a shard.grid}}
+// expected-error@unknown {{the module declares none: give --shard-partition="grid=2x4" (autopar run: in --passes) or a shard.grid}}
 func.func @f() {
   return
 }

@@ -101,8 +101,7 @@ class Engine:
         if original is None:
             state = self.state(slot)
             return any((*state.dims, *state.closed, state.replicated, state.partial))
-        dims = any(dim.axes or not dim.is_open for dim in original.dims)
-        return bool(dims or original.replicated or original.partial)
+        return original.says_something
 
     def copy_initial(self, source: int, target: int) -> None:
         """Lets a slot start with what another one starts with, priorities included."""

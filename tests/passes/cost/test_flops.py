@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from autopar.dialects import make_context
 from autopar.lowering.importer import import_module
 from autopar.passes.cost.flops import flops_of
+from autopar.passes.cost.loops import times_planned
+from autopar.passes.manager import run_passes
 
 FORMS: list[dict[str, Any]] = [
     {"window_strides": (1, 1), "padding": "SAME"},
@@ -48,3 +51,22 @@ def test_convolutions_count_what_meets_an_element(
     theirs = lowered.cost_analysis()
     assert theirs is not None
     assert ours == theirs["flops"] > 0
+
+
+@pytest.mark.parametrize("trips", [0, 1, 5])
+def test_loops_count_by_their_trips(trips: int) -> None:
+    """Also those that never run, though a plan prices them as if they did once: what it may not do
+    is infinitely dear, and no times infinite is no number."""
+
+    def step(w: Any, x: Any) -> Any:
+        def body(state: Any) -> Any:
+            return state[0] + 1, jnp.tanh(state[1] @ w)
+
+        return jax.lax.while_loop(lambda state: state[0] < trips, body, (0, x))[1]
+
+    square = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    module = import_module(jax.jit(step).lower(square, square).compiler_ir("stablehlo"))
+    run_passes(module, ("inline",), make_context())
+    assert flops_of(module) == trips * 2 * 64**3
+    dots = [op for op in module.walk() if op.name == "stablehlo.dot_general"]
+    assert [times_planned(op) for op in dots] == [max(1, trips)]

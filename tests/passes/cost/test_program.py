@@ -107,9 +107,10 @@ def test_all_reduces_that_xla_makes_one_pay_alpha_for_each_30_mib(rows: int, mes
     assert found.total == pytest.approx(messages * 1e-5 + 3 * 2 * 3 / 4 * rows * 64 * 1e-10)
 
 
-def test_loops_count_by_their_trips_and_branches_by_the_dearest() -> None:
+@pytest.mark.parametrize("trips", [5, 0])
+def test_loops_count_by_their_trips_and_branches_by_the_dearest(trips: int) -> None:
     body = f"""
-        %n = stablehlo.constant dense<5> : tensor<i32>
+        %n = stablehlo.constant dense<{trips}> : tensor<i32>
         %z = stablehlo.constant dense<0> : tensor<i32>
         %1:2 = "stablehlo.while"(%z, %a) ({{
           ^bb0(%i: tensor<i32>, %c: tensor<16x16xf32>):
@@ -137,9 +138,9 @@ def test_loops_count_by_their_trips_and_branches_by_the_dearest() -> None:
         return %2 : tensor<16x16xf32>"""
     found = price(body)
     once = max(2 * 16**3 / 1e12, 2 * N / 1e11)
-    assert found.compute == pytest.approx(5 * once + 2 * once)
-    assert found.memory == pytest.approx(5 * 8 / 1e11)  # the counter
-    assert found.communication_total == pytest.approx(5 * (1e-5 + 2 * 3 / 4 * N * 1e-10))
+    assert found.compute == pytest.approx(trips * once + 2 * once)
+    assert found.memory == pytest.approx(trips * 8 / 1e11)  # the counter
+    assert found.communication_total == pytest.approx(trips * (1e-5 + 2 * 3 / 4 * N * 1e-10))
 
 
 def test_prices_add_up() -> None:

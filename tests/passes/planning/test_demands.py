@@ -16,7 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 import autopar
 from autopar.dialects import make_context
-from autopar.dialects.autopar import arg_shardings
+from autopar.dialects.autopar import arg_shardings, set_arg_shardings, set_result_shardings
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.lowering.importer import import_module
@@ -28,6 +28,7 @@ from autopar.passes.manager import option_help, run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
 from autopar.passes.planning.auto_shard import AutoShardPass
 from autopar.passes.planning.demands import Demands, demanded_shardings
+from autopar.passes.planning.report import table_of
 from autopar.passes.planning.search import Search
 from autopar.road import declare_mesh
 
@@ -77,25 +78,32 @@ def _kinds(module: ModuleOp) -> Counter[str]:
 
 
 def test_collectives_that_are_forbidden() -> None:
-    demanding = {"zero": 3, "force_data_parallel": False, "batch_axis": "y"}
+    demanding: dict[str, Any] = {"zero": 3, "batch_axis": "y"}
     assert _kinds(_planned(**demanding))["all_gather"]
-    assert not _kinds(_planned(allow_all_gather=False))["all_gather"]
-    assert not _kinds(_planned(allow_all_to_all=False))["all_to_all"]
+    without = _kinds(_planned(**demanding, allow_all_gather=False))
+    assert without["all_to_all"] and not without["all_gather"]
+    columns = [[], ["y"]]
+    assert _kinds(_moved(columns))["all_to_all"]
+    without = _kinds(_moved(columns, allow_all_to_all=False))
+    assert without["all_gather"] and not without["all_to_all"]
 
 
-def test_forbidden_collectives_that_the_program_demands() -> None:
+def _moved(to: list[list[str]], **options: Any) -> ModuleOp:
+    """A plan of what is read split by rows, and given so."""
     params = jax.ShapeDtypeStruct((64, 64), np.float32)
     module = import_module(jax.jit(jnp.tanh).lower(params).compiler_ir("stablehlo"))
     declare_mesh(module, GRID)
     run_passes(module, IMPORT, make_context())
     func = main_function(module)
-    from autopar.dialects.autopar import set_arg_shardings, set_result_shardings
-    from autopar.dialects.sharding import Sharding
-
     set_arg_shardings(func, [Sharding.of("mesh", [["y"], []])])
-    set_result_shardings(func, [Sharding.of("mesh", [[], []])])
+    set_result_shardings(func, [Sharding.of("mesh", to)])
+    AutoShardPass(cluster="8xv100", **options).apply(make_context(), module)
+    return module
+
+
+def test_forbidden_collectives_that_the_program_demands() -> None:
     with pytest.raises(DiagnosticError, match="no plan does without the collectives"):
-        AutoShardPass(allow_all_gather=False).apply(make_context(), module)
+        _moved([[], []], allow_all_gather=False)
 
 
 def test_parameters_may_not_be_replicated() -> None:
@@ -180,6 +188,31 @@ def test_what_options_force(
     assert kinds[-1] == (batch if axis is None else _ON)
 
 
+def test_a_sharding_that_says_nothing_leaves_options_be() -> None:
+    """JAX writes such ones: nothing is said by all dimensions being open."""
+    module = _imported()
+    func = main_function(module)
+    is_open = Sharding.fully_replicated("mesh", 2, is_open=True)
+    set_arg_shardings(func, [is_open] * len(func.body.block.args))
+    set_result_shardings(func, [is_open] * 2 * WEIGHTS + [None])
+    AutoShardPass(cluster="8xv100", zero=3, batch_axis="y").apply(make_context(), module)
+    assert all(any("y" in dim for dim in dims) for dims in _axes(module))
+
+
+@pytest.mark.parametrize("stated", [None, "argument", "result"])
+def test_the_program_goes_before_options(stated: str | None) -> None:
+    """Also where it states how a result lies, which takes the buffer of what zero=3 splits."""
+    module = _imported()
+    func = main_function(module)
+    first = [Sharding.of("mesh", [[], ["x"]]), *[None] * (2 * WEIGHTS)]
+    if stated is not None:
+        (set_arg_shardings if stated == "argument" else set_result_shardings)(func, first)
+    AutoShardPass(cluster="8xv100", zero=3, batch_axis="y").apply(make_context(), module)
+    found = _axes(module)
+    assert (found[0] == [[], ["x"]]) == (stated is not None)
+    assert all(any("y" in dim for dim in dims) for dims in found[1:])
+
+
 def test_reduce_scatters_are_preferred() -> None:
     without = _kinds(_planned(512, rows=2**15))
     preferred = _kinds(_planned(512, rows=2**15, prefer_reduce_scatter=True))
@@ -262,6 +295,8 @@ def test_report(tmp_path: Path) -> None:
     assert sum(sent.values()) == pytest.approx(sum(use.num_bytes for use in collectives_of(module)))
     text = "\n".join(diagnostic.message for diagnostic in remarks)
     assert "of 64 MiB" in text and "sent by each device" in text
+    report["collectives"][0]["axes"] = []  # as of groups that are those of no axes
+    assert f"{report['collectives'][0]['kind']} over all axes: " in table_of(report)
 
 
 def test_where_no_report_can_be_written_is_said_before_the_search(
@@ -290,10 +325,18 @@ def test_demands_that_contradict_each_other() -> None:
         Demands(force_data_parallel=True, allow_replicated_parameters=False)
 
 
-def test_data_parallelism_takes_all_axes() -> None:
-    with pytest.raises(DiagnosticError, match="lays the batch on x, y at once, flatten-axes"):
-        _planned(force_data_parallel=True, flatten_axes=False)
-    sharded = _axes(_planned(force_data_parallel=True, flatten_axes=False, batch_axis="y"))
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"force_data_parallel": True}, "force-data-parallel lays the batch"),
+        ({"zero": 2}, "zero=2 lays the state"),
+        ({"zero": 3}, "zero=3 lays the state"),
+    ],
+)
+def test_data_parallelism_takes_all_axes(options: dict[str, Any], what: str) -> None:
+    with pytest.raises(DiagnosticError, match=f"{what} on x, y at once, flatten-axes=false"):
+        _planned(flatten_axes=False, **options)
+    sharded = _axes(_planned(flatten_axes=False, batch_axis="y", **options))
     assert sharded[-1][0] == ["y"]
 
 

@@ -189,9 +189,20 @@ def test_options_decide() -> None:
     assert one.dims[0][:1] == ("y",)
 
 
+DONATED = TEXT.replace("loc(\"batch['x']\")", "{tf.aliasing_output = 0 : i32}")
+
+
+def test_what_is_stated_of_a_result_decides_before_options() -> None:
+    said = "autopar.sharding = #autopar.sharding<@mesh, [{}, {}]>, jax.result_info"
+    text = DONATED.replace("jax.result_info", said)
+    demands = Demands(zero=3)
+    one = explainer(planned(text=text, demands=demands), demands=demands).explain("arg0")[0]
+    assert (one.decided_by, one.dims) == ("user", ((), ()))
+    assert "states [{}, {}] for result['y'], which takes its buffer" in one.why
+
+
 def test_a_donated_result_lies_where_its_argument_does() -> None:
-    text = TEXT.replace("loc(\"batch['x']\")", "{tf.aliasing_output = 0 : i32}")
-    one = explainer(planned(text=text)).explain("out0")[0]
+    one = explainer(planned(text=DONATED)).explain("out0")[0]
     assert one.decided_by == "follows"
     assert "it lies where arg0 does, whose buffer it takes" in one.why
 

@@ -152,6 +152,21 @@ def test_the_cheapest_plan_of_all_is_tried(monkeypatch: pytest.MonkeyPatch) -> N
     assert planned.choices.of_node == cheapest.of_node and cheapest.bytes > limit
 
 
+def test_what_was_found_before_and_fits_goes_before_what_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The search may end early with what needs too much, cheaper than what fits."""
+    module = _module()
+    graph = PlanGraph(main_function(module), AxisTable(grid_of(module), ()), PRICES)
+    search = Search(graph, SolveOptions(5))
+    cheapest = search.run(None)
+    fits = search.run(int(0.7 * cheapest.bytes))
+    assert fits.bytes < cheapest.bytes and fits.solution.cost > cheapest.solution.cost
+    monkeypatch.setattr(search, "_run", lambda _: cheapest)
+    assert search.run(fits.bytes).of_node == fits.of_node
+    assert search.run(fits.bytes - 1).of_node == cheapest.of_node
+
+
 def test_the_footprint_is_near_the_partitioned_program() -> None:
     module = _module()
     graph = PlanGraph(main_function(module), AxisTable(grid_of(module), ()), PRICES)

@@ -56,16 +56,18 @@ def test_optimal_at_any_cost(problem: Problem) -> None:
 @given(problems(LARGE), problems(ANY, nodes=4))
 @settings(max_examples=60, deadline=None)
 def test_costs_beyond_floating_point_are_searched(large: Problem, any_: Problem) -> None:
-    """Where choices are too many to try: exact costs, true bounds, and nearly the best."""
+    """Where choices are too many to try: exact costs, true bounds, and nearly the best, but where
+    costs of either sign cancel."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(enumeration, "_MOST_NUMBERS", 1)
-        for problem, share in ((large, 1e-9), (any_, np.inf)):
+        for problem in (large, any_):
             best = brute_force(problem)
             if best is not None:
                 solution = solve(problem, QUICK)
                 assert cost_and_fit(problem, tuple(solution.strategies)) == (solution.cost, True)
                 assert solution.lower_bound <= best <= solution.cost
-                assert solution.cost - best <= share * max(1, abs(best))
+                if problem is large:
+                    assert solution.cost - best <= 1e-9 * max(1, abs(best))
 
 
 def test_a_search_that_is_cut_short_proves_nothing() -> None:
