@@ -7,7 +7,9 @@ Bytes a device sends for a collective in a group of `p` devices (Thakur, Rabense
     all_gather, reduce_scatter     (p - 1) / p  of the full (gathered, unscattered) buffer
     all_to_all                     (p - 1) / p  of the local buffer
     permute, shift               the local buffer
-    broadcast, reduce (one root) the full buffer, once through the ring
+    collective_broadcast, collective_reduce (one root)  the full buffer, once through the ring
+
+shard.broadcast and shard.reduce are the all_gather and all_reduce that they become.
 """
 
 from __future__ import annotations

@@ -193,7 +193,8 @@ class CostModel:
         return max(flops / rate, self.memory_seconds(num_bytes))
 
     def memory_seconds(self, num_bytes: float) -> float:
-        """Reading and writing `num_bytes` in all."""
+        """Reading and writing `num_bytes` in all: linear in these, as what devices share is divided
+        among them afterwards."""
         if self.objective == "communication":
             return 0.0
         return num_bytes / self._device.memory_bandwidth
@@ -206,7 +207,8 @@ class CostModel:
         self, kind: str, local_bytes: float, axes: Iterable[AxisRef | str]
     ) -> float:
         """A collective over grid axes; `local_bytes`: what each device puts in (an all_reduce's
-        buffer, an all_gather's part). KeyError for a kind or an axis that does not exist."""
+        buffer, an all_gather's part). Affine in the bytes: what is planned and what is merged
+        splits it into a message and a rate. KeyError for a kind or an axis that does not exist."""
         return sum(
             self.links.alpha(axis) + self.links.beta(axis) * num_bytes
             for axis, num_bytes in self.axis_bytes(kind, local_bytes, axes)

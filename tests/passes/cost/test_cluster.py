@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +88,10 @@ def test_odd_names_and_numbers_read_back(tmp_path: Path) -> None:
     flops = {"complex<f32>": 1e22, "f8E4M3FN": 0.1 + 0.2}
     device = Device('a "b"\n\\', flops, 7, 1.0, {1: 2.0, 10**6: 1e-7})
     cluster = Cluster("é\t", device, (Link(1, 0.0, 5e-324),))
+    for part in (cluster, device, *cluster.links):  # a new key with a default is written, too
+        for key in fields(part):
+            empty = key.default if key.default_factory is MISSING else key.default_factory()
+            assert getattr(part, key.name) != empty
     assert read(tmp_path, write_cluster(cluster)) == cluster
 
 
