@@ -148,8 +148,7 @@ class AutoShardParallel(Method):
         if "cluster" not in self.options:
             devices = list(mesh.devices.flat)
             options["cluster"] = nearest_preset(devices[0].platform, devices[0].device_kind)
-            if "memory_per_device" not in self.options:
-                options["memory_per_device"] = device_memory(devices)
+            options["memory_per_device"] = device_memory(devices)
         made = self._planner({**options, **self.options})
         self._check_solver(made.solver)
         return made
@@ -243,16 +242,26 @@ class ShardParallel(Method):
         return True
 
 
+_PRESETS = {
+    "v100": "8xv100",
+    "a100": "8xa100",
+    "h100": "8xh100",
+    "v5e": "tpu-v5e",
+    "v5 lite": "tpu-v5e",
+    "v5lite": "tpu-v5e",
+}
+"""The cluster presets by what JAX's names of their devices have in them."""
+
+
 def nearest_preset(platform: str, kind: str) -> str:
     """The cluster preset for a device by its platform and kind, as JAX names them; a log line says
     so where there is none of the kind."""
     if platform == "cpu":
         return "cpu"
-    nearest = "tpu-v5e" if platform == "tpu" else "8xh100"
-    words = kind.lower().replace("lite", "e").replace(" ", "")
-    for name in ("v100", "a100", "h100", "v5e"):
-        if name in words:
-            return "tpu-v5e" if platform == "tpu" else f"8x{name}"
+    for word, preset in _PRESETS.items():
+        if word in kind.lower():
+            return preset
+    nearest = _PRESETS["v5e" if platform == "tpu" else "h100"]
     logger.warning(
         "auto-shard knows no cluster of %r devices, and takes %s for it, with their own memory: "
         'name one by options={"cluster": ...}; autopar profile-cluster measures one',

@@ -82,10 +82,10 @@ def parallelize(
     )
     chosen = resolve_method(method)
     check_num_micro_batches(num_micro_batches)
-    mesh_shape(mesh)
+    shape = mesh_shape(mesh)
     _check_same("num_micro_batches", num_micro_batches, chosen.num_micro_batches)
     if not isinstance(method, Plan):  # which compares its mesh when it is used
-        _check_same("mesh", mesh_shape(mesh) or mesh, mesh_shape(chosen.mesh) or chosen.mesh)
+        _check_same("mesh", shape or mesh, mesh_shape(chosen.mesh) or chosen.mesh)
     count = chosen.num_micro_batches if num_micro_batches is None else num_micro_batches
     count = 1 if count is None else int(count)
     given = mesh if mesh is not None else chosen.mesh

@@ -153,9 +153,8 @@ class Diagnostic:
         at = location_text(self.place)
         if at == "-":
             at = "" if self.file is None else f"{self.file}:1:1"
-        lines = [
-            f"{at}: {self.severity}: {self.message}" if at else f"{self.severity}: {self.message}"
-        ]
+        said = f"{self.severity}: {self.message}"
+        lines = [f"{at}: {said}" if at else said]
         return "\n".join(lines + [note.text for note in self.notes])
 
     def __repr__(self) -> str:

@@ -66,6 +66,12 @@ def _constant(value: SSAValue) -> int | None:
     return int(next(iter(data.get_values())))
 
 
+def known_trips(loop: Operation) -> int:
+    """The same; once where it is not known."""
+    found = trip_count(loop)
+    return 1 if found is None else found
+
+
 def times(op: Operation, known: dict[Operation, int] | None = None) -> int:
     """How often an op runs: the product of the trip counts of the loops around it (1 for those
     that are not plain). `known` keeps the counts of loops between calls."""
@@ -75,8 +81,7 @@ def times(op: Operation, known: dict[Operation, int] | None = None) -> int:
         if parent.name == "stablehlo.while":
             count = known.get(parent) if known is not None else None
             if count is None:
-                found = trip_count(parent)
-                count = 1 if found is None else found
+                count = known_trips(parent)
                 if known is not None:
                     known[parent] = count
             product *= count

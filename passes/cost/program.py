@@ -24,7 +24,7 @@ from autopar.passes.entry import main_function
 from .flops import compute_type, op_flops, output_features
 from .fusion import BODIES, DOTS, Fusion
 from .liveness import FusionOf
-from .loops import times, trip_count
+from .loops import known_trips, times
 from .merging import MESSAGE_BYTES
 from .prices import CostModel
 from .report import collective_use
@@ -117,8 +117,7 @@ class _Pricing:
 
     def _bodies(self, op: Operation) -> Price:
         if op.name == "stablehlo.while":
-            trips = trip_count(op)
-            return self.block(op.regions[1].block) * (1 if trips is None else trips)
+            return self.block(op.regions[1].block) * known_trips(op)
         branches = [self.block(region.block) for region in op.regions]
         return max(branches, key=lambda price: price.total)
 

@@ -126,9 +126,8 @@ class OpPrices:
         parts = [self._table.parts(spec.dim_axes) for spec in specs]
         local = [size / own for size, own in zip(sizes, parts, strict=True)]
         if cuts_out(op) and sizes[0]:
-            local[0] = min(
-                num_bytes(op.operands[0].type) / parts[0], num_bytes(op.results[0].type) / parts[-1]
-            )
+            source, result = operands_of(op)[0], op.results[0]
+            local[0] = min(num_bytes(source.type) / parts[0], num_bytes(result.type) / parts[-1])
         return local
 
     def _local_features(

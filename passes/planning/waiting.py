@@ -98,11 +98,11 @@ class Waiting:
         passed: set[Operation] = set()
         while (source := _linear_source(op)) is not None:
             node, maker = self._node_of(source), source.owner
+            if not isinstance(maker, Operation):
+                return
             passed.add(op)
             if node is not None:
                 nodes.add(node)
-            if not isinstance(maker, Operation):
-                return
             if may_sum(maker):
                 self._nodes |= nodes
                 self._passed |= passed

@@ -41,9 +41,11 @@ def test_a_kind_without_preset_is_told(
     assert kind in text and preset in text and "profile-cluster" in text
 
 
-def _mesh(stats: dict[str, int] | None) -> Any:
+def _mesh(num_bytes: int) -> Any:
     device = SimpleNamespace(
-        platform="gpu", device_kind="NVIDIA A100-SXM4-40GB", memory_stats=lambda: stats
+        platform="gpu",
+        device_kind="NVIDIA A100-SXM4-40GB",
+        memory_stats=lambda: {"bytes_limit": num_bytes},
     )
     return SimpleNamespace(devices=np.array([device] * 4))
 
@@ -58,5 +60,5 @@ def _mesh(stats: dict[str, int] | None) -> Any:
 )
 def test_the_limit_is_what_devices_have(options: dict[str, Any], limit: int | None) -> None:
     """Where a cluster is named, its own."""
-    made = AutoShardParallel(options=options).planner(_mesh({"bytes_limit": 30 * 2**30}))
+    made = AutoShardParallel(options=options).planner(_mesh(30 * 2**30))
     assert made.memory_per_device == limit
