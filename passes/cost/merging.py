@@ -1,7 +1,7 @@
 """The order in which ops run once collectives are merged.
 
-Collectives with the same `autopar.combine` are lowered as one, over a buffer in which their
-operands are joined. XLA then makes one all_reduce of those over the same devices, of one kind and
+Gathers and scatters with the same `autopar.combine` are lowered as one, over a buffer in which
+their operands are joined. XLA makes one all_reduce of those over the same devices, of one kind and
 element type, that do not need each other's results (`AllReduceCombiner`), as it finds them from
 what the block returns. It runs where the last of them stands.
 """

@@ -16,15 +16,16 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from autopar.dialects.autopar import COMBINE
 from autopar.dialects.rules.access import operands_of
-from autopar.dialects.shard import AllGatherOp, AllReduceOp, ReduceScatterOp
+from autopar.dialects.shard import AllGatherOp, ReduceScatterOp
 from autopar.dialects.tensors import element_type, num_bytes
 from autopar.dialects.unverified import integer_attr
 from autopar.passes.walk import ops_in
 
 from .splats import splat_of
 
-COMBINABLE = frozenset((AllGatherOp, AllReduceOp, ReduceScatterOp))
-"""Collectives that may run as one with others of their kind."""
+COMBINABLE = frozenset((AllGatherOp, ReduceScatterOp))
+"""Collectives that may run as one with others of their kind. (XLA itself makes one of all_reduces,
+without copies: `passes/cost/merging.py`.)"""
 _SCALES = frozenset({"stablehlo.divide", "stablehlo.multiply", "stablehlo.negate"})
 VIEWS = frozenset({"stablehlo.convert", "stablehlo.reshape", "stablehlo.transpose"})
 

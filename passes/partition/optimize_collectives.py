@@ -34,7 +34,7 @@ _PURE = (AllGatherOp, AllReduceOp, AllSliceOp, AllToAllOp, PermuteOp, ReduceScat
 
 @dataclass(frozen=True)
 class OptimizeCollectivesPass(ModulePass):
-    """Merge equal collectives, make reduce-scatters of slices, combine small all-reduces.
+    """Merge equal collectives, make reduce-scatters of slices, combine small gathers and scatters.
 
     Needs: a partitioned module (shard-partition). Guarantees: the same values; every rewrite lowers
     the ring bytes or the number of collectives and never raises either:
@@ -45,11 +45,11 @@ class OptimizeCollectivesPass(ModulePass):
     - what a reduce_scatter gives is transposed rather than what it takes;
     - scalars that are reduced, be it over several axes, and only added up are added first, and
       reduced once;
-    - independent all_reduces, all_gathers or reduce_scatters over the same axes, of at most
-      `small-bytes` each and `group-bytes` in all, are moved together and marked to be lowered as
-      one (`autopar.combine`); what only converts or reshapes the result of one moves down to its
-      use; what only converts or reshapes the operand of one moves up to where that is made, and
-      what only scales an argument for one to the front.
+    - independent all_gathers or reduce_scatters over the same axes, of at most `small-bytes` each
+      and `group-bytes` in all, are moved together and marked to be lowered as one
+      (`autopar.combine`; all_reduces XLA makes one itself, without copies); what only converts or
+      reshapes the result of one moves down to its use; what only converts or reshapes the operand
+      of one moves up to where that is made, and what only scales an argument for one to the front.
     """
 
     name = "optimize-collectives"

@@ -755,3 +755,10 @@ def test_plan_without_a_run() -> None:
     assert str(plan).startswith("method zero3 on a mesh of data=2 x model=4")
     assert autopar.plan(autopar.parallelize(step, method="dp"), *shapes).method == "dp"
     assert isinstance(plan, autopar.Plan)
+
+
+def test_gradients_are_reduced_as_one_without_copies() -> None:
+    program = autopar.parallelize(step, method="dp").get_executable(PARAMS, X)
+    lines = program.as_text().splitlines()
+    assert sum(" all-reduce(" in line for line in lines) == 1, "XLA makes one of the small ones"
+    assert not any(" concatenate(" in line for line in lines), "joined in a buffer"

@@ -10,37 +10,46 @@ from xdsl.ir import Operation
 from xdsl.parser import Parser
 
 from autopar.dialects import make_context
-from autopar.dialects.shard import AllReduceOp, PermuteOp
+from autopar.dialects.shard import AllGatherOp, PermuteOp
 from autopar.lowering.parse import parse_module
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 
-VALUE = "tensor<8xf32>"
+AXES = (2, 4)
+LARGE = 64
+"""Elements from which on values are scattered rather than gathered."""
+
+
+def _type(size: int) -> str:
+    return f"tensor<{size}xf32>"
 
 
 def random_block(seed: int) -> str:
     """A function of collectives over two axes and elementwise ops that feed each other."""
     rng = random.Random(seed)
-    values = [f"%a{i}" for i in range(3)]
+    values = [(f"%a{i}", 8) for i in range(3)]
     lines: list[str] = []
     for index in range(rng.randint(4, 20)):
-        operand, axis = rng.choice(values[-6:]), rng.randint(0, 1)
-        name = f"%v{index}"
-        if rng.random() < 0.5:
+        (operand, size), axis = rng.choice(values[-6:]), rng.randint(0, 1)
+        name, line, after = f"%v{index}", f"on @g grid_axes = [{axis}]", size
+        if rng.random() < 0.5 and size >= LARGE:
+            after = size // AXES[axis]
             reduction = rng.choice(["sum", "max"])
-            lines.append(
-                f"{name} = shard.all_reduce {operand} on @g grid_axes = [{axis}] "
-                f"reduction = {reduction} : {VALUE} -> {VALUE}"
-            )
+            line = f"shard.reduce_scatter {operand} {line} reduction = {reduction} scatter_axis = 0"
+        elif rng.random() < 0.5:
+            after = size * AXES[axis]
+            line = f"shard.all_gather {operand} {line} gather_axis = 0"
         else:
-            op = rng.choice(["sine", "convert", "reshape"])
-            lines.append(f'{name} = "stablehlo.{op}"({operand}) : ({VALUE}) -> {VALUE}')
-        values.append(name)
+            line = f'"stablehlo.{rng.choice(["sine", "convert", "reshape"])}"({operand})'
+        given = f"({_type(size)})" if line.startswith('"') else _type(size)
+        lines.append(f"{name} = {line} : {given} -> {_type(after)}")
+        values.append((name, after))
     results = rng.sample(values, 3)
+    types = ", ".join(_type(size) for _, size in results)
+    arguments = ", ".join(f"%a{i}: {_type(8)}" for i in range(3))
     return (
-        "shard.grid @g(shape = 2x4)\n"
-        f"func.func @main({', '.join(f'%a{i}: {VALUE}' for i in range(3))}) -> "
-        f"({', '.join([VALUE] * 3)}) {{\n  " + "\n  ".join(lines) + "\n  "
-        f"func.return {', '.join(results)} : {', '.join([VALUE] * 3)}\n}}\n"
+        f"shard.grid @g(shape = {'x'.join(map(str, AXES))})\n"
+        f"func.func @main({arguments}) -> ({types}) {{\n  " + "\n  ".join(lines) + "\n  "
+        f"func.return {', '.join(name for name, _ in results)} : {types}\n}}\n"
     )
 
 
@@ -61,20 +70,22 @@ def test_values_are_made_before_they_are_used(first: int) -> None:
     assert combined
 
 
-CHAINS = f"""
+CHAINS = """
 shard.grid @g(shape = 2x4)
-func.func @main(%a: tensor<8xf32>, %b: tensor<8xf32>, %u: {VALUE}, %v: {VALUE})
-    -> ({VALUE}, {VALUE}) {{
-  %0 = stablehlo.sine %a : {VALUE}
-  %1 = stablehlo.sine %b : {VALUE}
-  %2 = shard.all_reduce %0 on @g grid_axes = [0] reduction = max : {VALUE} -> {VALUE}
-  %3 = shard.all_reduce %2 on @g grid_axes = [1] : {VALUE} -> {VALUE}
-  %4 = stablehlo.add %3, %u : {VALUE}
-  %5 = shard.all_reduce %1 on @g grid_axes = [0] : {VALUE} -> {VALUE}
-  %6 = shard.all_reduce %5 on @g grid_axes = [1] : {VALUE} -> {VALUE}
-  %7 = stablehlo.add %6, %v : {VALUE}
-  func.return %4, %7 : {VALUE}, {VALUE}
-}}
+func.func @main(%a: tensor<8xf32>, %b: tensor<8xf32>, %u: tensor<16xf32>, %v: tensor<16xf32>)
+    -> (tensor<16xf32>, tensor<16xf32>) {
+  %0 = stablehlo.sine %a : tensor<8xf32>
+  %1 = stablehlo.sine %b : tensor<8xf32>
+  %2 = shard.reduce_scatter %0 on @g grid_axes = [0] reduction = max scatter_axis = 0
+      : tensor<8xf32> -> tensor<4xf32>
+  %3 = shard.all_gather %2 on @g grid_axes = [1] gather_axis = 0 : tensor<4xf32> -> tensor<16xf32>
+  %4 = stablehlo.add %3, %u : tensor<16xf32>
+  %5 = shard.reduce_scatter %1 on @g grid_axes = [0] scatter_axis = 0
+      : tensor<8xf32> -> tensor<4xf32>
+  %6 = shard.all_gather %5 on @g grid_axes = [1] gather_axis = 0 : tensor<4xf32> -> tensor<16xf32>
+  %7 = stablehlo.add %6, %v : tensor<16xf32>
+  func.return %4, %7 : tensor<16xf32>, tensor<16xf32>
+}
 """
 
 
@@ -82,9 +93,7 @@ def test_chains_of_collectives_are_combined_in_front_of_the_first_use() -> None:
     module = parse_module(CHAINS)
     OptimizeCollectivesPass().apply(make_context(), module)
     marks = [
-        op.attributes.get("autopar.combine")
-        for op in module.walk()
-        if isinstance(op, AllReduceOp) and op.grid_axes.get_values() == (1,)
+        op.attributes.get("autopar.combine") for op in module.walk() if isinstance(op, AllGatherOp)
     ]
     assert len(marks) == 2 and marks[0] is not None and marks[0] == marks[1]
 

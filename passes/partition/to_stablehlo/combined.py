@@ -39,18 +39,6 @@ def combined(lowering: DeviceLowering, ops: Sequence[Operation]) -> list[SSAValu
     return together(lowering, ops, types[0].element_type)
 
 
-def _all_reduce(
-    lowering: DeviceLowering, ops: Sequence[Operation], element: Attribute
-) -> list[SSAValue]:
-    last = ops[-1]
-    shapes = [_shape(op.results[0], op) for op in ops]
-    buffer = _joined(lowering, [op.operands[0] for op in ops], 1, last)
-    region = collectives.reducer(last, element)
-    groups, channel = lowering.groups_attr(last), lowering.next_channel()
-    new = stablehlo.AllReduceOp([buffer], groups, region, channel)
-    return _parted(lowering, lowering.insert(new, last), shapes, 1, last)
-
-
 def _all_gather(
     lowering: DeviceLowering, ops: Sequence[Operation], element: Attribute
 ) -> list[SSAValue]:
@@ -158,7 +146,6 @@ def _transposed(
 
 _LOWERINGS = {
     "shard.all_gather": (collectives.all_gather, _all_gather),
-    "shard.all_reduce": (collectives.all_reduce, _all_reduce),
     "shard.reduce_scatter": (collectives.reduce_scatter, _reduce_scatter),
 }
 COMBINABLE = frozenset(_LOWERINGS)
