@@ -21,8 +21,8 @@ from .passes.importing.arguments import argument_kinds
 from .passes.importing.methods import MethodOptions
 from .passes.planning.modelled import Modelled
 from .passes.planning.naming import ValueNames
-from .passes.planning.planner import Trial
 from .passes.planning.report import report_of
+from .passes.planning.trial import Trial
 from .sources import imported, plan_module, planner_of, read_source
 from .terminal import UsageError
 

@@ -41,8 +41,9 @@ from autopar.dialects.stablehlo import ChannelHandle
 from autopar.passes.collector import collector_off
 from autopar.passes.walk import inner_ops
 
+from .combining import COMBINABLE
 from .to_stablehlo import collectives, device_index
-from .to_stablehlo.combined import COMBINABLE, combined
+from .to_stablehlo.combined import combined
 from .to_stablehlo.layouts import write_layouts
 from .to_stablehlo.lowering import DeviceLowering, Form
 
@@ -215,7 +216,7 @@ def _combined(ops: Sequence[Operation]) -> dict[Operation, list[Operation]]:
     """For each collective that optimize-collectives has combined its group, in program order."""
     by_number: dict[tuple[Attribute, str], list[Operation]] = {}
     for op in ops:
-        if op.name in COMBINABLE and COMBINE in op.attributes:
+        if type(op) in COMBINABLE and COMBINE in op.attributes:
             number = op.attributes[COMBINE]
             by_number.setdefault((number, op.name), []).append(op)
     return {op: members for members in by_number.values() for op in members}

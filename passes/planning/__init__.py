@@ -5,7 +5,10 @@
 
 The pass and its plan:
 - auto_shard.py: the pass, its options;
-- planner.py: searches, writes, holds against the partitioned program;
+- planner.py: from a module to its plan;
+- road.py: searches, writes, tries until a plan fits, and holds it against rivals;
+- trial.py: a plan's partitioned program, what it takes;
+- clock.py: how long the parts of planning take;
 - writing.py: a plan written into the program;
 - refusals.py: what is said where no plan does;
 - uneven.py: the remark on what no axis divides.

@@ -2,123 +2,34 @@
 
 from __future__ import annotations
 
-import math
-import sys
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import chain
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, UnitAttr
+from xdsl.dialects.builtin import ModuleOp
 
-from autopar.dialects.autopar import FREE_EARLY
-from autopar.dialects.diagnostics import collect_remarks, remark
+from autopar.dialects.diagnostics import remark
 from autopar.dialects.shard import grid_of
-from autopar.passes.collector import collector_off
-from autopar.passes.cost.fusion import Fusions
-from autopar.passes.cost.liveness import Memory, memory_of
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.cost.program import Price, price_of
-from autopar.passes.cost.report import CollectiveUse, collectives_of
 from autopar.passes.entry import main_function
-from autopar.passes.manager import run_passes
-from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.partition.unruled import tell_unruled
-from autopar.passes.pipelines import DECIDE, PARTITION
-from autopar.passes.progress import tell
-from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.problem import FORBIDDEN, Problem
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
-from .again import made_again
-from .coarse import Kept
+from .clock import Clock
 from .demands import Demands
-from .modelled import StepSeconds
 from .places import searched_axes
 from .plan_graph import PlanGraph
-from .problems import UNIT_S
-from .refusals import too_dear, too_large
-from .reshard_prices import Meets
-from .rivals import methods_of, propagated_rival, rivals_of
+from .refusals import too_dear
+from .road import Road
 from .search import Choices, Search
+from .trial import Trial
 from .uneven import uneven_remarks
-from .writing import Unplanned, write_again, write_choices
+from .writing import Unplanned
 
-_TRIALS = 8
-"""How many plans are tried before that of the least footprint."""
-_SURE = 0.6
-"""A plan whose footprint is below this share of the limit is not partitioned to see if it fits;"""
-_JOINED = 4 * OptimizeCollectivesPass.small_bytes
-"""beside what small collectives that are made one may have in their buffers."""
-_STEP = 0.005
-"""The least share by which the next plan is sought lower."""
-_HALVINGS = 2
-"""How often plans between one that fits and one that does not are sought, in small programs."""
 _WORTH_SAYING = 1e-3
 """Gaps above this share are told."""
-_SMALL = 4000
-"""Ops up to which a plan is held against its rivals, up to a second each, and under a limit more
-plans are tried."""
-_FEW_MESSAGES = 100
-"""A step that takes no longer than so many messages of no bytes is short."""
-_TINY = 1000
-"""Ops up to which the search is run twice for rivals, and these are more, as for short steps."""
-_FAR = 2.0, 1.25
-"""Rivals that the search finds that much dearer than the best plan so far, or to need that much
-more than the limit, are not partitioned: in tiny programs, where the search may be far off, and in
-others."""
-_FAR_SURE = math.inf, 4.0
-"""The same of methods as propagation completes them, where messages make much of a step."""
-_FAR_LATE = 2.0
-"""Where the cheapest plan of all is that much above the limit, memory is freed early at once."""
-_OFF = 1.1
-"""Where the partitioned program takes that much longer than the search found, a plan is also sought
-within the limit where collectives are taken to meet no others."""
-_COSTLY = 1.03
-"""Where what fits takes that much longer than what does not, plans between them are sought."""
-_DEARER = 1.01
-"""Plans that cost so much more than the cheapest of all, because of memory, are held against those
-that free it early;"""
-_LESS = 0.95
-"""if they are small, or that lowers what the cheapest needs to this share."""
-
-
-class Trial:
-    """What a plan comes to: one device of the partitioned program.
-
-    `module` is a copy of the program whose plan is written; it is partitioned.
-    """
-
-    def __init__(self, module: ModuleOp, context: Context, prices: CostModel) -> None:
-        with collect_remarks():  # those of the real partition tell the user
-            run_passes(module, (*DECIDE, *PARTITION), context)
-        self.module = module
-        self._prices = prices
-        self._fusions = Fusions()
-
-    @cached_property
-    def memory(self) -> Memory:
-        """Of one device."""
-        return memory_of(self.module, self._fusions)
-
-    @cached_property
-    def price(self) -> Price:
-        """Seconds of one step."""
-        return price_of(self.module, self._prices, self._fusions)
-
-    @property
-    def seconds(self) -> StepSeconds:
-        """The same, as far as it is modelled."""
-        return StepSeconds.of(self.price, self._prices)
-
-    @cached_property
-    def collectives(self) -> list[CollectiveUse]:
-        """All that it has."""
-        return list(collectives_of(self.module))
 
 
 @dataclass(frozen=True)
@@ -154,13 +65,13 @@ def make_plan(
 
     DiagnosticError, with the tensors that weigh most, where no plan is found that does.
     """
-    func, clock = main_function(module), _Clock()
+    func, clock = main_function(module), Clock()
     with clock("graph", "reading the program"):
         graph = PlanGraph(func, AxisTable(grid_of(module), ()), prices, demands)
         search = Search(graph, options, plugin)
     if keep is not None:
         keep(search.problem(limit))
-    road = _Road(module, context, prices, search, options, clock, Unplanned(module), plugin is None)
+    road = Road(module, context, prices, search, options, clock, Unplanned(module), plugin is None)
     if limit is None:
         choices, trial = road.cheapest()
     else:
@@ -171,368 +82,6 @@ def make_plan(
         choices, trial = road.best(choices, trial, limit)
     _tell(module, graph, choices)
     return Planned(graph, choices, clock.seconds, trial)
-
-
-_Met = tuple[int, Choices]
-"""The bytes that a plan needs, and the plan."""
-_Key = tuple[tuple[int, ...], int | None, bool]
-"""A plan: the choices, the limit that they were sought within, whether memory is freed early."""
-_Fit = tuple[Choices, Trial | None]
-"""A plan that fits, and its trial where one was needed."""
-
-
-@dataclass(frozen=True)
-class _Road:
-    """From a search to a plan that stands in the module."""
-
-    module: ModuleOp
-    context: Context
-    prices: CostModel
-    search: Search
-    options: SolveOptions
-    clock: _Clock
-    before: Unplanned
-    """Of the module without a plan."""
-    may_rival: bool
-    """Whether plans of one kind, which our own solver completes, may be taken: not where a plug-in
-    solves."""
-    judged: dict[_Key, float] = field(default_factory=dict[_Key, float])
-    """The seconds of a step of rivals that were partitioned; inf where they do not fit."""
-
-    def cheapest(self) -> tuple[Choices, None]:
-        """Writes the cheapest plan of all."""
-        return self._written(None), None
-
-    def fitting(self, limit: int) -> tuple[_Road, Choices, Trial | None]:
-        """Writes the cheapest plan whose partitioned program fits; the road on which it was found
-        counts memory as late or early freed (the pass `free-early`).
-
-        Early is tried first where the cheapest plan of all fits so, but not late; and it is where
-        nothing fits late, or only what is dearer.
-
-        DiagnosticError where nothing fits.
-        """
-        met: list[_Met] = []
-        with self.clock("search", "searching"):
-            cheapest = self.search.run(sys.maxsize)
-        is_low = cheapest.bytes <= limit
-        late_fit = self._fitting_at_once(limit, met) if is_low else None
-        if late_fit is not None:
-            return self, *late_fit
-        early = self._freeing_early()
-        bytes_early = early.search.footprint.peak(cheapest.of_node)
-        is_low_early = bytes_early <= limit
-        early_fit = early._fitting(limit, met) if is_low or is_low_early else None
-        if early_fit is not None and (is_low or not _is_dearer(early_fit[0], cheapest)):
-            return early, *early_fit
-        # Far above the limit there is no use in searching a plan that fits late.
-        if not is_low and (self._is_small or cheapest.bytes <= _FAR_LATE * limit):
-            late_fit = self._fitting_at_once(limit, met)
-        if not (is_low or is_low_early):
-            is_better = self._is_small or bytes_early < _LESS * cheapest.bytes
-            if late_fit is None or (is_better and _is_dearer(late_fit[0], cheapest)):
-                early_fit = early._fitting(limit, met)
-        if late_fit is None and early_fit is None and self._is_small:
-            late_fit = self._fitting(limit, met)
-        if late_fit is None and early_fit is None:
-            needed, thriftiest = min(met, key=lambda tried: tried[0])
-            raise too_large(self.module, early.search, thriftiest.of_node, needed, limit)
-        if late_fit is not None and early_fit is not None:
-            late_fit, early_fit = self._partitioned(late_fit), early._partitioned(early_fit)
-        if late_fit is None or (
-            early_fit is not None and _seconds(*early_fit) < _seconds(*late_fit)
-        ):
-            assert early_fit is not None
-            return early, early._write(early_fit[0]), early_fit[1]
-        return self, self._write(late_fit[0]), late_fit[1]
-
-    def _partitioned(self, fit: _Fit) -> _Fit:
-        """The same with a trial, in small programs, so that two compare alike."""
-        if fit[1] is not None or not self._is_small:
-            return fit
-        choices = self._write(fit[0])
-        return choices, self._tried()
-
-    @property
-    def _is_small(self) -> bool:
-        return len(self.search.graph.places.ops) <= _SMALL
-
-    @property
-    def _is_tiny(self) -> bool:
-        return len(self.search.graph.places.ops) <= _TINY
-
-    @property
-    def _far(self) -> float:
-        return _FAR[not self._is_tiny]
-
-    @property
-    def _far_sure(self) -> float:
-        return _FAR_SURE[not self._is_tiny]
-
-    def _freeing_early(self) -> _Road:
-        with self.clock("search", "counting memory that is freed early"):
-            return replace(self, search=self.search.freeing_early())
-
-    def _fitting_at_once(self, limit: int, met: list[_Met]) -> _Fit | None:
-        """Writes the cheapest plan whose footprint fits, if its program does, too."""
-        choices = self._written(limit)
-        if _is_sure(choices, limit):
-            return choices, None
-        if choices.bytes > limit:
-            return None  # not worth a trial
-        trial = self._tried()
-        if trial.memory.peak <= limit:
-            return choices, trial
-        met.append((trial.memory.peak, choices))
-        return None
-
-    def _fitting(self, limit: int, met: list[_Met]) -> _Fit | None:
-        """Writes the cheapest plan that is found to fit, if one is; what was tried and does not is
-        added to `met`, with what it needs.
-
-        The footprint is an estimate: where the program is above it, the next plan is sought by as
-        much lower, and at last that of the least footprint. Where that is met, plans between it and
-        the last that did not fit may be cheaper. Rivals may fit where nothing does that the
-        footprint lets the search find, and be cheaper than what fits by it: in tiny programs they
-        are tried at once, in others where all else failed.
-        """
-        footprint = self.search.footprint
-        least = min(limit, footprint.peak(footprint.least()))
-        rival: tuple[Choices, Trial] | None = None
-        refuted = target = limit
-        dearest, bound = math.inf, 0
-        for turn in range(1, _TRIALS + 2):
-            choices = self._written(target)
-            if _is_sure(choices, limit):
-                return choices, None
-            if turn == 1:
-                bound = choices.solution.lower_bound
-            trial = self._tried()
-            with self.clock("try", "counting what the partitioned plan takes"):
-                peak = trial.memory.peak
-            if peak <= limit:
-                return self._between((target, refuted), dearest, (choices, trial), limit)
-            met.append((peak, choices))
-            if self._is_small:
-                dearest = trial.price.total
-            if turn == 1 and self._is_tiny:
-                rival = self._fitting_rival(limit, bound, met)
-            # What is sought lower is dearer still.
-            if rival is not None and rival[1].price.total <= trial.price.total:
-                break
-            if choices.bytes > target:
-                break
-            refuted = min(target, choices.bytes)
-            lower = math.floor((1 - _STEP) * min(limit * choices.bytes / peak, choices.bytes))
-            target = lower if turn < _TRIALS else min(lower, least)
-        if rival is None and not self._is_tiny:
-            rival = self._fitting_rival(limit, bound, met)
-        return None if rival is None else (self._write(rival[0]), rival[1])
-
-    def _between(
-        self, ends: tuple[int, int], seconds: float, found: tuple[Choices, Trial], limit: int
-    ) -> _Fit:
-        """Writes the cheapest plan that fits of those sought between two footprints, of which the
-        lower gave what was found, and the higher what does not fit and takes so many seconds."""
-        low, high = ends
-        best: tuple[Choices, Trial] = found
-        written: _Fit = found
-        for _ in range(_HALVINGS if self._is_small else 0):
-            if high - low <= _STEP * limit or best[1].price.total <= _COSTLY * seconds:
-                break
-            target = (low + high) // 2
-            choices = self._written(target)
-            if choices.of_node == best[0].of_node:
-                written = choices, best[1]  # within another limit
-                break
-            trial = self._tried()
-            written = choices, trial
-            if trial.memory.peak > limit:
-                high = min(target, choices.bytes)
-                continue
-            low = target
-            if trial.price.total < best[1].price.total:
-                written = best = choices, trial
-        return best if best is written else (self._write(best[0]), best[1])
-
-    def _fitting_rival(
-        self, limit: int, bound: int, met: list[_Met]
-    ) -> tuple[Choices, Trial] | None:
-        """The cheapest of the rivals that fit, if one does; the others are added to what was met.
-        `bound`: no plan within the limit costs less.
-
-        The first of them is the cheapest plan of all: its footprint is above the limit, but that is
-        an estimate. They are plans of the same graph, so that they keep to what options demand.
-        """
-        found: tuple[Choices, Trial] | None = None
-        if not self.may_rival:
-            return found
-        tried: list[list[int]] = []
-        graph = self.search.graph
-        for kept in chain(rivals_of(graph, many=True), self._propagated(graph, many=True)):
-            choices = replace(self._within(self.search, kept), limit=limit)
-            if choices.bytes > self._far * limit or choices.of_node in tried:
-                continue
-            if choices.solution.cost >= FORBIDDEN:
-                continue
-            # That of the kind alone says nothing of all plans within the limit.
-            lowest = min(choices.solution.cost, bound)
-            choices = replace(choices, solution=replace(choices.solution, lower_bound=lowest))
-            tried.append(choices.of_node)
-            choices = self._write(choices)
-            trial = self._tried()
-            peak = trial.memory.peak
-            self.judged[self._key(choices)] = math.inf if peak > limit else trial.price.total
-            if peak > limit:
-                met.append((peak, choices))
-            elif found is None or trial.price.total < found[1].price.total:
-                found = choices, trial
-        return found
-
-    def _key(self, choices: Choices) -> _Key:
-        return tuple(choices.of_node), choices.limit, self.search.frees_early
-
-    def best(
-        self, found: Choices, trial: Trial | None, limit: int | None
-    ) -> tuple[Choices, Trial | None]:
-        """Of the plan that was found and its rivals the one whose partitioned program takes least
-        time; it stands in the module then."""
-        if not self._is_small:
-            return found, trial
-        best, best_trial = found, trial or self._tried()
-        tried = [found.of_node]
-        many = self._is_tiny or self._is_short(found)
-        off = best_trial.price.total / max(UNIT_S, found.solution.cost * UNIT_S)
-        for rival, is_sure in self._rivals(limit if off > _OFF else None, many=many):
-            seconds = best_trial.price.total
-            far = self._far_sure if is_sure and many else self._far
-            if rival.solution.cost * UNIT_S > far * seconds or rival.of_node in tried:
-                continue
-            tried.append(rival.of_node)
-            rival = replace(rival, limit=limit)
-            if self.judged.get(self._key(rival), 0.0) >= seconds:
-                continue
-            rival = self._write(rival)
-            rival_trial = self._tried()
-            if self._is_better(rival_trial, best_trial, limit):
-                best, best_trial = _priced_as(rival, rival_trial, found), rival_trial
-        self._write(best)
-        return best, best_trial
-
-    def _rivals(self, limit: int | None, *, many: bool) -> Iterator[tuple[Choices, bool]]:
-        """Rivals, and whether little hangs on what the search thinks of them, which may be what is
-        wrong. `limit`: one of them is sought within it."""
-        search = self._where_collectives_meet(Meets.MANY) if many else self.search
-        for bound in rivals_of(search.graph, many=many):
-            yield self._within(search, bound), False
-        for bound in self._propagated(search.graph, many=many):
-            yield self._within(search, bound), True
-        if many:
-            search = self._where_collectives_meet(Meets.ALONE)
-            yield self._within(search, {}), False
-            if limit is not None:
-                with self.clock("search", "searching a plan of one kind"):
-                    search = search.freeing_early() if self.search.frees_early else search
-                    yield search.run(limit), False
-
-    def _within(self, search: Search, bound: dict[int, Kept]) -> Choices:
-        with self.clock("search", "searching a plan of one kind"):
-            return search.within(bound)
-
-    def _propagated(self, graph: PlanGraph, *, many: bool) -> Iterator[dict[int, Kept]]:
-        """What binds methods as propagation has them, where they are rivals."""
-        for method in methods_of(graph, many=many):
-            with self.clock("search", "propagating a method"):
-                self.before.restore()
-                bound = propagated_rival(graph, self.module, method)
-            yield bound
-
-    def _is_better(self, trial: Trial, best: Trial, limit: int | None) -> bool:
-        fits = limit is None or trial.memory.peak <= limit
-        return fits and trial.price.total < best.price.total
-
-    def _is_short(self, found: Choices) -> bool:
-        """Whether messages make much of a step, whatever their bytes."""
-        table = self.search.graph.table
-        axes = table.axes(range(len(table.sizes)))
-        message = self.prices.collective_seconds("all_reduce", 0.0, axes)
-        return found.solution.cost * UNIT_S < _FEW_MESSAGES * message
-
-    def _where_collectives_meet(self, meets: Meets) -> Search:
-        """A search that prices collectives as in plans where they meet others so."""
-        with self.clock("graph", "reading the program for plans of one kind"):
-            self.before.restore()
-            graph = self.search.graph.where_collectives_meet(meets)
-            return self.search if graph is self.search.graph else Search(graph, self.options)
-
-    def _tried(self) -> Trial:
-        with self.clock("try", "partitioning a plan, to see what it takes"):
-            return Trial(self.module.clone(), self.context, self.prices)
-
-    def _written(self, limit: int | None) -> Choices:
-        with self.clock("search", "searching"):
-            choices = self.search.run(limit)
-        return self._write(replace(choices, limit=limit))
-
-    def _write(self, choices: Choices) -> Choices:
-        """Writes choices; gives them with the memory that what is shared takes, too."""
-        if choices is self.before.standing:
-            return choices
-        graph = self.search.graph
-        with self.clock("write", "writing the plan"):
-            self.before.restore()
-            write_choices(graph, choices.of_node)
-            if self.search.frees_early:
-                graph.func.attributes[FREE_EARLY] = UnitAttr()
-            if choices.limit is not None:
-                footprint = self.search.footprint
-                apart, most = made_again(graph, footprint, choices.of_node, choices.limit)
-                write_again(apart)
-                choices = replace(choices, bytes=most)
-            propagate_shardings(self.module)  # constants, and what lies anyhow
-        self.before.standing = choices
-        return choices
-
-
-def _is_sure(choices: Choices, limit: int) -> bool:
-    """Whether a plan need not be partitioned to see if it fits."""
-    return choices.bytes <= _SURE * limit - _JOINED
-
-
-def _is_dearer(found: Choices, cheapest: Choices) -> bool:
-    return found.solution.cost > _DEARER * cheapest.solution.cost
-
-
-def _seconds(choices: Choices, trial: Trial | None) -> float:
-    """Of a step: those of the partitioned program, where there is one."""
-    return choices.solution.cost * UNIT_S if trial is None else trial.price.total
-
-
-def _priced_as(rival: Choices, trial: Trial, found: Choices) -> Choices:
-    """A rival at the price of its partitioned program: the search knows it roughly."""
-    searched, cost = rival.solution, round(trial.price.total / UNIT_S)
-    least = min(found.solution.lower_bound, searched.cost)
-    return replace(
-        rival,
-        solution=replace(searched, cost=cost, lower_bound=min(least, cost)),
-        searched=replace(searched, lower_bound=least),
-    )
-
-
-class _Clock:
-    """Says what planning does, and sums up how long it took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, part: str, text: str) -> Generator[None]:
-        tell(f"auto-shard: {text}")
-        start = time.perf_counter()
-        with collector_off():
-            yield
-        took = time.perf_counter() - start
-        self.seconds[part] = self.seconds.get(part, 0.0) + took
 
 
 def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:

@@ -1,8 +1,8 @@
-"""Several small collectives of one kind as a single one, over one flat buffer.
+"""Several small gathers or scatters as a single one, over one flat buffer.
 
 A collective of several operands would copy nothing, but XLA:CPU (jaxlib 0.10.2) fails to lay out a
 variadic one that has a channel. The buffer is a matrix with a row for each device of the group
-(one row where no dimension is split), so that any gathered or scattered dimension will do.
+where that dimension is scattered (one row where it is gathered), so that any dimension will do.
 """
 
 from __future__ import annotations
@@ -148,5 +148,3 @@ _LOWERINGS = {
     "shard.all_gather": (collectives.all_gather, _all_gather),
     "shard.reduce_scatter": (collectives.reduce_scatter, _reduce_scatter),
 }
-COMBINABLE = frozenset(_LOWERINGS)
-"""The ops that may carry `autopar.combine`."""

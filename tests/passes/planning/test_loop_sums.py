@@ -20,8 +20,10 @@ from autopar.dialects.sharding import Grid
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import price_of
-from autopar.passes.planning import planner
+from autopar.passes.planning import road
 from autopar.passes.planning.loop_sums import LoopSums
+from autopar.passes.planning.planner import make_plan
+from autopar.passes.planning.problems import UNIT_S
 
 TRIPS, ROWS, WIDTH = 64, 512, 512
 AUTO = autopar.AutoShardParallel(options={"cluster": "8xh100"})
@@ -150,14 +152,13 @@ def _planned(monkeypatch: pytest.MonkeyPatch, name: str, mesh: tuple[int, ...]) 
     """What `_lowered` gives, and the seconds that the search found, without rivals: the price of
     one that is taken is that of its partitioned program."""
     found: list[float] = []
-    make_plan = planner.make_plan
 
     def noting(*args: Any, **kwargs: Any) -> Any:
         plan = make_plan(*args, **kwargs)
-        found.append(plan.choices.solution.cost * planner.UNIT_S)
+        found.append(plan.choices.solution.cost * UNIT_S)
         return plan
 
-    monkeypatch.setattr(planner, "_SMALL", 0)
+    monkeypatch.setattr(road, "_SMALL", 0)
     monkeypatch.setattr("autopar.passes.planning.auto_shard.make_plan", noting)
     return *_lowered(name, mesh, AUTO), found[0]
 

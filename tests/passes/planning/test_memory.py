@@ -29,9 +29,10 @@ from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning.demands import Demands
 from autopar.passes.planning.footprint import Footprint
 from autopar.passes.planning.plan_graph import PlanGraph
-from autopar.passes.planning.planner import Trial, make_plan
+from autopar.passes.planning.planner import make_plan
 from autopar.passes.planning.problems import UNIT_S
 from autopar.passes.planning.search import Choices, Search
+from autopar.passes.planning.trial import Trial
 from autopar.passes.solver.solve import SolveOptions
 from autopar.road import declare_mesh
 

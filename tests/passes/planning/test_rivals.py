@@ -24,12 +24,13 @@ from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
-from autopar.passes.planning import planner
+from autopar.passes.planning import road
 from autopar.passes.planning.plan_graph import PlanGraph
-from autopar.passes.planning.planner import Trial, make_plan
+from autopar.passes.planning.planner import make_plan
 from autopar.passes.planning.reshard_prices import Meets
 from autopar.passes.planning.rivals import Method, methods_of, propagated_rival, rivals_of
 from autopar.passes.planning.search import Choices, Search
+from autopar.passes.planning.trial import Trial
 from autopar.passes.planning.writing import Unplanned, write_choices
 from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.solve import SolveOptions
@@ -108,7 +109,7 @@ def test_a_search_that_is_misled_is_held_against_propagation(
 
     monkeypatch.setattr(Search, "within", misled)
     monkeypatch.setattr(Search, "run", run)
-    monkeypatch.setattr(planner, "rivals_of", no_rivals)
+    monkeypatch.setattr(road, "rivals_of", no_rivals)
     module, made = _module(), _module()
     planned = make_plan(module, make_context(), PRICES, SolveOptions(5))
     run_passes(made, [AnnotateMethodPass("dp")], make_context())
@@ -136,7 +137,7 @@ def test_a_rival_fits_where_the_search_finds_nothing(
 
     monkeypatch.setattr(Search, "run", run)
     if not is_small:
-        monkeypatch.setattr(planner, "_SMALL", 0)
+        monkeypatch.setattr(road, "_SMALL", 0)
     module = _module()
     run_passes(module, [AnnotateMethodPass("zero3")], make_context())
     propagate_shardings(module)

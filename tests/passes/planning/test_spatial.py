@@ -22,7 +22,7 @@ from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import price_of
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import IMPORT
-from autopar.passes.planning import planner
+from autopar.passes.planning import road
 from autopar.passes.planning.planner import make_plan
 from autopar.passes.planning.problems import UNIT_S
 from autopar.passes.solver.solve import SolveOptions
@@ -136,7 +136,7 @@ def test_stencils_are_split_as_by_hand(
     name: str, grid: str, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The axes divide none of the slices."""
-    monkeypatch.setattr(planner, "_SMALL", 0)  # no rivals
+    monkeypatch.setattr(road, "_SMALL", 0)  # no rivals
     planned, seconds, by_hand = _held_against(_loop(STENCILS[name]), grid, cluster)
     assert seconds <= 1.001 * by_hand
     assert planned == pytest.approx(seconds, rel=0.01)

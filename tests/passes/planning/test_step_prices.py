@@ -27,13 +27,14 @@ from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
-from autopar.passes.planning import planner, reshard_prices
+from autopar.passes.planning import reshard_prices, road
 from autopar.passes.planning.demands import Demands
 from autopar.passes.planning.joint_sums import joint_sums
 from autopar.passes.planning.plan_graph import PlanGraph
-from autopar.passes.planning.planner import Trial, make_plan
+from autopar.passes.planning.planner import make_plan
 from autopar.passes.planning.rivals import propagated_rival
 from autopar.passes.planning.search import Search
+from autopar.passes.planning.trial import Trial
 from autopar.passes.planning.writing import Unplanned, write_choices
 from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.solve import SolveOptions
@@ -268,7 +269,7 @@ STEPS = {
 @pytest.fixture(autouse=True)
 def _no_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
     """The price of a rival that is taken is that of its partitioned program."""
-    monkeypatch.setattr(planner, "_SMALL", 0)
+    monkeypatch.setattr(road, "_SMALL", 0)
 
 
 def _imported(step: Step) -> ModuleOp:
