@@ -512,12 +512,13 @@ class Footprint:
         return list(self._least)
 
 
-def freed_early(graph: PlanGraph, late: Footprint) -> Footprint:
-    """That of the same program where memory is freed early (the pass `free-early`)."""
+def freed_early(graph: PlanGraph, late: Footprint | None = None) -> Footprint:
+    """That of the same program where memory is freed early (the pass `free-early`); `late`: where
+    it is not, if that is known."""
     fusions: list[Fusion] = []
     for block in blocks_of(graph.func):
         fusion = graph.fusion(block)
-        waits = waits_of(fusion, late.orders.get(block))
+        waits = waits_of(fusion, late and late.orders.get(block))
         fusion.waits = {wait.op: wait.values for wait in waits}
         fusions.append(fusion)
     found = Footprint(graph, late)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -12,6 +12,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
 
 from autopar.dialects.autopar import FREE_EARLY
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.sharding.propagation import propagate_shardings
@@ -101,12 +102,19 @@ class Road:
         """Writes the cheapest plan whose partitioned program fits; the road on which it was found
         counts memory as late or early freed (the pass `free-early`).
 
-        Early is tried first where the cheapest plan of all fits so, but not late; and it is where
-        nothing fits late, or only what is dearer.
+        Late is not tried where the cheapest plan of all is far above the limit. Elsewhere early is
+        tried first where that plan fits so, but not late; and it is where nothing fits late, or
+        only what is dearer.
 
         DiagnosticError where nothing fits.
         """
         met: list[_Met] = []
+        if not self._is_small and self._held_by_cheapest() > _FAR_LATE * limit:
+            early = self._freeing_early()
+            fit = early._fitting(limit, met)
+            if fit is None:
+                raise early._too_large(met, limit)
+            return early, *fit
         with self.clock("search", "searching"):
             cheapest = self.search.run(sys.maxsize)
         is_low = cheapest.bytes <= limit
@@ -129,8 +137,7 @@ class Road:
         if late_fit is None and early_fit is None and self._is_small:
             late_fit = self._fitting(limit, met)
         if late_fit is None and early_fit is None:
-            needed, thriftiest = min(met, key=lambda tried: tried[0])
-            raise too_large(self.module, early.search, thriftiest.of_node, needed, limit)
+            raise early._too_large(met, limit)
         if late_fit is not None and early_fit is not None:
             late_fit, early_fit = self._partitioned(late_fit), early._partitioned(early_fit)
         if late_fit is None or (
@@ -139,6 +146,14 @@ class Road:
             assert early_fit is not None
             return early, early._write(early_fit[0]), early_fit[1]
         return self, self._write(late_fit[0]), late_fit[1]
+
+    def _held_by_cheapest(self) -> int:
+        with self.clock("search", "searching"):
+            return self.search.held_by_cheapest()
+
+    def _too_large(self, met: Sequence[_Met], limit: int) -> DiagnosticError:
+        needed, thriftiest = min(met, key=lambda tried: tried[0])
+        return too_large(self.module, self.search, thriftiest.of_node, needed, limit)
 
     def _partitioned(self, fit: _Fit) -> _Fit:
         """The same with a trial, in small programs, so that two compare alike."""

@@ -20,6 +20,7 @@ from math import ceil
 
 import numpy as np
 
+from autopar.dialects.tensors import num_bytes
 from autopar.passes.progress import tell
 from autopar.passes.solver.budget import UNITS_PER_SECOND
 from autopar.passes.solver.problem import FORBIDDEN, Ints, Problem
@@ -98,7 +99,7 @@ class Search:
     ) -> None:
         """`footprint`: where it is known."""
         self.graph = graph
-        self.footprint = footprint or Footprint(graph)
+        self._known_footprint = footprint
         self.frees_early = False
         """Whether memory is counted as where what frees it runs early (the pass `free-early`)."""
         work = min(options.work or options.time_limit_s * UNITS_PER_SECOND, _WORK)
@@ -117,14 +118,37 @@ class Search:
         """Shared with the search that frees memory early."""
         self._solved_prices: dict[tuple[tuple[int, float], ...], Priced] = {}
 
+    @property
+    def footprint(self) -> Footprint:
+        """What choices take, counted when it is first asked for."""
+        if self._known_footprint is None:
+            self._known_footprint = Footprint(self.graph)
+        return self._known_footprint
+
     def freeing_early(self) -> Search:
         """The same, where memory is counted as in a program that frees it early."""
         found = copy(self)
         found.frees_early = True
-        found.footprint = freed_early(self.graph, self.footprint)
-        if not found.footprint.is_same(self.footprint):
-            found._found, found._solved_prices = {}, {}
+        late = self._known_footprint
+        found._known_footprint = early = freed_early(self.graph, late)
+        if late is None or not early.is_same(late):
+            found._found = {}
+            # whatever the memory is: what is solved without a price on it
+            found._solved_prices = {
+                prices: solved for prices, solved in self._solved_prices.items() if not prices
+            }
         return found
+
+    def held_by_cheapest(self) -> int:
+        """The bytes of the arguments in the cheapest choices of all: these need no less memory,
+        whenever anything runs."""
+        chosen = self._priced({}).choices
+        placed = ((arg, self.graph.node_of(arg)) for arg in self.graph.func.body.block.args)
+        return sum(
+            int(num_bytes(arg.type) / self.graph.parts(node)[chosen[node]])
+            for arg, node in placed
+            if node is not None
+        )
 
     def run(self, limit: int | None) -> Choices:
         """The cheapest choices that need no more than a limit (bytes); where none are found, those

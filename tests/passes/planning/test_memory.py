@@ -26,6 +26,7 @@ from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
+from autopar.passes.planning import road, search
 from autopar.passes.planning.demands import Demands
 from autopar.passes.planning.footprint import Footprint
 from autopar.passes.planning.plan_graph import PlanGraph
@@ -89,6 +90,26 @@ def test_the_limit_holds_and_costs_time() -> None:
         assert slower >= seconds * (1 - 1e-3)
         seconds = slower
     assert seconds > free
+
+
+@pytest.mark.parametrize("far", [0.25, 2.0])
+def test_where_the_cheapest_plan_is_far_above_the_limit_memory_is_counted_as_freed_early_alone(
+    monkeypatch: pytest.MonkeyPatch, far: float
+) -> None:
+    _, most = _planned(None)
+    limit = int(0.85 * most)
+    late: list[Footprint] = []
+
+    def counting(graph: PlanGraph) -> Footprint:
+        late.append(Footprint(graph))
+        return late[-1]
+
+    monkeypatch.setattr(search, "Footprint", counting)
+    monkeypatch.setattr(road, "_SMALL", 0)
+    monkeypatch.setattr(road, "_FAR_LATE", far)
+    _, used = _planned(limit)
+    assert used <= limit
+    assert bool(late) == (far > 1)
 
 
 def test_what_does_not_fit_is_said_with_the_heaviest_tensors() -> None:
