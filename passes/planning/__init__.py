@@ -16,6 +16,7 @@ The pass and its plan:
 The graph, its choices:
 - places.py: which values lie alike, and where they may lie;
 - plan_graph.py: what each choice costs, and what each pair costs together;
+- axis_orders.py: in which order axes split one dimension;
 - demands.py: what options allow and demand;
 - stated.py: what the program and options say of arguments, and who goes first;
 - joins.py: concatenations of slices;

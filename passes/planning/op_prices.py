@@ -23,7 +23,7 @@ from autopar.passes.partition.strategy import Splittable, Strategy, StrategyChoo
 from .demands import Demands
 from .exchange_prices import Fetch, fetches, may_exchange
 from .joins import Cut
-from .places import even_splits, slicing
+from .places import Order, even_splits, slicing
 from .reshard_prices import Floats
 
 
@@ -31,8 +31,15 @@ class OpPrices:
     """Strategies of ops and their seconds; equal questions are answered from a cache."""
 
     def __init__(
-        self, table: AxisTable, prices: CostModel, demands: Demands, fusion: Fusions
+        self,
+        table: AxisTable,
+        prices: CostModel,
+        demands: Demands,
+        fusion: Fusions,
+        orders: Sequence[Order],
     ) -> None:
+        """`orders`: of the axes, in which several may split one factor."""
+        self._orders = orders
         self._table, self._prices, self._demands, self._fusion = table, prices, demands, fusion
         self._chooser = StrategyChooser(table, ReshardPlanner(table))
         self._strategies: dict[tuple[int, Splittable, bool], list[Strategy]] = {}
@@ -76,7 +83,7 @@ class OpPrices:
             mappings = (*rule.operands, *rule.results)
             flatten = self._demands.flatten_axes
             splits = even_splits(
-                rule.factor_sizes, may, self._table, flatten=flatten, uneven=uneven
+                rule.factor_sizes, may, self._table, self._orders, flatten=flatten, uneven=uneven
             )
             made = dict.fromkeys(self._chooser.repaired(rule, mappings, own) for own in splits)
             found = [self._chooser.complete(rule, splittable, factors) for factors in made]

@@ -39,6 +39,8 @@ _UNEVEN = _WINDOWED | {f"stablehlo.{name}" for name in ("broadcast_in_dim", "rev
 """Ops around a place that may be split unevenly."""
 _PADDING = 1 / 16
 """The most of a dimension that may be padding then."""
+Order = tuple[int, ...]
+"""All axes of a grid, that which is major in a dimension first."""
 _MOST_AXES = 3
 """That are searched apart: with each more there are several times as many choices."""
 
@@ -184,11 +186,16 @@ def searched_axes(table: AxisTable) -> list[tuple[int, ...]]:
 
 
 def every_spec(
-    shape: Sequence[int], table: AxisTable, *, flatten: bool = True, uneven: bool = False
+    shape: Sequence[int],
+    table: AxisTable,
+    orders: Sequence[Order],
+    *,
+    flatten: bool = True,
+    uneven: bool = False,
 ) -> list[Spec]:
     """All ways to split a tensor along dimensions that the axes divide, whole first; `uneven`: and
     along those that they leave little of."""
-    splits = even_splits(shape, range(len(shape)), table, flatten=flatten, uneven=uneven)
+    splits = even_splits(shape, range(len(shape)), table, orders, flatten=flatten, uneven=uneven)
     return [Spec(dims) for dims in splits]
 
 
@@ -196,13 +203,14 @@ def even_splits(
     sizes: Sequence[int],
     may: Iterable[int],
     table: AxisTable,
+    orders: Sequence[Order],
     *,
     flatten: bool,
     uneven: bool = False,
 ) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """For each way to split dimensions (or factors) of these sizes evenly the axes of each, in the
-    grid's order; only those that `may` be split are. Without `flatten` none is by several axes, but
-    for those that are searched as one. `uneven`: with a little padding, too."""
+    """For each way to split dimensions (or factors) of these sizes evenly the axes of each, in each
+    of the orders; only those that `may` be split are. Without `flatten` none is by several axes,
+    but for those that are searched as one. `uneven`: with a little padding, too."""
     groups = searched_axes(table)
     for choice in product((-1, *may), repeat=len(groups)):
         split = [index for index in choice if index >= 0]
@@ -221,7 +229,18 @@ def even_splits(
             (-size % table.parts(own), size) for size, own in zip(sizes, chosen, strict=True)
         )
         if all(more == 0 or (uneven and more <= _PADDING * size) for more, size in padding):
-            yield chosen
+            yield from _in_orders(chosen, orders)
+
+
+def _in_orders(
+    chosen: tuple[tuple[int, ...], ...], orders: Sequence[Order]
+) -> Iterable[tuple[tuple[int, ...], ...]]:
+    """Axes of several dimensions, given in the first order, in each of the orders."""
+    if len(orders) == 1:
+        return (chosen,)
+    return dict.fromkeys(
+        tuple(tuple(sorted(axes, key=order.index)) for axes in chosen) for order in orders
+    )
 
 
 def only_slices(source: Spec, target: Spec) -> bool:

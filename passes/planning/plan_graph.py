@@ -34,6 +34,7 @@ from autopar.passes.partition.specs import AxisTable, Spec
 from autopar.passes.partition.strategy import Strategy
 from autopar.passes.sharding.propagation.manual import border_sharding
 
+from .axis_orders import axis_orders
 from .demands import Demands
 from .exchange_prices import Fetch
 from .joint_sums import joint_sums
@@ -110,8 +111,12 @@ class PlanGraph:
         table: AxisTable,
         prices: CostModel,
         demands: Demands | None = None,
+        *,
+        like: PlanGraph | None = None,
         meets: Meets = Meets.FEW,
     ) -> None:
+        """`like`: of the same function on the same grid, whose prices of reshardings and ops are
+        asked for again; `meets`: how many others collectives meet."""
         self.func, self.table, self._prices = func, table, prices
         self._demands = demands or Demands()
         self.nodes: list[Node] = []
@@ -128,15 +133,23 @@ class PlanGraph:
         self._shared: dict[tuple[object, ...], tuple[Any, object]] = {}
         """What is the same for equal ops, as layers repeat: by the identities of what it is of,
         which are kept with it."""
-        self._reshard = ReshardPrices(table, prices, self._demands, meets)
+        self._reshard: ReshardPrices = (
+            like._reshard.where_met(meets)
+            if like
+            else ReshardPrices(table, prices, self._demands, meets)
+        )
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
         self._parts: dict[int, Floats] = {}
         self._loops: dict[Operation, int] = {}
         self._readers: dict[tuple[SSAValue, int], int] = {}
-        self.fusion = Fusions()
+        self.fusion: Fusions = like.fusion if like else Fusions()
         self._traffic = Traffic(self, prices, self._loops)
-        self._ops = OpPrices(table, prices, self._demands, self.fusion)
+        self.stated = Stated.find(func, table.grid, self._demands)
+        self._orders = axis_orders(func, table, self.stated)
+        self._ops: OpPrices = (
+            like._ops if like else OpPrices(table, prices, self._demands, self.fusion, self._orders)
+        )
         self._windows: set[tuple[object, ...]] = set()
         """What is fetched of values, by where it is read."""
         self._updates: set[int] = set()
@@ -166,7 +179,7 @@ class PlanGraph:
         nothing is priced otherwise then."""
         if self._reshard.is_same(meets):
             return self
-        return PlanGraph(self.func, self.table, self._prices, self._demands, meets)
+        return PlanGraph(self.func, self.table, self._prices, self._demands, like=self, meets=meets)
 
     # ---- places
 
@@ -186,12 +199,12 @@ class PlanGraph:
         shape = shape_of(value.type)
         flatten = self._demands.flatten_axes
         if self.places.may_be_uneven(value):
-            specs = every_spec(shape, self.table, flatten=flatten, uneven=True)
+            specs = every_spec(shape, self.table, self._orders, flatten=flatten, uneven=True)
             return self.add_place(specs)
         signature = self._reshard.signature(shape)
         specs = self._specs.get(signature)
         if specs is None:
-            specs = every_spec(shape, self.table, flatten=flatten)
+            specs = every_spec(shape, self.table, self._orders, flatten=flatten)
             self._specs[signature] = specs
         return self.add_place(specs)
 
@@ -215,7 +228,6 @@ class PlanGraph:
 
     def _build(self) -> None:
         func, places = self.func, self.places
-        self.stated = Stated.find(func, self.table.grid, self._demands)
         for arg, said in zip(func.body.block.args, self.stated.of_argument, strict=True):
             if said is not None:
                 self._restrict(arg, said.sharding)

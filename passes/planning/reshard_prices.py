@@ -9,6 +9,7 @@ prices of two lists of specs are arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from enum import IntEnum
 from itertools import product
 from math import gcd, lcm, prod
@@ -95,6 +96,14 @@ class ReshardPrices:
         self._plans: dict[tuple[Spec, Spec, tuple[int, ...]], _Plan] = {}
         self._priced: dict[tuple[_Move, ...], _Steps] = {}
         self._waiting = self._reduced = 0
+
+    def where_met(self, meets: Meets) -> ReshardPrices:
+        """The same where collectives meet others so, of which none are noted yet: what reshardings
+        move is found once for both."""
+        found = copy(self)
+        found._meets = meets
+        found._waiting = found._reduced = 0
+        return found
 
     def reduce(self, num_bytes: int) -> None:
         """Notes a sum whose all_reduce waits for others."""

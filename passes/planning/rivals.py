@@ -10,7 +10,7 @@ search prices wrongly it also completes wrongly; propagation asks for no prices.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -31,8 +31,9 @@ from .places import specs_that_keep
 from .plan_graph import Node, PlanGraph
 
 Zero = Literal[0, 2, 3]
-Method = tuple[Zero, str | None]
-"""A level of ZeRO, and the axis that state is split over; None: all."""
+Method = tuple[Zero, str | None] | None
+"""A level of ZeRO, and the axis that state is split over (None: all); or what the program itself
+says of where values lie, and no more."""
 _LONGEST = 2
 """Dimensions of a field that are split, the longest ones."""
 
@@ -40,12 +41,15 @@ _LONGEST = 2
 def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kept]]:
     """For each rival the nodes that it binds, and which choices these have: first for one that
     binds none, and one that splits nothing. Data parallelism and ZeRO only where it is known what
-    is a batch. `many`: also ZeRO-3 over one axis of several, as inside a machine, with the batch
-    over all axes or over that one alone, so that the others split the work on an example; the batch
-    whole, which the search gathers where it is read whole (the partitioner reads the argument); and
-    where it is not known what is a batch, the splits of a field."""
+    is a batch. `many`: also one that splits no dimension over several axes, of which the search has
+    fewer choices; ZeRO-3 over one axis of several, as inside a machine, with the batch over all
+    axes or over that one alone, so that the others split the work on an example; the batch whole,
+    which the search gathers where it is read whole (the partitioner reads the argument); and where
+    it is not known what is a batch, the splits of a field."""
     yield {}
     yield {index: _splits_nothing(node) for index, node in enumerate(graph.nodes)}
+    if many:
+        yield {index: _by_single_axes(node) for index, node in enumerate(graph.nodes)}
     if not is_trained(graph):
         yield from _fields(graph) if many else ()
         return
@@ -64,13 +68,14 @@ def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kep
 
 
 def methods_of(graph: PlanGraph, *, many: bool = False) -> list[Method]:
-    """The methods that `propagated_rival` completes: data parallelism; with `many` ZeRO as well,
-    over all axes and over one of several."""
+    """The methods that `propagated_rival` completes: the program's own words, where it says
+    anything; data parallelism; with `many` ZeRO as well, over all axes and over one of several."""
+    own: list[Method] = [None] if any(graph.stated.arguments) else []
     if not is_trained(graph):
-        return []
-    if not many:
-        return [(0, None)]
-    return [(0, None), (2, None), (3, None), *((3, axis) for axis in _single_axes(graph))]
+        return own
+    data: list[Method] = [(0, None)]
+    state: list[Method] = [(2, None), (3, None), *((3, axis) for axis in _single_axes(graph))]
+    return own + data + (state if many else [])
 
 
 def _single_axes(graph: PlanGraph) -> list[str]:
@@ -88,7 +93,10 @@ def propagated_rival(graph: PlanGraph, module: ModuleOp, method: Method) -> dict
     """As those of `rivals_of`: a method with every place as propagation puts it, which does not
     hang on prices. Writes its shardings into the module, which is to have no plan."""
     func = graph.func
-    stated, wanted = graph.stated.arguments, _laid_out(graph, *method)
+    stated = graph.stated.arguments
+    wanted: Sequence[Sharding | None] = [None] * len(stated)
+    if method is not None:
+        wanted = _laid_out(graph, *method)
     set_arg_shardings(func, [own or other for own, other in zip(stated, wanted, strict=True)])
     propagate_shardings(module)
     found: dict[int, set[Spec]] = defaultdict(set)
@@ -180,7 +188,17 @@ def _with_whole_batch(graph: PlanGraph) -> dict[int, Kept]:
 
 def _splits_nothing(node: Node) -> Kept:
     """The choices of a node that split nothing, or all where there are none."""
-    may = [not spec.dim_axes for spec in node.specs] or [
-        not any(strategy.factors) for strategy in node.strategies
+    return _where(node, lambda axes: not any(axes))
+
+
+def _by_single_axes(node: Node) -> Kept:
+    """The choices of a node that split nothing over several axes, or all where there are none."""
+    return _where(node, lambda axes: all(len(own) < 2 for own in axes))
+
+
+def _where(node: Node, keeps: Callable[[Sequence[tuple[int, ...]]], bool]) -> Kept:
+    """The choices of a node by the axes of each dimension, or factor; all where none is kept."""
+    may = [keeps(spec.dims) for spec in node.specs] or [
+        keeps(strategy.factors) for strategy in node.strategies
     ]
     return np.array(may) if any(may) else np.ones(node.size, np.bool_)

@@ -12,8 +12,9 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects import make_context
+from autopar.dialects.autopar import set_arg_shardings
 from autopar.dialects.shard import grid_of
-from autopar.dialects.sharding import Grid
+from autopar.dialects.sharding import Grid, Sharding
 from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
@@ -125,6 +126,37 @@ def test_methods() -> None:
     assert methods_of(graph, many=True) == several
 
 
+def test_what_a_program_says_is_completed_by_propagation() -> None:
+    module = _module()
+    argument = main_function(module).body.block.args[0]
+    shardings: list[Sharding | None] = [None] * len(argument.block.args)
+    shardings[argument.index] = Sharding.of("mesh", [["y", "x"], []])
+    set_arg_shardings(main_function(module), shardings)
+    graph = _graph(module)
+    assert methods_of(graph) == [None, (0, None)]
+    bound = propagated_rival(graph, module, None)
+    node = graph.node_of(argument)
+    assert node is not None
+    kept = [
+        spec.dims for spec, may in zip(graph.nodes[node].specs, bound[node], strict=True) if may
+    ]
+    assert kept == [((1, 0), ())]
+
+
+def test_a_graph_where_collectives_meet_no_others_is_as_if_made_anew() -> None:
+    graph = _graph(_module())
+    again = graph.where_collectives_meet(Meets.ALONE)
+    anew = PlanGraph(graph.func, graph.table, PRICES, meets=Meets.ALONE)
+    assert again.edges.keys() == anew.edges.keys()
+    assert all(np.array_equal(again.edges[ends], anew.edges[ends]) for ends in anew.edges)
+    assert all(
+        np.array_equal(one.seconds, two.seconds)
+        for one, two in zip(again.nodes, anew.nodes, strict=True)
+    )
+    differs = [not np.array_equal(graph.edges[ends], anew.edges[ends]) for ends in anew.edges]
+    assert any(differs), "that nothing is priced otherwise shows nothing"
+
+
 @pytest.mark.parametrize("is_small", [True, False])
 def test_a_rival_fits_where_the_search_finds_nothing(
     monkeypatch: pytest.MonkeyPatch, is_small: bool
@@ -147,11 +179,17 @@ def test_a_rival_fits_where_the_search_finds_nothing(
 
 
 def test_hybrids_split_state_over_one_axis() -> None:
-    """And the batch over all axes, or over that one alone; last comes a batch that is whole."""
+    """And the batch over all axes, or over that one alone; last comes a batch that is whole. Third
+    is what splits no dimension over several axes."""
     graph = _graph(_module())
     kinds = argument_kinds(graph.func)
     few, (*found, whole) = list(rivals_of(graph)), rivals_of(graph, many=True)
+    single = found.pop(2)
     assert len(found) == len(few) + 4
+    for index, node in enumerate(graph.nodes):
+        choices = [spec.dims for spec in node.specs] or [s.factors for s in node.strategies]
+        several = [any(len(axes) > 1 for axes in own) for own in choices]
+        assert not all(several) and list(single[index]) == [not more for more in several]
     batch = [arg for arg in graph.func.body.block.args if kinds[arg.index] == "batch"]
     assert whole.keys() == {graph.node_of(arg) for arg in batch}
     for node, may in whole.items():
