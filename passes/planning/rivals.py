@@ -36,6 +36,8 @@ Method = tuple[Zero, str | None] | None
 says of where values lie, and no more."""
 _LONGEST = 2
 """Dimensions of a field that are split, the longest ones."""
+_FEW_AXES = 2
+"""Of a field that more can split, only splits over as many as can are tried."""
 
 
 def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kept]]:
@@ -172,9 +174,11 @@ def _fields(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
     field = [node for value, node in graph.place_of.items() if shape_of(value.type) == shape]
     field += [node for (value, _), node in graph.readers.items() if shape_of(value.type) == shape]
     nodes = [graph.nodes[node] for node in dict.fromkeys(field)]
-    splits = dict.fromkeys(spec for node in nodes for spec in node.specs if spec.dim_axes)
+    specs = dict.fromkeys(spec for node in nodes for spec in node.specs if spec.dim_axes)
+    splits = [s for s in specs if all(d in longest for d, axes in enumerate(s.dims) if axes)]
+    most = max((len(split.dim_axes) for split in splits), default=0)
     for split in splits:
-        if all(dim in longest for dim, axes in enumerate(split.dims) if axes):
+        if len(split.dim_axes) == most or most <= _FEW_AXES:
             kept = {node: np.array([s == split for s in graph.nodes[node].specs]) for node in field}
             yield {node: may for node, may in kept.items() if may.any()}
 
