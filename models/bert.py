@@ -22,6 +22,7 @@ from .training import (
     abstract,
     cross_entropy,
     fresh_state,
+    init_variables,
     train_step_of,
 )
 from .transformer import Attention, feed_forward
@@ -93,7 +94,7 @@ class BERT(nn.Module):
 def init_state(config: BERTConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "opt_state"}."""
     tokens = jnp.zeros((1, config.sequence_length), jnp.int32)
-    variables = BERT(config).init(jax.random.key(seed), tokens, tokens, tokens == 0)
+    variables = init_variables(BERT(config), seed, tokens, tokens, tokens == 0)
     return fresh_state(variables, optimizer)
 
 

@@ -25,6 +25,7 @@ from .training import (
     abstract,
     cross_entropy,
     fresh_state,
+    init_variables,
     make_optimizer,
     random_tokens,
     train_step_of,
@@ -110,7 +111,7 @@ class GPT(nn.Module):
 def init_state(config: GPTConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "opt_state"}."""
     tokens = jnp.zeros((1, config.sequence_length), jnp.int32)
-    return fresh_state(GPT(config).init(jax.random.key(seed), tokens), optimizer)
+    return fresh_state(init_variables(GPT(config), seed, tokens), optimizer)
 
 
 def random_batch(config: GPTConfig, batch_size: int, seed: int = 0) -> Batch:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .gpt import GPT, SIZES, GPTConfig
-from .training import abstract
+from .training import abstract, init_variables
 
 __all__ = [
     "SIZES",
@@ -32,7 +32,7 @@ Cache = dict[str, Any]
 def init_params(config: GPTConfig, seed: int = 0) -> Any:
     """Fresh parameters, those of `models.gpt.init_state`."""
     tokens = jnp.zeros((1, config.sequence_length), jnp.int32)
-    return GPT(config).init(jax.random.key(seed), tokens)["params"]
+    return init_variables(GPT(config), seed, tokens)["params"]
 
 
 def init_cache(config: GPTConfig, batch_size: int) -> Cache:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .training import Batch, State, TrainStep, abstract, fresh_state, train_step_of
+from .training import Batch, State, TrainStep, abstract, fresh_state, init_variables, train_step_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MLP(nn.Module):
 def init_state(config: MLPConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "opt_state"}."""
     x = jnp.zeros((1, config.input_size))
-    return fresh_state(MLP(config).init(jax.random.key(seed), x), optimizer)
+    return fresh_state(init_variables(MLP(config), seed, x), optimizer)
 
 
 def random_batch(config: MLPConfig, batch_size: int, seed: int = 0) -> Batch:

@@ -25,6 +25,7 @@ from .training import (
     abstract,
     cross_entropy,
     fresh_state,
+    init_variables,
     random_tokens,
     train_step_of,
 )
@@ -184,7 +185,7 @@ class MoE(nn.Module):
 def init_state(config: MoEConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "opt_state"}."""
     tokens = jnp.zeros((1, config.sequence_length), jnp.int32)
-    return fresh_state(MoE(config).init(jax.random.key(seed), tokens), optimizer)
+    return fresh_state(init_variables(MoE(config), seed, tokens), optimizer)
 
 
 def random_batch(config: MoEConfig, batch_size: int, seed: int = 0) -> Batch:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .training import Batch, State, TrainStep, abstract, fresh_state, train_step_of
+from .training import Batch, State, TrainStep, abstract, fresh_state, init_variables, train_step_of
 from .transformer import Attention
 
 NUM_TIMES = 1000
@@ -152,7 +152,7 @@ def _images(config: UNetConfig, batch_size: int) -> tuple[int, ...]:
 def init_state(config: UNetConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "opt_state"}."""
     images, times = jnp.zeros(_images(config, 1)), jnp.zeros(1, jnp.int32)
-    return fresh_state(UNet(config).init(jax.random.key(seed), images, times), optimizer)
+    return fresh_state(init_variables(UNet(config), seed, images, times), optimizer)
 
 
 def random_batch(config: UNetConfig, batch_size: int, seed: int = 0) -> Batch:

@@ -21,6 +21,7 @@ from .training import (
     abstract,
     cross_entropy,
     fresh_state,
+    init_variables,
     random_images,
     train_step_of,
 )
@@ -79,7 +80,7 @@ class ViT(nn.Module):
 def init_state(config: ViTConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "opt_state"}."""
     images = jnp.zeros((1, config.image_size, config.image_size, 3))
-    return fresh_state(ViT(config).init(jax.random.key(seed), images), optimizer)
+    return fresh_state(init_variables(ViT(config), seed, images), optimizer)
 
 
 def random_batch(config: ViTConfig, batch_size: int, seed: int = 0) -> Batch:

@@ -21,6 +21,7 @@ from .training import (
     abstract,
     cross_entropy,
     fresh_state,
+    init_variables,
     random_images,
     update,
 )
@@ -107,7 +108,7 @@ class WideResNet(nn.Module):
 def init_state(config: WideResNetConfig, optimizer: Any, seed: int = 0) -> State:
     """Fresh training state: {"params", "batch_stats", "opt_state"}."""
     images = jnp.zeros((1, config.image_size, config.image_size, 3))
-    return fresh_state(WideResNet(config).init(jax.random.key(seed), images), optimizer)
+    return fresh_state(init_variables(WideResNet(config), seed, images), optimizer)
 
 
 def random_batch(config: WideResNetConfig, batch_size: int, seed: int = 0) -> Batch:

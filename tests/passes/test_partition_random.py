@@ -28,7 +28,7 @@ class HypothesisChooser:
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     derandomize=True,
     deadline=None,
     database=None,

@@ -335,7 +335,7 @@ def test_case(name: str) -> None:
 
 
 @settings(
-    max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(seed=st.integers(0, 1 << 30), steps=st.integers(1, 25))
 def test_random_programs(seed: int, steps: int) -> None:

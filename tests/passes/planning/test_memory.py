@@ -72,9 +72,9 @@ def _module(
     return _imported(lowered)
 
 
-def _planned(limit: int | None) -> tuple[float, int]:
+def _planned(limit: int | None, layers: int = 6) -> tuple[float, int]:
     """Seconds of a step and bytes of a device, of the partitioned program."""
-    module = _module()
+    module = _module(layers)
     make_plan(module, make_context(), PRICES, SolveOptions(20), limit)
     trial = Trial(module.clone(), make_context(), PRICES)
     return trial.price.total, trial.memory.peak
@@ -96,8 +96,8 @@ def test_the_limit_holds_and_costs_time() -> None:
 def test_where_the_cheapest_plan_is_far_above_the_limit_memory_is_counted_as_freed_early_alone(
     monkeypatch: pytest.MonkeyPatch, far: float
 ) -> None:
-    _, most = _planned(None)
-    limit = int(0.85 * most)
+    _, most = _planned(None, layers=3)
+    limit = int(0.9 * most)
     late: list[Footprint] = []
 
     def counting(graph: PlanGraph) -> Footprint:
@@ -107,7 +107,7 @@ def test_where_the_cheapest_plan_is_far_above_the_limit_memory_is_counted_as_fre
     monkeypatch.setattr(search, "Footprint", counting)
     monkeypatch.setattr(road, "_SMALL", 0)
     monkeypatch.setattr(road, "_FAR_LATE", far)
-    _, used = _planned(limit)
+    _, used = _planned(limit, layers=3)
     assert used <= limit
     assert bool(late) == (far > 1)
 
