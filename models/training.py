@@ -36,7 +36,7 @@ def make_optimizer(learning_rate: float = 3e-4, steps: int = 1000) -> optax.Grad
 
 def init_variables(module: Any, seed: int, *inputs: jax.Array) -> Any:
     """What `Module.init` gives, computed as one program: op by op each shape is compiled by itself,
-    which takes ten times as long."""
+    which takes longer."""
     return jax.jit(module.init)(jax.random.key(seed), *inputs)
 
 

@@ -50,7 +50,7 @@ def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kep
     it is not known what is a batch, the splits of a field."""
     yield {}
     yield {index: _splits_nothing(node) for index, node in enumerate(graph.nodes)}
-    if many:
+    if many and _single_axes(graph):
         yield {index: _by_single_axes(node) for index, node in enumerate(graph.nodes)}
     if not is_trained(graph):
         yield from _fields(graph) if many else ()
@@ -72,12 +72,12 @@ def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kep
 def methods_of(graph: PlanGraph, *, many: bool = False) -> list[Method]:
     """The methods that `propagated_rival` completes: the program's own words, where it says
     anything; data parallelism; with `many` ZeRO as well, over all axes and over one of several."""
-    own: list[Method] = [None] if any(graph.stated.arguments) else []
-    if not is_trained(graph):
-        return own
-    data: list[Method] = [(0, None)]
-    state: list[Method] = [(2, None), (3, None), *((3, axis) for axis in _single_axes(graph))]
-    return own + data + (state if many else [])
+    found: list[Method] = [None] if any(graph.stated.arguments) else []
+    if is_trained(graph):
+        found.append((0, None))
+    if is_trained(graph) and many:
+        found.extend([(2, None), (3, None), *((3, axis) for axis in _single_axes(graph))])
+    return found
 
 
 def _single_axes(graph: PlanGraph) -> list[str]:

@@ -109,7 +109,7 @@ class Road:
         DiagnosticError where nothing fits.
         """
         met: list[_Met] = []
-        if not self._is_small and self._held_by_cheapest() > _FAR_LATE * limit:
+        if self._is_hopeless_late(limit):
             early = self._freeing_early()
             fit = early._fitting(limit, met)
             if fit is None:
@@ -147,9 +147,13 @@ class Road:
             return early, early._write(early_fit[0]), early_fit[1]
         return self, self._write(late_fit[0]), late_fit[1]
 
-    def _held_by_cheapest(self) -> int:
+    def _is_hopeless_late(self, limit: int) -> bool:
+        """Whether the arguments of the cheapest plan alone are far above a limit; not asked of a
+        plug-in, which would have to solve for it, nor in small programs, which try everything."""
+        if self._is_small or not self.may_rival:
+            return False
         with self.clock("search", "searching"):
-            return self.search.held_by_cheapest()
+            return self.search.held_by_cheapest() > _FAR_LATE * limit
 
     def _too_large(self, met: Sequence[_Met], limit: int) -> DiagnosticError:
         needed, thriftiest = min(met, key=lambda tried: tried[0])

@@ -79,13 +79,13 @@ def test_a_permutation_pays_the_axes_that_it_crosses() -> None:
 
 def test_combined_collectives_are_one_message() -> None:
     body = """
-        %0 = shard.all_reduce %a on @g grid_axes = [1] {autopar.combine = 0 : i64}
-            : tensor<16x16xf32> -> tensor<16x16xf32>
-        %1 = shard.all_reduce %b on @g grid_axes = [1] {autopar.combine = 0 : i64}
-            : tensor<16x16xf32> -> tensor<16x16xf32>
-        return %0, %1 : tensor<16x16xf32>, tensor<16x16xf32>"""
-    found = price(body.replace("%b", "%a"), "communication", "tensor<16x16xf32>, tensor<16x16xf32>")
-    assert found.total == pytest.approx(1e-5 + 2 * 2 * 3 / 4 * N * 1e-10)
+        %0 = shard.all_gather %a on @g grid_axes = [1] gather_axis = 0 {autopar.combine = 0 : i64}
+            : tensor<16x16xf32> -> tensor<64x16xf32>
+        %1 = shard.all_gather %a on @g grid_axes = [1] gather_axis = 1 {autopar.combine = 0 : i64}
+            : tensor<16x16xf32> -> tensor<16x64xf32>
+        return %0, %1 : tensor<64x16xf32>, tensor<16x64xf32>"""
+    found = price(body, "communication", "tensor<64x16xf32>, tensor<16x64xf32>")
+    assert found.total == pytest.approx(1e-5 + 2 * 3 * N * 1e-10)
 
 
 @pytest.mark.parametrize(("rows", "messages"), [(1 << 10, 1), (3 << 16, 2), (1 << 19, 3)])
