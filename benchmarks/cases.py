@@ -151,6 +151,10 @@ class Case:
 
     def auto(self, prices: CostModel, limit: int | None) -> ModuleOp:
         """The partitioned program as auto-shard plans it."""
+        return self._partitioned(self.plan(prices, limit))
+
+    def plan(self, prices: CostModel, limit: int | None) -> ModuleOp:
+        """The program with the plan of auto-shard in it."""
         module = self._module.clone()
         without_marks(module)
         declare_mesh(module, self.grid)
@@ -160,7 +164,7 @@ class Case:
         with collector_off():
             planned = make_plan(module, self._context, prices, SolveOptions(60.0), limit)
         self.seconds = {"import": took, **planned.seconds}
-        return self._partitioned(module)
+        return module
 
     def expert(self, expert: Expert) -> ModuleOp:
         """The partitioned program with an expert's shardings."""

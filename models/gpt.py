@@ -77,6 +77,7 @@ SIZES: dict[str, GPTConfig] = {
     "15B": GPTConfig(51200, 48, 40, 5120, 1024, jnp.bfloat16),
     "39B": GPTConfig(51200, 48, 64, 8192, 1024, jnp.bfloat16),
     "76B": GPTConfig(51200, 60, 80, 10240, 1024, jnp.bfloat16),
+    "175B": GPTConfig(51200, 96, 96, 12288, 2048, jnp.bfloat16, remat=True),
 }
 """nano to small are byte-level; the others are the sizes of Alpa's weak-scaling runs."""
 

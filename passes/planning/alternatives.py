@@ -16,12 +16,12 @@ from math import inf
 import numpy as np
 
 from autopar.dialects.autopar import FREE_EARLY
-from autopar.passes.solver.problem import FORBIDDEN, ProblemError, make_problem
+from autopar.passes.solver.problem import FORBIDDEN, ProblemError
 from autopar.passes.solver.solve import SolveOptions, solve
 
 from .footprint import Footprint, freed_early
 from .plan_graph import PlanGraph
-from .problems import UNIT_S, whole_costs
+from .problems import UNIT_S, ProblemBuilder, whole_costs
 from .reshard_prices import Floats
 from .search import Search
 
@@ -113,23 +113,15 @@ class Alternatives:
         ball = self._ball(node)
         costs = [self._costs_within(v, ball) for v in ball]
         costs[0] = np.where(np.arange(len(costs[0])) == choice, costs[0], inf)
-        number = {v: index for index, v in enumerate(ball)}
-        edges = {
-            (number[u], number[v]): table
-            for u in ball
-            for v, table in self._around[u]
-            if v in number and number[u] < number[v]
-        }
-        problem = make_problem(
-            [(0, 0)] * len(ball),
-            [whole_costs(own).tolist() for own in costs],
-            [[0] * len(own) for own in costs],
-            list(edges),
-            [whole_costs(table.reshape(-1)).tolist() for table in edges.values()],
-        )
-        solution = solve(problem, SolveOptions(_SECONDS, self._seed, _NEAR_WORK))
+        builder = ProblemBuilder()
+        number = {v: builder.add(whole_costs(own)) for v, own in zip(ball, costs, strict=True)}
+        for u in ball:
+            for v, table in self._around[u]:
+                if v in number and number[u] < number[v]:
+                    builder.join(number[u], number[v], whole_costs(table))
+        solution = solve(builder.problem(), SolveOptions(_SECONDS, self._seed, _NEAR_WORK))
         chosen = list(self.chosen)
-        for v, own in zip(ball, solution.strategies, strict=True):
+        for v, own in zip(ball, builder.choices(solution.strategies), strict=True):
             chosen[v] = own
         if solution.cost >= FORBIDDEN or chosen[node] != choice:
             return None

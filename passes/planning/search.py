@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -202,9 +202,7 @@ class Search:
         for node, may in bound.items():
             costs[node] = np.where(may, costs[node], FORBIDDEN)
         repeats = self._repeater.find([own.tobytes() for own in costs])
-        problem = self._problem(repeats, costs)
-        solution = solve(problem, self._options, progress=_tell_solving)
-        choices = repeats.expanded(solution.strategies)
+        solution, choices = self._solve(self._builder(repeats, costs), repeats)
         return Choices(choices, solution, self.footprint.peak(choices))
 
     def problem(self, limit: int | None) -> Problem:
@@ -244,32 +242,48 @@ class Search:
         dearer = self._copies(prices)
         marks = {ends: table.tobytes() for ends, table in dearer.items()}
         repeats = self._repeater.find(kinds, dearer=marks)
-        problem = self._problem(repeats, costs, dearer=dearer)
-        if self._known:
-            starts = [[known[node] for node in repeats.kept] for known in self._known]
-        else:
-            starts = self.starts(problem, repeats.kept)
+        starts = self._known or self.starts(repeats, costs, dearer)
         options = self._options
         if prices:  # of which there are many, each of use for a bound
             work = min(_PRICED_WORK, self._work)
             options = replace(options, gap=max(options.gap, _PRICED_GAP), work=work)
-        solution = solve(problem, options, starts=starts, progress=_tell_solving)
-        choices = repeats.expanded(solution.strategies)
+        builder = self._builder(repeats, costs, dearer=dearer)
+        solution, choices = self._solve(builder, repeats, options, starts)
         self._known = [*self._known, choices][-_KNOWN:]
         return Priced(choices, solution.lower_bound, repeats, solution.reproducible)
 
-    def starts(self, problem: Problem, nodes: Sequence[int]) -> list[list[int]]:
-        """The cheapest choices on coarser grids, for a problem of some of the nodes."""
+    def starts(
+        self,
+        repeats: Repeats,
+        costs: Sequence[Ints],
+        dearer: Mapping[tuple[int, int], Ints] = _NONE,
+    ) -> list[list[int]]:
+        """The cheapest choices on coarser grids."""
         found: list[list[int]] = []
-        for kept in self._coarse:
-            costs = problem.node_costs.copy()
-            for number, node in enumerate(nodes):
-                own = costs[problem.node_offsets[number] : problem.node_offsets[number + 1]]
-                if (own[kept[node]] < FORBIDDEN).any():
-                    own[~kept[node]] = FORBIDDEN
-            coarse = replace(problem, node_costs=costs)
-            found.append(solve(coarse, self._options, progress=_tell_solving).strategies)
+        for coarse in self._coarse:
+            own = list(costs)
+            for node in repeats.kept:
+                if (costs[node][coarse[node]] < FORBIDDEN).any():
+                    own[node] = np.where(coarse[node], costs[node], FORBIDDEN)
+            found.append(self._solve(self._builder(repeats, own, dearer=dearer), repeats)[1])
         return found
+
+    def _solve(
+        self,
+        builder: ProblemBuilder,
+        repeats: Repeats,
+        options: SolveOptions | None = None,
+        starts: Iterable[Sequence[int]] = (),
+    ) -> tuple[Solution, list[int]]:
+        """Of a problem of the kept nodes: what the solver says, and the choices of all."""
+        known = (builder.strategies([start[node] for node in repeats.kept]) for start in starts)
+        solution = solve(
+            builder.problem(),
+            options or self._options,
+            starts=[start for start in known if start is not None],
+            progress=_tell_solving,
+        )
+        return solution, repeats.expanded(builder.choices(solution.strategies))
 
     def _copies(self, prices: Mapping[int, float]) -> dict[tuple[int, int], Ints]:
         """What copies cost at these prices, per edge."""
@@ -307,9 +321,11 @@ class Search:
         coupled = {node for node, usage in enumerate(usages) if usage.any()}.union(*held)
         repeats = self._repeater.find(kinds, coupled, marks)
         fixed = [ceil(always) for _, always in rows]
-        problem = self._problem(repeats, self._costs, usages, held, fixed, limit)
+        builder = self._builder(repeats, self._costs, usages, held, fixed)
+        problem = builder.problem(limit if fixed else None)
         solution = solve(problem, self._options, plugin=self._plugin, progress=_tell_solving)
-        choices = repeats.expanded(solution.strategies[: len(repeats.kept)])
+        chosen = builder.choices(solution.strategies)
+        choices = repeats.expanded(chosen[: len(repeats.kept)])
         return Choices(choices, solution, self.footprint.peak(choices))
 
     def _usages(self, time: int) -> dict[_Key, Bytes]:
@@ -319,16 +335,15 @@ class Search:
     def _shape(self, ends: tuple[int, int]) -> tuple[int, ...]:
         return tuple(len(self._costs[end]) for end in ends)
 
-    def _problem(
+    def _builder(
         self,
         repeats: Repeats,
         costs: Sequence[Ints],
         usages: Sequence[Ints] = (),
         held: Mapping[tuple[int, int], Ints] = _NONE,
         fixed: Sequence[int] = (),
-        limit: int | None = None,
         dearer: Mapping[tuple[int, int], Ints] = _NONE,
-    ) -> Problem:
+    ) -> ProblemBuilder:
         """The problem of the kept nodes; then come the nodes that only take memory."""
         kept = repeats.kept
         number = {node: index for index, node in enumerate(kept)}
@@ -345,7 +360,7 @@ class Search:
             key = of[one], of[two], table
             if key not in joined:
                 joined.add(key)
-                builder.join(of[one], of[two], multiplied(alike[key], self._edges[one, two]))
+                builder.join(of[one], of[two], self._edges[one, two], alike[key])
         for (one, two), table in dearer.items():  # multiples of equal ones add up
             builder.join(of[one], of[two], table)
         for node in kept if fixed else ():
@@ -358,8 +373,8 @@ class Search:
         for ends, usage in copies.items():
             builder.hold(*ends, [(row, row + 1) for row in range(len(fixed))], usage)
         for row, size in enumerate(fixed):
-            builder.add(np.zeros(1, np.int64), (row, row + 1), np.array([size]))
-        return builder.problem(limit if fixed else None)
+            builder.occupy(builder.add(np.zeros(1, np.int64)), (row, row + 1), np.array([size]))
+        return builder
 
 
 def _tell_solving(text: str) -> None:

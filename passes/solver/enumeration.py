@@ -22,7 +22,7 @@ _MOST_NUMBERS = 1 << 22
 
 def is_for_trying(problem: Problem) -> bool:
     """Whether costs are large and choices few."""
-    if problem.spread() < _DEAR or np.log2(problem.num_strategies).sum() > log2(_MOST_NUMBERS):
+    if np.log2(problem.num_strategies).sum() > log2(_MOST_NUMBERS) or problem.spread < _DEAR:
         return False
     memory = problem.num_nodes * len(maximal_live_sets(problem))
     numbers = problem.num_nodes + memory + problem.num_edges

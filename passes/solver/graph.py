@@ -14,7 +14,7 @@ from math import frexp
 import numpy as np
 from numpy.typing import NDArray
 
-from .problem import FORBIDDEN, Ints, Problem
+from .problem import FORBIDDEN, Ints, Problem, without_multiples
 
 Floats = NDArray[np.float64]
 
@@ -274,15 +274,15 @@ def maximal_live_sets(problem: Problem) -> Ints:
 
 def lost_bits(problem: Problem) -> int:
     """Of costs, the last ones that have to go for sums to be exact."""
-    return max(0, frexp(problem.spread() / _EXACT)[1])
+    return max(0, frexp(problem.spread / _EXACT)[1])
 
 
 def without_bits(problem: Problem, bits: int) -> Problem:
     """Costs in whole multiples of 2^bits, rounded down; forbidden ones stay so."""
 
     def rounded(costs: Ints) -> Ints:
-        rest = costs % FORBIDDEN >> bits
-        return np.where(costs >= FORBIDDEN, costs // FORBIDDEN * FORBIDDEN + rest, costs >> bits)
+        rest = without_multiples(costs)
+        return costs - rest + (rest >> bits)
 
     return replace(
         problem,
@@ -300,9 +300,8 @@ def _working_costs(problem: Problem, forbid: bool) -> tuple[Floats, Floats, bool
     """
     ints = np.concatenate([problem.node_costs, problem.edge_costs])
     huge = ints >= FORBIDDEN
-    rest = np.where(huge, ints % FORBIDDEN, ints)
-    spread = problem.spread()
-    costs = rest.astype(np.float64)
+    spread = problem.spread
+    costs = without_multiples(ints).astype(np.float64)
     if forbid:
         costs[huge] = np.inf
     elif huge.any():

@@ -11,8 +11,9 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -70,12 +71,14 @@ class Problem:
         """(n,): strategies of each node."""
         return np.diff(self.node_offsets)
 
+    @cached_property
     def spread(self) -> float:
         """What the costs of all solutions lie within: all magnitudes together, multiples of
         FORBIDDEN aside."""
-        costs = np.concatenate([self.node_costs, self.edge_costs])
-        rest = np.where(costs >= FORBIDDEN, costs % FORBIDDEN, costs)
-        return float(np.abs(rest, dtype=np.float64).sum())
+        return sum(
+            float(np.abs(without_multiples(costs), dtype=np.float64).sum())
+            for costs in (self.node_costs, self.edge_costs)
+        )
 
     def costs_of(self, node: int) -> Ints:
         """Cost per strategy of a node."""
@@ -124,21 +127,69 @@ def make_problem(
     flat_costs, cost_offsets = _flat(edge_costs, "edge", "costs")
     _check_nodes(node_offsets, usage_offsets, node_usages, spans, span_offsets)
     _check_edges(node_offsets, ends, end_offsets, cost_offsets)
-    problem = Problem(
-        spans.reshape(-1, 2),
-        node_offsets,
-        node_costs,
-        node_usages,
-        end_offsets,
-        ends,
-        cost_offsets,
-        flat_costs,
-        usage_limit,
+    return _frozen(
+        Problem(
+            spans.reshape(-1, 2),
+            node_offsets,
+            node_costs,
+            node_usages,
+            end_offsets,
+            ends,
+            cost_offsets,
+            flat_costs,
+            usage_limit,
+        )
     )
+
+
+def problem_of_arrays(
+    intervals: Sequence[tuple[int, int]],
+    costs: Sequence[Ints],
+    usages: Sequence[Ints],
+    edge_costs: Mapping[tuple[int, int], Ints],
+    usage_limit: int | None = None,
+) -> Problem:
+    """A problem whose edges join two nodes, from what is known to be right: costs and usages
+    (strategies,) of each node, costs (strategies of one, strategies of the other) of each edge."""
+    node_costs, node_offsets = _joined(costs)
+    flat_costs, cost_offsets = _joined([table.reshape(-1) for table in edge_costs.values()])
+    return _frozen(
+        Problem(
+            np.array(intervals, np.int64).reshape(-1, 2),
+            node_offsets,
+            node_costs,
+            _joined(usages)[0],
+            np.arange(0, 2 * len(edge_costs) + 1, 2),
+            np.array([*edge_costs], np.int64).reshape(-1),
+            cost_offsets,
+            flat_costs,
+            usage_limit,
+        )
+    )
+
+
+def _frozen(problem: Problem) -> Problem:
     for array in vars(problem).values():
         if isinstance(array, np.ndarray):
             array.flags.writeable = False
     return problem
+
+
+def _joined(parts: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """(all entries, offsets of the parts)"""
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    return np.concatenate([np.zeros(0, np.int64), *parts]), offsets
+
+
+def without_multiples(costs: Ints) -> Ints:
+    """Costs without the multiples of FORBIDDEN that are in them."""
+    huge = costs >= FORBIDDEN
+    if not huge.any():
+        return costs
+    rest = costs.copy()
+    rest[huge] %= FORBIDDEN
+    return rest
 
 
 def read_problem(path: str | Path) -> Problem:

@@ -20,6 +20,8 @@ from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning.coarse import coarse_choices
 from autopar.passes.planning.places import searched_axes
 from autopar.passes.planning.plan_graph import PlanGraph
+from autopar.passes.planning.problems import whole_costs
+from autopar.passes.planning.repeats import Repeats
 from autopar.passes.planning.search import Search
 from autopar.passes.solver.evaluate import evaluate
 from autopar.passes.solver.solve import SolveOptions
@@ -93,7 +95,10 @@ def test_the_plan_is_no_dearer_than_any_coarser_one() -> None:
     graph = _graph((2, 2, 2))
     search = Search(graph, SolveOptions(20))
     found, problem = search.run(None), search.problem(None)
-    starts = search.starts(problem, range(len(graph.nodes)))
+    alone = [[node] for node in range(len(graph.nodes))]
+    starts = search.starts(
+        Repeats(alone, alone), [whole_costs(node.seconds) for node in graph.nodes]
+    )
     assert len(starts) == 3
     for start in starts:
         assert evaluate(problem, start).cost >= found.solution.cost

@@ -1,0 +1,67 @@
+"""How long auto-shard takes, beside JAX's own lowering of the same step.
+
+    python -m benchmarks.planning [--steps gpt-350M:2x4,gpt-175B:8x8] [--layers N] [--profile]
+
+From StableHLO in memory to the planned module: import, reading the program as a graph, search,
+writing the plan, and partitioning plans to see what they take. Seconds are CPU seconds of this
+process, as planning runs on one core, so that other work on the machine counts little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import time
+from contextlib import nullcontext
+from pstats import Stats
+
+from autopar.lowering.importer import import_module
+from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.prices import CostModel
+from autopar.passes.importing.grid_option import parse_grid
+
+from .cases import Case, lowered, step_of
+
+STEPS = "gpt-350M:2x4,wide_resnet-250M:2x4,unet-36M:2x4,unet-36M:2x2x2,gpt-175B:8x8"
+_BATCH_PER_DEVICE = 1
+
+
+def measure(name: str, shape: str, args: argparse.Namespace) -> None:
+    """Prints the seconds of a step's parts."""
+    grid = parse_grid(shape)
+    prices = CostModel.of(read_cluster(args.cluster), grid)
+    step = step_of(name, args.layers, args.batch or _BATCH_PER_DEVICE * grid.num_devices)
+    start = time.process_time()
+    native = lowered(step)
+    lowering = time.process_time() - start
+    profiler = cProfile.Profile() if args.profile else None
+    start = time.process_time()
+    with profiler or nullcontext():
+        case = Case(import_module(native), step.paths, grid)
+        case.plan(prices, prices.links.cluster.device.memory_bytes)
+    took = time.process_time() - start
+    parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in case.seconds.items())
+    print(
+        f"{name} {shape}: auto-shard {took:.1f} s ({parts}); JAX lowers in {lowering:.1f} s, "
+        f"ratio {took / lowering:.2f}",
+        flush=True,
+    )
+    if profiler is not None:
+        Stats(profiler).sort_stats("tottime").print_stats(40)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--steps", default=STEPS, help="models and sizes of models/, and grids")
+    parser.add_argument("--layers", type=int, help="at most; else as the size says")
+    parser.add_argument("--batch", type=int, help="examples in all; else one for each device")
+    parser.add_argument("--cluster", default="8xh100", help="a preset or a file")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes")
+    args = parser.parse_args()
+    for one in args.steps.split(","):
+        name, _, shape = one.partition(":")
+        measure(name, shape or "2x4", args)
+
+
+if __name__ == "__main__":
+    main()
