@@ -181,7 +181,7 @@ def _unpriced(plan: Plan, index: int, note: str) -> Explanation:
     decisions = plan.decisions
     said = decisions.demands[index] if decisions and index < len(decisions.demands) else ""
     stated = " sharding=" in said
-    by = "search" if decisions and decisions.searched else "propagation"
+    by = "auto" if decisions and decisions.searched else "propagation"
     local = "x".join(map(str, value.local_shape))
     return Explanation(
         value.name,

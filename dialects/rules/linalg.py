@@ -122,8 +122,11 @@ declare_no_rule(
 declare_no_rule("a call, inlined first", ["stablehlo.composite"])
 declare_no_rule(
     "JAX does not emit it; StableHLO's own passes legalise it",
-    "stablehlo.tuple stablehlo.get_tuple_element stablehlo.einsum stablehlo.unary_einsum "
-    "stablehlo.torch_index_select chlo.scan".split(),
+    "stablehlo.einsum stablehlo.unary_einsum stablehlo.torch_index_select chlo.scan".split(),
+    told=True,
+)
+declare_no_rule(
+    "a tuple: its elements have shardings", "stablehlo.tuple stablehlo.get_tuple_element".split()
 )
 declare_no_rule(
     "import-sdy makes it a reshard",

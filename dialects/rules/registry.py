@@ -35,6 +35,9 @@ SHARDING_RULE_ATTRIBUTE = "sdy.sharding_rule"
 NO_RULE: dict[str, str] = {}
 """Ops that have no rule on purpose, with the reason (`declare_no_rule`)."""
 
+TOLD: set[str] = set()
+"""Those of them that hold work which could be split: passes say that they are replicated."""
+
 OpClass = Literal["elementwise", "pass_through", "forward", "broadcast"]
 """How Shardy's op priorities treat an op: elementwise ops and those that only move elements
 (pass_through) propagate first, in both directions or forward alone; broadcasts forward last."""
@@ -160,9 +163,12 @@ def _add(table: dict[str, RuleFunction], name: str, function: RuleFunction) -> N
         )
 
 
-def declare_no_rule(reason: str, names: Iterable[str]) -> None:
-    """Says why ops of these names have no rule; they are replicated without a remark."""
+def declare_no_rule(reason: str, names: Iterable[str], *, told: bool = False) -> None:
+    """Says why ops of these names have no rule; they are replicated without a remark, unless they
+    are `told` of."""
     NO_RULE.update(dict.fromkeys(names, reason))
+    if told:
+        TOLD.update(names)
 
 
 def has_rule(name: str) -> bool:

@@ -31,10 +31,10 @@ def flops_of(module: ModuleOp) -> int:
 
 
 def op_flops(op: Operation) -> int:
-    """FLOPs of one run of an op; 0 for all but dots, convolutions, and what third parties state
-    (`register_sharding_rule`)."""
-    formula = _FLOPS.get(op.name)
-    return stated_flops(op) if formula is None else formula(op)
+    """FLOPs of one run of an op: what third parties state (`register_sharding_rule`), those of dots
+    and convolutions; 0 for all others."""
+    stated, formula = stated_flops(op), _FLOPS.get(op.name)
+    return formula(op) if formula is not None and not stated else stated
 
 
 def compute_type(op: Operation) -> str:

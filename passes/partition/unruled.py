@@ -9,13 +9,13 @@ from xdsl.ir import Operation
 
 from autopar.dialects.diagnostics import remark
 from autopar.dialects.rules.access import op_label
-from autopar.dialects.rules.registry import NO_RULE, get_rule
+from autopar.dialects.rules.registry import NO_RULE, TOLD, get_rule
 from autopar.dialects.tensors import num_bytes, shape_of
 
 
 def _is_unruled(op: Operation) -> bool:
-    """Whether an op has no rule, and not on purpose."""
-    return op.name not in NO_RULE and get_rule(op) is None
+    """Whether an op has no rule, though its work could be split."""
+    return (op.name not in NO_RULE or op.name in TOLD) and get_rule(op) is None
 
 
 def _is_dynamic(op: Operation) -> bool:

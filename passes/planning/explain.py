@@ -88,7 +88,7 @@ class Explanation:
     words: str
     decided_by: str
     """user, option, only (there is no other choice), follows (from another value), free, search,
-    propagation."""
+    propagation; auto (search or option) where the plan is from a file."""
     why: str
     step_seconds: float | None
     """None where nothing is priced."""

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _SHOWN = 5
 """Other choices that are told in full."""
+_CHEAPER = (
+    "less than 0: by these prices alone; plans are compared by their partitioned programs, too"
+)
 _ALL_CHANGES_OF = 2
 """Of so many of them with what changes."""
 
@@ -37,8 +40,11 @@ def _lines(one: Explanation) -> Iterator[str]:
     if not one.others or one.step_seconds is None:
         yield f"  {one.num_choices - 1} other choices, not priced here: ask by a narrower name"
         return
-    yield f"  a step takes {milliseconds(one.step_seconds)} by the cost model; with another choice:"
+    took = milliseconds(one.step_seconds)
+    yield f"  a step takes {took} by the search's prices; with another choice:"
     fitting = [other for other in one.others if other.fits]
+    if any(other.seconds < 0 for other in fitting):
+        yield f"    ({_CHEAPER})"
     for index, other in enumerate(fitting[:_SHOWN]):
         yield from _other_lines(other, with_changes=index < _ALL_CHANGES_OF)
     yield from _rest(one, fitting)
@@ -82,6 +88,7 @@ _DECIDED = {
     "follows": "another value",
     "free": "nobody",
     "search": "the search",
+    "auto": "auto-shard: the search, or an option",
     "propagation": "propagation",
 }
 

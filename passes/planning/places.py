@@ -18,9 +18,10 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import BARRIER, MANUAL, data_flow_edges
-from autopar.dialects.rules.registry import op_classes, stated_flops
+from autopar.dialects.rules.registry import op_classes
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import is_splittable, shape_of
+from autopar.passes.cost.flops import op_flops
 from autopar.passes.partition.specs import AxisTable, Spec
 from autopar.passes.walk import SHARDED_BODIES, ops_in
 
@@ -156,7 +157,7 @@ class Places:
     def _is_elementwise(self, op: Operation) -> bool:
         if op.name in MOVES or self._classes.get(op.name) != "elementwise" or len(op.results) != 1:
             return False
-        if stated_flops(op):  # a choice of its own, as of a dot
+        if op_flops(op):  # a choice of its own, as of a dot
             return False
         shape = shape_of(op.results[0].type)
         return all(shape_of(v.type) in ((), shape) for v in operands_of(op))

@@ -248,12 +248,12 @@ class PlanGraph:
             self._add_reshard(arg, value, times_planned(op, self._loops), moved)
         for op in places.others:
             self._add_op(op)
-        chosen = {op for op, _ in self.op_nodes}
+        chosen, whole = {op for op, _ in self.op_nodes}, set(self.whole)
         for op in places.ops:
             for result in op.results:
                 self.node_of(result)  # every value has a place, also one that nothing decides
             if op not in chosen:
-                self._traffic.add(op)
+                self._traffic.add(op, whole=op in whole)
         self._traffic.add_arguments()
 
     def _forbid_whole(self) -> None:

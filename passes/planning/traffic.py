@@ -33,8 +33,9 @@ class Traffic:
         self._argument_reads: dict[int, float] = {}
         """Seconds of reading the whole of each argument, by its node."""
 
-    def add(self, op: Operation) -> None:
-        """What an op that has no node of its own reads from memory and writes to it."""
+    def add(self, op: Operation, *, whole: bool = False) -> None:
+        """What an op that has no node of its own reads from memory and writes to it; `whole`: on
+        every device, wherever its operands and results lie."""
         assert op.parent is not None
         fusion = self._graph.fusion(op.parent)
         written = fusion.writes(op)
@@ -42,7 +43,7 @@ class Traffic:
             return
         trips = times_planned(op, self._loops)
         for value, size in (*fusion.reads(op).items(), *written.items()):
-            self._add_bytes(value, trips * size)
+            self._add_bytes(value, trips * size, whole=whole)
 
     def moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
         """The bytes of each operand and result that an op with a node moves. What one that computes
@@ -85,12 +86,14 @@ class Traffic:
             least = np.where(is_sliced, graph.parts(reader)[None, :], parts[:, None])
             graph.add_edge(node, reader, seconds / least, 1)
 
-    def _add_bytes(self, value: SSAValue, size: float) -> None:
+    def _add_bytes(self, value: SSAValue, size: float, *, whole: bool = False) -> None:
         graph, node = self._graph, self._lies_as(value)
         if node is None:
             return
         seconds = self._prices.memory_seconds(size)
-        if graph.places.is_argument(value):
+        if whole:
+            graph.nodes[node].seconds = graph.nodes[node].seconds + seconds
+        elif graph.places.is_argument(value):
             self._argument_reads[node] = self._argument_reads.get(node, 0.0) + seconds
         else:
             graph.nodes[node].seconds = graph.nodes[node].seconds + seconds / graph.parts(node)

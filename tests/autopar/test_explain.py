@@ -64,7 +64,7 @@ def test_a_value(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert (status, err) == (0, "")
     assert out.startswith("params['up'] : tensor<1024x4096xf32>, argument 1 (parameter)\n")
     assert "  decided by the search\n" in out
-    assert "by the cost model; with another choice:" in out
+    assert "by the search's prices; with another choice:" in out
     assert "(the whole program planned again)" in out
 
 

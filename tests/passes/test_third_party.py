@@ -231,6 +231,18 @@ def test_a_rule_states_flops(*, call: bool) -> None:
             assert flops_of(module) == FLOPS // parts
 
 
+def test_flops_of_an_op_that_has_some_are_replaced() -> None:
+    name = "stablehlo.dot_general"
+    register_sharding_rule(name, registry._RULES[name], flops=lambda _: 7)  # pyright: ignore[reportPrivateUsage]
+    text = """
+        func.func @main(%a: tensor<4x4xf32>) -> tensor<4x4xf32> {
+          %0 = stablehlo.dot_general %a, %a, contracting_dims = [1] x [0]
+            : (tensor<4x4xf32>, tensor<4x4xf32>) -> tensor<4x4xf32>
+          return %0 : tensor<4x4xf32>
+        }"""
+    assert flops_of(parse_module(text, "dot.mlir", make_context())) == 7
+
+
 def price_of_partitioned(module: ModuleOp, prices: CostModel) -> Price:
     run_pipeline(module, "insert-reshards,shard-partition", make_context())
     return price_of(module, prices)

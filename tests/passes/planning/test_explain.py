@@ -180,6 +180,24 @@ def test_who_decided() -> None:
     assert "one choice with 1 other values: dot_general (mlp/up, model.py:41)" in alike.why
 
 
+EINSUM = """
+func.func @main(%x: tensor<4096x4096xf32>) -> tensor<4096x4096xf32> {
+  %0 = "stablehlo.einsum"(%x, %x) {einsum_config = "ij,jk->ik"}
+    : (tensor<4096x4096xf32>, tensor<4096x4096xf32>) -> tensor<4096x4096xf32>
+  %1 = stablehlo.add %0, %0 : tensor<4096x4096xf32>
+  return %1 : tensor<4096x4096xf32>
+}
+"""
+
+
+def test_what_every_device_computes_whole_is_read_and_written_whole() -> None:
+    """So it is no cheaper where the operand or the result is split."""
+    plan = planned(PLANE, arguments=(None,), text=EINSUM)
+    assert plan.choices.is_optimal
+    others = [other for one in explainer(plan).every_argument() for other in one.others]
+    assert others and all(other.seconds > 0 for other in others)
+
+
 def test_options_decide() -> None:
     demands = Demands(batch_axis="y")
     plan = planned(PLANE, demands=demands)
