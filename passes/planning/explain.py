@@ -349,7 +349,7 @@ class Explainer:
 
     def _changes(self, found: Alternative) -> tuple[Change, ...]:
         """The largest; those of layers that are alike together."""
-        merged: dict[tuple[str, str, str], tuple[float, int]] = {}
+        merged: dict[tuple[str, str, str], tuple[float, int, str]] = {}
         have = self.alternatives.chosen
         for place, seconds in self.alternatives.changes(found.chosen):
             if abs(seconds) <= _NOTHING:
@@ -361,12 +361,12 @@ class Explainer:
                 key = self._links.edge_text(place), before, (
                     self._links.collectives(place, found.chosen)
                 )  # fmt: skip
-            key = pattern(key[0]), key[1], key[2]
-            total, count = merged.get(key, (0.0, 0))
-            merged[key] = total + seconds, count + 1
+            what, key = key[0], (pattern(key[0]), key[1], key[2])
+            total, count, _ = merged.get(key, (0.0, 0, ""))
+            merged[key] = total + seconds, count + 1, key[0] if count else what
         changes = [
             Change(what, seconds, before, after, count)
-            for (what, before, after), (seconds, count) in merged.items()
+            for (_, before, after), (seconds, count, what) in merged.items()
         ]
         changes.sort(key=lambda change: -abs(change.seconds))
         rest = changes[_CHANGES:]

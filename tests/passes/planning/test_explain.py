@@ -3,6 +3,7 @@ choice is stated."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import product
 
@@ -125,6 +126,13 @@ def test_changes_add_up() -> None:
 def test_collectives_are_named() -> None:
     (one,) = explainer(planned()).explain("arg1")
     assert any("over x" in change.after for other in one.others for change in other.changes)
+
+
+def test_a_change_of_one_value_has_its_name() -> None:
+    (one,) = explainer(planned(text=re.sub(r' loc\("params[^)]*\)', "", TEXT))).explain("arg1")
+    changes = [change for other in one.others for change in other.changes if change.count == 1]
+    assert any("arg1" in change.what for change in changes)
+    assert not any("*" in change.what for change in changes)
 
 
 @pytest.mark.parametrize(
