@@ -140,6 +140,22 @@ class Figures(NamedTuple):
         )
 
 
+def plan_in_place(
+    module: ModuleOp, grid: Grid, prices: CostModel, limit: int | None
+) -> dict[str, float]:
+    """Writes auto-shard's plan into an imported module; the seconds of its parts, and of the passes
+    before it."""
+    context = make_context()
+    began = time.perf_counter()
+    without_marks(module)
+    declare_mesh(module, grid)
+    run_passes(module, IMPORT, context)
+    took = time.perf_counter() - began
+    with collector_off():
+        planned = make_plan(module, context, prices, SolveOptions(60.0), limit)
+    return {"passes before": took, **planned.seconds}
+
+
 class Case:
     """A step on a grid."""
 
@@ -151,20 +167,9 @@ class Case:
 
     def auto(self, prices: CostModel, limit: int | None) -> ModuleOp:
         """The partitioned program as auto-shard plans it."""
-        return self._partitioned(self.plan(prices, limit))
-
-    def plan(self, prices: CostModel, limit: int | None) -> ModuleOp:
-        """The program with the plan of auto-shard in it."""
         module = self._module.clone()
-        without_marks(module)
-        declare_mesh(module, self.grid)
-        began = time.perf_counter()
-        run_passes(module, IMPORT, self._context)
-        took = time.perf_counter() - began
-        with collector_off():
-            planned = make_plan(module, self._context, prices, SolveOptions(60.0), limit)
-        self.seconds = {"import": took, **planned.seconds}
-        return module
+        self.seconds = plan_in_place(module, self.grid, prices, limit)
+        return self._partitioned(module)
 
     def expert(self, expert: Expert) -> ModuleOp:
         """The partitioned program with an expert's shardings."""
