@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.autopar import arg_shardings, set_arg_shardings, sharding_of
@@ -29,6 +28,7 @@ from .coarse import Kept
 from .demands import Demands, demanded_shardings
 from .places import specs_that_keep
 from .plan_graph import Node, PlanGraph
+from .writing import Unplanned
 
 Zero = Literal[0, 2, 3]
 Method = tuple[Zero, str | None] | None
@@ -91,16 +91,17 @@ def is_trained(graph: PlanGraph) -> bool:
     return {"batch", "parameter"} <= set(argument_kinds(graph.func))
 
 
-def propagated_rival(graph: PlanGraph, module: ModuleOp, method: Method) -> dict[int, Kept]:
+def propagated_rival(graph: PlanGraph, before: Unplanned, method: Method) -> dict[int, Kept]:
     """As those of `rivals_of`: a method with every place as propagation puts it, which does not
-    hang on prices. Writes its shardings into the module, which is to have no plan."""
+    hang on prices. The module stands without a plan before and behind."""
     func = graph.func
     stated = graph.stated.arguments
     wanted: Sequence[Sharding | None] = [None] * len(stated)
+    before.restore()
     if method is not None:
         wanted = _laid_out(graph, *method)
     set_arg_shardings(func, [own or other for own, other in zip(stated, wanted, strict=True)])
-    propagate_shardings(module)
+    propagate_shardings(before.module)
     found: dict[int, set[Spec]] = defaultdict(set)
     lies = [*zip(func.body.block.args, arg_shardings(func), strict=True)]
     lies += [(value, sharding_of(value)) for op in graph.places.ops for value in op.results]
@@ -109,6 +110,7 @@ def propagated_rival(graph: PlanGraph, module: ModuleOp, method: Method) -> dict
         if node is not None:
             whole = graph.table.replicated(len(shape_of(value.type)))
             found[node].add(whole if sharding is None else graph.table.spec(sharding))
+    before.restore()  # ops read constants again that the graph knows, not copies of them
     return _bound_as(graph, found)
 
 

@@ -356,8 +356,7 @@ class Road:
         """What binds methods as propagation has them, where they are rivals."""
         for method in methods_of(graph, many=many):
             with self.clock("search", "propagating a method"):
-                self.before.restore()
-                bound = propagated_rival(graph, self.module, method)
+                bound = propagated_rival(graph, self.before, method)
             yield bound
 
     def _is_better(self, trial: Trial, best: Trial, limit: int | None) -> bool:

@@ -32,7 +32,7 @@ class Unplanned:
     readers of constants copies of their own."""
 
     def __init__(self, module: ModuleOp) -> None:
-        self._module = module
+        self.module = module
         self._saved = {
             op: (operands_of(op), dict(op.attributes), dict(op.properties))
             for op in (module, *inner_ops(module))
@@ -46,7 +46,7 @@ class Unplanned:
             op.attributes, op.properties = dict(attributes), dict(properties)
             if operands_of(op) != operands:
                 op.operands = operands
-        for op in reversed([op for op in inner_ops(self._module) if op not in self._saved]):
+        for op in reversed([op for op in inner_ops(self.module) if op not in self._saved]):
             Rewriter.erase_op(op)
 
 

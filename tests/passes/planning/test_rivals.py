@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from xdsl.dialects.builtin import ModuleOp
 
@@ -16,6 +17,7 @@ from autopar.dialects.autopar import set_arg_shardings
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.lowering.importer import import_module
+from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price
@@ -77,9 +79,8 @@ def test_what_propagation_makes_is_a_plan(zero: Literal[0, 2, 3]) -> None:
     module, made = _module(), _module()
     run_passes(made, [AnnotateMethodPass("dp" if zero == 0 else f"zero{zero}")], make_context())
     propagate_shardings(made)
-    graph, before = _graph(module), Unplanned(module)
-    bound = propagated_rival(graph, module, (zero, None))
-    before.restore()
+    graph = _graph(module)
+    bound = propagated_rival(graph, Unplanned(module), (zero, None))
     choices = Search(graph, SolveOptions(5)).within(bound)
     write_choices(graph, choices.of_node)
     propagate_shardings(module)
@@ -126,6 +127,32 @@ def test_methods() -> None:
     assert methods_of(graph, many=True) == several
 
 
+@pytest.mark.parametrize("zero", [0, 3])
+def test_what_propagation_copies_is_no_new_choice(zero: Literal[0, 3]) -> None:
+    """Scatters of broadcast scalars, of a contrastive loss, read copies of them."""
+
+    def step(params: Any, batch: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            logits = (batch["x"] @ params["a"]) @ (batch["y"] @ params["b"]).T
+            entropy = optax.softmax_cross_entropy_with_integer_labels
+            own = jnp.arange(128)
+            return entropy(logits, own).mean() + entropy(logits.T, own).mean()
+
+        return jax.tree.map(lambda p, g: p - g, params, jax.grad(loss)(params))
+
+    params = {name: jax.ShapeDtypeStruct((64, 64), np.float32) for name in "ab"}
+    batch = {name: jax.ShapeDtypeStruct((128, 64), np.float32) for name in "xy"}
+    native = jax.jit(step, donate_argnums=0).lower(params, batch).compiler_ir("stablehlo")
+    merge_equal_ops(native)
+    module = import_module(native)
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    graph = _graph(module)
+    count = len(graph.nodes)
+    bound = propagated_rival(graph, Unplanned(module), (zero, None))
+    assert max(bound) < count == len(graph.nodes)
+
+
 def test_what_a_program_says_is_completed_by_propagation() -> None:
     module = _module()
     argument = main_function(module).body.block.args[0]
@@ -134,7 +161,7 @@ def test_what_a_program_says_is_completed_by_propagation() -> None:
     set_arg_shardings(main_function(module), shardings)
     graph = _graph(module)
     assert methods_of(graph) == [None, (0, None)]
-    bound = propagated_rival(graph, module, None)
+    bound = propagated_rival(graph, Unplanned(module), None)
     node = graph.node_of(argument)
     assert node is not None
     kept = [

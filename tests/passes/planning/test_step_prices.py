@@ -336,9 +336,8 @@ def test_rows_are_read_where_they_are_needed(*, flatten_axes: bool) -> None:
 def test_what_is_added_is_reduced_once(cluster: str, make: Callable[[], Step]) -> None:
     """Under data parallelism, whatever the search would choose."""
     module, prices = _imported(make()), CostModel.of(read_cluster(cluster), GRID)
-    graph, before = PlanGraph(main_function(module), AxisTable(GRID, ()), prices), Unplanned(module)
-    bound = propagated_rival(graph, module, (0, None))
-    before.restore()
+    graph = PlanGraph(main_function(module), AxisTable(GRID, ()), prices)
+    bound = propagated_rival(graph, Unplanned(module), (0, None))
     choices = Search(graph, SolveOptions(10)).within(bound)
     write_choices(graph, choices.of_node)
     propagate_shardings(module)
