@@ -152,19 +152,17 @@ class MemoryPrices:
 
     def _met(self, priced: Priced) -> _Plan:
         used = self._footprint.over_time(priced.choices)
-        return _Plan(priced, self.cost_of(priced.choices), used)
+        return _Plan(priced, self._cost_of(priced.choices), used)
 
-    def cost_of(self, choices: Sequence[int]) -> int:
-        """What choices cost without prices."""
-        nodes = sum(int(costs[c]) for costs, c in zip(self._costs, choices, strict=True))
-        return nodes + sum(int(t[choices[u], choices[v]]) for (u, v), t in self._edges.items())
+    def _cost_of(self, choices: Sequence[int]) -> int:
+        return cost_of(choices, self._costs, self._edges)
 
     def _result(self) -> Found:
         assert self._fitting is not None
         return self._result_of(self._fitting)
 
     def _result_of(self, choices: list[int]) -> Found:
-        cost = self.cost_of(choices)
+        cost = self._cost_of(choices)
         bound = min(cost, ceil(self._bound))
         return Found(choices, cost, bound, self._reproducible, list(self._times))
 
@@ -188,7 +186,7 @@ class MemoryPrices:
         return ceil(used.max()) <= self._limit
 
     def _offer(self, choices: list[int]) -> None:
-        cost = self.cost_of(choices)
+        cost = self._cost_of(choices)
         if self._fitting is None or cost < self._cost:
             self._fitting, self._cost = choices, cost
 
@@ -256,6 +254,12 @@ class MemoryPrices:
             table = self._edges[u, v]
             gain += int(table[have[u], have[v]]) - int(table[one, two])
         return gain
+
+
+def cost_of(choices: Sequence[int], costs: Sequence[Ints], edges: Edges) -> int:
+    """What a choice for each node costs, by what nodes and edges cost."""
+    nodes = sum(int(own[c]) for own, c in zip(costs, choices, strict=True))
+    return nodes + sum(int(t[choices[u], choices[v]]) for (u, v), t in edges.items())
 
 
 def best_prices(

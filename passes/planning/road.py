@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 
 from xdsl.context import Context
@@ -41,6 +42,10 @@ _STEP = 0.005
 """The least share by which the next plan is sought lower."""
 _HALVINGS = 2
 """How often plans between one that fits and one that does not are sought, in small programs."""
+_OVER = 1.3
+"""By how much footprints are taken to be above what programs need, at most,"""
+_RAISES = 3
+"""and how many plans are sought above the limit for that, in small programs."""
 _SMALL = 4000
 """Ops up to which a plan is held against its rivals, up to a second each, and under a limit more
 plans are tried."""
@@ -61,6 +66,8 @@ _OFF = 1.1
 within the limit where collectives are taken to meet no others."""
 _COSTLY = 1.03
 """Where what fits takes that much longer than what does not, plans between them are sought."""
+_WORTH = 0.3
+"""The share of a step's time that all of its memory is worth to leaner rivals."""
 _DEARER = 1.01
 """Plans that cost so much more than the cheapest of all, because of memory, are held against those
 that free it early;"""
@@ -93,6 +100,8 @@ class Road:
     solves."""
     judged: dict[_Key, float] = field(default_factory=dict[_Key, float])
     """The seconds of a step of rivals that were partitioned; inf where they do not fit."""
+    late: Road | None = None
+    """Where memory is freed late, of a road on which it is freed early."""
 
     def cheapest(self) -> tuple[Choices, None]:
         """Writes the cheapest plan of all."""
@@ -109,24 +118,32 @@ class Road:
         DiagnosticError where nothing fits.
         """
         met: list[_Met] = []
+        found = self._found_fitting(limit, met)
+        if self._is_small and self.may_rival and self._is_costly(found):
+            found = self._fitting_above(limit, met, found)
+        if found is None:
+            raise self._early._too_large(met, limit)
+        road, (choices, trial) = found
+        return road, road._write(choices), trial
+
+    def _found_fitting(self, limit: int, met: list[_Met]) -> tuple[Road, _Fit] | None:
+        """As `fitting`, of plans whose footprint fits, or is met where nothing else does."""
         if self._is_hopeless_late(limit):
-            early = self._freeing_early()
+            early = self._early
             fit = early._fitting(limit, met)
-            if fit is None:
-                raise early._too_large(met, limit)
-            return early, *fit
+            return None if fit is None else (early, fit)
         with self.clock("search", "searching"):
             cheapest = self.search.run(sys.maxsize)
         is_low = cheapest.bytes <= limit
         late_fit = self._fitting_at_once(limit, met) if is_low else None
         if late_fit is not None:
-            return self, *late_fit
-        early = self._freeing_early()
+            return self, late_fit
+        early = self._early
         bytes_early = early.search.footprint.peak(cheapest.of_node)
         is_low_early = bytes_early <= limit
         early_fit = early._fitting(limit, met) if is_low or is_low_early else None
         if early_fit is not None and (is_low or not _is_dearer(early_fit[0], cheapest)):
-            return early, *early_fit
+            return early, early_fit
         # Far above the limit there is no use in searching a plan that fits late.
         if not is_low and (self._is_small or cheapest.bytes <= _FAR_LATE * limit):
             late_fit = self._fitting_at_once(limit, met)
@@ -136,16 +153,63 @@ class Road:
                 early_fit = early._fitting(limit, met)
         if late_fit is None and early_fit is None and self._is_small:
             late_fit = self._fitting(limit, met)
-        if late_fit is None and early_fit is None:
-            raise early._too_large(met, limit)
         if late_fit is not None and early_fit is not None:
             late_fit, early_fit = self._partitioned(late_fit), early._partitioned(early_fit)
         if late_fit is None or (
             early_fit is not None and _seconds(*early_fit) < _seconds(*late_fit)
         ):
-            assert early_fit is not None
-            return early, early._write(early_fit[0]), early_fit[1]
-        return self, self._write(late_fit[0]), late_fit[1]
+            return None if early_fit is None else (early, early_fit)
+        return self, late_fit
+
+    def _fitting_above(
+        self, limit: int, met: list[_Met], found: tuple[Road, _Fit] | None
+    ) -> tuple[Road, _Fit] | None:
+        """What was found, or what fits though its footprint does not, if that takes less time; what
+        does not is added to `met`. The cheapest plan of all is tried, then plans between; each as
+        it frees memory late, then early."""
+        search = self._early.search
+        with self.clock("search", "searching"):
+            cheapest = search.run(sys.maxsize)
+        low, high = limit, min(cheapest.bytes, math.floor(_OVER * limit))
+        tried = [] if found is None else [found[1][0].of_node]
+        for turn in range(_RAISES + 1):
+            if high - low <= _STEP * limit or not self._is_costly(found):
+                break
+            target = (low + high) // 2 if turn or cheapest.bytes > high else high
+            with self.clock("search", "searching"):
+                choices = replace(search.run(target), limit=target)
+            if choices.of_node in tried:
+                low = target
+                continue
+            tried.append(choices.of_node)
+            fit = self._fit_of(choices, limit, met)
+            if fit is None:
+                high = target
+                continue
+            low = target
+            if found is not None:
+                found = found[0], found[0]._partitioned(found[1])
+            if found is None or _seconds(*fit[1]) < _seconds(*found[1]):
+                found = fit
+        return found
+
+    def _fit_of(self, choices: Choices, limit: int, met: list[_Met]) -> tuple[Road, _Fit] | None:
+        """Choices that free memory late, or early, if they fit so."""
+        for road in (self, self._early):
+            written = road._write(choices)
+            trial = road._tried()
+            if trial.memory.peak <= limit:
+                return road, (written, trial)
+            met.append((trial.memory.peak, written))
+        return None
+
+    def _is_costly(self, found: tuple[Road, _Fit] | None) -> bool:
+        """Whether nothing was found, or what the cheapest plan of all is far below."""
+        if found is None:
+            return True
+        with self.clock("search", "searching"):
+            cheapest = self.search.run(sys.maxsize)
+        return found[1][0].solution.cost > _COSTLY * cheapest.solution.cost
 
     def _is_hopeless_late(self, limit: int) -> bool:
         """Whether the arguments of the cheapest plan alone are far above a limit; not asked of a
@@ -182,9 +246,11 @@ class Road:
     def _far_sure(self) -> float:
         return _FAR_SURE[not self._is_tiny]
 
-    def _freeing_early(self) -> Road:
+    @cached_property
+    def _early(self) -> Road:
+        """Where memory is freed early."""
         with self.clock("search", "counting memory that is freed early"):
-            return replace(self, search=self.search.freeing_early())
+            return replace(self, search=self.search.freeing_early(), late=self)
 
     def _fitting_at_once(self, limit: int, met: list[_Met]) -> _Fit | None:
         """Writes the cheapest plan whose footprint fits, if its program does, too."""
@@ -312,27 +378,49 @@ class Road:
         time; it stands in the module then."""
         if not self._is_small:
             return found, trial
-        best, best_trial = found, trial or self._tried()
+        road, best, best_trial = self, found, trial or self._tried()
         tried = [found.of_node]
         many = self._is_tiny or self._is_short(found)
         off = best_trial.price.total / max(UNIT_S, found.solution.cost * UNIT_S)
-        for rival, is_sure in self._rivals(limit if off > _OFF else None, many=many):
+        for rival, is_sure in self._rivals(found, limit if off > _OFF else None, many=many):
             seconds = best_trial.price.total
             far = self._far_sure if is_sure and many else self._far
             if rival.solution.cost * UNIT_S > far * seconds or rival.of_node in tried:
                 continue
             tried.append(rival.of_node)
-            rival = replace(rival, limit=limit)
-            if self.judged.get(self._key(rival), 0.0) >= seconds:
-                continue
-            rival = self._write(rival)
-            rival_trial = self._tried()
-            if self._is_better(rival_trial, best_trial, limit):
-                best, best_trial = _priced_as(rival, rival_trial, found), rival_trial
-        self._write(best)
+            better = self._better(replace(rival, limit=limit), seconds, limit)
+            if better is not None:
+                road, (best, best_trial) = better[0], better[1:]
+                best = _priced_as(best, best_trial, found)
+        road._write(best)
         return best, best_trial
 
-    def _rivals(self, limit: int | None, *, many: bool) -> Iterator[tuple[Choices, bool]]:
+    def _better(
+        self, rival: Choices, seconds: float, limit: int | None
+    ) -> tuple[Road, Choices, Trial] | None:
+        """A rival that fits and takes less than so many seconds; where it is near the limit, both
+        with memory freed late and early."""
+        for other in (False, True):
+            road = self._other if other else self
+            if road.judged.get(road._key(rival), 0.0) >= seconds:
+                continue
+            written = road._write(rival)
+            trial = road._tried()
+            if trial.price.total >= seconds:
+                return None
+            if limit is None or trial.memory.peak <= limit:
+                return road, written, trial
+            if trial.memory.peak > _FAR[1] * limit:
+                return None
+        return None
+
+    @property
+    def _other(self) -> Road:
+        return self.late or self._early
+
+    def _rivals(
+        self, found: Choices, limit: int | None, *, many: bool
+    ) -> Iterator[tuple[Choices, bool]]:
         """Rivals, and whether little hangs on what the search thinks of them, which may be what is
         wrong. `limit`: one of them is sought within it."""
         search = self._where_collectives_meet(Meets.MANY) if many else self.search
@@ -341,12 +429,24 @@ class Road:
         for bound in self._propagated(search.graph, many=many):
             yield self._within(search, bound), True
         if many:
+            for rival in self._leaner(found):
+                yield rival, False
             search = self._where_collectives_meet(Meets.ALONE)
             yield self._within(search, {}), False
             if limit is not None:
                 with self.clock("search", "searching a plan of one kind"):
                     search = search.freeing_early() if self.search.frees_early else search
                     yield search.run(limit), False
+
+    def _leaner(self, found: Choices) -> Iterator[Choices]:
+        """What needs less memory reads and writes less of it, which the search prices roughly."""
+        leaner = self.search.leaner(found, _WORTH)
+        while True:
+            with self.clock("search", "searching a plan that needs less memory"):
+                choices = next(leaner, None)
+            if choices is None:
+                return
+            yield choices
 
     def _within(self, search: Search, bound: dict[int, Kept]) -> Choices:
         with self.clock("search", "searching a plan of one kind"):
@@ -358,10 +458,6 @@ class Road:
             with self.clock("search", "propagating a method"):
                 bound = propagated_rival(graph, self.before, method)
             yield bound
-
-    def _is_better(self, trial: Trial, best: Trial, limit: int | None) -> bool:
-        fits = limit is None or trial.memory.peak <= limit
-        return fits and trial.price.total < best.price.total
 
     def _is_short(self, found: Choices) -> bool:
         """Whether messages make much of a step, whatever their bytes."""

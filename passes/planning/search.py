@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from autopar.passes.solver.solve import InfeasibleError, Plugin, Solution, Solve
 
 from .coarse import Kept, coarse_choices
 from .footprint import Bytes, Copy, Footprint, freed_early
-from .memory_prices import MemoryPrices, Priced
+from .memory_prices import MemoryPrices, Priced, cost_of
 from .plan_graph import PlanGraph
 from .problems import ProblemBuilder, multiplied, whole_costs
 from .repeats import Repeater, Repeats
@@ -45,6 +45,8 @@ _WORK = 1.5e8
 """Units of work for one call of the solver: about 3 seconds."""
 _PRICED_WORK, _PRICED_GAP = 1e8, 2e-3
 """Of one call, and the share that is not searched for, where memory has a price."""
+_LEANER = 4
+"""Choices that need less memory, which are sought so often."""
 _KNOWN = 3
 """The plans before, so many of them, that one at other prices is sought from."""
 _Key = int | tuple[int, int]
@@ -204,6 +206,24 @@ class Search:
         repeats = self._repeater.find([own.tobytes() for own in costs])
         solution, choices = self._solve(self._builder(repeats, costs), repeats)
         return Choices(choices, solution, self.footprint.peak(choices))
+
+    def leaner(self, than: Choices, worth: float) -> Iterator[Choices]:
+        """The cheapest choices where memory has a price at the times when others, and those before,
+        need most: all that others need then costs the share `worth` of what they cost."""
+        price = worth * than.solution.cost / max(1, than.bytes)
+        times: list[int] = []
+        last = than.of_node
+        while len(times) < _LEANER:
+            now = int(self.footprint.over_time(last).argmax())
+            if now in times:
+                return
+            times.append(now)
+            priced = self._priced(dict.fromkeys(times, price / len(times)))
+            last = priced.choices
+            cost = cost_of(last, self._costs, self._edges)
+            bound = min(cost, than.solution.lower_bound)
+            solution = Solution(last, cost, bound, 0.0, priced.reproducible)
+            yield Choices(last, solution, self.footprint.peak(last))
 
     def problem(self, limit: int | None) -> Problem:
         """All of it, with memory at every time: Alpa's integer program, for other solvers."""

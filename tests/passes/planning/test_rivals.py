@@ -266,12 +266,13 @@ def test_a_plan_whose_small_collectives_are_alone_is_a_rival(
 def test_what_a_rival_saves_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that is cheaper once partitioned than what the search found is not called optimal for
     being below its bound."""
-    total = 0.0
+    met: list[Trial] = []
 
     def price(trial: Trial) -> Price:
-        nonlocal total
-        total += 1.0
-        return Price(compute=1e-12 * total)  # asked first, the one that is tried is cheaper
+        if not any(trial is other for other in met):
+            met.append(trial)
+        number = next(n for n, other in enumerate(met) if other is trial)
+        return Price(compute=1e-12 / (1 + number))  # the later it is tried, the cheaper
 
     monkeypatch.setattr(Trial, "price", property(price))
     choices = make_plan(_module(), make_context(), PRICES, SolveOptions(5)).choices
