@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,13 @@ from pathlib import Path
 from typing import Any, cast
 
 VERSION = 1
+MOST_BYTES = 10**18
+"""More is no device's memory, and sums of it overflow the solver's integers."""
+MOST_SECONDS = 1e3
+"""Of a message or a byte: more is a slip, and steps of years are beyond the solver's integers."""
+_LEAST_RATE = 1.0
+"""FLOPs or bytes a second: with less, too, steps take years."""
+_LEAST_SHARE = 1e-9
 _PRESETS = Path(__file__).with_name("presets")
 
 _DTYPE = re.compile(r"(bf16|tf32|f(8|16|32|64)|f[468]E\w+|u?i([1248]|16|32|64)|complex<f(32|64)>)$")
@@ -37,7 +45,7 @@ _NEAREST: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = (
     (r"f16", (("bf16", 1), ("f32", 1))),
     (r"bf16", (("f16", 1), ("f32", 1))),
     (r"tf32", (("f32", 1),)),
-    (r"f[48]E.*|f8", (("f8", 1), ("bf16", 1))),
+    (r"f[468]E.*|f8", (("f8", 1), ("bf16", 1))),
     (r"f64", (("f32", 1 / 2),)),
     (r"complex<f32>", (("f32", 1 / 4),)),
     (r"complex<f64>", (("f64", 1 / 4), ("f32", 1 / 8))),
@@ -242,11 +250,13 @@ class _Reader:
                 raise self.error(
                     f"device.flops.{dtype}", "not an element type; f32, bf16, f16, f64, i8 … are"
                 )
-            flops[dtype] = self._positive(f"device.flops.{dtype}", value)
+            flops[dtype] = self._number(f"device.flops.{dtype}", value, _LEAST_RATE)
         if not flops:
             raise self.error("device.flops", "empty; state flops.f32 and flops.bf16")
-        memory = self._positive("device.memory_bytes", table.get("memory_bytes"))
-        bandwidth = self._positive("device.memory_bandwidth", table.get("memory_bandwidth"))
+        memory = self._number("device.memory_bytes", table.get("memory_bytes"), 1, MOST_BYTES)
+        bandwidth = self._number(
+            "device.memory_bandwidth", table.get("memory_bandwidth"), _LEAST_RATE
+        )
         kind = self._text("device.kind", table.get("kind", "device"))
         convolution = self._convolution(table.get("convolution", {}))
         return Device(kind, flops, int(memory), bandwidth, convolution)
@@ -257,7 +267,7 @@ class _Reader:
             key = f"device.convolution.{features}"
             if not re.fullmatch(r"[1-9][0-9]*", features):
                 raise self.error(key, "not a number of output features; 16, 64 … are")
-            shares[int(features)] = self._positive(key, share)
+            shares[int(features)] = self._number(key, share, _LEAST_SHARE)
         return shares
 
     def _link(self, index: int, entry: object) -> Link:
@@ -268,8 +278,11 @@ class _Reader:
         if type(size) is not int or size < 1:
             found = "missing" if size is None else f"found {size!r}"
             raise self.error(f"{where}: size", f"{found}; give a whole number of devices")
-        alpha = self._number(f"{where}: alpha", table.get("alpha"))
-        return Link(size, alpha, self._number(f"{where}: beta", table.get("beta")))
+        alpha, beta = (
+            self._number(f"{where}: {key}", table.get(key), 0, MOST_SECONDS)
+            for key in ("alpha", "beta")
+        )
+        return Link(size, alpha, beta)
 
     def _check_keys(self, prefix: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
         for key in table:
@@ -288,17 +301,13 @@ class _Reader:
             raise self.error(key, f"found {value!r}; give a string")
         return value
 
-    def _number(self, key: str, value: object) -> float:
+    def _number(self, key: str, value: object, least: float = 0, most: float = math.inf) -> float:
         if value is None:
             raise self.error(key, "missing; give a number")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(key, f"found {value!r}; give a number")
-        if not (math.isfinite(value) and value >= 0):
-            raise self.error(key, f"found {value}; give a number of at least 0")
+        # as an integer: one of TOML may be larger than any float
+        if not least <= value <= min(most, sys.float_info.max):
+            within = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+            raise self.error(key, f"found {value}; give a number {within}")
         return float(value)
-
-    def _positive(self, key: str, value: object) -> float:
-        number = self._number(key, value)
-        if number == 0:
-            raise self.error(key, "found 0; give a number above 0")
-        return number

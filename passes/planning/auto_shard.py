@@ -10,12 +10,16 @@ from typing import Any, Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute, Operation
 from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import refuse_partitioned
 from autopar.dialects.diagnostics import DiagnosticError, remark
+from autopar.dialects.rules.access import op_label
 from autopar.dialects.shard import user_grid
-from autopar.passes.cost.cluster import Cluster, ClusterError, read_cluster
+from autopar.dialects.tensors import is_splittable, is_tensor
+from autopar.passes.cost.cluster import MOST_BYTES, Cluster, ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel, check_overrides
 from autopar.passes.entry import main_function
 from autopar.passes.importing.annotations import take_annotations
@@ -36,18 +40,14 @@ _UNITS = {
 }  # fmt: skip
 
 
-_MOST_BYTES = 10**18
-"""More is no device's memory, and sums of it overflow the solver's integers."""
-
-
 def parse_bytes(given: int | str) -> int:
     """A number of bytes from a number, `16GiB`, `1.5GB`, `80e9`. ValueError for anything else."""
     found = _SIZE.match(str(given).strip())
     size = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if not 1 <= size <= _MOST_BYTES:
+    if not 1 <= size <= MOST_BYTES:
         raise ValueError(
             f"memory-per-device={given}: expected bytes, as in 16GiB, 1.5GB or 80e9, from 1 to "
-            f"{_MOST_BYTES:.0e}"
+            f"{MOST_BYTES:.0e}"
         )
     return int(size)
 
@@ -86,9 +86,10 @@ class AutoShardPass(ModulePass):
     cluster: str = "8xh100"
     """The devices and links: a preset or a TOML file."""
     alpha: tuple[float, ...] | None = None
-    """Seconds a message, for each axis of the grid, in place of the cluster's."""
+    """Seconds a message, for each axis of the grid or once for all, in place of the cluster's."""
     beta: tuple[float, ...] | None = None
-    """Seconds a byte of ring traffic, for each axis of the grid, in place of the cluster's."""
+    """Seconds a byte of ring traffic, for each axis of the grid or once for all, in place of the
+    cluster's."""
     objective: Literal["time", "communication"] = "time"
     """What is least: the time of a step, or of its collectives alone."""
     memory_per_device: int | str | None = None
@@ -171,6 +172,7 @@ class AutoShardPass(ModulePass):
         refuse_partitioned(module, self.name)
         ensure_grid(module, self.grid, self.axis_names)
         require_grid_op(module, self.name, self.name)
+        _refuse_dynamic(module)
         take_annotations(module)
         self.remark_kinds(module)
         if self.report is not None:
@@ -191,6 +193,23 @@ class AutoShardPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         self.plan(ctx, op)
+
+
+def _refuse_dynamic(module: ModuleOp) -> None:
+    """DiagnosticError where a value has a shape that is not known: it has no bytes to count."""
+
+    def check(op: Operation, what: str, type: Attribute) -> None:
+        if is_tensor(type) and not is_splittable(type):
+            raise DiagnosticError(
+                op, f"auto-shard: {what} is a {type}: write sizes in the place of ?"
+            )
+
+    for op in module.walk():
+        if isinstance(op, FuncOp):
+            for index, type in enumerate(op.function_type.inputs.data):
+                check(op, f"argument {index} of @{op.sym_name.data}", type)
+        for result in op.results:
+            check(op, f"the result of {op_label(op)}", result.type)
 
 
 def _checked_solver(module: ModuleOp, name: str) -> Plugin:
