@@ -323,16 +323,16 @@ class Plan:
         return "\n".join(lines)
 
     def _collective_rows(self) -> Iterator[str]:
-        totals: dict[tuple[str, tuple[str, ...]], list[float]] = defaultdict(lambda: [0, 0, 0.0])
+        totals: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
         for use in self.collectives:
-            total = totals[(use.kind, use.axes)]
+            total = totals[(use.kind, use.where)]
             total[0] += 1
             total[1] += use.times
             total[2] += use.num_bytes * use.times
-        for (kind, names), (count, runs, num_bytes) in sorted(totals.items()):
+        for (kind, where), (count, runs, num_bytes) in sorted(totals.items()):
             often = "" if runs == count else f" ({int(runs)} runs)"
-            where = f"over {', '.join(names)}" if names else ""
-            yield f"  {int(count):4} x {kind:16} {where:20} {num_bytes:14,.0f} bytes{often}"
+            over = f"over {where}"
+            yield f"  {int(count):4} x {kind:16} {over:20} {num_bytes:14,.0f} bytes{often}"
         yield f"  in all {self.collective_bytes:,.0f} bytes"
 
     def _device_rows(self) -> Iterator[str]:
