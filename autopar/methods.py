@@ -301,7 +301,7 @@ def resolve_method(method: Method | Plan | str | None) -> Method:
     if isinstance(method, type) and issubclass(method, Method):
         raise ValueError(f"method={method.__name__} is a class: give a method, {method.__name__}()")
     name = DEFAULT_METHOD if method is None else method
-    if name not in _BY_NAME:
+    if not isinstance(name, str) or name not in _BY_NAME:  # pyright: ignore[reportUnnecessaryIsInstance]
         known = ", ".join(method_names(aliases=True))
         raise ValueError(f"method={method!r} is unknown; known methods: {known}")
     return _BY_NAME[name]()

@@ -83,10 +83,7 @@ class GridLinks:
                     f"for the {len(grid.axes)} axes of the grid; give one for each, or one for all"
                 )
         self.cluster, self.grid = cluster, grid
-        self._alpha, self._beta = (
-            values * len(grid.axes) if values is not None and len(values) == 1 else values
-            for values in (alpha, beta)
-        )
+        self._alpha, self._beta = _by_axis(alpha, grid), _by_axis(beta, grid)
         self._links: dict[AxisRef, Link] = {}
 
     def size(self, axis: AxisRef | str) -> int:
@@ -119,6 +116,11 @@ class GridLinks:
             if all(group[0] // link.size == group[-1] // link.size for group in groups):
                 return link
         return self.cluster.links[-1]
+
+
+def _by_axis(values: Sequence[float] | None, grid: Grid) -> Sequence[float] | None:
+    """One number stands for all axes."""
+    return values if values is None or len(values) > 1 else [values[0]] * len(grid.axes)
 
 
 def _ref(axis: AxisRef | str) -> AxisRef:
