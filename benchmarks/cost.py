@@ -23,6 +23,7 @@ import autopar
 autopar.init(devices=8)
 
 import jax  # noqa: E402  (devices are set up before JAX starts)
+import numpy as np  # noqa: E402
 
 from autopar.compiled import peak_bytes  # noqa: E402
 from autopar.dialects.shard import user_grid  # noqa: E402
@@ -106,10 +107,11 @@ def measured(plans: Sequence[Plan], rounds: int) -> list[float]:
 
 
 def kendall_tau(pairs: Sequence[tuple[float, float]], apart: float = 0.0) -> tuple[float, int]:
-    """The share of pairs (predicted, measured) in the same order minus that in the other, of those
-    whose measured times differ by more than `apart`; and how many these are."""
+    """tau-a: the share of pairs (predicted, measured) in the same order minus that in the other, of
+    those whose measured times differ by more than `apart`; and how many these are. A tie is in
+    neither order."""
     signs = [
-        1 if (a[0] - b[0]) * (a[1] - b[1]) > 0 else -1
+        float(np.sign((a[0] - b[0]) * (a[1] - b[1])))
         for a, b in combinations(pairs, 2)
         if max(a[1], b[1]) > (1 + apart) * min(a[1], b[1])
     ]
