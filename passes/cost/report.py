@@ -14,7 +14,7 @@ from xdsl.ir import Operation
 from autopar.dialects.constants import constant_array
 from autopar.dialects.shard import CollectiveCommunicationOp, PermuteOp, grid_of
 from autopar.dialects.sharding import AxisRef, Grid
-from autopar.dialects.tensors import item_bytes, shape_of
+from autopar.dialects.tensors import num_bytes
 from autopar.passes.walk import inner_ops
 
 from .collectives import (
@@ -134,7 +134,7 @@ def collective_use(op: Operation, grid: Grid, loops: dict[Operation, int]) -> Co
 
 
 def _local_bytes(op: Operation) -> float:
-    return sum(item_bytes(v.type) * prod(shape_of(v.type)) for v in op.operands)
+    return sum(num_bytes(value.type) for value in op.operands)
 
 
 def _groups(op: Operation, grid: Grid) -> tuple[tuple[int, ...], int]:

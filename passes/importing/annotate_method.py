@@ -39,7 +39,7 @@ class AnnotateMethodPass(ModulePass):
     """Names of the axes of `grid` (x,y,z)."""
     batch_axis: str | None = None
     """The only axis that the method uses; all axes where absent."""
-    small_tensor_elements: int = 512
+    small_tensor_elements: int = MethodOptions.small_tensor_elements
     """Tensors with fewer elements stay whole."""
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from .modelled import StepSeconds, memory_text
 from .naming import ValueNames
 from .planner import Planned
 from .problems import UNIT_S
-from .words import size_text
+from .words import layout_text, size_text, without_numbers
 
 VERSION = 1
 
@@ -139,9 +138,8 @@ def _argument_rows(report: dict[str, Any]) -> Iterator[str]:
     """A row for each argument; those that differ in numbers of their names only share one."""
     rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for argument in report["arguments"]:
-        dims: list[list[str]] = argument["sharding"] or []
-        layout = f"[{', '.join(','.join(dim) or '-' for dim in dims)}]" if any(dims) else "whole"
-        pattern = re.sub(r"\d+", "*", argument["name"])
+        layout = layout_text(argument["sharding"] or [])
+        pattern = without_numbers(argument["name"])
         rows[pattern, argument["kind"], argument["type"], layout].append(argument["name"])
     table = [
         (f"{len(same)} x {pattern}" if len(same) > 1 else same[0], *cells)
