@@ -242,26 +242,17 @@ class ShardParallel(Method):
         return True
 
 
-_PRESETS = {
-    "v100": "8xv100",
-    "a100": "8xa100",
-    "h100": "8xh100",
-    "v5e": "tpu-v5e",
-    "v5 lite": "tpu-v5e",
-    "v5lite": "tpu-v5e",
-}
-"""The cluster presets by what JAX's names of their devices have in them."""
-
-
 def nearest_preset(platform: str, kind: str) -> str:
     """The cluster preset for a device by its platform and kind, as JAX names them; a log line says
     so where there is none of the kind."""
+    from autopar.passes.cost.cluster import preset_of
+
     if platform == "cpu":
         return "cpu"
-    for word, preset in _PRESETS.items():
-        if word in kind.lower():
-            return preset
-    nearest = _PRESETS["v5e" if platform == "tpu" else "h100"]
+    preset = preset_of(kind)
+    if preset is not None:
+        return preset
+    nearest = "tpu-v5e" if platform == "tpu" else "8xh100"
     logger.warning(
         "auto-shard knows no cluster of %r devices, and takes %s for it, with their own memory: "
         'name one by options={"cluster": ...}; autopar profile-cluster measures one',

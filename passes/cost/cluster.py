@@ -13,7 +13,8 @@
     alpha = 2e-5              # seconds a message
     beta = 2.7e-12            # seconds a byte that a device sends, when all send at once
 
-`name` and `device.kind` may be given as well, and `device.convolution.16`: the share of the rate of
+`name` and `device.kind` may be given as well, `device.jax_kinds = ["h100"]`: words, one of which
+stands in JAX's name of such a device, and `device.convolution.16`: the share of the rate of
 matmuls that a convolution of so many output features reaches; several of them make a curve. The
 presets are such files, in `presets/`.
 """
@@ -77,6 +78,8 @@ class Device:
     """Bytes a second, read or written, that a large elementwise op reaches."""
     convolution: Mapping[int, float] = field(default_factory=dict[int, float])
     """The share of the rate of matmuls that convolutions reach, by output features (of a group)."""
+    jax_kinds: tuple[str, ...] = ()
+    """Words, in lower case, of which JAX's name of such a device (its `device_kind`) has one."""
 
     def flops_per_second(self, dtype: str) -> float:
         """FLOPs a second in an element type; of the nearest stated one where it is not stated."""
@@ -142,6 +145,14 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
+def preset_of(device_kind: str) -> str | None:
+    """The preset of a kind of devices, as JAX names it; None where there is none."""
+    for name in preset_names():
+        if any(word in device_kind.lower() for word in read_cluster(name).device.jax_kinds):
+            return name
+    return None
+
+
 def read_cluster(preset_or_path: str | Path) -> Cluster:
     """A preset by name, or the cluster in a TOML file; ClusterError where it cannot be used."""
     path = Path(preset_or_path)
@@ -174,6 +185,8 @@ def write_cluster(cluster: Cluster, comments: Mapping[str, str] | None = None) -
     device = cluster.device
     lines = [*note(""), f"version = {VERSION}", f"name = {_quoted(cluster.name)}", "", "[device]"]
     lines.append(f"kind = {_quoted(device.kind)}")
+    if device.jax_kinds:
+        lines.append(f"jax_kinds = [{', '.join(map(_quoted, device.jax_kinds))}]")
     for dtype, flops in device.flops.items():
         key = dtype if re.fullmatch(r"\w+", dtype) else _quoted(dtype)
         lines += [*note(f"device.flops.{dtype}"), f"flops.{key} = {_number(flops)}"]
@@ -241,7 +254,7 @@ class _Reader:
         return Cluster(name, device, tuple(links))
 
     def _device(self, table: dict[str, Any]) -> Device:
-        known = ("kind", "flops", "convolution", "memory_bytes", "memory_bandwidth")
+        known = ("kind", "jax_kinds", "flops", "convolution", "memory_bytes", "memory_bandwidth")
         self._check_keys("device.", table, known)
         stated = self._table("device.flops", table.get("flops"))
         flops: dict[str, float] = {}
@@ -259,7 +272,8 @@ class _Reader:
         )
         kind = self._text("device.kind", table.get("kind", "device"))
         convolution = self._convolution(table.get("convolution", {}))
-        return Device(kind, flops, int(memory), bandwidth, convolution)
+        words = self._words("device.jax_kinds", table.get("jax_kinds", []))
+        return Device(kind, flops, int(memory), bandwidth, convolution, words)
 
     def _convolution(self, value: object) -> dict[int, float]:
         shares: dict[int, float] = {}
@@ -300,6 +314,15 @@ class _Reader:
         if not isinstance(value, str):
             raise self.error(key, f"found {value!r}; give a string")
         return value
+
+    def _words(self, key: str, value: object) -> tuple[str, ...]:
+        found = cast("list[object]", value) if isinstance(value, list) else [None]
+        words = tuple(
+            word for word in found if isinstance(word, str) and word == word.lower() != ""
+        )
+        if len(words) < len(found):
+            raise self.error(key, f"found {value!r}; give a list of words in lower case")
+        return words
 
     def _number(self, key: str, value: object, least: float = 0, most: float = math.inf) -> float:
         if value is None:
