@@ -35,7 +35,7 @@ from autopar.passes.cost.report import collectives_of  # noqa: E402
 from autopar.profile_cluster import Request, profile  # noqa: E402
 from autopar.terminal import Progress  # noqa: E402
 
-from . import spine  # noqa: E402
+from . import options, spine  # noqa: E402
 from .hlo_bytes import total_bytes  # noqa: E402
 
 PLANS = {
@@ -120,16 +120,18 @@ def kendall_tau(pairs: Sequence[tuple[float, float]], apart: float = 0.0) -> tup
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--plans", default=",".join(PLANS))
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--cluster", help="a preset or a file (measured now)")
+    parser.add_argument(
+        "--plans", type=options.listed(options.one_of(PLANS)), default=",".join(PLANS)
+    )
+    parser.add_argument("--rounds", type=options.at_least(1), default=12)
+    parser.add_argument("--cluster", type=options.cluster, help="a preset or a file (measured now)")
     args = parser.parse_args()
     if args.cluster:
         cluster = read_cluster(args.cluster)
     else:
         cluster, text = profile(Request(None, 8), Progress("benchmarks.cost"))
         print(text)
-    plans = [compiled(name, cluster) for name in args.plans.split(",")]
+    plans = [compiled(name, cluster) for name in args.plans]
     seconds = measured(plans, args.rounds)
     print("plan          bytes   memory   predicted ms (compute, memory, communication)   measured")
     for plan, actual in zip(plans, seconds, strict=True):
