@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from autopar.passes.importing.annotations import take_annotations
 from autopar.passes.importing.arguments import remark_unknown_kinds
 from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
 from autopar.passes.solver.problem import Problem, ProblemError, write_problem
-from autopar.passes.solver.registry import UnknownSolverError, checked_solver
+from autopar.passes.solver.registry import UnknownSolverError, guarded_solver
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .demands import Demands
@@ -178,12 +177,17 @@ class AutoShardPass(ModulePass):
         if self.report is not None:
             check_report(module, self.report)
         terms = self.terms(module)
-        plugin = None if self.solver is None else _checked_solver(module, self.solver)
+        plugin = None if self.solver is None else _solver(module, self.solver)
         keep = None if self.problem is None else partial(_write_problem, module, self.problem)
         options = SolveOptions(self.time_limit, self.seed)
-        planned = make_plan(
-            module, ctx, terms.prices, options, terms.limit, terms.demands, plugin, keep
-        )
+        try:
+            planned = make_plan(
+                module, ctx, terms.prices, options, terms.limit, terms.demands, plugin, keep
+            )
+        except ProblemError as error:
+            if plugin is None:  # a bug of ours
+                raise
+            raise DiagnosticError(module, f"auto-shard: solver={self.solver}: {error}") from error
         if self.report is not None:
             planned = planned.partitioned(module, ctx, terms.prices)
             report = report_of(module, planned, terms.limit)
@@ -212,20 +216,12 @@ def _refuse_dynamic(module: ModuleOp) -> None:
             check(op, f"the result of {op_label(op)}", result.type)
 
 
-def _checked_solver(module: ModuleOp, name: str) -> Plugin:
-    """A registered solver; DiagnosticError where there is none, and where it fails."""
+def _solver(module: ModuleOp, name: str) -> Plugin:
+    """A registered solver; DiagnosticError where there is none."""
     try:
-        solver = checked_solver(name)
+        return guarded_solver(name)
     except UnknownSolverError as error:
         raise DiagnosticError(module, f"auto-shard: {error}") from None
-
-    def checked(problem: Problem) -> Sequence[int]:
-        try:
-            return solver(problem)
-        except ProblemError as error:
-            raise DiagnosticError(module, f"auto-shard: {error}") from error
-
-    return checked
 
 
 def _write_problem(module: ModuleOp, path: str, problem: Problem) -> None:
