@@ -117,7 +117,7 @@ def _plan(options: argparse.Namespace) -> int:
     _show(remarks, remarks=options.remarks, quiet=options.quiet)
     if options.json:
         write_json(report)
-    else:
+    elif options.output is None or not options.quiet:
         write_stdout(plan_text(report) + "\n")
     return 0
 

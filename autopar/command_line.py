@@ -201,7 +201,7 @@ def _profile_cluster(commands: _Commands) -> None:
     command.add_argument(
         "--devices", type=_positive, metavar="N", help="device count (all real ones, else 8)"
     )
-    _common(command)
+    _common(command, "a JSON report on standard output, where -o takes the file")
 
 
 def _env(commands: _Commands) -> None:
@@ -250,9 +250,16 @@ def _planning(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
-    parser.add_argument("--json", action="store_true", help="a JSON report on standard output")
+def _common(
+    parser: argparse.ArgumentParser, json: str = "a JSON report on standard output"
+) -> None:
+    parser.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="no messages but errors; a result is printed only where no -o takes it",
+    )
+    parser.add_argument("--json", action="store_true", help=json)
 
 
 def _positive(text: str) -> int:

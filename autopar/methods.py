@@ -242,26 +242,17 @@ class ShardParallel(Method):
         return True
 
 
-_PRESETS = {
-    "v100": "8xv100",
-    "a100": "8xa100",
-    "h100": "8xh100",
-    "v5e": "tpu-v5e",
-    "v5 lite": "tpu-v5e",
-    "v5lite": "tpu-v5e",
-}
-"""The cluster presets by what JAX's names of their devices have in them."""
-
-
 def nearest_preset(platform: str, kind: str) -> str:
     """The cluster preset for a device by its platform and kind, as JAX names them; a log line says
     so where there is none of the kind."""
+    from autopar.passes.cost.cluster import preset_of
+
     if platform == "cpu":
         return "cpu"
-    for word, preset in _PRESETS.items():
-        if word in kind.lower():
-            return preset
-    nearest = _PRESETS["v5e" if platform == "tpu" else "h100"]
+    preset = preset_of(kind)
+    if preset is not None:
+        return preset
+    nearest = "tpu-v5e" if platform == "tpu" else "8xh100"
     logger.warning(
         "auto-shard knows no cluster of %r devices, and takes %s for it, with their own memory: "
         'name one by options={"cluster": ...}; autopar profile-cluster measures one',
@@ -301,7 +292,7 @@ def resolve_method(method: Method | Plan | str | None) -> Method:
     if isinstance(method, type) and issubclass(method, Method):
         raise ValueError(f"method={method.__name__} is a class: give a method, {method.__name__}()")
     name = DEFAULT_METHOD if method is None else method
-    if name not in _BY_NAME:
+    if not isinstance(name, str) or name not in _BY_NAME:  # pyright: ignore[reportUnnecessaryIsInstance]
         known = ", ".join(method_names(aliases=True))
         raise ValueError(f"method={method!r} is unknown; known methods: {known}")
     return _BY_NAME[name]()

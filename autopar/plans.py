@@ -7,12 +7,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,7 +21,7 @@ from autopar.dialects.autopar import GLOBAL, aliases, result_sharding, sharding_
 from autopar.dialects.diagnostics import Diagnostic, DiagnosticError, collect_remarks
 from autopar.dialects.shard import user_grid
 from autopar.dialects.sharding import Grid, Sharding, parse_axis
-from autopar.dialects.tensors import item_bytes, shape_of
+from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.collector import collector_off
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
@@ -31,6 +29,7 @@ from autopar.passes.entry import main_function
 from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.importing.meshes import merge_axes
 from autopar.passes.planning.modelled import Modelled, modelled
+from autopar.passes.planning.words import layout_text, without_numbers
 
 if TYPE_CHECKING:
     from jax.sharding import NamedSharding
@@ -61,9 +60,7 @@ class PlannedValue:
     @property
     def layout(self) -> str:
         """`dims` as text: `-` for a dimension that is whole, `whole` where all are."""
-        if not any(self.dims):
-            return "whole"
-        return f"[{', '.join(','.join(dim) or '-' for dim in self.dims)}]"
+        return layout_text(self.dims)
 
 
 @dataclass(frozen=True)
@@ -323,16 +320,16 @@ class Plan:
         return "\n".join(lines)
 
     def _collective_rows(self) -> Iterator[str]:
-        totals: dict[tuple[str, tuple[str, ...]], list[float]] = defaultdict(lambda: [0, 0, 0.0])
+        totals: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
         for use in self.collectives:
-            total = totals[(use.kind, use.axes)]
+            total = totals[(use.kind, use.where)]
             total[0] += 1
             total[1] += use.times
             total[2] += use.num_bytes * use.times
-        for (kind, names), (count, runs, num_bytes) in sorted(totals.items()):
+        for (kind, where), (count, runs, sent) in sorted(totals.items()):
             often = "" if runs == count else f" ({int(runs)} runs)"
-            where = f"over {', '.join(names)}" if names else ""
-            yield f"  {int(count):4} x {kind:16} {where:20} {num_bytes:14,.0f} bytes{often}"
+            over = f"over {where}"
+            yield f"  {int(count):4} x {kind:16} {over:20} {sent:14,.0f} bytes{often}"
         yield f"  in all {self.collective_bytes:,.0f} bytes"
 
     def _device_rows(self) -> Iterator[str]:
@@ -357,8 +354,7 @@ def _value(
 ) -> PlannedValue:
     local_shape = shape_of(local)
     shape = shape_of(whole) if whole is not None else local_shape
-    num_bytes = int(item_bytes(local) * prod(local_shape)) if hasattr(local, "shape") else 0
-    return PlannedValue(name, kind, shape, local_shape, num_bytes, _dims(sharding, grid))
+    return PlannedValue(name, kind, shape, local_shape, num_bytes(local), _dims(sharding, grid))
 
 
 def _dims(sharding: Sharding | None, grid: Grid) -> tuple[tuple[str, ...], ...]:
@@ -376,7 +372,7 @@ def _value_rows(values: Iterable[PlannedValue]) -> Iterator[str]:
     rows: dict[tuple[str, str, str, str], list[PlannedValue]] = defaultdict(list)
     for value in values:
         shape = "x".join(map(str, value.shape)) or "scalar"
-        rows[(re.sub(r"\d+", "*", value.name), value.kind, shape, value.layout)].append(value)
+        rows[(without_numbers(value.name), value.kind, shape, value.layout)].append(value)
     table = [
         (
             f"{len(same)} x {pattern}" if len(same) > 1 else same[0].name,

@@ -11,7 +11,7 @@ from typing import IO, Any
 from .files import output_path, write_whole
 from .passes.solver.budget import UNITS_PER_SECOND
 from .passes.solver.problem import ProblemError, read_problem
-from .passes.solver.registry import UnknownSolverError, checked_solver
+from .passes.solver.registry import UnknownSolverError, guarded_solver
 from .passes.solver.solve import Solution, SolveOptions, solve
 from .terminal import Progress, UsageError
 
@@ -45,7 +45,7 @@ def solve_file(request: Request, progress: Progress) -> Solution:
         # the work follows from the limit alone, however long reading took
         work = request.time_limit_s * UNITS_PER_SECOND
         options = SolveOptions(max(left, 0.05), request.seed, work)
-        plugin = None if request.solver is None else checked_solver(request.solver)
+        plugin = None if request.solver is None else guarded_solver(request.solver)
         solution = solve(problem, options, plugin=plugin, progress=progress.step)
     except (ProblemError, UnknownSolverError) as error:
         raise UsageError(str(error)) from None

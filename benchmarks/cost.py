@@ -23,6 +23,7 @@ import autopar
 autopar.init(devices=8)
 
 import jax  # noqa: E402  (devices are set up before JAX starts)
+import numpy as np  # noqa: E402
 
 from autopar.compiled import peak_bytes  # noqa: E402
 from autopar.dialects.shard import user_grid  # noqa: E402
@@ -34,7 +35,7 @@ from autopar.passes.cost.report import collectives_of  # noqa: E402
 from autopar.profile_cluster import Request, profile  # noqa: E402
 from autopar.terminal import Progress  # noqa: E402
 
-from . import spine  # noqa: E402
+from . import options, spine  # noqa: E402
 from .hlo_bytes import total_bytes  # noqa: E402
 
 PLANS = {
@@ -106,10 +107,11 @@ def measured(plans: Sequence[Plan], rounds: int) -> list[float]:
 
 
 def kendall_tau(pairs: Sequence[tuple[float, float]], apart: float = 0.0) -> tuple[float, int]:
-    """The share of pairs (predicted, measured) in the same order minus that in the other, of those
-    whose measured times differ by more than `apart`; and how many these are."""
+    """tau-a: the share of pairs (predicted, measured) in the same order minus that in the other, of
+    those whose measured times differ by more than `apart`; and how many these are. A tie is in
+    neither order."""
     signs = [
-        1 if (a[0] - b[0]) * (a[1] - b[1]) > 0 else -1
+        float(np.sign((a[0] - b[0]) * (a[1] - b[1])))
         for a, b in combinations(pairs, 2)
         if max(a[1], b[1]) > (1 + apart) * min(a[1], b[1])
     ]
@@ -118,16 +120,18 @@ def kendall_tau(pairs: Sequence[tuple[float, float]], apart: float = 0.0) -> tup
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--plans", default=",".join(PLANS))
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--cluster", help="a preset or a file (measured now)")
+    parser.add_argument(
+        "--plans", type=options.listed(options.one_of(PLANS)), default=",".join(PLANS)
+    )
+    parser.add_argument("--rounds", type=options.at_least(1), default=12)
+    parser.add_argument("--cluster", type=options.cluster, help="a preset or a file (measured now)")
     args = parser.parse_args()
     if args.cluster:
         cluster = read_cluster(args.cluster)
     else:
         cluster, text = profile(Request(None, 8), Progress("benchmarks.cost"))
         print(text)
-    plans = [compiled(name, cluster) for name in args.plans.split(",")]
+    plans = [compiled(name, cluster) for name in args.plans]
     seconds = measured(plans, args.rounds)
     print("plan          bytes   memory   predicted ms (compute, memory, communication)   measured")
     for plan, actual in zip(plans, seconds, strict=True):

@@ -14,11 +14,15 @@ import statistics
 import time
 from typing import Any
 
+from . import options
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=60, help="measured pairs (60)")
-    parser.add_argument("--arguments", type=int, default=300, help="arguments and results (300)")
+    parser.add_argument("--pairs", type=options.at_least(1), default=60, help="measured pairs (60)")
+    parser.add_argument(
+        "--arguments", type=options.at_least(1), default=300, help="arguments and results (300)"
+    )
     args = parser.parse_args()
 
     import autopar

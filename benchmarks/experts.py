@@ -37,6 +37,7 @@ from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import shape_of
 from autopar.passes.entry import main_function
 from autopar.passes.importing.gathers import gather_by_phase
+from autopar.passes.importing.methods import MethodOptions, split_by_zero
 from autopar.passes.importing.state import next_values_by_flow
 
 Axes = tuple[str, ...]
@@ -62,8 +63,6 @@ PARAMETERS: tuple[tuple[str, str], ...] = (
 )
 """What tensor parallelism (t) and expert parallelism (e) split of a parameter, by the end of its
 path: columns of what widens, rows of what narrows, heads, the vocabulary (Shoeybi et al. 2019)."""
-SMALL = 512
-"""Parameters of fewer elements stay whole in ZeRO."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,10 @@ class Expert:
             taken = {"t": self.tensor, "e": self.experts}
             dims = [taken.get(letter, ()) for letter in letters]
             dims = [*_even(_once(dims), shape, grid)]
-        if re.match(r"opt_state/|params/", path) and prod(shape) >= SMALL:
+        if (
+            re.match(r"opt_state/|params/", path)
+            and prod(shape) >= MethodOptions.small_tensor_elements
+        ):
             zero = self.state if path.startswith("opt_state/") else self.parameters
             used = {axis for axes in dims for axis in axes}
             axes = tuple(axis for axis in zero if axis not in used)
@@ -174,7 +176,11 @@ def _zeros(batch: Axes) -> list[tuple[str, Axes, Axes]]:
     """(name, axes of optimizer state, axes of parameters); hybrids are ZeRO-3 along one axis."""
     if not batch:
         return [("", (), ())]
-    found = [("dp", (), ()), ("zero2", batch, ()), ("zero3", batch, batch)]
+    found: list[tuple[str, Axes, Axes]] = [("dp", (), ())]
+    for level in (2, 3):
+        kinds = split_by_zero(level)
+        state, parameters = (batch if k in kinds else () for k in ("optimizer_state", "parameter"))
+        found.append((f"zero{level}", state, parameters))
     if len(batch) > 1:
         found += [(f"hsdp[{axis}]", (axis,), (axis,)) for axis in batch]
     return found

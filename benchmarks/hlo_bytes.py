@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, combinations
 from math import prod
 from typing import Any, NamedTuple
@@ -11,35 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autopar.dialects.sharding import AxisRef, Grid
-from autopar.passes.cost.collectives import (
-    all_gather_bytes,
-    all_reduce_bytes,
-    all_to_all_bytes,
-    one_root_bytes,
-    permute_bytes,
-    reduce_scatter_bytes,
-)
+from autopar.passes.cost.report import RING_BYTES, collective_kind
 
 from .hlo_text import Computation, Instruction, Module, parse
-
-_RING_BYTES: dict[str, Callable[[float, int], float]] = {
-    "all-reduce": all_reduce_bytes,
-    "all-gather": all_gather_bytes,
-    "reduce-scatter": reduce_scatter_bytes,
-    "all-to-all": all_to_all_bytes,
-    "collective-permute": lambda num_bytes, _: permute_bytes(num_bytes),
-    "collective-broadcast": one_root_bytes,
-}
-_NAMES = {"collective-permute": "permute"}
 
 
 class HloUse(NamedTuple):
     """A collective of an HLO module."""
 
     kind: str
+    """As of a `CollectiveUse`."""
     axes: tuple[str, ...]
-    """The grid axes, or sub-axes, that it runs over; all axes where its groups are those of
-    none."""
+    """The grid axes, or sub-axes, that it runs over; none where its groups are those of none."""
+    group: int
+    """Devices that take part in one instance."""
     num_bytes: float
     """Ring bytes that a device sends."""
     local_bytes: float
@@ -48,12 +33,12 @@ class HloUse(NamedTuple):
 
 def use_of(instruction: Instruction, of: Computation, grid: Grid) -> HloUse | None:
     """What an instruction moves; None if it is no collective. Devices are numbered as a grid's."""
-    kind = _kind(instruction)
-    if kind is None:
+    name = _name(instruction)
+    if name is None:
         return None
-    num_bytes, local_bytes = _bytes(instruction, of, kind, grid.num_devices)
-    axes = _axes(instruction.text, kind, grid)
-    return HloUse(_NAMES.get(kind, kind), axes, num_bytes, local_bytes)
+    num_bytes, local_bytes = _bytes(instruction, of, name, grid.num_devices)
+    kind = collective_kind(name)
+    return HloUse(kind, *_axes(instruction.text, kind, grid), num_bytes, local_bytes)
 
 
 def uses(module: Module, grid: Grid) -> Iterator[HloUse]:
@@ -69,10 +54,10 @@ def collectives(hlo: str, num_devices: int) -> Iterator[tuple[str, float]]:
     """(kind, ring bytes a device) of every collective of an HLO module, loop bodies once."""
     for computation in parse(hlo).computations.values():
         for instruction in computation.instructions:
-            kind = _kind(instruction)
-            if kind is not None:
-                num_bytes, _ = _bytes(instruction, computation, kind, num_devices)
-                yield _NAMES.get(kind, kind), num_bytes
+            name = _name(instruction)
+            if name is not None:
+                num_bytes, _ = _bytes(instruction, computation, name, num_devices)
+                yield collective_kind(name), num_bytes
 
 
 def total_bytes(hlo: str, num_devices: int) -> float:
@@ -80,40 +65,42 @@ def total_bytes(hlo: str, num_devices: int) -> float:
     return sum(num_bytes for _, num_bytes in collectives(hlo, num_devices))
 
 
-def _kind(instruction: Instruction) -> str | None:
-    """Of `all-reduce` and of the first half of a pair, `all-reduce-start`."""
-    kind = instruction.opcode.removesuffix("-start")
-    return kind if kind in _RING_BYTES else None
+def _name(instruction: Instruction) -> str | None:
+    """StableHLO's name of `all-reduce` and of the first half of a pair, `all-reduce-start`."""
+    name = f"stablehlo.{instruction.opcode.removesuffix('-start').replace('-', '_')}"
+    return name if name in RING_BYTES else None
 
 
 def _bytes(
-    instruction: Instruction, of: Computation, kind: str, num_devices: int
+    instruction: Instruction, of: Computation, name: str, num_devices: int
 ) -> tuple[float, float]:
     """Ring bytes, and what a device puts in."""
     groups = _groups(instruction.text)
     group = len(next(iter(groups))) if groups else num_devices
     local_bytes = float(sum(operand.num_bytes for operand in of.operands(instruction)))
-    return _RING_BYTES[kind](local_bytes, group), local_bytes
+    return RING_BYTES[name](local_bytes, group), local_bytes
 
 
 # ---- Which axes ----------------------------------------------------------------------------------
 
 
-def _axes(line: str, kind: str, grid: Grid) -> tuple[str, ...]:
-    """The grid axes of a collective."""
+def _axes(line: str, kind: str, grid: Grid) -> tuple[tuple[str, ...], int]:
+    """The grid axes of a collective, none where its groups are those of none, and the size of a
+    group."""
     names = tuple(name for name, size in grid.axes if size > 1)
-    if kind == "collective-permute":
+    if kind == "permute":
         pairs = re.search(r"source_target_pairs=\{.*?\}\}", line)
         found = re.findall(r"\{(\d+),(\d+)", pairs[0]) if pairs else []
         ends = [(int(a), int(b)) for a, b in found]
-        return tuple(name for name in names if _differs(grid, name, ends))
+        moved = tuple(name for name in names if _differs(grid, name, ends))
+        return moved, prod(grid.sizes[name] for name in moved)
     groups = _groups(line)
     if not groups:
-        return names
+        return names, grid.num_devices
     for axes in _sets_of_axes(grid):
         if groups == {frozenset(group) for group in grid.groups(axes)}:
-            return tuple(axis.spelled for axis in axes)
-    return names
+            return tuple(axis.spelled for axis in axes), grid.parts(axes)
+    return (), len(next(iter(groups)))
 
 
 def _differs(grid: Grid, name: str, ends: list[tuple[int, int]]) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from autopar.dialects.sharding import Grid
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Collective, Price
+from autopar.passes.cost.report import paid_axes
 
 from .hlo_bytes import use_of
 from .hlo_flops import convolution_flops, dot_flops, output_features
@@ -93,9 +94,10 @@ class _Reading:
         use = use_of(one, of, self.grid)
         if use is None:
             return None
-        key = use.kind.replace("-", "_"), use.axes
-        seconds = self.prices.collective_seconds(key[0], use.local_bytes, use.axes)
-        sends = use.num_bytes if use.axes else 0.0
+        key = use.kind, use.axes
+        axes = paid_axes(use.axes, use.group, self.grid)
+        seconds = self.prices.collective_seconds(use.kind, use.local_bytes, axes)
+        sends = use.num_bytes if axes else 0.0
         return Work(0.0, 0.0, {key: sends}, float(sends > 0), Price(communication={key: seconds}))
 
     def _local(self, one: Instruction, of: Computation) -> Work:

@@ -19,6 +19,7 @@ from autopar.lowering.exporter import export_module
 from autopar.lowering.importer import import_module
 from autopar.lowering.mlir_context import merge_equal_ops
 
+from . import options
 from .programs import GPTSizes, gpt_step
 
 
@@ -41,8 +42,8 @@ def measure(module: Any, repeat: int) -> tuple[int, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, nargs="+", default=[24, 96])
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--layers", type=options.at_least(1), nargs="+", default=[24, 96])
+    parser.add_argument("--repeat", type=options.at_least(1), default=3)
     arguments = parser.parse_args()
     print("layers module      ops lower s  import x  export x  import ops/s  export ops/s")
     for layers in arguments.layers:

@@ -30,8 +30,8 @@ from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price
-from autopar.passes.importing.grid_option import parse_grid
 
+from . import options
 from .cases import Case, Figures, figures_of, kind_of, limit_of, lowered, step_of, without_plan
 from .experts import experts_of
 from .plans_compiled import compiled_ratios, measured_ratios
@@ -116,9 +116,8 @@ def summary(ratios: dict[str, float]) -> str:
 def modelled(args: argparse.Namespace) -> dict[str, float]:
     """Compares by the cost model."""
     ratios: dict[str, float] = {}
-    for model in args.models.split(","):
-        for shape in args.grids.split(","):
-            grid = parse_grid(shape)
+    for model in args.models:
+        for grid in args.grids:
             batch = (args.batch or MODELS.get(model, 32)) * grid.num_devices // 8
             step = step_of(model, args.layers or None, batch)
             began = time.perf_counter()
@@ -128,8 +127,8 @@ def modelled(args: argparse.Namespace) -> dict[str, float]:
             took = time.perf_counter() - began - lower
             case = Case(module, step.paths, grid)
             experts = {one.name: case.expert(one) for one in experts_of(grid, **kind_of(model))}
-            for preset, memory in product(args.clusters.split(","), args.memory.split(",")):
-                title = f"{model} {shape} {preset} {memory}"
+            for preset, memory in product(args.clusters, args.memory):
+                title = f"{model} {options.grid_text(grid)} {preset} {memory}"
                 print(
                     f"{title}: batch {batch}, {len(experts)} experts, "
                     f"JAX lowers in {lower:.1f} s, import {took:.1f} s",
@@ -141,23 +140,66 @@ def modelled(args: argparse.Namespace) -> dict[str, float]:
     return ratios
 
 
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, *, runs: bool) -> None:
+    """Exits with one line where options do not go together."""
+    if args.measure and args.memory:
+        parser.error("--memory: what runs is planned without a limit: leave it out")
+    if runs and args.verbose:
+        parser.error("--verbose is of modelled plans: leave it out")
+    for grid, cluster in product(args.grids, args.clusters):
+        if runs and grid.num_devices != 8:
+            parser.error(f"--grids {options.grid_text(grid)}: plans are compiled for 8 devices")
+        options.check_size(parser, grid, cluster)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--models", help="names and sizes, as gpt-1.3B,moe-380M")
-    parser.add_argument("--layers", type=int, default=4, help="at most; 0: as the size says")
-    parser.add_argument("--batch", type=int, help="examples on 8 devices; more on more")
-    parser.add_argument("--grids", default="2x4")
-    parser.add_argument("--clusters", help="presets and files (8xh100; on this machine cpu)")
-    parser.add_argument("--memory", default="device", help="device, tight, or device,tight")
-    parser.add_argument("--verbose", action="store_true", help="every expert; splits of times")
-    parser.add_argument("--compiled", action="store_true", help="read what XLA compiles")
-    parser.add_argument("--measure", action="store_true", help="run what XLA compiles")
-    parser.add_argument("--best", type=int, default=3, help="experts that are compiled; 0: all")
-    parser.add_argument("--rounds", type=int, default=20, help="steps of which the fastest counts")
+    several = options.listed
+    parser.add_argument(
+        "--models", type=several(options.model), help="names and sizes, as gpt-1.3B,moe-380M"
+    )
+    parser.add_argument(
+        "--layers", type=options.at_least(0), default=4, help="at most (4); 0: as the size says"
+    )
+    parser.add_argument(
+        "--batch",
+        type=options.at_least(1),
+        help="examples on 8 devices, more on more (each model's own; 16 where plans are compiled)",
+    )
+    parser.add_argument("--grids", type=several(options.grid), default="2x4", help="as 8,2x4 (2x4)")
+    parser.add_argument(
+        "--clusters",
+        type=several(options.cluster),
+        help="presets and files (8xh100; with --measure cpu)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=several(options.one_of(("device", "tight"))),
+        help="device, tight, or device,tight (device); not with --measure",
+    )
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="every expert; splits of times; where nothing is compiled",
+    )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--compiled", action="store_true", help="read what XLA compiles")
+    kinds.add_argument("--measure", action="store_true", help="run what XLA compiles")
+    parser.add_argument(
+        "--best", type=options.at_least(0), default=3, help="experts that are compiled (3); 0: all"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=options.at_least(1),
+        default=20,
+        help="steps of which the fastest counts (20)",
+    )
     args = parser.parse_args()
     runs = args.compiled or args.measure
-    args.models = args.models or ",".join(SMALL if runs else MODELS)
-    args.clusters = args.clusters or ("cpu" if args.measure else "8xh100")
+    args.models = args.models or list(SMALL if runs else MODELS)
+    args.clusters = args.clusters or ["cpu" if args.measure else "8xh100"]
+    _check(parser, args, runs=runs)
+    args.memory = args.memory or ["device"]
     compared = measured_ratios if args.measure else compiled_ratios if runs else modelled
     print(summary(compared(args)))
 

@@ -13,7 +13,6 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
-from autopar.passes.importing.grid_option import parse_grid
 
 from .cases import (
     Case,
@@ -28,6 +27,7 @@ from .cases import (
 )
 from .experts import Expert, experts_of
 from .hlo_price import Work, work_of
+from .options import grid_text
 from .plans_run import Compiled, compiled_jit, compiled_ours, measured
 
 _APART = 0.1
@@ -107,8 +107,8 @@ def compiled_ratios(args: argparse.Namespace) -> dict[str, float]:
     """auto / the best expert, as compiled."""
     ratios: dict[str, float] = {}
     for model, _, case, experts in _cases(args):
-        for preset, memory in product(args.clusters.split(","), args.memory.split(",")):
-            title = f"{model} {'x'.join(map(str, case.grid.shape))} {preset} {memory}"
+        for preset, memory in product(args.clusters, args.memory):
+            title = f"{model} {grid_text(case.grid)} {preset} {memory}"
             prices = CostModel.of(read_cluster(preset), case.grid)
             print(title, flush=True)
             ratios[title] = _compare(case, experts, prices, memory, args.best)
@@ -116,11 +116,11 @@ def compiled_ratios(args: argparse.Namespace) -> dict[str, float]:
 
 
 def _cases(args: argparse.Namespace) -> Iterator[tuple[str, Step, Case, _Experts]]:
-    for model in args.models.split(","):
+    for model in args.models:
         step = step_of(model, args.layers or None, args.batch or 16, wide=True)
         module = import_module(lowered(step))
-        for shape in args.grids.split(","):
-            case = Case(module, step.paths, parse_grid(shape))
+        for grid in args.grids:
+            case = Case(module, step.paths, grid)
             yield model, step, case, _Experts(model, step, case)
 
 
@@ -172,8 +172,8 @@ def measured_ratios(args: argparse.Namespace) -> dict[str, float]:
     """auto / the fastest of the best experts by plain jax.jit, by the clock."""
     ratios: dict[str, float] = {}
     for model, step, case, experts in _cases(args):
-        for preset in args.clusters.split(","):
-            title = f"{model} {'x'.join(map(str, case.grid.shape))} {preset}"
+        for preset in args.clusters:
+            title = f"{model} {grid_text(case.grid)} {preset}"
             prices = CostModel.of(read_cluster(preset), case.grid)
             print(title, flush=True)
             plans = [compiled_ours("auto", case.auto(prices, None))]

@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from .options import at_least
+
 
 class Instance(NamedTuple):
     """The contest's time limit, and the best cost and bound published."""
@@ -56,10 +58,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of the time limits")
     options = parser.parse_args()
     files = {path.name.split(".")[0]: path for path in sorted(options.folder.glob("*.json*"))}
+    if not files:
+        parser.error(f"{options.folder}: no folder of instances, NAME.json or NAME.json.gz")
+    for name in options.names:
+        if name not in files:
+            parser.error(f"{options.folder} has no instance {name}; it has {', '.join(files)}")
     header = ("instance", "cost", "ratio", "bound", "gap %", "limit s", "time s", "reproducible")
     print(" ".join(f"{title:>13}" for title in header))
     for name in options.names or files:

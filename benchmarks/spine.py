@@ -37,6 +37,7 @@ from models.gpt import (  # noqa: E402
     state_shardings,
 )
 
+from . import options  # noqa: E402
 from .hlo_bytes import total_bytes  # noqa: E402
 
 
@@ -256,12 +257,14 @@ def _road_time(native: Any, state_size: int, method: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--programs", default=",".join(PROGRAMS))
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument(
+        "--programs", type=options.listed(options.one_of(PROGRAMS)), default=",".join(PROGRAMS)
+    )
+    parser.add_argument("--rounds", type=options.at_least(1), default=24)
     parser.add_argument("--compile-road", action="store_true", help="the compile road alone")
     args = parser.parse_args()
     if not args.compile_road:
-        for name in args.programs.split(","):
+        for name in args.programs:
             compare(name, args.rounds)
     compile_road(24, rounds=5)
     compile_road(96, rounds=2)

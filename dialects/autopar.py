@@ -389,6 +389,25 @@ def refuse_partitioned(module: ModuleOp, pass_name: str) -> None:
                     )
 
 
+def refuse_unpartitioned(module: ModuleOp, pass_name: str) -> None:
+    """DiagnosticError where an argument or a result is split, but has its whole type still."""
+    for func in module.ops:
+        if isinstance(func, FuncOp):
+            for what, attrs in (("argument", func.arg_attrs), ("result", func.res_attrs)):
+                for index, entry in enumerate(attrs or ()):
+                    sharding = entry.data.get(SHARDING)
+                    if (
+                        isinstance(sharding, ShardingAttr)
+                        and not sharding.data.is_replicated
+                        and GLOBAL not in entry.data
+                    ):
+                        raise DiagnosticError(
+                            func,
+                            f"{what} {index} of @{func.sym_name.data} is split <{sharding.data}>, "
+                            f"and has no {GLOBAL}: run shard-partition before {pass_name}",
+                        )
+
+
 def place_like_arguments(func: FuncOp, pairs: Iterable[tuple[int, int]]) -> None:
     """Gives results the shardings of arguments, where they have none yet: (argument, result)."""
     pairs = list(pairs)

@@ -89,13 +89,17 @@ def _bits(element: Attribute) -> int:
 
 
 def num_bytes(type: Attribute) -> int:
-    """Bytes of a whole tensor of the type; 0 for anything else."""
+    """Bytes of a whole tensor of the type; 0 for anything else, and where a size is not known."""
     known = _SIZES.get(id(type))
     if known is None:
         if len(_SIZES) >= _MOST_SIZES:
             _SIZES.clear()
-        known = _SIZES[id(type)] = item_bytes(type) * prod(shape_of(type)), type
+        known = _SIZES[id(type)] = _count_bytes(type), type
     return known[0]
+
+
+def _count_bytes(type: Attribute) -> int:
+    return item_bytes(type) * prod(shape_of(type)) if is_splittable(type) else 0
 
 
 def is_splittable(type: Attribute) -> bool:

@@ -79,7 +79,8 @@ SIZES: dict[str, GPTConfig] = {
     "76B": GPTConfig(51200, 60, 80, 10240, 1024, jnp.bfloat16),
     "175B": GPTConfig(51200, 96, 96, 12288, 2048, jnp.bfloat16, remat=True),
 }
-"""nano to small are byte-level; the others are the sizes of Alpa's weak-scaling runs."""
+"""nano to small are byte-level; 175B is GPT-3, the others are the sizes of Alpa's weak-scaling
+runs."""
 
 
 class GPT(nn.Module):

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--auto-shard", action="store_true", help="planned, not propagated")
     options = parser.parse_args(arguments)
     if options.auto_shard:
-        oracle.PROPAGATE = ("auto-shard",)
+        oracle.PROPAGATE = oracle.AUTO_SHARD
     end = time.monotonic() + 60 * options.minutes
     seed, failures = options.seed, 0
     while time.monotonic() < end and seed - options.seed < options.count:

@@ -58,7 +58,7 @@ def collectives_data(module: ModuleOp, prices: CostModel, tree: ProgramTree) -> 
     for op, use in uses:
         if use is None:
             continue
-        key = use.kind, ", ".join(use.axes)
+        key = use.kind, use.where
         own, spent = moved[key], seconds.get(op, 0.0)
         own.count += use.times
         own.num_bytes += use.times * use.num_bytes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopar.decisions import parsed_sharding, parsed_strategy
 from autopar.dialects.sharding import Grid
+from autopar.passes.cost.report import axes_text
 
 from .data import Header, head, layout_number, merged, strategy_text
 from .tree import ProgramTree, Table
@@ -31,7 +32,7 @@ def plan_data(plan: Plan, title: str) -> dict[str, Any]:
     header = Header(title, plan.method)
     moved: dict[tuple[str, str], list[float]] = {}
     for use in plan.collectives:
-        row = moved.setdefault((use.kind, ", ".join(use.axes)), [0, 0.0])
+        row = moved.setdefault((use.kind, use.where), [0, 0.0])
         row[0] += use.times
         row[1] += use.times * use.num_bytes
     return {
@@ -80,7 +81,9 @@ def report_data(report: dict[str, Any], title: str) -> dict[str, Any]:
             "points": [],
         },
         "collectives": [
-            _collective(row["kind"], ", ".join(row["axes"]), row["count"], row["ring_bytes"])
+            _collective(
+                row["kind"], axes_text(row["axes"], row["group"]), row["count"], row["ring_bytes"]
+            )
             for row in report["collectives"]
         ],
         "arguments": [[[row[0]], *row[1:]] for row in arguments],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from xdsl.ir import Attribute, Operation
 
@@ -66,9 +66,11 @@ def sharding_rule(
     *names: str, op_class: OpClass | None = None
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Decorator: the function gives the rule of the ops of these names; ValueError where one has
-    a rule already, since nothing but the order of imports would tell which holds."""
+    a rule already, since nothing but the order of imports would tell which holds, and for a class
+    that there is not."""
 
     def register(function: RuleFunction) -> RuleFunction:
+        _check_class(op_class)
         for name in names:
             _add(_RULES, name, function)
             if op_class is not None:
@@ -88,9 +90,11 @@ def register_sharding_rule(
     """Adds or replaces the rule of the op `name` (for third parties).
 
     `op_class`: when propagation takes the op; None: with all those that are in no class.
+    ValueError for another.
     `flops`: what the cost model takes it to compute; None: it costs its traffic with memory.
     Programs that are compiled already stay as they are: `autopar.clear_executable_cache()`.
     """
+    _check_class(op_class)
     load_families()
     _RULES[name] = function
     _CLASSES.pop(name, None)
@@ -113,6 +117,12 @@ def register_custom_call_rule(
     _CUSTOM_CALLS[target] = function
     _state_flops(f"{_CUSTOM_CALL}@{target}", flops)
     clear_cache()
+
+
+def _check_class(op_class: OpClass | None) -> None:
+    if op_class is not None and op_class not in get_args(OpClass):
+        known = ", ".join(get_args(OpClass))
+        raise ValueError(f"op_class={op_class!r} is unknown; known: {known}, or None")
 
 
 def _state_flops(key: str, flops: FlopsFunction | None) -> None:

@@ -13,7 +13,8 @@
     alpha = 2e-5              # seconds a message
     beta = 2.7e-12            # seconds a byte that a device sends, when all send at once
 
-`name` and `device.kind` may be given as well, and `device.convolution.16`: the share of the rate of
+`name` and `device.kind` may be given as well, `device.jax_kinds = ["h100"]`: words, one of which
+stands in JAX's name of such a device, and `device.convolution.16`: the share of the rate of
 matmuls that a convolution of so many output features reaches; several of them make a curve. The
 presets are such files, in `presets/`.
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +32,13 @@ from pathlib import Path
 from typing import Any, cast
 
 VERSION = 1
+MOST_BYTES = 10**18
+"""More is no device's memory, and sums of it overflow the solver's integers."""
+MOST_SECONDS = 1e3
+"""Of a message or a byte: more is a slip, and steps of years are beyond the solver's integers."""
+_LEAST_RATE = 1.0
+"""FLOPs or bytes a second: with less, too, steps take years."""
+_LEAST_SHARE = 1e-9
 _PRESETS = Path(__file__).with_name("presets")
 
 _DTYPE = re.compile(r"(bf16|tf32|f(8|16|32|64)|f[468]E\w+|u?i([1248]|16|32|64)|complex<f(32|64)>)$")
@@ -37,7 +46,7 @@ _NEAREST: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = (
     (r"f16", (("bf16", 1), ("f32", 1))),
     (r"bf16", (("f16", 1), ("f32", 1))),
     (r"tf32", (("f32", 1),)),
-    (r"f[48]E.*|f8", (("f8", 1), ("bf16", 1))),
+    (r"f[468]E.*|f8", (("f8", 1), ("bf16", 1))),
     (r"f64", (("f32", 1 / 2),)),
     (r"complex<f32>", (("f32", 1 / 4),)),
     (r"complex<f64>", (("f64", 1 / 4), ("f32", 1 / 8))),
@@ -69,6 +78,8 @@ class Device:
     """Bytes a second, read or written, that a large elementwise op reaches."""
     convolution: Mapping[int, float] = field(default_factory=dict[int, float])
     """The share of the rate of matmuls that convolutions reach, by output features (of a group)."""
+    jax_kinds: tuple[str, ...] = ()
+    """Words, in lower case, of which JAX's name of such a device (its `device_kind`) has one."""
 
     def flops_per_second(self, dtype: str) -> float:
         """FLOPs a second in an element type; of the nearest stated one where it is not stated."""
@@ -134,6 +145,14 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
+def preset_of(device_kind: str) -> str | None:
+    """The preset of a kind of devices, as JAX names it; None where there is none."""
+    for name in preset_names():
+        if any(word in device_kind.lower() for word in read_cluster(name).device.jax_kinds):
+            return name
+    return None
+
+
 def read_cluster(preset_or_path: str | Path) -> Cluster:
     """A preset by name, or the cluster in a TOML file; ClusterError where it cannot be used."""
     path = Path(preset_or_path)
@@ -166,6 +185,8 @@ def write_cluster(cluster: Cluster, comments: Mapping[str, str] | None = None) -
     device = cluster.device
     lines = [*note(""), f"version = {VERSION}", f"name = {_quoted(cluster.name)}", "", "[device]"]
     lines.append(f"kind = {_quoted(device.kind)}")
+    if device.jax_kinds:
+        lines.append(f"jax_kinds = [{', '.join(map(_quoted, device.jax_kinds))}]")
     for dtype, flops in device.flops.items():
         key = dtype if re.fullmatch(r"\w+", dtype) else _quoted(dtype)
         lines += [*note(f"device.flops.{dtype}"), f"flops.{key} = {_number(flops)}"]
@@ -233,7 +254,7 @@ class _Reader:
         return Cluster(name, device, tuple(links))
 
     def _device(self, table: dict[str, Any]) -> Device:
-        known = ("kind", "flops", "convolution", "memory_bytes", "memory_bandwidth")
+        known = ("kind", "jax_kinds", "flops", "convolution", "memory_bytes", "memory_bandwidth")
         self._check_keys("device.", table, known)
         stated = self._table("device.flops", table.get("flops"))
         flops: dict[str, float] = {}
@@ -242,14 +263,17 @@ class _Reader:
                 raise self.error(
                     f"device.flops.{dtype}", "not an element type; f32, bf16, f16, f64, i8 … are"
                 )
-            flops[dtype] = self._positive(f"device.flops.{dtype}", value)
+            flops[dtype] = self._number(f"device.flops.{dtype}", value, _LEAST_RATE)
         if not flops:
             raise self.error("device.flops", "empty; state flops.f32 and flops.bf16")
-        memory = self._positive("device.memory_bytes", table.get("memory_bytes"))
-        bandwidth = self._positive("device.memory_bandwidth", table.get("memory_bandwidth"))
+        memory = self._number("device.memory_bytes", table.get("memory_bytes"), 1, MOST_BYTES)
+        bandwidth = self._number(
+            "device.memory_bandwidth", table.get("memory_bandwidth"), _LEAST_RATE
+        )
         kind = self._text("device.kind", table.get("kind", "device"))
         convolution = self._convolution(table.get("convolution", {}))
-        return Device(kind, flops, int(memory), bandwidth, convolution)
+        words = self._words("device.jax_kinds", table.get("jax_kinds", []))
+        return Device(kind, flops, int(memory), bandwidth, convolution, words)
 
     def _convolution(self, value: object) -> dict[int, float]:
         shares: dict[int, float] = {}
@@ -257,7 +281,7 @@ class _Reader:
             key = f"device.convolution.{features}"
             if not re.fullmatch(r"[1-9][0-9]*", features):
                 raise self.error(key, "not a number of output features; 16, 64 … are")
-            shares[int(features)] = self._positive(key, share)
+            shares[int(features)] = self._number(key, share, _LEAST_SHARE)
         return shares
 
     def _link(self, index: int, entry: object) -> Link:
@@ -268,8 +292,11 @@ class _Reader:
         if type(size) is not int or size < 1:
             found = "missing" if size is None else f"found {size!r}"
             raise self.error(f"{where}: size", f"{found}; give a whole number of devices")
-        alpha = self._number(f"{where}: alpha", table.get("alpha"))
-        return Link(size, alpha, self._number(f"{where}: beta", table.get("beta")))
+        alpha, beta = (
+            self._number(f"{where}: {key}", table.get(key), 0, MOST_SECONDS)
+            for key in ("alpha", "beta")
+        )
+        return Link(size, alpha, beta)
 
     def _check_keys(self, prefix: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
         for key in table:
@@ -288,17 +315,22 @@ class _Reader:
             raise self.error(key, f"found {value!r}; give a string")
         return value
 
-    def _number(self, key: str, value: object) -> float:
+    def _words(self, key: str, value: object) -> tuple[str, ...]:
+        found = cast("list[object]", value) if isinstance(value, list) else [None]
+        words = tuple(
+            word for word in found if isinstance(word, str) and word == word.lower() != ""
+        )
+        if len(words) < len(found):
+            raise self.error(key, f"found {value!r}; give a list of words in lower case")
+        return words
+
+    def _number(self, key: str, value: object, least: float = 0, most: float = math.inf) -> float:
         if value is None:
             raise self.error(key, "missing; give a number")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(key, f"found {value!r}; give a number")
-        if not (math.isfinite(value) and value >= 0):
-            raise self.error(key, f"found {value}; give a number of at least 0")
+        # as an integer: one of TOML may be larger than any float
+        if not least <= value <= min(most, sys.float_info.max):
+            within = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+            raise self.error(key, f"found {value}; give a number {within}")
         return float(value)
-
-    def _positive(self, key: str, value: object) -> float:
-        number = self._number(key, value)
-        if number == 0:
-            raise self.error(key, "found 0; give a number above 0")
-        return number

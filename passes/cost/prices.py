@@ -28,7 +28,7 @@ from typing import Literal
 
 from autopar.dialects.sharding import AxisRef, Grid, parse_axis
 
-from .cluster import Cluster, ClusterError, Device, Link
+from .cluster import MOST_SECONDS, Cluster, ClusterError, Device, Link
 from .collectives import (
     all_gather_bytes,
     all_reduce_bytes,
@@ -41,18 +41,14 @@ from .collectives import (
 Objective = Literal["time", "communication"]
 
 
-_MOST_SECONDS = 1e3
-"""Of a message or a byte: more is a slip, and steps of years are beyond the solver's integers."""
-
-
 def check_overrides(alpha: Sequence[float] | None, beta: Sequence[float] | None) -> None:
     """ClusterError where the seconds of a message or of a byte cannot be."""
     for name, values in (("alpha", alpha), ("beta", beta)):
         for value in values or ():
-            if not 0 <= value <= _MOST_SECONDS:
+            if not 0 <= value <= MOST_SECONDS:
                 raise ClusterError(
                     f"{name}={','.join(f'{value:g}' for value in values or ())}: {value:g} is no "
-                    f"number of seconds from 0 to {_MOST_SECONDS:g}"
+                    f"number of seconds from 0 to {MOST_SECONDS:g}"
                 )
 
 
@@ -61,8 +57,8 @@ class GridLinks:
 
     Device i of the cluster is the grid's i-th, row-major. An axis pays the outermost link that it
     crosses: the innermost one whose blocks hold every group of the axis. `alpha` and `beta`
-    override by axis, in the grid's order. ClusterError: the grid is too large for the cluster, or
-    an override has another length than the grid.
+    override by axis, in the grid's order; one number all axes. ClusterError: the grid is too large
+    for the cluster, or an override has another length than the grid.
     """
 
     def __init__(
@@ -81,13 +77,13 @@ class GridLinks:
             )
         check_overrides(alpha, beta)
         for name, values in (("alpha", alpha), ("beta", beta)):
-            if values is not None and len(values) != len(grid.axes):
+            if values is not None and len(values) not in (1, len(grid.axes)):
                 raise ClusterError(
                     f"{name}={','.join(f'{value:g}' for value in values)}: {len(values)} values "
-                    f"for the {len(grid.axes)} axes of the grid; give one for each"
+                    f"for the {len(grid.axes)} axes of the grid; give one for each, or one for all"
                 )
         self.cluster, self.grid = cluster, grid
-        self._alpha, self._beta = alpha, beta
+        self._alpha, self._beta = _by_axis(alpha, grid), _by_axis(beta, grid)
         self._links: dict[AxisRef, Link] = {}
 
     def size(self, axis: AxisRef | str) -> int:
@@ -120,6 +116,11 @@ class GridLinks:
             if all(group[0] // link.size == group[-1] // link.size for group in groups):
                 return link
         return self.cluster.links[-1]
+
+
+def _by_axis(values: Sequence[float] | None, grid: Grid) -> Sequence[float] | None:
+    """One number stands for all axes."""
+    return values if values is None or len(values) > 1 else [values[0]] * len(grid.axes)
 
 
 def _ref(axis: AxisRef | str) -> AxisRef:
@@ -208,7 +209,8 @@ class CostModel:
     ) -> float:
         """A collective over grid axes; `local_bytes`: what each device puts in (an all_reduce's
         buffer, an all_gather's part). Affine in the bytes: what is planned and what is merged
-        splits it into a message and a rate. KeyError for a kind or an axis that does not exist."""
+        splits it into a message and a rate. KeyError for a kind that does not exist, and for an
+        axis, unless the kind sends nothing."""
         return sum(
             self.links.alpha(axis) + self.links.beta(axis) * num_bytes
             for axis, num_bytes in self.axis_bytes(kind, local_bytes, axes)

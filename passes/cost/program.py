@@ -27,7 +27,7 @@ from .liveness import FusionOf
 from .loops import known_trips, times
 from .merging import MESSAGE_BYTES
 from .prices import CostModel
-from .report import collective_use
+from .report import collective_use, paid_axes
 
 Collective = tuple[str, tuple[str, ...]]
 """Kind and grid axes of a collective: `("all_gather", ("data",))`."""
@@ -96,7 +96,7 @@ class _Pricing:
         for op in fusion.ops:
             use = collective_use(op, self.grid, {})
             if use is not None:
-                axes = use.axes or (self.grid.axis_names if use.group > 1 else ())
+                axes = paid_axes(use.axes, use.group, self.grid)
                 seconds = self.model.collective_seconds(use.kind, use.local_bytes, axes)
                 if not messages.begins(op):
                     seconds -= self.model.collective_seconds(use.kind, 0.0, axes)

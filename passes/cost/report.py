@@ -14,7 +14,7 @@ from xdsl.ir import Operation
 from autopar.dialects.constants import constant_array
 from autopar.dialects.shard import CollectiveCommunicationOp, PermuteOp, grid_of
 from autopar.dialects.sharding import AxisRef, Grid
-from autopar.dialects.tensors import item_bytes, shape_of
+from autopar.dialects.tensors import num_bytes
 from autopar.passes.walk import inner_ops
 
 from .collectives import (
@@ -78,16 +78,31 @@ class CollectiveUse:
 
     kind: str
     axes: tuple[str, ...]
+    """The grid axes that it runs over; none where its groups are those of no axes."""
     group: int
     """Devices that take part in one instance."""
     num_bytes: float
     """Ring bytes a device sends."""
-    in_loop: bool
-    """Inside a loop body: the bytes are those of one iteration."""
     times: int = 1
-    """How often it runs: the trips of the loops around it, where these are plain to see."""
+    """How often it runs: the trips of the loops around it, where these are plain to see. The bytes
+    are those of once."""
     local_bytes: float = 0.0
     """What each device puts in."""
+
+    @property
+    def where(self) -> str:
+        """Over what it runs, in words."""
+        return axes_text(self.axes, self.group)
+
+
+def axes_text(axes: Sequence[str], group: int) -> str:
+    """The axes of a collective; `groups of 2` where its groups are those of no axes."""
+    return ", ".join(axes) or f"groups of {group}"
+
+
+def paid_axes(axes: Sequence[str], group: int, grid: Grid) -> tuple[str, ...]:
+    """The axes whose links a collective pays: all, where its groups are those of none."""
+    return tuple(axes) or (grid.axis_names if group > 1 else ())
 
 
 def collectives_of(module: ModuleOp) -> Iterator[CollectiveUse]:
@@ -113,22 +128,21 @@ def collective_use(op: Operation, grid: Grid, loops: dict[Operation, int]) -> Co
         tuple(grid.axis_names[axis] for axis in axes),
         group,
         formula(local_bytes, group),
-        _in_loop(op),
         times(op, loops),
         local_bytes,
     )
 
 
 def _local_bytes(op: Operation) -> float:
-    return sum(item_bytes(v.type) * prod(shape_of(v.type)) for v in op.operands)
+    return sum(num_bytes(value.type) for value in op.operands)
 
 
 def _groups(op: Operation, grid: Grid) -> tuple[tuple[int, ...], int]:
     """The grid axes that a collective runs over (none where its replica groups are those of no
     axes; of a permutation those along which it moves something), and the size of a group."""
     if isinstance(op, PermuteOp):
-        axes = tuple(op.grid_axes.get_values())
-        return _moved_along(op, grid, axes), prod(grid.shape[axis] for axis in axes)
+        axes = _moved_along(op, grid, tuple(op.grid_axes.get_values()))
+        return axes, prod(grid.shape[axis] for axis in axes)
     if isinstance(op, CollectiveCommunicationOp):
         axes = tuple(op.grid_axes.get_values())
         return axes, prod(grid.shape[axis] for axis in axes)
@@ -136,6 +150,8 @@ def _groups(op: Operation, grid: Grid) -> tuple[tuple[int, ...], int]:
     if not isinstance(dense, DenseIntOrFPElementsAttr):
         return (), grid.num_devices
     groups = constant_array(cast("DenseIntOrFPElementsAttr[Any]", dense))
+    if not groups.size:  # all devices in one
+        return tuple(range(len(grid.axes))), grid.num_devices
     found = {frozenset(group) for group in groups.tolist()}
     every = range(len(grid.axes))
     for count in range(1, len(grid.axes) + 1):
@@ -156,12 +172,3 @@ def _moved_along(op: PermuteOp, grid: Grid, axes: Sequence[int]) -> tuple[int, .
         for axis, ref in zip(axes, refs, strict=True)
         if any(grid.coordinate(a, ref) != grid.coordinate(b, ref) for a, b in pairs)
     )
-
-
-def _in_loop(op: Operation) -> bool:
-    parent = op.parent_op()
-    while parent is not None:
-        if parent.name == "stablehlo.while":
-            return True
-        parent = parent.parent_op()
-    return False

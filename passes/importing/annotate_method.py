@@ -8,7 +8,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from .grid_option import check_grid, ensure_grid
+from .grid_option import check_grid, ensure_grid, require_grid_op
 from .methods import MethodName, MethodOptions, annotate_method
 
 
@@ -39,7 +39,7 @@ class AnnotateMethodPass(ModulePass):
     """Names of the axes of `grid` (x,y,z)."""
     batch_axis: str | None = None
     """The only axis that the method uses; all axes where absent."""
-    small_tensor_elements: int = 512
+    small_tensor_elements: int = MethodOptions.small_tensor_elements
     """Tensors with fewer elements stay whole."""
 
     def __post_init__(self) -> None:
@@ -48,6 +48,7 @@ class AnnotateMethodPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         ensure_grid(op, self.grid, self.axis_names)
+        require_grid_op(op, self.name, self.name)
         annotate_method(op, self._options())
 
     def _options(self) -> MethodOptions:

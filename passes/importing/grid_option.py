@@ -24,15 +24,21 @@ def find_grid_op(module: ModuleOp) -> GridOp | None:
 
 
 def require_grid_op(
-    module: ModuleOp, what: str, pass_name: str, commands: str | None = None
+    module: ModuleOp, what: str, pass_name: str | None = None, commands: str | None = None
 ) -> GridOp:
-    """The module's grid; the error where it has none says how to give `pass_name` one.
-    `commands`: where else its option goes than on the command line."""
+    """The module's grid; the error where it has none says how to give `pass_name` one (None: a
+    pass that has no such option). `commands`: where else its option goes than on the command line.
+    """
     grid_op = find_grid_op(module)
     if grid_op is not None:
         return grid_op
     where = "" if commands is None else f" ({commands})"
     remedy = f'give --{pass_name}="grid=2x4"{where} or a shard.grid (sdy.mesh) in the module'
+    if pass_name is None:
+        remedy = (
+            "write a shard.grid (sdy.mesh) into it, or run annotate-method or auto-shard before, "
+            "which take grid=2x4"
+        )
     for older, name in (("mesh.mesh", "convert-mesh-to-shard"), ("sdy.mesh", "import-sdy")):
         if any(op.name == older for op in module.ops):
             remedy = f"run {name} first, which makes one of {older}"

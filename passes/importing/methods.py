@@ -62,6 +62,13 @@ METHODS: dict[str, Placement | None] = {
 """Every name that `annotate-method` takes, with what it means; None: the user's shardings alone.
 autopar/methods.py has the strings of `parallelize`, which are a few more."""
 
+
+def split_by_zero(level: int | None) -> frozenset[str]:
+    """The kinds of arguments that a level of ZeRO splits; none for 0 and None."""
+    placement = METHODS[f"zero{level}"] if level else None
+    return placement.sharded if placement else frozenset()
+
+
 PARAMETER_PRIORITY = 1
 """Priority of state shardings: the batch's (0) propagates first and wins conflicts."""
 

@@ -29,12 +29,11 @@ from xdsl.passes import ModulePass
 from autopar.dialects import sdy, shard, stablehlo
 from autopar.dialects.autopar import (
     COMBINE,
-    GLOBAL,
     GRID,
     SHARDING,
     STRATEGY,
-    ShardingAttr,
     grid_attribute,
+    refuse_unpartitioned,
 )
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.stablehlo import ChannelHandle
@@ -82,7 +81,7 @@ def _convert(module: ModuleOp, form: Form) -> None:
         names = ", ".join(f"@{op.sym_name.data}" for op in grids)
         raise DiagnosticError(grids[1], f"a program for one device has one grid, found {names}")
     grid = shard.grid_of(module, grids[0].sym_name.data)
-    _refuse_unpartitioned(module)
+    refuse_unpartitioned(module, "convert-shard-to-stablehlo")
     user_grid = shard.user_grid(module)
     found = _find(module)
     _check_ops(found.first.values())
@@ -162,26 +161,6 @@ _NOT_STABLEHLO = {
 }
 _NOT_PARTITIONED = ("autopar", "sdy", "mesh", "mpmd")
 _ANNOTATIONS = ("shard.shard", "shard.sharding", "shard.get_sharding")
-
-
-def _refuse_unpartitioned(module: ModuleOp) -> None:
-    """DiagnosticError where an argument or a result is split, but has its whole type still."""
-    for func in module.ops:
-        if isinstance(func, FuncOp):
-            for what, attrs in (("argument", func.arg_attrs), ("result", func.res_attrs)):
-                for index, entry in enumerate(attrs or ()):
-                    sharding = entry.data.get(SHARDING)
-                    if (
-                        isinstance(sharding, ShardingAttr)
-                        and not sharding.data.is_replicated
-                        and GLOBAL not in entry.data
-                    ):
-                        raise DiagnosticError(
-                            func,
-                            f"{what} {index} of @{func.sym_name.data} is split <{sharding.data}>, "
-                            f"and has no {GLOBAL}: run shard-partition before "
-                            "convert-shard-to-stablehlo",
-                        )
 
 
 def _check_ops(ops: Iterable[Operation]) -> None:

@@ -63,7 +63,7 @@ from .value_specs import ValueSpecs
 
 def insert_reshards(module: ModuleOp) -> None:
     """Decides the whole module in place (see the pass)."""
-    grid_op = require_grid_op(module, "partitioning", "shard-partition", "autopar run: in --passes")
+    grid_op = require_grid_op(module, "insert-reshards")
     found = survey(module, STATED)
     if found.holds(CallOp, ShardOp) or has_propagation_ops(found):
         inline(module)  # Local shapes differ from call to call.

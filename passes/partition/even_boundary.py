@@ -17,10 +17,10 @@ from autopar.dialects.autopar import (
     set_result_shardings,
 )
 from autopar.dialects.diagnostics import remark
-from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import DimSharding, Grid, Sharding
 from autopar.passes.entry import main_function
 from autopar.passes.importing.annotations import check_shardings
+from autopar.passes.importing.grid_option import require_grid_op
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EvenBoundaryPass(ModulePass):
     name = "even-boundary"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        func, grid = main_function(op), grid_of(op)
+        func, grid = main_function(op), require_grid_op(op, self.name).to_grid()
         check_shardings(op, [func])
         make_boundary_even(func, grid)
 

@@ -7,7 +7,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
 
-from autopar.dialects.autopar import FREE_EARLY
+from autopar.dialects.autopar import FREE_EARLY, refuse_unpartitioned
 from autopar.dialects.stablehlo import OptimizationBarrierOp
 from autopar.passes.cost.early import Wait, blocks_of, waits_of
 from autopar.passes.cost.fusion import Fusion
@@ -29,6 +29,7 @@ class FreeEarlyPass(ModulePass):
     name = "free-early"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        refuse_unpartitioned(op, self.name)
         func = main_function(op)
         if func.attributes.pop(FREE_EARLY, None) is None:
             return

@@ -12,6 +12,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
+from autopar.dialects.autopar import refuse_unpartitioned
 from autopar.dialects.rules.access import ints, operands_of
 from autopar.dialects.shard import (
     AllGatherOp,
@@ -59,7 +60,13 @@ class OptimizeCollectivesPass(ModulePass):
     group_bytes: int = 4 * 2**20
     """The most bytes of collectives that run as one."""
 
+    def __post_init__(self) -> None:
+        for name, size in (("small", self.small_bytes), ("group", self.group_bytes)):
+            if size < 0:
+                raise ValueError(f"{name}-bytes={size}: expected bytes, at least 0")
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        refuse_unpartitioned(op, self.name)
         counter = 0
         for block, ops in collective_blocks(op):
             ops = merge_equal(ops)

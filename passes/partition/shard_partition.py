@@ -9,7 +9,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import GRID, refuse_partitioned
-from autopar.passes.importing.grid_option import check_grid, ensure_grid
+from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
 
 from .decide import insert_reshards
 from .partition import partition
@@ -41,6 +41,7 @@ class ShardPartitionPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         refuse_partitioned(op, self.name)
         ensure_grid(op, self.grid, self.axis_names)
+        require_grid_op(op, "partitioning", self.name, "autopar run: in --passes")
         if GRID not in op.attributes:
             insert_reshards(op)
         partition(op)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute, Operation
 from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import refuse_partitioned
 from autopar.dialects.diagnostics import DiagnosticError, remark
+from autopar.dialects.rules.access import op_label
 from autopar.dialects.shard import user_grid
-from autopar.passes.cost.cluster import Cluster, ClusterError, read_cluster
+from autopar.dialects.tensors import is_splittable, is_tensor
+from autopar.passes.cost.cluster import MOST_BYTES, Cluster, ClusterError, read_cluster
 from autopar.passes.cost.prices import CostModel, check_overrides
 from autopar.passes.entry import main_function
 from autopar.passes.importing.annotations import take_annotations
 from autopar.passes.importing.arguments import remark_unknown_kinds
 from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
 from autopar.passes.solver.problem import Problem, ProblemError, write_problem
-from autopar.passes.solver.registry import UnknownSolverError, checked_solver
+from autopar.passes.solver.registry import UnknownSolverError, guarded_solver
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .demands import Demands
@@ -36,18 +39,14 @@ _UNITS = {
 }  # fmt: skip
 
 
-_MOST_BYTES = 10**18
-"""More is no device's memory, and sums of it overflow the solver's integers."""
-
-
 def parse_bytes(given: int | str) -> int:
     """A number of bytes from a number, `16GiB`, `1.5GB`, `80e9`. ValueError for anything else."""
     found = _SIZE.match(str(given).strip())
     size = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if not 1 <= size <= _MOST_BYTES:
+    if not 1 <= size <= MOST_BYTES:
         raise ValueError(
             f"memory-per-device={given}: expected bytes, as in 16GiB, 1.5GB or 80e9, from 1 to "
-            f"{_MOST_BYTES:.0e}"
+            f"{MOST_BYTES:.0e}"
         )
     return int(size)
 
@@ -86,9 +85,10 @@ class AutoShardPass(ModulePass):
     cluster: str = "8xh100"
     """The devices and links: a preset or a TOML file."""
     alpha: tuple[float, ...] | None = None
-    """Seconds a message, for each axis of the grid, in place of the cluster's."""
+    """Seconds a message, for each axis of the grid or once for all, in place of the cluster's."""
     beta: tuple[float, ...] | None = None
-    """Seconds a byte of ring traffic, for each axis of the grid, in place of the cluster's."""
+    """Seconds a byte of ring traffic, for each axis of the grid or once for all, in place of the
+    cluster's."""
     objective: Literal["time", "communication"] = "time"
     """What is least: the time of a step, or of its collectives alone."""
     memory_per_device: int | str | None = None
@@ -171,17 +171,23 @@ class AutoShardPass(ModulePass):
         refuse_partitioned(module, self.name)
         ensure_grid(module, self.grid, self.axis_names)
         require_grid_op(module, self.name, self.name)
+        _refuse_dynamic(module)
         take_annotations(module)
         self.remark_kinds(module)
         if self.report is not None:
             check_report(module, self.report)
         terms = self.terms(module)
-        plugin = None if self.solver is None else _checked_solver(module, self.solver)
+        plugin = None if self.solver is None else _solver(module, self.solver)
         keep = None if self.problem is None else partial(_write_problem, module, self.problem)
         options = SolveOptions(self.time_limit, self.seed)
-        planned = make_plan(
-            module, ctx, terms.prices, options, terms.limit, terms.demands, plugin, keep
-        )
+        try:
+            planned = make_plan(
+                module, ctx, terms.prices, options, terms.limit, terms.demands, plugin, keep
+            )
+        except ProblemError as error:
+            if plugin is None:  # a bug of ours
+                raise
+            raise DiagnosticError(module, f"auto-shard: solver={self.solver}: {error}") from error
         if self.report is not None:
             planned = planned.partitioned(module, ctx, terms.prices)
             report = report_of(module, planned, terms.limit)
@@ -193,20 +199,29 @@ class AutoShardPass(ModulePass):
         self.plan(ctx, op)
 
 
-def _checked_solver(module: ModuleOp, name: str) -> Plugin:
-    """A registered solver; DiagnosticError where there is none, and where it fails."""
+def _refuse_dynamic(module: ModuleOp) -> None:
+    """DiagnosticError where a value has a shape that is not known: it has no bytes to count."""
+
+    def check(op: Operation, what: str, type: Attribute) -> None:
+        if is_tensor(type) and not is_splittable(type):
+            raise DiagnosticError(
+                op, f"auto-shard: {what} is a {type}: write sizes in the place of ?"
+            )
+
+    for op in module.walk():
+        if isinstance(op, FuncOp):
+            for index, type in enumerate(op.function_type.inputs.data):
+                check(op, f"argument {index} of @{op.sym_name.data}", type)
+        for result in op.results:
+            check(op, f"the result of {op_label(op)}", result.type)
+
+
+def _solver(module: ModuleOp, name: str) -> Plugin:
+    """A registered solver; DiagnosticError where there is none."""
     try:
-        solver = checked_solver(name)
+        return guarded_solver(name)
     except UnknownSolverError as error:
         raise DiagnosticError(module, f"auto-shard: {error}") from None
-
-    def checked(problem: Problem) -> Sequence[int]:
-        try:
-            return solver(problem)
-        except ProblemError as error:
-            raise DiagnosticError(module, f"auto-shard: {error}") from error
-
-    return checked
 
 
 def _write_problem(module: ModuleOp, path: str, problem: Problem) -> None:

@@ -12,7 +12,7 @@ from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.sharding import AxisRef, DimSharding, Grid, Sharding
 from autopar.dialects.tensors import is_splittable, shape_of
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds, batch_dim
-from autopar.passes.importing.methods import MethodOptions, state_dim
+from autopar.passes.importing.methods import MethodOptions, split_by_zero, state_dim
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ def _demanded(
         return _split(grid, len(shape), batch_dim(func, arg.index), axes)
     if kind not in STATE_KINDS:
         return None
-    sharded = {2: ("optimizer_state",), 3: ("optimizer_state", "parameter")}
-    if kind in sharded.get(demands.zero or 0, ()):
+    if kind in split_by_zero(demands.zero):
         dim = state_dim(shape, grid.parts(axes), MethodOptions.small_tensor_elements)
         if dim is not None:
             return _split(grid, len(shape), dim, axes)

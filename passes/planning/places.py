@@ -32,11 +32,13 @@ _CONSTANTS = frozenset(
 )
 MOVES = frozenset({"autopar.constraint", "autopar.reshard"})
 """Ops whose results lie where the program says, not where their operands do."""
-_WINDOWED = frozenset(
+_CHANGES_LENGTH = frozenset(
     f"stablehlo.{name}" for name in ("concatenate", "pad", "reduce_window", "slice")
 )
 """Ops that leave a few elements of a dimension out, or add some."""
-_UNEVEN = _WINDOWED | {f"stablehlo.{name}" for name in ("broadcast_in_dim", "reverse", "transpose")}
+_UNEVEN = _CHANGES_LENGTH | {
+    f"stablehlo.{name}" for name in ("broadcast_in_dim", "reverse", "transpose")
+}
 """Ops around a place that may be split unevenly."""
 _PADDING = 1 / 16
 """The most of a dimension that may be padding then."""
@@ -111,7 +113,7 @@ class Places:
     def _find_uneven(self) -> set[SSAValue]:
         windowed: set[SSAValue | None] = set()
         for op in self.others:
-            if op.name in _WINDOWED:
+            if op.name in _CHANGES_LENGTH:
                 windowed.update(map(self.of, (*self.inputs(op), *op.results)))
         if not windowed:
             return set()

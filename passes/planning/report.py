@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects.autopar import arg_shardings
 from autopar.dialects.diagnostics import DiagnosticError
-from autopar.passes.cost.report import CollectiveUse
+from autopar.passes.cost.report import CollectiveUse, axes_text
 from autopar.passes.entry import main_function
 from autopar.passes.importing.arguments import argument_kinds
 
@@ -23,7 +22,7 @@ from .modelled import StepSeconds, memory_text
 from .naming import ValueNames
 from .planner import Planned
 from .problems import UNIT_S
-from .words import size_text
+from .words import layout_text, size_text, without_numbers
 
 VERSION = 1
 
@@ -86,19 +85,21 @@ def solver_facts(planned: Planned) -> dict[str, Any]:
 
 
 def _collectives(uses: list[CollectiveUse]) -> list[dict[str, Any]]:
-    counts: dict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
-    sent: dict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+    counts: dict[tuple[str, tuple[str, ...], int], int] = defaultdict(int)
+    sent: dict[tuple[str, tuple[str, ...], int], float] = defaultdict(float)
     for use in uses:
-        counts[use.kind, use.axes] += use.times
-        sent[use.kind, use.axes] += use.times * use.num_bytes
+        key = use.kind, use.axes, use.group
+        counts[key] += use.times
+        sent[key] += use.times * use.num_bytes
     return [
         {
             "kind": kind,
             "axes": list(axes),
-            "count": counts[kind, axes],
-            "ring_bytes": sent[kind, axes],
+            "group": group,
+            "count": counts[kind, axes, group],
+            "ring_bytes": sent[kind, axes, group],
         }
-        for kind, axes in sorted(sent, key=lambda key: -sent[key])
+        for kind, axes, group in sorted(sent, key=lambda key: -sent[key])
     ]
 
 
@@ -114,7 +115,7 @@ def table_of(report: dict[str, Any]) -> str:
         sent = sum(use["ring_bytes"] for use in report["collectives"])
         lines.append(f"{size_text(sent)} sent by each device in all")
     lines += [
-        f"{use['kind']} over {', '.join(use['axes']) or 'all axes'}: {use['count']} times, "
+        f"{use['kind']} over {axes_text(use['axes'], use['group'])}: {use['count']} times, "
         f"{size_text(use['ring_bytes'])} sent by each device"
         for use in report["collectives"]
     ]
@@ -137,9 +138,8 @@ def _argument_rows(report: dict[str, Any]) -> Iterator[str]:
     """A row for each argument; those that differ in numbers of their names only share one."""
     rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for argument in report["arguments"]:
-        dims: list[list[str]] = argument["sharding"] or []
-        layout = f"[{', '.join(','.join(dim) or '-' for dim in dims)}]" if any(dims) else "whole"
-        pattern = re.sub(r"\d+", "*", argument["name"])
+        layout = layout_text(argument["sharding"] or [])
+        pattern = without_numbers(argument["name"])
         rows[pattern, argument["kind"], argument["type"], layout].append(argument["name"])
     table = [
         (f"{len(same)} x {pattern}" if len(same) > 1 else same[0], *cells)

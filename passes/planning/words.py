@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from xdsl.ir import Attribute
@@ -14,12 +15,21 @@ def layout(spec: Spec, table: AxisTable) -> str:
     """The axes of each dimension: `[x, -]`, `whole` where no axis splits anything; sums over axes
     that are still to be made at the end."""
     names = table.refined.axis_names
-    dims = [",".join(names[a] for a in axes) or "-" for axes in spec.dims]
-    text = f"[{', '.join(dims)}]" if any(spec.dims) else "whole"
+    text = layout_text(dims_of(spec, table))
     partial = "; ".join(
         f"{kind} over {', '.join(names[a] for a in axes)} to be made" for kind, axes in spec.partial
     )
     return f"{text} ({partial})" if partial else text
+
+
+def layout_text(dims: Sequence[Sequence[str]]) -> str:
+    """The axes of each dimension: `-` for one that is whole, `whole` where all are."""
+    return f"[{', '.join(','.join(axes) or '-' for axes in dims)}]" if any(dims) else "whole"
+
+
+def without_numbers(name: str) -> str:
+    """A name with `*` for its numbers: what differs in these only shares a row of a table."""
+    return re.sub(r"\d+", "*", name)
 
 
 def dims_of(spec: Spec, table: AxisTable) -> tuple[tuple[str, ...], ...]:

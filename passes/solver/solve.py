@@ -44,7 +44,7 @@ _MOST_ENTRIES = 1 << 20
 """Of a table of dynamic programming."""
 
 Plugin = Callable[[Problem], Sequence[int]]
-"""A solver of one's own: a strategy for each node. Its answers are checked."""
+"""A solver of one's own: a strategy for each node. `solve` checks its answers."""
 
 
 class InfeasibleError(ProblemError):
@@ -153,14 +153,6 @@ def check_memory(problem: Problem) -> Ints:
     return entries - problem.node_offsets[:-1]
 
 
-def check_answer(problem: Problem, strategies: Sequence[int]) -> list[int]:
-    """The answer of a solver; ProblemError where it is none, or takes too much memory."""
-    judged = evaluate(problem, list(strategies))
-    if judged.overuse is not None:
-        raise ProblemError(f"the plug-in's solution does not fit: {judged.overuse}")
-    return [int(strategy) for strategy in strategies]
-
-
 class _Run:
     """One call of `solve`: the best solution and bound so far, in exact integers."""
 
@@ -190,9 +182,12 @@ class _Run:
             self.has_start = True
 
     def take(self, plugin: Plugin) -> None:
-        """The answer of a plug-in solver, checked."""
-        self.strategies = check_answer(self.problem, plugin(self.problem))
-        self.cost = evaluate(self.problem, self.strategies).cost
+        """The answer of a plug-in; ProblemError where it is none, or takes too much memory."""
+        answer = plugin(self.problem)
+        judged = evaluate(self.problem, list(answer))
+        if judged.overuse is not None:
+            raise ProblemError(f"the plug-in's solution does not fit: {judged.overuse}")
+        self.strategies, self.cost = [int(strategy) for strategy in answer], judged.cost
 
     def search(self) -> None:
         """Tries all choices where they are few and costs large. Searches without the last bits of

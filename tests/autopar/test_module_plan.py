@@ -231,8 +231,17 @@ def test_progress_on_a_terminal(
     monkeypatch.setattr("autopar.terminal._PATIENCE", -1.0)
     _, _, err = plan(capsys, module, "--auto-shard", GRID)
     assert "autopar plan: auto-shard: searching" in err
-    _, _, err = plan(capsys, module, "--auto-shard", GRID, "--quiet")
-    assert err == ""
+    _, out, err = plan(capsys, module, "--auto-shard", GRID, "--quiet")
+    assert out.startswith("arguments on the grid") and err == ""
+
+
+def test_a_quiet_plan_that_goes_to_a_file_is_not_printed(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = module, "--auto-shard", GRID, "-q", "-o", str(tmp_path / "plan.json")
+    assert plan(capsys, *words) == (0, "", "")
+    _, out, _ = plan(capsys, *words, "--json")
+    assert json.loads(out)["version"] == 1
 
 
 UNRULED = """

@@ -93,6 +93,7 @@ def test_options_by_every_spelling() -> None:
         ("split-step{reduction=max}", "expected one of mean, sum, found 'max'"),
         ("annotate-method{method=ddp}", f"expected one of {', '.join(METHODS)}, found"),
         ("annotate-method{small-tensor-elements=-1}", "expected a whole number of at least 0"),
+        ("optimize-collectives{small-bytes=-1}", "small-bytes=-1: expected bytes, at least 0"),
         ("shard-partition{grid=2xq}", "grid=2xq: expected sizes joined by x, as in grid=2x4"),
         ("shard-partition{grid=2x}", "grid=2x: expected sizes joined by x, as in grid=2x4"),
         ("shard-partition{grid=1_0x4}", "grid=1_0x4: expected sizes joined by x, as in grid=2x4"),

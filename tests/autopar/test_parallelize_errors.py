@@ -159,6 +159,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         "batch_argnums=(1,): s is a scalar, it has no batch dimension: leave it out",
     ),
     "method": (lambda: run(method="ddp"), "known methods: auto, alpa, dp"),
+    "list": (lambda: run(method=["dp"]), "method=['dp'] is unknown; known methods: auto"),
     "method_class": (
         lambda: run(method=autopar.Zero2Parallel),
         "give a method, Zero2Parallel()",

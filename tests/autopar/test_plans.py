@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import autopar
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.passes.cost.report import CollectiveUse
 from autopar.passes.planning import auto_shard
 from autopar.passes.planning.auto_shard import AutoShardPass
 from autopar.passes.planning.planner import make_plan
@@ -237,11 +238,11 @@ def test_xla_communicates_as_planned(name: str, method: str) -> None:
     )
     compiled = applied.lower(state, examples).compile()
     found = list(collectives(compiled.as_text() or "", DEVICES))
-    planned = {use.kind.replace("_", "-"): 0.0 for use in plan.collectives}
+    planned = {use.kind: 0.0 for use in plan.collectives}
     for use in plan.collectives:
-        planned[use.kind.replace("_", "-")] += use.num_bytes * use.times
+        planned[use.kind] += use.num_bytes * use.times
     assert {kind for kind, _ in found} <= planned.keys()
-    on_cpu = sum(planned.values()) + planned.get("reduce-scatter", 0.0)
+    on_cpu = sum(planned.values()) + planned.get("reduce_scatter", 0.0)
     actual = sum(num_bytes for _, num_bytes in found)
     assert 0.7 * sum(planned.values()) <= actual <= 1.1 * on_cpu
     assert_close(applied(state, examples), jax.jit(step)(state, examples))
@@ -287,7 +288,7 @@ def test_xla_moves_what_the_plan_moves() -> None:
         found[kind] += num_bytes
     planned = Counter[str]()
     for use in plan.collectives:
-        planned[use.kind.replace("_", "-")] += use.num_bytes * use.times
+        planned[use.kind] += use.num_bytes * use.times
     assert planned and found == planned
 
 
@@ -303,6 +304,12 @@ def test_a_plan_tells_what_the_cost_model_makes_of_it(method: str) -> None:
     told = str(plan).partition("\n\nby the cost model\n")[2].splitlines()
     assert told[0].startswith("  step ") and "communication " in told[0]
     assert told[1].startswith("  memory ") and " a device of " in told[1]
+
+
+def test_collectives_of_no_axes_are_told_by_their_groups() -> None:
+    plan = autopar.plan(train, params(), batch(), mesh=mesh(), method="dp")
+    plan.collectives[:] = [CollectiveUse("all_reduce", (), 2, 8.0)]
+    assert "1 x all_reduce       over groups of 2 " in str(plan)
 
 
 def test_a_plan_of_more_devices_than_the_cluster_has_is_not_priced(

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.report import paid_axes
 from autopar.passes.importing.grid_option import parse_grid
 from benchmarks.hlo_bytes import HloUse, uses
 from benchmarks.hlo_price import Work, work_of
@@ -141,13 +142,21 @@ def test_axes_of_hlo(groups: str, axes: tuple[str, ...]) -> None:
     attributes = f"channel_id=1, replica_groups={groups}, to_apply=%c"
     found = use_in(f"all-reduce(%b), {attributes}")
     group = prod(PRICES.links.size(axis) for axis in axes)
-    assert found == ("all-reduce", axes, 2 * 16 * (group - 1) / group, 16.0)
+    assert found == ("all_reduce", axes, group, 2 * 16 * (group - 1) / group, 16.0)
+
+
+def test_groups_of_no_axes() -> None:
+    """Said as of our collectives; what they pay is the links of all axes."""
+    found = use_in("all-reduce(%b), replica_groups={{0,7},{1,6},{2,5},{3,4}}, to_apply=%c")
+    assert found == ("all_reduce", (), 2, 16.0, 16.0)
+    assert paid_axes(found.axes, found.group, GRID) == ("x", "y")
+    assert paid_axes((), 1, GRID) == ()
 
 
 def test_axes_of_a_permutation() -> None:
     pairs = "{{0,4},{4,0},{1,5},{5,1}}"
     found = use_in(f"collective-permute(%b), source_target_pairs={pairs}, metadata={{}}")
-    assert found == ("permute", ("x",), 16.0, 16.0)
+    assert found == ("permute", ("x",), 2, 16.0, 16.0)
 
 
 def use_in(instruction: str) -> HloUse:

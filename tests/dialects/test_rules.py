@@ -87,6 +87,15 @@ def test_what_third_parties_import() -> None:
     for name in rules.__all__:
         assert getattr(rules, name).__module__.startswith("autopar.dialects.rules.")
     assert rules.register_sharding_rule is register_sharding_rule
+
+
+def test_a_class_that_there_is_not() -> None:
+    message = "op_class='elementwize' is unknown; known: elementwise, pass_through, forward"
+    with pytest.raises(ValueError, match=message):
+        register_sharding_rule("mine.op", lambda op: None, op_class=cast(Any, "elementwize"))
+    with pytest.raises(ValueError, match=message):
+        registry.sharding_rule("mine.op", op_class=cast(Any, "elementwize"))(lambda op: None)
+    assert not has_rule("mine.op")
     with pytest.raises(
         AttributeError, match=r"'autopar.dialects.rules' has no attribute 'nothing'"
     ):

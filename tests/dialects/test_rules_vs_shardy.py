@@ -186,7 +186,7 @@ ARGUMENTS = (
 
 def op_id(text: str) -> str:
     """The name of the last op of a text."""
-    return re.findall(r"= \"?(?:stablehlo\.)?([\w.]+)", text)[-1]
+    return re.findall(r"= \"?(?:stablehlo|chlo)\.(\w+)", text)[-1]
 
 
 @pytest.mark.parametrize("op", OPS, ids=op_id)

@@ -89,3 +89,26 @@ def test_collectives_with_a_root_and_shifts_are_counted() -> None:
         ("broadcast", ("0",), 2, local),
         ("collective_broadcast", ("1",), 4, local),
     ]
+
+
+def test_groups_of_no_axes_are_told_by_their_size() -> None:
+    """What a user may write in shard_map; no groups at all are one of all devices."""
+    module = parse_module(
+        """
+        shard.grid @grid(shape = 2x4) {axis_names = ["x", "y"]}
+        func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
+          %0 = "stablehlo.collective_broadcast"(%a) <{
+              replica_groups = dense<[[0, 7], [1, 6], [2, 5], [3, 4]]> : tensor<4x2xi64>
+          }> : (tensor<8xf32>) -> tensor<8xf32>
+          %1 = "stablehlo.collective_broadcast"(%0) <{
+              replica_groups = dense<> : tensor<0x0xi64>
+          }> : (tensor<8xf32>) -> tensor<8xf32>
+          return %1 : tensor<8xf32>
+        }
+        """
+    )
+    found = list(collectives_of(module))
+    assert [(use.axes, use.group, use.where) for use in found] == [
+        ((), 2, "groups of 2"),
+        (("x", "y"), 8, "x, y"),
+    ]

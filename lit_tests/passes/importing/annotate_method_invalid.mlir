@@ -23,3 +23,10 @@ shard.grid @mesh(shape = 2x4) {axis_names = ["x", "w"]}
 func.func public @main(%p: tensor<3xf32> {autopar.kind = "weights"}) -> tensor<3xf32> {
   return %p : tensor<3xf32>
 }
+
+// -----
+
+// expected-error@unknown {{annotate-method needs a device grid, and the module declares none: give --annotate-method="grid=2x4" or a shard.grid}}
+func.func @main(%b: tensor<8xf32>) -> tensor<8xf32> {
+  return %b : tensor<8xf32>
+}

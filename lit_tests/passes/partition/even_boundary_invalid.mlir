@@ -13,3 +13,10 @@ shard.grid @mesh(shape = 2x4) {axis_names = ["a", "b"]}
 func.func @main(%x: tensor<8xf32>) -> (tensor<8xf32> {autopar.sharding = #autopar.sharding<@mesh, [{"a"}, {"b"}]>}) {
   return %x : tensor<8xf32>
 }
+
+// -----
+
+// expected-error@unknown {{even-boundary needs a device grid, and the module declares none: write a shard.grid}}
+func.func @main(%x: tensor<8xf32>) -> tensor<8xf32> {
+  return %x : tensor<8xf32>
+}

@@ -1,6 +1,6 @@
 // RUN: autopar-opt %s --insert-reshards --split-input-file --verify-diagnostics
 
-// expected-error@+1 {{partitioning needs a device grid, and the module declares none}}
+// expected-error@+1 {{insert-reshards needs a device grid, and the module declares none: write a shard.grid (sdy.mesh) into it, or run annotate-method or auto-shard before, which take grid=2x4}}
 module {
   func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {
     return %a : tensor<8xf32>

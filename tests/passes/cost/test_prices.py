@@ -68,6 +68,8 @@ def test_overrides_by_axis() -> None:
     assert [links.beta("a"), links.beta("b")] == [3.0, 4.0]
     links = GridLinks(CLUSTER, grid(2, 8), beta=[3.0, 4.0])
     assert [links.alpha("a"), links.alpha("b")] == [1e-4, 1e-5]
+    links = GridLinks(CLUSTER, grid(2, 8), alpha=[5.0])
+    assert [links.alpha("a"), links.alpha("b")] == [5.0, 5.0]
 
 
 def test_errors() -> None:
@@ -79,7 +81,10 @@ def test_errors() -> None:
     )
     with pytest.raises(ClusterError) as error:
         GridLinks(CLUSTER, grid(2, 4), beta=[1.0, 2.0, 3.0])
-    assert str(error.value) == "beta=1,2,3: 3 values for the 2 axes of the grid; give one for each"
+    assert (
+        str(error.value)
+        == "beta=1,2,3: 3 values for the 2 axes of the grid; give one for each, or one for all"
+    )
     with pytest.raises(ClusterError) as error:
         GridLinks(CLUSTER, grid(2), alpha=[-1.0])
     assert str(error.value) == "alpha=-1: -1 is no number of seconds from 0 to 1000"

@@ -5,7 +5,12 @@ The tables of the partitioner's tests run with it in the place of propagation.
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -45,13 +50,13 @@ def _some(table: Cases) -> list[str]:
 
 @pytest.mark.parametrize("name", _some(test_partition.table))
 def test_equal_to_one_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle, "PROPAGATE", ("auto-shard",))
+    monkeypatch.setattr(oracle, "PROPAGATE", oracle.AUTO_SHARD)
     test_partition.table[name].run()
 
 
 @pytest.mark.parametrize("name", _some(test_partition_windows.table))
 def test_windows_equal_to_one_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle, "PROPAGATE", ("auto-shard",))
+    monkeypatch.setattr(oracle, "PROPAGATE", oracle.AUTO_SHARD)
     test_partition_windows.table[name].run()
 
 
@@ -69,7 +74,7 @@ def _scan_gradient(decay: Any, x: Any) -> Any:
 
 @pytest.mark.parametrize("steps", [2, 4])
 def test_empty_values_equal_to_one_device(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle, "PROPAGATE", ("auto-shard",))
+    monkeypatch.setattr(oracle, "PROPAGATE", oracle.AUTO_SHARD)
     rng = np.random.default_rng(0)
     args = [rng.uniform(-1, 1, shape).astype(np.float32) for shape in ((16,), (8, steps, 16))]
     oracle.check(_scan_gradient, args, GRID, [None, [["x"], ["y"], []]])
@@ -121,12 +126,20 @@ def test_no_dearer_than_the_experts(shape: tuple[int, ...], width: int, rows: in
     assert price_of(module, prices).total <= min(experts)
 
 
-def test_the_same_plan_each_time() -> None:
-    grid = Grid("mesh", (("x", 2), ("y", 4)))
-    prices = CostModel.of(read_cluster("8xh100"), grid)
-    native, arguments = _mlp(2048, 4096)
-    plans = {str(_planned(native, arguments, grid, prices)) for _ in range(2)}
-    assert len(plans) == 1
+def test_the_same_plan_each_time(tmp_path: Path) -> None:
+    """In whatever order sets are walked."""
+    file = tmp_path / "mlp.mlir"
+    file.write_text(str(_mlp(2048, 4096)[0]))
+    command = [sys.executable, "-m", "autopar.opt", str(file), "--inline", "--auto-shard=grid=2x4"]
+    runs = [
+        subprocess.Popen(
+            command, env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE
+        )
+        for seed in ("0", "1")
+    ]
+    plans = {run.communicate(timeout=60)[0] for run in runs}
+    assert [run.returncode for run in runs] == [0, 0]
+    assert len(plans) == 1 and b"autopar.strategy" in plans.pop()
 
 
 def test_shardings_of_the_program_bind() -> None:
@@ -271,52 +284,38 @@ def test_functions_without_a_batch(case: Any) -> None:
     jax.tree.map(np.testing.assert_allclose, _auto(fn, *args), fn(*args))
 
 
-FAST = """
-version = 1
-[device]
-flops.f32 = 1e10
-flops.bf16 = 1e10
-memory_bytes = 8e9
-memory_bandwidth = 1e9
-[[link]]
-size = 64
-alpha = 1e-9
-beta = 1e-13
-"""
-"""Links so fast that everything is split."""
+FAST = autopar.AutoShardParallel(options={"cluster": oracle.FAST_LINKS})
 
 
 @pytest.mark.parametrize("shape", [(8,), (2, 4)])
-def test_what_is_split_over_the_axes_of_a_partial_sum(
-    shape: tuple[int, ...], tmp_path: Any
-) -> None:
+def test_what_is_split_over_the_axes_of_a_partial_sum(shape: tuple[int, ...]) -> None:
     """A gather from a table whose rows are split leaves a partial sum, which the next op splits."""
-    cluster = tmp_path / "fast.toml"
-    cluster.write_text(FAST)
 
-    def contrastive(x: Any, y: Any) -> Any:
+    def contrastive(x: Any, y: Any, own: Any) -> Any:
         logits = x @ y.T
-        own = jnp.arange(len(x))
         return jax.nn.log_softmax(logits, 1)[own, own].sum()
 
     x, y = (np.random.default_rng(i).normal(size=(64, 16)).astype(np.float32) for i in range(2))
-    method = autopar.AutoShardParallel(options={"cluster": str(cluster)})
-    step = autopar.parallelize(jax.grad(contrastive, (0, 1)), method=method, mesh=shape)
-    for ours, one in zip(step(x, y), jax.grad(contrastive, (0, 1))(x, y), strict=True):
+    args = x, y, np.random.default_rng(2).permutation(64)
+    both = jax.value_and_grad(contrastive, (0, 1))
+    step = autopar.parallelize(both, method=FAST, mesh=shape)
+    (gather,) = re.findall(r'"stablehlo.gather".*', step.lower(*args).as_text("decided"))
+    assert "partial={sum" in gather
+    for ours, one in zip(jax.tree.leaves(step(*args)), jax.tree.leaves(both(*args)), strict=True):
         np.testing.assert_allclose(ours, one, rtol=1e-3, atol=1e-4)
 
 
-def test_keys_stay_whole(tmp_path: Any) -> None:
-    cluster = tmp_path / "fast.toml"
-    cluster.write_text(FAST)
-
+def test_keys_stay_whole() -> None:
     def noisy(key: Any, x: Any) -> Any:
         new, own = jax.random.split(key)
         return new, x * jax.random.uniform(own, x.shape)
 
     key, x = jax.random.key(0), np.ones((512, 64), np.float32)
-    method = autopar.AutoShardParallel(options={"cluster": str(cluster)})
-    new, y = autopar.parallelize(noisy, method=method, mesh=(2,))(key, x)
+    step = autopar.parallelize(noisy, method=FAST, mesh=(2,))
+    plan = step.lower(key, x).plan
+    assert plan.shardings() == {"key": "whole", "x": "[data, -]"}
+    assert [value.layout for value in plan.results] == ["whole", "[data, -]"]
+    new, y = step(key, x)
     expected_key, expected = noisy(key, x)
     np.testing.assert_allclose(y, expected, rtol=1e-6)
     assert (jax.random.key_data(new) == jax.random.key_data(expected_key)).all()

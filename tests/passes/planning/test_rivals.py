@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -89,18 +90,16 @@ def test_what_propagation_makes_is_a_plan(zero: Literal[0, 2, 3]) -> None:
     assert zero or planned >= 0.98 * least
 
 
-def test_a_search_that_is_misled_is_held_against_propagation(
-    monkeypatch: pytest.MonkeyPatch,
+def _mislead(
+    monkeypatch: pytest.MonkeyPatch, is_misled: Callable[[Search, dict[int, Any]], bool]
 ) -> None:
-    """As where what it prices wrongly makes every split batch dear."""
+    """Searches take ZeRO-2 for the cheapest plan, as where they price all others wrongly; none
+    binds choices but those of methods as propagation has them."""
     within = Search.within
 
     def misled(search: Search, bound: dict[int, Any]) -> Choices:
-        batch = search.graph.node_of(search.graph.func.body.block.args[-1])
-        assert batch is not None
-        if batch not in bound or bound[batch].all():
-            split = [bool(spec.dim_axes) for spec in search.graph.nodes[batch].specs]
-            bound = {**bound, batch: ~np.array(split)}
+        if is_misled(search, bound):
+            bound = list(rivals_of(search.graph))[3]
         return within(search, bound)
 
     def run(search: Search, limit: int | None) -> Choices:
@@ -112,12 +111,22 @@ def test_a_search_that_is_misled_is_held_against_propagation(
     monkeypatch.setattr(Search, "within", misled)
     monkeypatch.setattr(Search, "run", run)
     monkeypatch.setattr(road, "rivals_of", no_rivals)
-    module, made = _module(), _module()
-    planned = make_plan(module, make_context(), PRICES, SolveOptions(5))
+
+
+def _is_no_dearer_than_data_parallelism() -> bool:
+    planned = make_plan(_module(), make_context(), PRICES, SolveOptions(5))
+    made = _module()
     run_passes(made, [AnnotateMethodPass("dp")], make_context())
     propagate_shardings(made)
     assert planned.tried is not None
-    assert planned.tried.price.total <= 1.0001 * _price(made)
+    return planned.tried.price.total <= 1.0001 * _price(made)
+
+
+def test_a_search_that_is_misled_is_held_against_propagation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _mislead(monkeypatch, lambda _, bound: not bound)
+    assert _is_no_dearer_than_data_parallelism()
 
 
 def test_methods() -> None:
@@ -250,17 +259,20 @@ def test_small_collectives_pay_for_the_message_that_they_do_not_share() -> None:
 def test_a_plan_whose_small_collectives_are_alone_is_a_rival(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where the search splits all for collectives that it takes to be shared."""
-    met: list[Meets] = []
+    alone: list[PlanGraph] = []
     meet = PlanGraph.where_collectives_meet
 
     def noted(graph: PlanGraph, meets: Meets) -> PlanGraph:
-        met.append(meets)
-        return meet(graph, meets)
+        found = meet(graph, meets)
+        alone.extend([found] * (meets is Meets.ALONE))
+        return found
+
+    def is_misled(search: Search, _: dict[int, Any]) -> bool:
+        return not any(search.graph is graph for graph in alone)
 
     monkeypatch.setattr(PlanGraph, "where_collectives_meet", noted)
-    make_plan(_module(), make_context(), PRICES, SolveOptions(5))
-    assert met == [Meets.MANY, Meets.ALONE]
+    _mislead(monkeypatch, is_misled)
+    assert _is_no_dearer_than_data_parallelism()
 
 
 def test_what_a_rival_saves_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
