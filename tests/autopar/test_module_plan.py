@@ -131,7 +131,7 @@ def test_the_file_is_a_plan(
     assert modelled.peak_bytes == report["memory"]["peak_bytes"]
     assert modelled.limit_bytes == report["memory"]["limit_bytes"]
     assert main(["explain", str(path), "params['up']"]) == 0
-    assert "decided by the search" in capsys.readouterr().out
+    assert "decided by auto-shard" in capsys.readouterr().out
     assert main(["view", str(path), "-o", str(tmp_path / "plan.html")]) == 0
 
 
