@@ -42,8 +42,10 @@ _STEP = 0.005
 """The least share by which the next plan is sought lower."""
 _HALVINGS = 2
 """How often plans between one that fits and one that does not are sought, in small programs."""
-_OVER = 1.3
+_OVER = 1.5
 """By how much footprints are taken to be above what programs need, at most,"""
+_NEAR = 1.1
+"""and how far above the least footprint, where nothing was found to fit,"""
 _RAISES = 3
 """and how many plans are sought above the limit for that, in small programs."""
 _SMALL = 4000
@@ -167,10 +169,12 @@ class Road:
         """What was found, or what fits though its footprint does not, if that takes less time; what
         does not is added to `met`. The cheapest plan of all is tried, then plans between; each as
         it frees memory late, then early."""
-        search = self._early.search
+        search, most = self._early.search, _OVER * limit
         with self.clock("search", "searching"):
             cheapest = search.run(sys.maxsize)
-        low, high = limit, min(cheapest.bytes, math.floor(_OVER * limit))
+        if found is None:  # what needs least is to be said, then
+            most = max(most, _NEAR * search.footprint.peak(search.footprint.least()))
+        low, high = limit, min(cheapest.bytes, math.floor(most))
         tried = [] if found is None else [found[1][0].of_node]
         for turn in range(_RAISES + 1):
             if high - low <= _STEP * limit or not self._is_costly(found):
@@ -178,8 +182,8 @@ class Road:
             target = (low + high) // 2 if turn or cheapest.bytes > high else high
             with self.clock("search", "searching"):
                 choices = replace(search.run(target), limit=target)
-            if choices.of_node in tried:
-                low = target
+            if choices.bytes > target or choices.of_node in tried:
+                low = max(target, choices.bytes if choices.bytes < high else 0)
                 continue
             tried.append(choices.of_node)
             fit = self._fit_of(choices, limit, met)

@@ -282,6 +282,39 @@ def test_more_memory_does_not_cost_time() -> None:
     assert seconds[1] < seconds[0]
 
 
+def _decode(weights: Any, cache: Any, tokens: Any, now: Any) -> Any:
+    """Attention of four heads a group to a cache that a token is written into."""
+    query, *new, out = weights
+    keys, values = (
+        jax.lax.dynamic_update_slice(
+            old, jnp.einsum("bd,dgk->bgk", tokens, weight)[:, None], (0, now, 0, 0)
+        )
+        for old, weight in zip(cache, new, strict=True)
+    )
+    scores = jnp.einsum("bghk,btgk->bght", jnp.einsum("bd,dghk->bghk", tokens, query), keys)
+    chances = jax.nn.softmax(scores.astype(jnp.float32)).astype(tokens.dtype)
+    read = jnp.einsum("bght,btgk->bghk", chances, values)
+    return (keys, values), tokens + jnp.einsum("bghk,ghkd->bd", read, out)
+
+
+def test_what_fits_though_its_footprint_does_not_is_found() -> None:
+    """Nothing fits by the footprint; nor does the cheapest plan of all."""
+    array = partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+    shapes = (4096, 8, 4, 128), (4096, 8, 128), (4096, 8, 128), (8, 4, 128, 4096)
+    lowered = jax.jit(_decode, donate_argnums=1).lower(
+        [*map(array, shapes)],
+        [array((4, 32768, 8, 128))] * 2,
+        array((4, 4096)),
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
+    prices, limit = CostModel.of(read_cluster("8xh100"), GRID), 90_000_000
+    module = _imported(lowered)
+    planned = make_plan(module, make_context(), prices, SolveOptions(20), limit)
+    footprint = Footprint(planned.graph)
+    assert footprint.peak(footprint.least()) > limit
+    assert Trial(module, make_context(), prices).memory.peak <= limit
+
+
 def _scaled_by_rows(weights: Any, state: Any, rows: Any) -> Any:
     """Gradients scaled by the means of their rows and columns (Adafactor), and their norm: many
     small sums, of which the search does not know how many meet."""

@@ -136,30 +136,57 @@ def test_methods() -> None:
     assert methods_of(graph, many=True) == several
 
 
-@pytest.mark.parametrize("zero", [0, 3])
-def test_what_propagation_copies_is_no_new_choice(zero: Literal[0, 3]) -> None:
-    """Scatters of broadcast scalars, of a contrastive loss, read copies of them."""
+Entropy = Callable[[jax.Array], jax.Array]
+
+
+def _labelled(logits: jax.Array) -> jax.Array:
+    own = jnp.arange(len(logits))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean()
+
+
+def _diagonal(logits: jax.Array) -> jax.Array:
+    return -jnp.diag(jax.nn.log_softmax(logits)).mean()
+
+
+def _contrastive(entropy: Entropy, rows: int, width: int, inner: int) -> ModuleOp:
+    """A step of two towers whose logits are each row's with each."""
 
     def step(params: Any, batch: Any) -> Any:
         def loss(params: Any) -> jax.Array:
             logits = (batch["x"] @ params["a"]) @ (batch["y"] @ params["b"]).T
-            entropy = optax.softmax_cross_entropy_with_integer_labels
-            own = jnp.arange(128)
-            return entropy(logits, own).mean() + entropy(logits.T, own).mean()
+            return entropy(logits) + entropy(logits.T)
 
         return jax.tree.map(lambda p, g: p - g, params, jax.grad(loss)(params))
 
-    params = {name: jax.ShapeDtypeStruct((64, 64), np.float32) for name in "ab"}
-    batch = {name: jax.ShapeDtypeStruct((128, 64), np.float32) for name in "xy"}
+    params = {name: jax.ShapeDtypeStruct((width, inner), np.float32) for name in "ab"}
+    batch = {name: jax.ShapeDtypeStruct((rows, width), np.float32) for name in "xy"}
     native = jax.jit(step, donate_argnums=0).lower(params, batch).compiler_ir("stablehlo")
     merge_equal_ops(native)
     module = import_module(native)
     declare_mesh(module, GRID)
     run_passes(module, IMPORT, make_context())
+    return module
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_what_propagation_copies_is_no_new_choice(zero: Literal[0, 3]) -> None:
+    """Scatters of broadcast scalars read copies of them."""
+    module = _contrastive(_labelled, 128, 64, 64)
     graph = _graph(module)
     count = len(graph.nodes)
     bound = propagated_rival(graph, Unplanned(module), (zero, None))
     assert max(bound) < count == len(graph.nodes)
+
+
+def test_a_plan_that_needs_less_memory_is_a_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read often, as these logits, costs less where it is split more than the search
+    finds."""
+    modules = [_contrastive(_diagonal, 4096, 1024, 512) for _ in range(2)]
+    leaner = make_plan(modules[0], make_context(), PRICES, SolveOptions(10))
+    monkeypatch.setattr(Search, "leaner", lambda *_: iter(()))
+    other = make_plan(modules[1], make_context(), PRICES, SolveOptions(10))
+    assert leaner.choices.solution.cost < 0.9 * other.choices.solution.cost
+    assert leaner.choices.bytes < 0.7 * other.choices.bytes
 
 
 def test_what_a_program_says_is_completed_by_propagation() -> None:
