@@ -46,6 +46,8 @@ _OVER = 1.5
 """By how much footprints are taken to be above what programs need, at most,"""
 _NEAR = 1.1
 """and how far above the least footprint, where nothing was found to fit,"""
+_RIGHT = 0.97
+"""the share of a footprint from which it is taken to be right,"""
 _RAISES = 3
 """and how many plans are sought above the limit for that, in small programs."""
 _SMALL = 4000
@@ -188,7 +190,9 @@ class Road:
             tried.append(choices.of_node)
             fit = self._fit_of(choices, limit, met)
             if fit is None:
-                high = target
+                high, (needed, _) = target, min(met[-2:], key=lambda tried: tried[0])
+                if found is not None and needed > _RIGHT * choices.bytes:
+                    break  # as the footprint says
                 continue
             low = target
             if found is not None:
