@@ -36,8 +36,8 @@ MOST_BYTES = 10**18
 """More is no device's memory, and sums of it overflow the solver's integers."""
 MOST_SECONDS = 1e3
 """Of a message or a byte: more is a slip, and steps of years are beyond the solver's integers."""
-_LEAST_RATE = 1.0
-"""FLOPs or bytes a second: with less, too, steps take years."""
+_RATES = 1.0, 1e24
+"""FLOPs or bytes a second: with less, too, steps take years; more is a slip."""
 _LEAST_SHARE = 1e-9
 _PRESETS = Path(__file__).with_name("presets")
 
@@ -263,13 +263,11 @@ class _Reader:
                 raise self.error(
                     f"device.flops.{dtype}", "not an element type; f32, bf16, f16, f64, i8 … are"
                 )
-            flops[dtype] = self._number(f"device.flops.{dtype}", value, _LEAST_RATE)
+            flops[dtype] = self._number(f"device.flops.{dtype}", value, *_RATES)
         if not flops:
             raise self.error("device.flops", "empty; state flops.f32 and flops.bf16")
         memory = self._number("device.memory_bytes", table.get("memory_bytes"), 1, MOST_BYTES)
-        bandwidth = self._number(
-            "device.memory_bandwidth", table.get("memory_bandwidth"), _LEAST_RATE
-        )
+        bandwidth = self._number("device.memory_bandwidth", table.get("memory_bandwidth"), *_RATES)
         kind = self._text("device.kind", table.get("kind", "device"))
         convolution = self._convolution(table.get("convolution", {}))
         words = self._words("device.jax_kinds", table.get("jax_kinds", []))

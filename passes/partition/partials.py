@@ -45,9 +45,12 @@ class Accumulators:
                 self.carries.add(arg)
 
     def take(self, value: SSAValue) -> bool:
-        """Whether all that happens to a value is that one of them adds it."""
+        """Whether all that happens to a value is that one of them adds it, or has it next."""
         while (use := value.first_use) is not None and value.has_one_use():
             user = use.operation
+            loop, block = user.parent_op(), user.parent
+            if user.next_op is None and block and loop and loop.name == "stablehlo.while":
+                return len(block.args) > use.index and block.args[use.index] in self.carries
             if any(other in self.carries for other in user.operands):
                 return user.name == "stablehlo.add"
             rule = get_rule(user) if len(user.results) == 1 else None

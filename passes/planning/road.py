@@ -147,7 +147,10 @@ class Road:
         is_low_early = bytes_early <= limit
         early_fit = early._fitting(limit, met) if is_low or is_low_early else None
         if early_fit is not None and (is_low or not _is_dearer(early_fit[0], cheapest)):
-            return early, early_fit
+            # What is freed early may take longer than the search says.
+            is_off = self._is_small and _is_off(*early_fit)
+            late_fit = self._fitting(limit, met) if is_off else None
+            return self._shorter(late_fit, early_fit)
         # Far above the limit there is no use in searching a plan that fits late.
         if not is_low and (self._is_small or cheapest.bytes <= _FAR_LATE * limit):
             late_fit = self._fitting_at_once(limit, met)
@@ -157,13 +160,15 @@ class Road:
                 early_fit = early._fitting(limit, met)
         if late_fit is None and early_fit is None and self._is_small:
             late_fit = self._fitting(limit, met)
-        if late_fit is not None and early_fit is not None:
-            late_fit, early_fit = self._partitioned(late_fit), early._partitioned(early_fit)
-        if late_fit is None or (
-            early_fit is not None and _seconds(*early_fit) < _seconds(*late_fit)
-        ):
-            return None if early_fit is None else (early, early_fit)
-        return self, late_fit
+        return self._shorter(late_fit, early_fit)
+
+    def _shorter(self, late: _Fit | None, early: _Fit | None) -> tuple[Road, _Fit] | None:
+        """Of two plans, with memory freed late and early, the one that takes less time."""
+        if late is not None and early is not None:
+            late, early = self._partitioned(late), self._early._partitioned(early)
+        if late is None or (early is not None and _seconds(*early) < _seconds(*late)):
+            return None if early is None else (self._early, early)
+        return self, late
 
     def _fitting_above(
         self, limit: int, met: list[_Met], found: tuple[Road, _Fit] | None
@@ -513,6 +518,11 @@ class Road:
 def _is_sure(choices: Choices, limit: int) -> bool:
     """Whether a plan need not be partitioned to see if it fits."""
     return choices.bytes <= _SURE * limit - _JOINED
+
+
+def _is_off(choices: Choices, trial: Trial | None) -> bool:
+    """Whether a partitioned program takes longer than the search found."""
+    return _seconds(choices, trial) > _OFF * choices.solution.cost * UNIT_S
 
 
 def _is_dearer(found: Choices, cheapest: Choices) -> bool:

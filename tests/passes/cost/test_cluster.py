@@ -193,15 +193,15 @@ def without(line: str) -> str:
         ),
         (
             PLAIN.replace("4e12", "-1"),
-            "device.flops.f32: found -1; give a number of at least 1",
+            "device.flops.f32: found -1; give a number from 1 to 1e+24",
         ),
         (
             PLAIN.replace("4e12", "nan"),
-            "device.flops.f32: found nan; give a number of at least 1",
+            "device.flops.f32: found nan; give a number from 1 to 1e+24",
         ),
         (
             PLAIN.replace("4e12", "1" + 400 * "0"),
-            f"device.flops.f32: found 1{400 * '0'}; give a number of at least 1",
+            f"device.flops.f32: found 1{400 * '0'}; give a number from 1 to 1e+24",
         ),
         (
             PLAIN.replace("16e9", "0.5"),

@@ -24,6 +24,7 @@ from autopar.passes.planning import road
 from autopar.passes.planning.loop_sums import LoopSums
 from autopar.passes.planning.planner import make_plan
 from autopar.passes.planning.problems import UNIT_S
+from autopar.passes.planning.search import Choices
 
 TRIPS, ROWS, WIDTH = 64, 512, 512
 AUTO = autopar.AutoShardParallel(options={"cluster": "8xh100"})
@@ -183,3 +184,21 @@ def test_data_parallelism_is_a_rival_whatever_it_is_thought_to_cost(
     monkeypatch.setattr(LoopSums, "take", lambda *_: False)
     monkeypatch.setattr(LoopSums, "_group", lambda *_: None)
     assert _lowered(name, mesh, AUTO)[1] <= 1.001 * _lowered(name, mesh, "dp")[1]
+
+
+@pytest.mark.parametrize("name", ["bias", "gated", "microbatches"])
+def test_summed_after_the_loop_where_memory_is_freed_early(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where what is to lie scattered is else scattered at once."""
+
+    def early(late: road.Road, _limit: int) -> tuple[road.Road, Choices, None]:
+        found = late._early  # pyright: ignore[reportPrivateUsage]
+        return found, found.cheapest()[0], None
+
+    monkeypatch.setattr(road, "_SMALL", 0)
+    monkeypatch.setattr(road.Road, "fitting", early)
+    method = autopar.AutoShardParallel(options={"cluster": "8xh100", "zero": 3})
+    lowered, _ = _lowered(name, (2, 4), method)
+    assert {"reduce_scatter"} <= {use.kind for use in lowered.plan.collectives}
+    assert all(use.times == 1 for use in lowered.plan.collectives)
