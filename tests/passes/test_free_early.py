@@ -179,7 +179,7 @@ def test_a_plan_that_fits_only_so_is_found_and_kept(tmp_path: Path) -> None:
     free = planned(2**40)
     assert free.decisions is not None and not free.decisions.free_early
     assert free.road is not None
-    tight = planned(int(0.55 * memory_of(free.road.at("spmd")).peak))
+    tight = planned(int(0.45 * memory_of(free.road.at("spmd")).peak))
     assert tight.decisions is not None and tight.decisions.free_early
     # Other choices are judged by the memory of a program that frees it early, too.
     others = [other for told in tight.explain() for other in told.others if other.fits]
