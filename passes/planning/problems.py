@@ -22,7 +22,6 @@ class ProblemBuilder:
     without those that are forbidden whatever others choose."""
 
     def __init__(self) -> None:
-        self._sizes: list[int] = []
         self._kept: list[Ints | None] = []
         """The choices that the problem has of a node; None: all."""
         self._costs: list[Ints] = []
@@ -37,7 +36,6 @@ class ProblemBuilder:
         return self._add(costs, kept)
 
     def _add(self, costs: Ints, kept: Ints | None = None) -> int:
-        self._sizes.append(len(costs))
         self._kept.append(kept)
         self._costs.append(costs if kept is None else costs[kept])
         self._spans.append(_NEVER)
