@@ -24,7 +24,6 @@ from . import options
 from .cases import lowered, plan_in_place, step_of
 
 STEPS = "gpt-350M:2x4,wide_resnet-250M:2x4,unet-36M:2x4,unet-36M:2x2x2,gpt-175B:8x8"
-_BATCH_PER_DEVICE = 1
 
 
 def _step(text: str) -> tuple[str, Grid]:
@@ -36,7 +35,7 @@ def _step(text: str) -> tuple[str, Grid]:
 def measure(name: str, grid: Grid, args: argparse.Namespace) -> None:
     """Prints the seconds of a step's parts."""
     prices = CostModel.of(read_cluster(args.cluster), grid)
-    step = step_of(name, args.layers, args.batch or _BATCH_PER_DEVICE * grid.num_devices)
+    step = step_of(name, args.layers, args.batch or grid.num_devices)
     start = time.process_time()
     native = lowered(step)
     lowering = time.process_time() - start

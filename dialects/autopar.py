@@ -7,7 +7,7 @@ read and write it; they touch no more than the attribute, for they run for every
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from xdsl.dialects.builtin import (
@@ -373,39 +373,43 @@ def aliases(func: FuncOp) -> list[tuple[int, int]]:
     return [(argument, result) for result, argument in argument_of.items()]
 
 
-def refuse_partitioned(module: ModuleOp, pass_name: str) -> None:
-    """DiagnosticError where a function has local shapes: shard-partition has run on it."""
-    for func in module.ops:
-        if isinstance(func, FuncOp):
-            for attrs in (func.arg_attrs, func.res_attrs):
-                if attrs is not None and any(GLOBAL in entry.data for entry in attrs):
-                    once = "run shard-partition once"
-                    if pass_name != "shard-partition":
-                        once = f"run {pass_name} before shard-partition"
-                    raise DiagnosticError(
-                        func,
-                        f"{pass_name}: @{func.sym_name.data} is partitioned already (its "
-                        f"arguments and results say {GLOBAL}): {once}",
-                    )
-
-
-def refuse_unpartitioned(module: ModuleOp, pass_name: str) -> None:
-    """DiagnosticError where an argument or a result is split, but has its whole type still."""
+def _boundary(module: ModuleOp) -> Iterator[tuple[FuncOp, str, DictionaryAttr]]:
+    """Each function with each of its arguments and results, named, and what is said of it."""
     for func in module.ops:
         if isinstance(func, FuncOp):
             for what, attrs in (("argument", func.arg_attrs), ("result", func.res_attrs)):
                 for index, entry in enumerate(attrs or ()):
-                    sharding = entry.data.get(SHARDING)
-                    if (
-                        isinstance(sharding, ShardingAttr)
-                        and not sharding.data.is_replicated
-                        and GLOBAL not in entry.data
-                    ):
-                        raise DiagnosticError(
-                            func,
-                            f"{what} {index} of @{func.sym_name.data} is split <{sharding.data}>, "
-                            f"and has no {GLOBAL}: run shard-partition before {pass_name}",
-                        )
+                    yield func, f"{what} {index}", entry
+
+
+def refuse_partitioned(module: ModuleOp, pass_name: str) -> None:
+    """DiagnosticError where a function has local shapes: shard-partition has run on it."""
+    for func, _, entry in _boundary(module):
+        if GLOBAL in entry.data:
+            once = "run shard-partition once"
+            if pass_name != "shard-partition":
+                once = f"run {pass_name} before shard-partition"
+            raise DiagnosticError(
+                func,
+                f"{pass_name}: @{func.sym_name.data} is partitioned already (its "
+                f"arguments and results say {GLOBAL}): {once}",
+            )
+
+
+def refuse_unpartitioned(module: ModuleOp, pass_name: str) -> None:
+    """DiagnosticError where an argument or a result is split, but has its whole type still."""
+    for func, what, entry in _boundary(module):
+        sharding = entry.data.get(SHARDING)
+        if (
+            isinstance(sharding, ShardingAttr)
+            and not sharding.data.is_replicated
+            and GLOBAL not in entry.data
+        ):
+            raise DiagnosticError(
+                func,
+                f"{what} of @{func.sym_name.data} is split <{sharding.data}>, "
+                f"and has no {GLOBAL}: run shard-partition before {pass_name}",
+            )
 
 
 def place_like_arguments(func: FuncOp, pairs: Iterable[tuple[int, int]]) -> None:

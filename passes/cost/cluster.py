@@ -322,7 +322,7 @@ class _Reader:
             raise self.error(key, f"found {value!r}; give a list of words in lower case")
         return words
 
-    def _number(self, key: str, value: object, least: float = 0, most: float = math.inf) -> float:
+    def _number(self, key: str, value: object, least: float, most: float = math.inf) -> float:
         if value is None:
             raise self.error(key, "missing; give a number")
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -136,8 +136,7 @@ class Road:
             early = self._early
             fit = early._fitting(limit, met)
             return None if fit is None else (early, fit)
-        with self.clock("search", "searching"):
-            cheapest = self.search.run(sys.maxsize)
+        cheapest = self._searched(sys.maxsize)
         is_low = cheapest.bytes <= limit
         late_fit = self._fitting_at_once(limit, met) if is_low else None
         if late_fit is not None:
@@ -176,26 +175,25 @@ class Road:
         """What was found, or what fits though its footprint does not, if that takes less time; what
         does not is added to `met`. The cheapest plan of all is tried, then plans between; each as
         it frees memory late, then early."""
-        search, most = self._early.search, _OVER * limit
-        with self.clock("search", "searching"):
-            cheapest = search.run(sys.maxsize)
+        early, most = self._early, _OVER * limit
+        cheapest = early._searched(sys.maxsize)
         if found is None:  # what needs least is to be said, then
-            most = max(most, _NEAR * search.footprint.peak(search.footprint.least()))
+            footprint = early.search.footprint
+            most = max(most, _NEAR * footprint.peak(footprint.least()))
         low, high = limit, min(cheapest.bytes, math.floor(most))
         tried = [] if found is None else [found[1][0].of_node]
         for turn in range(_RAISES + 1):
             if high - low <= _STEP * limit or not self._is_costly(found):
                 break
             target = (low + high) // 2 if turn or cheapest.bytes > high else high
-            with self.clock("search", "searching"):
-                choices = replace(search.run(target), limit=target)
+            choices = replace(early._searched(target), limit=target)
             if choices.bytes > target or choices.of_node in tried:
                 low = max(target, choices.bytes if choices.bytes < high else 0)
                 continue
             tried.append(choices.of_node)
             fit = self._fit_of(choices, limit, met)
             if fit is None:
-                high, (needed, _) = target, min(met[-2:], key=lambda tried: tried[0])
+                high, needed = target, min(peak for peak, _ in met[-2:])
                 if found is not None and needed > _RIGHT * choices.bytes:
                     break  # as the footprint says
                 continue
@@ -220,8 +218,7 @@ class Road:
         """Whether nothing was found, or what the cheapest plan of all is far below."""
         if found is None:
             return True
-        with self.clock("search", "searching"):
-            cheapest = self.search.run(sys.maxsize)
+        cheapest = self._searched(sys.maxsize)
         return found[1][0].solution.cost > _COSTLY * cheapest.solution.cost
 
     def _is_hopeless_late(self, limit: int) -> bool:
@@ -394,8 +391,8 @@ class Road:
         road, best, best_trial = self, found, trial or self._tried()
         tried = [found.of_node]
         many = self._is_tiny or self._is_short(found)
-        off = best_trial.price.total / max(UNIT_S, found.solution.cost * UNIT_S)
-        for rival, is_sure in self._rivals(found, limit if off > _OFF else None, many=many):
+        within = limit if _is_off(found, best_trial) else None
+        for rival, is_sure in self._rivals(found, within, many=many):
             seconds = best_trial.price.total
             far = self._far_sure if is_sure and many else self._far
             if rival.solution.cost * UNIT_S > far * seconds or rival.of_node in tried:
@@ -403,7 +400,7 @@ class Road:
             tried.append(rival.of_node)
             better = self._better(replace(rival, limit=limit), seconds, limit)
             if better is not None:
-                road, (best, best_trial) = better[0], better[1:]
+                road, best, best_trial = better
                 best = _priced_as(best, best_trial, found)
         road._write(best)
         return best, best_trial
@@ -491,9 +488,11 @@ class Road:
             return Trial(self.module.clone(), self.context, self.prices)
 
     def _written(self, limit: int | None) -> Choices:
+        return self._write(replace(self._searched(limit), limit=limit))
+
+    def _searched(self, limit: int | None) -> Choices:
         with self.clock("search", "searching"):
-            choices = self.search.run(limit)
-        return self._write(replace(choices, limit=limit))
+            return self.search.run(limit)
 
     def _write(self, choices: Choices) -> Choices:
         """Writes choices; gives them with the memory that what is shared takes, too."""
