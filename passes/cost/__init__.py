@@ -11,7 +11,9 @@ A partitioned program:
 - program.py: seconds of one run;
 - report.py: its collectives;
 - merging.py: the order once collectives are merged;
-- fusion.py: which values lie in memory.
+- fusion.py: which values lie in memory, and what is read of them;
+- kept.py: which these are;
+- op_kinds.py: what XLA makes of an op.
 
 Memory:
 - liveness.py: the most that is in use at once;

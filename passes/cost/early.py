@@ -22,7 +22,8 @@ from autopar.dialects.shard import CollectiveCommunicationOp
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.walk import inner_ops, post_order, read_by
 
-from .fusion import BODIES, Fusion
+from .fusion import Fusion
+from .op_kinds import BODIES
 from .order import RunOrder
 
 _SOON = 4

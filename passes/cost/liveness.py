@@ -28,7 +28,8 @@ from autopar.dialects.autopar import aliases
 from autopar.dialects.tensors import num_bytes
 from autopar.passes.entry import main_function
 
-from .fusion import BODIES, Fusion, is_elementwise, updates_in_place
+from .fusion import Fusion
+from .op_kinds import BODIES, is_elementwise, updates_in_place
 from .order import RunOrder
 from .schedule import Buffer, Schedule
 

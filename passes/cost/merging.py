@@ -8,7 +8,7 @@ what the block returns. It runs where the last of them stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -37,7 +37,9 @@ def merged_steps(ops: Sequence[Operation]) -> list[Step]:
     order = _Order(together)
     waiting: list[Unit] = []
     for unit in units:
-        if not order.run(unit):
+        if order.is_free(unit):
+            order.steps.append([unit])
+        elif not order.run(unit):
             waiting.append(unit)
         elif order.is_merged(unit):
             waiting = order.run_all(waiting)
@@ -57,6 +59,10 @@ class _Order:
 
     def is_merged(self, unit: Unit) -> bool:
         return id(unit) in self._together
+
+    def is_free(self, unit: Unit) -> bool:
+        """Whether a unit runs alone, and waits for none that may still have to run."""
+        return id(unit) not in self._together and not self._waits(unit)
 
     def run(self, unit: Unit) -> bool:
         """Adds the unit's step where the unit is its last and nothing that it reads is missing;
@@ -100,46 +106,48 @@ def _results(unit: Unit) -> list[SSAValue]:
     return [value for op in unit for value in op.results]
 
 
-def _found_first(units: Sequence[Unit]) -> Iterator[Unit]:
-    """The units as XLA's passes go through them: each behind its operands, the first of these
-    first, from what the block returns (`HloComputation::MakeInstructionPostOrder`). So what only
-    the last result needs, as a loss, comes last."""
-    maker = {value: number for number, unit in enumerate(units) for value in _results(unit)}
-
-    def makers(number: int) -> Iterator[int]:
-        for op in units[number]:
-            yield from (maker[value] for value in read_by(op) if value in maker)
-
-    last = len(units) - 1
-    return (units[number] for number in post_order([last, *range(last)], makers, set()))
+def makers_of(units: Sequence[Unit]) -> list[list[int]]:
+    """Of each unit the numbers of those that make what it reads, in the order of its operands."""
+    maker: dict[SSAValue, int] = {}
+    for number, unit in enumerate(units):
+        for op in unit:
+            for value in op.results:
+                maker[value] = number
+    return [
+        [maker[value] for op in unit for value in read_by(op) if value in maker] for unit in units
+    ]
 
 
 def _all_reduces(units: Sequence[Unit]) -> list[Step]:
-    """all_reduces that become one, in program order."""
+    """all_reduces that become one, in program order.
+
+    They are met as XLA's passes go through units: each behind its operands, the first of these
+    first, from what the block returns (`HloComputation::MakeInstructionPostOrder`). So what only
+    the last result needs, as a loss, comes last.
+    """
     if sum(type(unit[0]) is AllReduceOp for unit in units) < 2:
         return []
-    needs: dict[SSAValue, int] = {}
-    """The all_reduces that a value needs, as bits."""
-    open_steps: dict[tuple[Attribute, ...], tuple[Step, int]] = {}
-    steps: list[Step] = []
+    makers = makers_of(units)
+    needs = [0] * len(units)
+    """The all_reduces that a unit needs, itself among them, as bits."""
+    open_steps: dict[tuple[Attribute, ...], tuple[list[int], int]] = {}
+    steps: list[list[int]] = []
     count = 0
-    place = {id(unit): number for number, unit in enumerate(units)}
-    for unit in _found_first(units):
+    last = len(units) - 1
+    for number in post_order([last, *range(last)], makers.__getitem__, set()):
         needed = 0
-        for op in unit:
-            for operand in operands_of(op):
-                needed |= needs.get(operand, 0)
-        first = unit[0]
+        for maker in makers[number]:
+            needed |= needs[maker]
+        first = units[number][0]
         if isinstance(first, AllReduceOp):
             key = (first.grid, first.grid_axes, first.reduction, element_type(first.input.type))
-            step, bits = open_steps.get(key, (Step(), 0))
+            step, bits = open_steps.get(key, (list[int](), 0))
             if needed & bits or not step:
-                step, bits = Step(), 0
+                step, bits = list[int](), 0
                 steps.append(step)
-            step.append(unit)
+            step.append(number)
             open_steps[key] = step, bits | 1 << count
             needed |= 1 << count
             count += 1
-        for result in _results(unit):
-            needs[result] = needed
-    return [sorted(s, key=lambda unit: place[id(unit)]) for s in steps if len(s) > 1]
+        needs[number] = needed
+    return [[units[number] for number in sorted(step)] for step in steps if len(step) > 1]

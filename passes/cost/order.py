@@ -10,12 +10,12 @@ order, or another one that it estimates to need less.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
 
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
@@ -38,36 +38,45 @@ class RunOrder:
         self._fusion = fusion
         self.donated = _donated(fusion)
         self._steps = fusion.steps
-        self.ops = [[op for unit in step for op in unit] for step in self._steps]
-        awaited = [[fusion.awaits(op) for op in ops] for ops in self.ops]
-        # the first operand's first
-        self._awaits = [
-            dict.fromkeys(value for values, _ in found for value in reversed(values))
-            for found in awaited
-        ]
-        self._behind = [
-            dict.fromkeys(value for _, values in found for value in reversed(values))
-            for found in awaited
-        ]
-        self._maker: dict[SSAValue, int] = {
-            value: number
-            for number, ops in enumerate(self.ops)
-            for op in ops
-            for value in op.results
-        }
-        self._written = [[v for op in ops for v in fusion.written(op)] for ops in self.ops]
-        self._made = [self._made_by(values) for values in self._awaits]
+        self.ops = [list(chain(*step)) if len(step) > 1 else step[0] for step in self._steps]
+        self._maker: dict[SSAValue, int] = {}
+        self._written: list[list[SSAValue]] = []
+        for number, ops in enumerate(self.ops):
+            written: list[SSAValue] = []
+            for op in ops:
+                written += fusion.written(op)
+                for value in op.results:
+                    self._maker[value] = number
+            self._written.append(written)
+        self._awaits: list[dict[SSAValue, None]] = []
+        self._behind: list[dict[SSAValue, None]] = []
+        self._made: list[Sequence[int]] = []
         """The steps that make what a step awaits."""
-        self._makers = [
-            [*dict.fromkeys((*made, *self._made_by(behind)))] if behind else made
-            for made, behind in zip(self._made, self._behind, strict=True)
-        ]
+        self._makers: list[Sequence[int]] = []
         """The steps that make what a step awaits, and the barriers behind which it reads."""
+        for ops in self.ops:
+            self._add_needs(ops)
         last = len(self._steps) - 1
         self._roots = [last, *range(last)]
         self._sources_first = post_order(self._roots, self._makers.__getitem__, set())
         self.copied = self._find_copied()
         self._ranks = self._find_ranks()
+
+    def _add_needs(self, ops: Sequence[Operation]) -> None:
+        """What a step awaits, the first operand's first."""
+        awaited: dict[SSAValue, None] = {}
+        behind: dict[SSAValue, None] = {}
+        for op in ops:
+            values, barriers = self._fusion.awaits(op)
+            if values:
+                awaited.update(dict.fromkeys(values[::-1]))
+            if barriers:
+                behind.update(dict.fromkeys(barriers[::-1]))
+        made = self._made_by(awaited) if awaited else ()
+        self._awaits.append(awaited)
+        self._behind.append(behind)
+        self._made.append(made)
+        self._makers.append([*dict.fromkeys((*made, *self._made_by(behind)))] if behind else made)
 
     def steps(self) -> list[Step]:
         """What runs together, in the order in which it runs. What is computed inside others stands
@@ -139,6 +148,8 @@ class RunOrder:
         bytes_met = 0
         for number in self._sources_first:
             written = self._written[number]
+            if not (written or self._awaits[number] or self._behind[number]):
+                continue  # computed inside others
             count = max(0, sum(users.get(value, 0) for value in written) - 1)
             size = sum(num_bytes(value.type) for value in written)
             bytes_met += size
@@ -163,10 +174,10 @@ class RunOrder:
 
     def _made_by(self, values: Iterable[SSAValue]) -> list[int]:
         """The steps that make values."""
-        found = (self._maker.get(value) for value in values)
-        return [*dict.fromkeys(maker for maker in found if maker is not None)]
+        found = dict.fromkeys(map(self._maker.get, values))
+        return [maker for maker in found if maker is not None]
 
-    def _by_rank(self, number: int) -> list[int]:
+    def _by_rank(self, number: int) -> Sequence[int]:
         makers = self._makers[number]
         if len(makers) < 2:
             return makers

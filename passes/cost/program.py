@@ -22,10 +22,11 @@ from autopar.dialects.tensors import num_bytes
 from autopar.passes.entry import main_function
 
 from .flops import compute_type, op_flops, output_features
-from .fusion import BODIES, DOTS, Fusion
+from .fusion import Fusion
 from .liveness import FusionOf
 from .loops import known_trips, times
 from .merging import MESSAGE_BYTES
+from .op_kinds import BODIES, DOTS
 from .prices import CostModel
 from .report import collective_use, paid_axes
 

@@ -21,7 +21,8 @@ from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
 
 from .flops import dot_numbers
-from .fusion import Fusion, is_cheap, is_code, reads_from_memory
+from .fusion import Fusion
+from .op_kinds import is_cheap, is_code, reads_from_memory
 from .order import RunOrder
 
 _INDEX_BYTES = 4

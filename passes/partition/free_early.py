@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, Operation
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block
 from xdsl.passes import ModulePass
 
 from autopar.dialects.autopar import FREE_EARLY, refuse_unpartitioned
 from autopar.dialects.stablehlo import OptimizationBarrierOp
 from autopar.passes.cost.early import Wait, blocks_of, waits_of
-from autopar.passes.cost.fusion import Fusion
-from autopar.passes.cost.merging import units_of
+from autopar.passes.cost.fusion import Fusions
+from autopar.passes.cost.merging import makers_of, units_of
 from autopar.passes.entry import main_function
-from autopar.passes.walk import post_order, read_by
+from autopar.passes.walk import post_order
 
 
 class FreeEarlyPass(ModulePass):
@@ -30,15 +31,21 @@ class FreeEarlyPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         refuse_unpartitioned(op, self.name)
-        func = main_function(op)
-        if func.attributes.pop(FREE_EARLY, None) is None:
-            return
-        for block in blocks_of(func):
-            waits = waits_of(Fusion(block))
-            for wait in waits:
-                _hold(wait, block)
-            if waits:
-                _sort(block)
+        free_early(main_function(op), Fusions())
+
+
+def free_early(func: FuncOp, fusions: Fusions) -> None:
+    """The same for a function, whose blocks have these fusions; they have those of the blocks as
+    they are behind it then."""
+    if func.attributes.pop(FREE_EARLY, None) is None:
+        return
+    for block in reversed(blocks_of(func)):  # bodies first, which ops of other blocks read through
+        waits = waits_of(fusions(block))
+        for wait in waits:
+            _hold(wait, block)
+        if waits:
+            _sort(block)
+            fusions.add_barriers(block)
 
 
 def _hold(wait: Wait, block: Block) -> None:
@@ -57,14 +64,8 @@ def _sort(block: Block) -> None:
     """Puts what an op of a block reads in front of it, where it is not, and otherwise leaves their
     order; collectives that are lowered as one stay together."""
     units = units_of(list(block.ops))
-    place = {op: number for number, unit in enumerate(units) for op in unit}
-
-    def makers(number: int) -> list[int]:
-        read = (operand.owner for op in units[number] for operand in read_by(op))
-        found = {place[o] for o in read if isinstance(o, Operation) and o in place} - {number}
-        return sorted(found)
-
-    needs = [makers(number) for number in range(len(units))]
+    makers = (set(found) - {number} for number, found in enumerate(makers_of(units)))
+    needs = [sorted(found) for found in makers]
     order = post_order(range(len(units)), needs.__getitem__, set())
     turn = {number: turn for turn, number in enumerate(order)}
     for number, found in enumerate(needs):

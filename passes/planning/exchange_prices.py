@@ -21,7 +21,7 @@ from autopar.dialects.rules.core import FactorKind, ShardingRule
 from autopar.dialects.sharding import Grid
 from autopar.dialects.stablehlo.attributes import ConvDimensionNumbers
 from autopar.dialects.tensors import num_bytes, shape_of
-from autopar.passes.cost.fusion import reads_from_memory
+from autopar.passes.cost.op_kinds import reads_from_memory
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.exchange import Held, Sent
 from autopar.passes.partition.localize.shape import Taken, join_permutes

@@ -18,6 +18,7 @@ from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,9 @@ from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.cost.early import blocks_of, waits_of
-from autopar.passes.cost.fusion import Fusion, Fusions, reads_from_memory
+from autopar.passes.cost.fusion import Fusion, Fusions
 from autopar.passes.cost.liveness import Buffer, Timeline, in_rooms, timeline_of
+from autopar.passes.cost.op_kinds import reads_from_memory
 from autopar.passes.partition.combining import VIEWS
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
 from autopar.passes.partition.specs import Spec
@@ -88,11 +90,42 @@ class _Flat:
         self.first = np.array([use.first for use in both], np.int64)
         self.last = np.array([use.last for use in both], np.int64)
 
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All that it is."""
+        return self.bytes, self.starts, self.one, self.two, self.widths, self.first, self.last
+
     def over_time(self, chosen: Ints, end: int) -> Bytes:
-        sizes = self.bytes[self.starts + chosen[self.one] * self.widths + chosen[self.two]]
-        begins = np.bincount(self.first, sizes, end + 1)
-        ends = np.bincount(self.last + 1, sizes, end + 1)
-        return np.cumsum((begins - ends)[:-1], dtype=np.float64)
+        return _over_time(self.first, self.last, self._sizes(chosen, slice(None)), end)
+
+    def change(self, chosen: Ints, other: Ints, nodes: Sequence[int], end: int) -> Bytes:
+        """(times,): what is added where these nodes choose otherwise, and no others do."""
+        rows = np.unique(np.concatenate([self._rows(node) for node in nodes]))
+        added = self._sizes(other, rows) - self._sizes(chosen, rows)
+        return _over_time(self.first[rows], self.last[rows], added, end)
+
+    def _sizes(self, chosen: Ints, rows: Ints | slice) -> Bytes:
+        one, two = chosen[self.one[rows]], chosen[self.two[rows]]
+        return self.bytes[self.starts[rows] + one * self.widths[rows] + two]
+
+    def _rows(self, node: int) -> Ints:
+        """The items and copies of a node."""
+        ends, rows = self._by_node
+        return rows[slice(*np.searchsorted(ends, (node, node + 1)))]
+
+    @cached_property
+    def _by_node(self) -> tuple[Ints, Ints]:
+        """The node of each end of copies and items, ascending, and which of these it is of."""
+        ends = np.concatenate([self.one, self.two])
+        order = np.argsort(ends, kind="stable")
+        return ends[order], order % max(1, len(self.one))
+
+
+def _over_time(first: Ints, last: Ints, sizes: Bytes, end: int) -> Bytes:
+    """(times,): the sum of sizes, each from one time to another (included)."""
+    begins = np.bincount(first, sizes, end + 1)
+    ends = np.bincount(last + 1, sizes, end + 1)
+    return np.cumsum((begins - ends)[:-1], dtype=np.float64)
 
 
 def _last_reads(
@@ -442,13 +475,21 @@ class Footprint:
         """(times,): bytes in use under a choice of each node."""
         return self._flat.over_time(np.asarray(chosen, np.int64), self._end)
 
+    def over_time_instead(
+        self, used: Bytes, chosen: Sequence[int], other: Sequence[int], nodes: Sequence[int]
+    ) -> Bytes:
+        """(times,): the bytes in use where some nodes choose otherwise than in a plan that uses
+        so many; but for rounding, as sums are made in another order."""
+        ends = np.asarray(chosen, np.int64), np.asarray(other, np.int64)
+        return used + self._flat.change(*ends, nodes, self._end)
+
     @cached_property
     def _flat(self) -> _Flat:
         return _Flat(self.items, self.copies)
 
     def is_same(self, other: Footprint) -> bool:
         """Whether the same is in use at every time, whatever is chosen."""
-        ours, theirs = (vars(footprint._flat).values() for footprint in (self, other))
+        ours, theirs = (footprint._flat.arrays for footprint in (self, other))
         return all(map(np.array_equal, ours, theirs))
 
     def peak(self, chosen: Sequence[int]) -> int:

@@ -31,6 +31,8 @@ _HIGH = 1e6
 """A price that counts for more than time: what the whole limit costs then, in plans."""
 _SPREADS = 8
 """How often such prices are spread anew over the times."""
+_ROUNDED = 1.0
+"""Bytes by which what is in use may be off where it is added up part by part."""
 
 
 @dataclass(frozen=True)
@@ -233,14 +235,16 @@ class MemoryPrices:
 
         changed = {v for v, (a, b) in enumerate(zip(choices, over.choices, strict=True)) if a != b}
         parts = [part for part in over.repeats.parts if not changed.isdisjoint(part)]
+        used = self._footprint.over_time(choices)
         for part in sorted(parts, key=worth, reverse=True):
             if self._gain(part, choices, over.choices) <= 0:
                 continue
             trial = list(choices)
             for node in part:
                 trial[node] = over.choices[node]
-            if self._fits(self._footprint.over_time(trial)):
-                choices = trial
+            then = self._footprint.over_time_instead(used, choices, trial, part)
+            if self._fits(then + _ROUNDED):
+                choices, used = trial, then
         self._offer(choices)
 
     def _gain(self, part: Sequence[int], have: Sequence[int], other: Sequence[int]) -> float:

@@ -14,7 +14,8 @@ from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.tensors import num_bytes
 from autopar.passes.cost.flops import compute_type, convolution_holes, op_flops, output_features
-from autopar.passes.cost.fusion import DOTS, Fusion, Fusions, cuts_out
+from autopar.passes.cost.fusion import Fusion, Fusions
+from autopar.passes.cost.op_kinds import DOTS, cuts_out
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.partition.reshard_plan import ReshardPlanner
 from autopar.passes.partition.specs import AxisTable, Spec

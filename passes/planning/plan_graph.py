@@ -25,8 +25,9 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.rules.registry import partitioned_rule
 from autopar.dialects.tensors import is_splittable, item_bytes, num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
-from autopar.passes.cost.fusion import DOTS, Fusions
+from autopar.passes.cost.fusion import Fusions
 from autopar.passes.cost.loops import times_planned
+from autopar.passes.cost.op_kinds import DOTS
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 from autopar.passes.partition.special import splittable_factors

@@ -11,8 +11,8 @@ from xdsl.ir import Operation, SSAValue
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
-from autopar.passes.cost.fusion import BODIES
 from autopar.passes.cost.loops import times_planned
+from autopar.passes.cost.op_kinds import BODIES
 from autopar.passes.cost.prices import CostModel
 
 from .places import slicing

@@ -13,7 +13,9 @@ from autopar.passes.cost.liveness import Memory, memory_of
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price, price_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
+from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
+from autopar.passes.partition.free_early import FreeEarlyPass, free_early
 from autopar.passes.pipelines import DECIDE, PARTITION
 
 from .modelled import StepSeconds
@@ -26,11 +28,14 @@ class Trial:
     """
 
     def __init__(self, module: ModuleOp, context: Context, prices: CostModel) -> None:
-        with collect_remarks():  # those of the real partition tell the user
-            run_passes(module, (*DECIDE, *PARTITION), context)
         self.module = module
         self._prices = prices
         self._fusions = Fusions()
+        *passes, last = (*DECIDE, *PARTITION)
+        assert last == FreeEarlyPass.name
+        with collect_remarks():  # those of the real partition tell the user
+            run_passes(module, passes, context)
+            free_early(main_function(module), self._fusions)  # which it has found then
 
     @cached_property
     def memory(self) -> Memory:

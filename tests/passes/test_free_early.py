@@ -15,13 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block
 
 import autopar
 from autopar.compiled import peak_bytes
 from autopar.dialects import make_context
+from autopar.dialects.rules.regions import BARRIER
 from autopar.dialects.sharding import Grid
 from autopar.lowering.program import device_program
 from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.fusion import Fusion, Fusions
 from autopar.passes.cost.liveness import memory_of
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import price_of
@@ -34,6 +37,27 @@ GRID = Grid("mesh", (("x", 2), ("y", 4)))
 ROWS, WIDTH = 4096, 32
 BATCH = ("x", "y"), ()
 WHOLE = (), ()
+
+
+def _told(fusion: Fusion) -> list[object]:
+    """All that a fusion says of its ops."""
+    return [
+        (op, fusion.written(op), list(fusion.reads(op).items()), fusion.awaits(op))
+        for op in fusion.ops
+    ]
+
+
+@pytest.fixture(autouse=True)
+def fusions_are_as_if_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every block that gets barriers here."""
+    add = Fusions.add_barriers
+
+    def checked(fusions: Fusions, block: Block) -> None:
+        add(fusions, block)
+        assert any(op.name == BARRIER for op in block.ops)
+        assert _told(fusions(block)) == _told(Fusion(block))
+
+    monkeypatch.setattr(Fusions, "add_barriers", checked)
 
 
 def _loss(params: Any, rows: Any, remat: bool, scaled: bool) -> Any:

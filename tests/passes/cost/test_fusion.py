@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from xdsl.dialects.func import FuncOp
 
+from autopar.dialects.stablehlo import OptimizationBarrierOp
 from autopar.lowering.parse import parse_module
 from autopar.passes.cost.fusion import Fusion
 
@@ -257,3 +260,57 @@ def test_a_part_of_what_is_padded_may_be_all_that_is_padded() -> None:
         %1 = stablehlo.slice %0 [4:12, 0:8] : (tensor<16x8xf32>) -> tensor<8x8xf32>
         return %1 : tensor<8x8xf32>"""
     assert fusion(body) == (["slice"], [SIZE])
+
+
+def _with_barrier(body: str, arguments: str, held: Sequence[str], reader: str) -> Fusion:
+    """That of a block where the results of some ops are read behind a barrier, which stands in
+    front of another one."""
+    fusion = fusion_of(body, arguments)
+    block = fusion.ops[0].parent
+    named = {op.name.split(".")[1]: op for op in fusion.ops}
+    values = [named[name].results[0] for name in held]
+    assert block is not None and all(fusion.written(named[name]) for name in held)
+    types = [value.type for value in values]
+    barrier = OptimizationBarrierOp.create(operands=values, result_types=types)
+    for value, behind in zip(values, barrier.results, strict=True):
+        value.replace_uses_with_if(behind, lambda use: use.operation is not barrier)
+    block.insert_op_before(barrier, named[reader])
+    return fusion.with_barriers()
+
+
+def _kept(fusion: Fusion) -> list[str]:
+    return [op.name.split(".")[1] for op in fusion.ops if fusion.written(op)]
+
+
+def test_behind_a_barrier_a_product_is_not_made_transposed() -> None:
+    """So that its transposition is kept, which was another name before."""
+    body = """
+        %0 = stablehlo.dot_general %a, %a, contracting_dims = [1] x [0]
+            : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+        %1 = stablehlo.transpose %0, dims = [1, 0] : (tensor<8x8xf32>) -> tensor<8x8xf32>
+        return %1 : tensor<8x8xf32>"""
+    arguments = "%a: tensor<8x8xf32>"
+    assert fusion(body, arguments)[0] == ["dot_general"]
+    found = _with_barrier(body, arguments, ["dot_general"], "transpose")
+    assert _kept(found) == ["dot_general", "transpose"]
+
+
+def test_what_waits_needs_all_that_it_waits_for() -> None:
+    """So that a sum is not computed inside a product that waits for another reader of the sum."""
+    body = """
+        %0 = stablehlo.add %a, %b : tensor<8x8xf32>
+        %1 = stablehlo.negate %0 : tensor<8x8xf32>
+        %2 = stablehlo.dot_general %b, %b, contracting_dims = [1] x [0]
+            : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+        %3 = stablehlo.multiply %0, %2 : tensor<8x8xf32>
+        %4 = stablehlo.convolution(%1, %3)
+            dim_numbers = [b, f]x[i, o]->[b, f],
+            window = {}
+            {batch_group_count = 1 : i64, feature_group_count = 1 : i64}
+            : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<8x8xf32>
+        return %4 : tensor<8x8xf32>"""
+    arguments = "%a: tensor<8x8xf32>, %b: tensor<8x8xf32>"
+    kept = ["negate", "dot_general", "multiply", "convolution"]
+    assert fusion(body, arguments)[0] == kept
+    found = _with_barrier(body, arguments, ["dot_general", "negate"], "multiply")
+    assert _kept(found) == ["add", *kept]

@@ -446,3 +446,9 @@ def test_the_footprint_counts_what_lies_and_what_is_copied() -> None:
             )
             assert found[time] == pytest.approx(expected)
         assert footprint.peak(chosen) >= footprint.peak(footprint.least()) * 0.999
+        nodes = rng.integers(len(chosen), size=5).tolist()
+        other = list(chosen)
+        for node in nodes:
+            other[node] = int(rng.integers(graph.nodes[node].size))
+        instead = footprint.over_time_instead(found, chosen, other, nodes)
+        assert instead == pytest.approx(footprint.over_time(other))

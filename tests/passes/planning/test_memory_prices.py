@@ -31,6 +31,15 @@ class _Problem:
     def over_time(self, chosen: Sequence[int]) -> Bytes:
         return self.usages[:, np.arange(NODES), list(chosen)].sum(axis=1)
 
+    def over_time_instead(
+        self, used: Bytes, chosen: Sequence[int], other: Sequence[int], nodes: Sequence[int]
+    ) -> Bytes:
+        assert all(
+            a == b for v, (a, b) in enumerate(zip(chosen, other, strict=True)) if v not in nodes
+        )
+        assert (used == self.over_time(chosen)).all()
+        return self.over_time(other)
+
     def peak(self, chosen: Sequence[int]) -> int:
         return int(self.over_time(chosen).max())
 
