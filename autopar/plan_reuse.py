@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class ReusedPlan(Method):
     """What `parallelize(method=plan)` makes of a plan: its method, its choices, no search.
 
-    StalePlanError, when the program is lowered, where program, arguments or mesh are others.
+    StalePlanError where program, arguments or mesh are others: when the program is compiled, or what
+    is planned of it is asked for (`.lower(…).plan`).
     """
 
     name = "plan"
