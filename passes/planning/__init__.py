@@ -1,17 +1,22 @@
 """Choosing shardings by the cost model: auto-shard.
 
 `planner.make_plan` builds a `PlanGraph`; a `Search` finds its cheapest choices, within a limit by
-`MemoryPrices`; a `Trial` partitions what is written, to see if it fits and what it takes.
+`MemoryPrices`; a `Trial` partitions what is written, to see if it fits and what it takes. A `Road`
+leads from one to the other; plans that fit, and rivals, are sought on it.
 
 The pass and its plan:
 - auto_shard.py: the pass, its options;
 - planner.py: from a module to its plan;
-- road.py: searches, writes, tries until a plan fits, and holds it against rivals;
+- road.py: searches a plan, writes it, tries it; memory is freed late, or early;
 - trial.py: a plan's partitioned program, what it takes;
 - clock.py: how long the parts of planning take;
 - writing.py: a plan written into the program;
 - refusals.py: what is said where no plan does;
 - uneven.py: the remark on what no axis divides.
+
+Plans that fit:
+- fitting.py: the cheapest, with memory freed late or early;
+- descent.py: the same with memory freed one way, sought lower and lower.
 
 The graph, its choices:
 - places.py: which values lie alike, and where they may lie;
@@ -44,7 +49,9 @@ The search:
 - coarse.py: plans on coarser grids, to begin with.
 
 Rivals:
-- rivals.py: plans that the search is held against.
+- rivals.py: plans that the search is held against;
+- completed.py: these as a search completes them;
+- contest.py: the plan that was found held against them.
 
 Explaining:
 - explain.py: why a value lies so, and what else would cost;

@@ -18,7 +18,9 @@ from autopar.passes.solver.problem import FORBIDDEN, Problem
 from autopar.passes.solver.solve import Plugin, SolveOptions
 
 from .clock import Clock
+from .contest import best_of_rivals
 from .demands import Demands
+from .fitting import fitting
 from .places import searched_axes
 from .plan_graph import PlanGraph
 from .refusals import too_dear
@@ -72,16 +74,13 @@ def make_plan(
     if keep is not None:
         keep(search.problem(limit))
     road = Road(module, context, prices, search, options, clock, Unplanned(module), plugin is None)
-    if limit is None:
-        choices, trial = road.cheapest()
-    else:
-        road, choices, trial = road.fitting(limit)
-    if choices.solution.cost >= FORBIDDEN:
+    found = road.cheapest() if limit is None else fitting(road, limit)
+    if found.choices.solution.cost >= FORBIDDEN:
         raise too_dear(func, demands)
     if plugin is None and demands in (None, Demands()):
-        choices, trial = road.best(choices, trial, limit)
-    _tell(module, graph, choices)
-    return Planned(graph, choices, clock.seconds, trial)
+        found = best_of_rivals(found, limit)
+    _tell(module, graph, found.choices)
+    return Planned(graph, found.choices, clock.seconds, found.trial)
 
 
 def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:

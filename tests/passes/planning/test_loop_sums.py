@@ -20,11 +20,10 @@ from autopar.dialects.sharding import Grid
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import price_of
-from autopar.passes.planning import road
+from autopar.passes.planning import planner, road
 from autopar.passes.planning.loop_sums import LoopSums
 from autopar.passes.planning.planner import make_plan
 from autopar.passes.planning.problems import UNIT_S
-from autopar.passes.planning.search import Choices
 
 TRIPS, ROWS, WIDTH = 64, 512, 512
 AUTO = autopar.AutoShardParallel(options={"cluster": "8xh100"})
@@ -192,12 +191,11 @@ def test_summed_after_the_loop_where_memory_is_freed_early(
 ) -> None:
     """Where what is to lie scattered is else scattered at once."""
 
-    def early(late: road.Road, _limit: int) -> tuple[road.Road, Choices, None]:
-        found = late._early  # pyright: ignore[reportPrivateUsage]
-        return found, found.cheapest()[0], None
+    def early(late: road.Road, _limit: int) -> road.Found:
+        return late.early.cheapest()
 
     monkeypatch.setattr(road, "_SMALL", 0)
-    monkeypatch.setattr(road.Road, "fitting", early)
+    monkeypatch.setattr(planner, "fitting", early)
     method = autopar.AutoShardParallel(options={"cluster": "8xh100", "zero": 3})
     lowered, _ = _lowered(name, (2, 4), method)
     assert {"reduce_scatter"} <= {use.kind for use in lowered.plan.collectives}

@@ -26,7 +26,7 @@ from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
-from autopar.passes.planning import road, search
+from autopar.passes.planning import fitting, road, search
 from autopar.passes.planning.demands import Demands
 from autopar.passes.planning.footprint import Footprint
 from autopar.passes.planning.plan_graph import PlanGraph
@@ -106,7 +106,7 @@ def test_where_the_cheapest_plan_is_far_above_the_limit_memory_is_counted_as_fre
 
     monkeypatch.setattr(search, "Footprint", counting)
     monkeypatch.setattr(road, "_SMALL", 0)
-    monkeypatch.setattr(road, "_FAR_LATE", far)
+    monkeypatch.setattr(fitting, "_FAR_LATE", far)
     _, used = _planned(limit, layers=3)
     assert used <= limit
     assert bool(late) == (far > 1)

@@ -28,7 +28,7 @@ from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
-from autopar.passes.planning import road
+from autopar.passes.planning import completed, road
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import make_plan
 from autopar.passes.planning.reshard_prices import Meets
@@ -110,7 +110,7 @@ def _mislead(
 
     monkeypatch.setattr(Search, "within", misled)
     monkeypatch.setattr(Search, "run", run)
-    monkeypatch.setattr(road, "rivals_of", no_rivals)
+    monkeypatch.setattr(completed, "rivals_of", no_rivals)
 
 
 def _is_no_dearer_than_data_parallelism() -> bool:

@@ -1,0 +1,114 @@
+"""A plan that was found, held against its rivals by the time that partitioned programs take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from .completed import FAR, completed_rivals
+from .problems import UNIT_S
+from .reshard_prices import Meets
+from .road import Found, Road
+from .search import Choices, Search
+
+_FEW_MESSAGES = 100
+"""A step that takes no longer than so many messages of no bytes is short."""
+_FAR_SURE = math.inf, 4.0
+"""As `FAR`, of methods as propagation completes them, where messages make much of a step."""
+_WORTH = 0.3
+"""The share of a step's time that all of its memory is worth to leaner rivals."""
+
+
+def best_of_rivals(found: Found, limit: int | None) -> Found:
+    """Of the plan that was found and its rivals the one whose partitioned program takes least time;
+    it stands in the module then."""
+    road = found.road
+    if not road.is_small:
+        return found
+    best = found.partitioned()
+    tried = [found.choices.of_node]
+    many = road.is_tiny or _is_short(found)
+    within = limit if best.is_off else None
+    for rival, is_sure in _rivals(found, within, many=many):
+        far = (_FAR_SURE if is_sure and many else FAR)[not road.is_tiny]
+        if rival.solution.cost * UNIT_S > far * best.seconds or rival.of_node in tried:
+            continue
+        tried.append(rival.of_node)
+        better = _better(road, replace(rival, limit=limit), best.seconds, limit)
+        if better is not None:
+            best = replace(better, choices=_priced_as_partitioned(better, found))
+    best.road.write(best.choices)
+    return best
+
+
+def _better(road: Road, rival: Choices, seconds: float, limit: int | None) -> Found | None:
+    """A rival that fits and takes less than so many seconds; where it is near the limit, both with
+    memory freed late and early."""
+    for way in road.both_ways():
+        if way.judged.get(way.key(rival), 0.0) >= seconds:
+            continue
+        written, trial = way.write(rival), way.tried()
+        if trial.price.total >= seconds:
+            return None
+        if limit is None or trial.memory.peak <= limit:
+            return Found(way, written, trial)
+        if trial.memory.peak > FAR[1] * limit:
+            return None
+    return None
+
+
+def _priced_as_partitioned(rival: Found, found: Found) -> Choices:
+    """A rival at the price of its partitioned program: the search knows it roughly."""
+    searched, cost = rival.choices.solution, round(rival.seconds / UNIT_S)
+    least = min(found.choices.solution.lower_bound, searched.cost)
+    return replace(
+        rival.choices,
+        solution=replace(searched, cost=cost, lower_bound=min(least, cost)),
+        searched=replace(searched, lower_bound=least),
+    )
+
+
+def _rivals(found: Found, limit: int | None, *, many: bool) -> Iterator[tuple[Choices, bool]]:
+    """As `completed_rivals`. `limit`: one of them is sought within it, where collectives are taken
+    to meet no others."""
+    road = found.road
+    search = _where_collectives_meet(road, Meets.MANY) if many else road.search
+    yield from completed_rivals(road, search, many=many)
+    if many:
+        for rival in _leaner(found):
+            yield rival, False
+        search = _where_collectives_meet(road, Meets.ALONE)
+        yield road.completed({}, search), False
+        if limit is not None:
+            with road.clock("search", "searching a plan of one kind"):
+                search = search.freeing_early() if road.search.frees_early else search
+                rival = search.run(limit)
+            yield rival, False
+
+
+def _leaner(found: Found) -> Iterator[Choices]:
+    """What needs less memory reads and writes less of it, which the search prices roughly."""
+    leaner = found.road.search.leaner(found.choices, _WORTH)
+    while True:
+        with found.road.clock("search", "searching a plan that needs less memory"):
+            choices = next(leaner, None)
+        if choices is None:
+            return
+        yield choices
+
+
+def _where_collectives_meet(road: Road, meets: Meets) -> Search:
+    """A search that prices collectives as in plans where they meet others so."""
+    with road.clock("graph", "reading the program for plans of one kind"):
+        road.before.restore()
+        graph = road.search.graph.where_collectives_meet(meets)
+        return road.search if graph is road.search.graph else Search(graph, road.options)
+
+
+def _is_short(found: Found) -> bool:
+    """Whether messages make much of a step, whatever their bytes."""
+    table = found.road.search.graph.table
+    axes = table.axes(range(len(table.sizes)))
+    message = found.road.prices.collective_seconds("all_reduce", 0.0, axes)
+    return found.choices.solution.cost * UNIT_S < _FEW_MESSAGES * message
