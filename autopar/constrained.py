@@ -15,11 +15,12 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, NamedSharding, use_abstract_mesh
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 
@@ -45,7 +46,7 @@ from autopar.passes.planning.places import planned_ops
 
 from .argument_avals import ArgumentAval
 from .decisions import Decisions, StalePlanError, parsed_sharding, parsed_strategy
-from .meshes import MeshChoice
+from .meshes import MeshChoice, automatic
 from .plans import Plan, PlannedValue
 from .road import declare_mesh
 
@@ -98,8 +99,25 @@ class _Constraints:
     def of(
         plan: Plan, decisions: Decisions, fn: Callable[..., Any], tree: Any, abstract: list[Any]
     ) -> _Constraints:
-        """StalePlanError where the function is not what was planned."""
+        """StalePlanError where the function is not what was planned, as it is called, or under the
+        plan's mesh, or under none: under a mesh JAX makes other ops of some functions."""
         _check_arguments(plan, abstract)
+        refused: StalePlanError | None = None
+        no_mesh = AbstractMesh((), ())
+        for mesh in (None, automatic(plan.mesh).abstract_mesh, no_mesh):
+            with nullcontext() if mesh is None else use_abstract_mesh(mesh):
+                try:
+                    return _Constraints._traced(plan, decisions, fn, tree, abstract)
+                except StalePlanError as error:
+                    refused = refused or error
+        assert refused is not None
+        raise refused
+
+    @staticmethod
+    def _traced(
+        plan: Plan, decisions: Decisions, fn: Callable[..., Any], tree: Any, abstract: list[Any]
+    ) -> _Constraints:
+        """Those of the function as it is traced here."""
         args, kwargs = jax.tree.unflatten(tree, abstract)
         numbered = number_equations(jax.jit(fn, keep_unused=True).trace(*args, **kwargs))
         if len(numbered.jaxpr.in_avals) != len(abstract):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class ReusedPlan(Method):
     """What `parallelize(method=plan)` makes of a plan: its method, its choices, no search.
 
-    StalePlanError where program, arguments or mesh are others: when the program is compiled, or what
-    is planned of it is asked for (`.lower(…).plan`).
+    StalePlanError where program, arguments or mesh are others: when the program is compiled, or
+    its plan is asked for (`.lower(…).plan`).
     """
 
     name = "plan"

@@ -255,7 +255,7 @@ class PlanGraph:
                 self.node_of(result)  # every value has a place, also one that nothing decides
             if op not in chosen:
                 self._traffic.add(op, whole=op in whole)
-        self._traffic.add_arguments()
+        self._traffic.add_sums()
 
     def _forbid_whole(self) -> None:
         """Parameters and optimizer state are split where they can be, and nothing says how."""

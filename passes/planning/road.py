@@ -59,6 +59,7 @@ class Road:
     def early(self) -> Road:
         """Where memory is freed early, of a road on which it is freed late."""
         with self.clock("search", "counting memory that is freed early"):
+            self.before.restore()  # a plan has copies of constants that are in no graph
             return replace(self, search=self.search.freeing_early(), late=self)
 
     def both_ways(self) -> Iterator[Road]:

@@ -12,13 +12,17 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.loops import times_planned
-from autopar.passes.cost.op_kinds import BODIES
+from autopar.passes.cost.op_kinds import BODIES, is_elementwise
 from autopar.passes.cost.prices import CostModel
 
 from .places import slicing
 
 if TYPE_CHECKING:
     from .plan_graph import PlanGraph
+
+_COMPUTED = 1e-3
+"""The share of writing it that an element costs which is computed inside another op: less than it
+takes, only that of plans that take the same time it is the one which splits it."""
 
 
 class Traffic:
@@ -32,6 +36,8 @@ class Traffic:
         self._node_over: dict[SSAValue, int | None] = {}
         self._argument_reads: dict[int, float] = {}
         """Seconds of reading the whole of each argument, by its node."""
+        self._computed: dict[int, float] = {}
+        """Seconds of computing all that is computed inside others, by the node where it lies."""
 
     def add(self, op: Operation, *, whole: bool = False) -> None:
         """What an op that has no node of its own reads from memory and writes to it; `whole`: on
@@ -39,9 +45,12 @@ class Traffic:
         assert op.parent is not None
         fusion = self._graph.fusion(op.parent)
         written = fusion.writes(op)
-        if not written or op.name in BODIES or op.name == MANUAL:
+        if op.name in BODIES or op.name == MANUAL:
             return
         trips = times_planned(op, self._loops)
+        if not written:
+            self._compute(op, trips)
+            return
         for value, size in (*fusion.reads(op).items(), *written.items()):
             self._add_bytes(value, trips * size, whole=whole)
 
@@ -65,9 +74,27 @@ class Traffic:
             self._add_bytes(value, times_planned(op, self._loops) * size)
         return sizes
 
-    def add_arguments(self) -> None:
-        """Once all edges are there: arguments that one place alone is computed from are read as it
-        needs them, no more than a device's part where they are only sliced for it."""
+    def _compute(self, op: Operation, trips: int) -> None:
+        """Next to nothing for an op that is computed inside others, and less where it is split,
+        rather than what is made of it."""
+        if not is_elementwise(op):
+            return
+        for value in op.results:
+            node = self._graph.node_of(value)
+            if node is not None:
+                seconds = _COMPUTED * self._prices.memory_seconds(trips * num_bytes(value.type))
+                self._computed[node] = self._computed.get(node, 0.0) + seconds
+
+    def add_sums(self) -> None:
+        """Once all edges are there: what adds up over the ops of a place."""
+        for node, seconds in self._computed.items():
+            choice = self._graph.nodes[node]
+            choice.seconds = choice.seconds + seconds / self._graph.parts(node)
+        self._add_arguments()
+
+    def _add_arguments(self) -> None:
+        """Arguments that one place alone is computed from are read as it needs them, no more than a
+        device's part where they are only sliced for it."""
         graph = self._graph
         others: dict[int, set[int]] = {node: set() for node in self._argument_reads}
         for one, two in graph.edges:
