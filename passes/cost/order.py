@@ -83,6 +83,11 @@ class RunOrder:
         in front of the first of them."""
         return [self._steps[number] for number in post_order(self._runs, self._inside, set())]
 
+    def is_inside(self, step: Step) -> bool:
+        """Whether a step is computed inside others, or another name of what it reads."""
+        op = step[0][0]
+        return len(step) == len(step[0]) == 1 and bool(op.results) and not self._fusion.written(op)
+
     def runs(self) -> list[int]:
         """The numbers of the steps that read or write memory, in the order in which they run."""
         return [

@@ -73,6 +73,9 @@ class Schedule:
         together: list[list[SSAValue]] = []
         self.order = order = RunOrder(fusion)
         for step in order.steps():
+            if order.is_inside(step):
+                self._add([], step[0])
+                continue
             cut = [unit for unit in step if len(unit) > 1 or type(unit[0]) is AllToAllOp]
             for unit in cut:
                 self._join(unit)

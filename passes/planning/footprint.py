@@ -476,12 +476,11 @@ class Footprint:
         return self._flat.over_time(np.asarray(chosen, np.int64), self._end)
 
     def over_time_instead(
-        self, used: Bytes, chosen: Sequence[int], other: Sequence[int], nodes: Sequence[int]
+        self, used: Bytes, chosen: Ints, other: Ints, nodes: Sequence[int]
     ) -> Bytes:
         """(times,): the bytes in use where some nodes choose otherwise than in a plan that uses
         so many; but for rounding, as sums are made in another order."""
-        ends = np.asarray(chosen, np.int64), np.asarray(other, np.int64)
-        return used + self._flat.change(*ends, nodes, self._end)
+        return used + self._flat.change(chosen, other, nodes, self._end)
 
     @cached_property
     def _flat(self) -> _Flat:

@@ -236,15 +236,16 @@ class MemoryPrices:
         changed = {v for v, (a, b) in enumerate(zip(choices, over.choices, strict=True)) if a != b}
         parts = [part for part in over.repeats.parts if not changed.isdisjoint(part)]
         used = self._footprint.over_time(choices)
+        chosen, other = np.array(choices), np.array(over.choices)
         for part in sorted(parts, key=worth, reverse=True):
             if self._gain(part, choices, over.choices) <= 0:
                 continue
-            trial = list(choices)
-            for node in part:
-                trial[node] = over.choices[node]
-            then = self._footprint.over_time_instead(used, choices, trial, part)
+            trial = chosen.copy()
+            trial[part] = other[part]
+            then = self._footprint.over_time_instead(used, chosen, trial, part)
             if self._fits(then + _ROUNDED):
-                choices, used = trial, then
+                chosen, used = trial, then
+                choices = chosen.tolist()
         self._offer(choices)
 
     def _gain(self, part: Sequence[int], have: Sequence[int], other: Sequence[int]) -> float:

@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects.diagnostics import remark
 from autopar.dialects.shard import grid_of
+from autopar.passes.copying import copied
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.entry import main_function
 from autopar.passes.partition.specs import AxisTable
@@ -47,7 +48,7 @@ class Planned:
 
     def partitioned(self, module: ModuleOp, context: Context, prices: CostModel) -> Planned:
         """The same, partitioned: `module` is what the plan stands in."""
-        tried = self.tried or Trial(module.clone(), context, prices)
+        tried = self.tried or Trial(copied(module), context, prices)
         return replace(self, tried=tried)
 
 

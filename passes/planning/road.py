@@ -10,6 +10,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
 
 from autopar.dialects.autopar import FREE_EARLY
+from autopar.passes.copying import copied
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.solve import SolveOptions
@@ -115,7 +116,7 @@ class Road:
     def tried(self) -> Trial:
         """The plan that stands in the module, partitioned."""
         with self.clock("try", "partitioning a plan, to see what it takes"):
-            return Trial(self.module.clone(), self.context, self.prices)
+            return Trial(copied(self.module), self.context, self.prices)
 
     def key(self, choices: Choices) -> _Key:
         """What a plan is judged by."""

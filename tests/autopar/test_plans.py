@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -178,6 +179,23 @@ def test_apply_is_differentiated_and_mapped() -> None:
     many = np.stack([x, -x, 2 * x])
     mapped = jax.jit(jax.vmap(applied, (None, 0)))(w, many)
     assert_close(mapped, jax.vmap(function, (None, 0))(w, many))
+
+
+@pytest.mark.parametrize("planned_under", [None, "jax"])
+@pytest.mark.parametrize("called_under", [None, "jax"])
+def test_apply_under_another_mesh(planned_under: str | None, called_under: str | None) -> None:
+    """JAX makes a reduction over no dimensions of the gradient of a scalar, but under a mesh only;
+    a shape alone sets no mesh."""
+    ours = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def scaled(w: Any, t: Any, x: Any) -> Any:
+        return jax.grad(lambda w, t: ((x @ w) * jnp.exp(t)).sum(), (0, 1))(w, t)
+
+    args = random(16, 8), np.float32(0.1), random(32, 16)
+    plan = autopar.plan(scaled, *args, mesh=(2, 4) if planned_under is None else ours)
+    with nullcontext() if called_under is None else jax.set_mesh(ours):
+        found = jax.jit(plan.apply(scaled))(*args)
+    assert_close(found, scaled(*args))
 
 
 def test_apply_refuses_what_was_not_planned() -> None:

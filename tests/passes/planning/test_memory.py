@@ -425,6 +425,20 @@ def test_an_empty_batch_is_planned(step: Any) -> None:
     assert trial is not None and trial.memory.peak < 2**12
 
 
+def test_copies_of_constants_are_no_part_of_a_graph() -> None:
+    """A plan gives each operand of a product its own copy of what both are: it still stands when
+    memory that is freed early is asked for."""
+
+    def step(rows: Any) -> Any:
+        both = jnp.ones((64, 64))
+        return (both @ both) @ rows
+
+    module = _imported(jax.jit(step).lower(jax.ShapeDtypeStruct((64, 64), np.float32)))
+    planned = make_plan(module, make_context(), PRICES, SolveOptions(5), 30_000)
+    trial = planned.partitioned(module, make_context(), PRICES).tried
+    assert trial is not None and trial.memory.peak <= 30_000
+
+
 def test_the_footprint_counts_what_lies_and_what_is_copied() -> None:
     module = _module(layers=2)
     graph = PlanGraph(main_function(module), AxisTable(grid_of(module), ()), PRICES)
@@ -450,5 +464,6 @@ def test_the_footprint_counts_what_lies_and_what_is_copied() -> None:
         other = list(chosen)
         for node in nodes:
             other[node] = int(rng.integers(graph.nodes[node].size))
-        instead = footprint.over_time_instead(found, chosen, other, nodes)
+        ends = np.array(chosen), np.array(other)
+        instead = footprint.over_time_instead(found, *ends, nodes)
         assert instead == pytest.approx(footprint.over_time(other))

@@ -32,13 +32,13 @@ class _Problem:
         return self.usages[:, np.arange(NODES), list(chosen)].sum(axis=1)
 
     def over_time_instead(
-        self, used: Bytes, chosen: Sequence[int], other: Sequence[int], nodes: Sequence[int]
+        self, used: Bytes, chosen: Ints, other: Ints, nodes: Sequence[int]
     ) -> Bytes:
         assert all(
             a == b for v, (a, b) in enumerate(zip(chosen, other, strict=True)) if v not in nodes
         )
-        assert (used == self.over_time(chosen)).all()
-        return self.over_time(other)
+        assert (used == self.over_time(chosen.tolist())).all()
+        return self.over_time(other.tolist())
 
     def peak(self, chosen: Sequence[int]) -> int:
         return int(self.over_time(chosen).max())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects import make_context
 from autopar.dialects.sharding import Grid
+from autopar.dialects.tensors import shape_of
 from autopar.lowering.importer import import_module
 from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.cost import program
@@ -372,3 +374,27 @@ def test_no_restriction_makes_a_loop_cheaper(cluster: str) -> None:
     _, free = _prices(_decode(), cluster)
     restricted = Demands(allow_replicated_parameters=False)
     assert _prices(_decode(), cluster, restricted)[1] >= 0.999 * free
+
+
+def _pairs(rows: Any) -> Any:
+    return jnp.exp(-((rows[:, None] - rows[None]) ** 2).sum(-1))
+
+
+@pytest.mark.parametrize("fn", [_pairs, lambda rows: jnp.abs(rows[:, None] - rows[None]).sum(-1)])
+@pytest.mark.parametrize("small", [road._SMALL, 0], ids=["held against rivals", "as found"])
+def test_what_is_computed_inside_others_is_split(
+    fn: Any, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than sliced behind that: it takes the same time by the prices, as XLA may compute the
+    slice alone, but does not always."""
+    monkeypatch.setattr(road, "_SMALL", small)
+    module = import_module(jax.jit(fn).lower(_f32(1024, 16)).compiler_ir("stablehlo"))
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    prices = CostModel.of(read_cluster("8xv100"), GRID)
+    planned = make_plan(module, make_context(), prices, SolveOptions(5))
+    partitioned = planned.partitioned(module, make_context(), prices).tried
+    assert partitioned is not None
+    for op in main_function(partitioned.module).body.block.ops:
+        for result in op.results:
+            assert prod(shape_of(result.type)) <= 1024 * 1024 * 16 // 8
