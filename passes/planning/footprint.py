@@ -199,6 +199,7 @@ class Footprint:
         self.orders = timeline.orders
         self.items: list[Item] = []
         self._at: dict[int, dict[int, Bytes]] = {}
+        self._copies_at: dict[int, dict[tuple[int, int], Bytes]] = {}
         last = func.body.block.last_op
         assert last is not None
         held = {result for _, result in aliases(func)}
@@ -508,7 +509,9 @@ class Footprint:
     def copies_at(self, time: int) -> dict[tuple[int, int], Bytes]:
         """The bytes of the copies in use at a time: per pair of nodes, the lower one first,
         (choices of one, choices of the other)."""
-        found: dict[tuple[int, int], Bytes] = {}
+        if time in self._copies_at:
+            return self._copies_at[time]
+        found = self._copies_at[time] = {}
         for copy in self.copies:
             if copy.first <= time <= copy.last:
                 ends, table = (copy.one, copy.two), copy.bytes
