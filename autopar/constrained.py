@@ -103,13 +103,13 @@ class _Constraints:
         plan's mesh, or under none: under a mesh JAX makes other ops of some functions."""
         _check_arguments(plan, abstract)
         refused: StalePlanError | None = None
-        no_mesh = AbstractMesh((), ())
-        for mesh in (None, automatic(plan.mesh).abstract_mesh, no_mesh):
-            with nullcontext() if mesh is None else use_abstract_mesh(mesh):
-                try:
+        meshes = automatic(plan.mesh).abstract_mesh, AbstractMesh((), ())
+        for context in (nullcontext(), *map(use_abstract_mesh, meshes)):
+            try:
+                with context:
                     return _Constraints._traced(plan, decisions, fn, tree, abstract)
-                except StalePlanError as error:
-                    refused = refused or error
+            except StalePlanError as error:
+                refused = refused or error
         assert refused is not None
         raise refused
 

@@ -59,7 +59,7 @@ class _Early:
 
     def __init__(self, fusion: Fusion, order: RunOrder) -> None:
         self._order = order
-        self._block = fusion.ops[0].parent
+        self._block = fusion.block
         runs = order.runs()
         self._written = {n: [v for op in order.ops[n] for v in fusion.written(op)] for n in runs}
         self._made = {value for values in self._written.values() for value in values}

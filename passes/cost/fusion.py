@@ -57,6 +57,7 @@ class Fusion:
     """The kept values of one block, and what each of its ops reads."""
 
     def __init__(self, block: Block) -> None:
+        self.block = block
         self.ops = list(ops_in(block))
         self._own: frozenset[Operation | Block] = frozenset(self.ops)
         self._arguments = frozenset[SSAValue](block.args)
@@ -83,9 +84,7 @@ class Fusion:
         """That of the same block now that some readers of kept values stand behind barriers: what
         is kept, and read by others, is the same but for rare cases."""
         found = copy(self)
-        block = self.ops[0].parent
-        assert block is not None
-        found.ops = list(ops_in(block))
+        found.ops = list(ops_in(self.block))
         found._own = frozenset(found.ops)
         barriers = [op for op in found.ops if op not in self._own]
         found._views = dict(self._views)
@@ -95,11 +94,11 @@ class Fusion:
             for value in op.results:
                 viewed = _viewed(value)
                 if (viewed is None) != (value not in found._views) and op in self._own:
-                    return Fusion(block)
+                    return Fusion(self.block)
                 if viewed is not None:
                     found._views[value] = viewed
         if not self._keeper.is_same_with_barriers(found.ops):
-            return Fusion(block)
+            return Fusion(self.block)
         found._written = {**self._written, **{barrier: [] for barrier in barriers}}
         anew = self._computed_from(behind)
         found._reads = {op: reads for op, reads in self._reads.items() if op not in anew}
@@ -116,7 +115,7 @@ class Fusion:
         while left:
             for use in left.pop().uses:
                 user: Operation | None = use.operation
-                while user is not None and user.parent is not self.ops[0].parent:
+                while user is not None and user.parent is not self.block:
                     user = user.parent_op()  # what a body reads, its op does
                 if user is not None and user not in found:
                     found.add(user)

@@ -189,9 +189,8 @@ class Keeper:
         most = 1
         for place, askers in places.items():
             times = len(askers)
-            if self._times:
-                known = (self._times.get((asker, place), 1) for asker in askers if asker)
-                times += sum(known) - sum(asker is not None for asker in askers)
+            if self._times:  # mostly nothing stands anywhere more than once
+                times = sum(self._times.get((a, place), 1) if a else 1 for a in askers)
             if times > 1:
                 self._times[op, place] = times
                 most = max(most, times)
