@@ -2,9 +2,10 @@
 
 Everything is measured with all devices at work at once, as in a training step: matmuls of each
 element type and convolutions of growing width, both with their gradients; an elementwise op for the
-memory; all_reduces and all_gathers over groups of neighbours of growing size. Each call is awaited
-before the next: virtual CPU devices share threads, and programs with collectives in flight could
-wait for each other for ever.
+memory; sums, products and exponentials in a row for what elements take by themselves; all_reduces
+and all_gathers over groups of neighbours of growing size. Each call is awaited before the next:
+virtual CPU devices share threads, and programs with collectives in flight could wait for each other
+for ever.
 """
 
 # jax's functions are typed in part only:
@@ -113,12 +114,17 @@ def profile(request: Request, progress: Progress) -> tuple[Cluster, str]:
     progress.step("memory bandwidth")
     bandwidth = _memory_bandwidth(devices, sizes)
     notes["device.memory_bandwidth"] = f"an elementwise op on {sizes.memory_bytes} bytes"
+    progress.step("elementwise operations")
+    elementwise = _elementwise_rate(devices, sizes)
+    notes["device.elementwise"] = f"{2 * _PAIRS} sums and products in a row on 1 MiB"
+    transcendental = _function_rate(devices, sizes)
+    notes["device.transcendental"] = f"{_FUNCTIONS} exponentials in a row on 1 MiB"
     memory = device_memory(devices)
     links: list[Link] = []
     for size in _group_sizes(len(devices)):
         progress.step(f"collectives over {size} of {len(devices)} devices")
         links.append(_measured_link(devices, size, sizes))
-    device = Device(kind, flops, memory, bandwidth, convolution)
+    device = Device(kind, flops, memory, bandwidth, convolution, elementwise, transcendental)
     cluster = Cluster(f"{len(devices)} x {kind}", device, tuple(distinct_links(links)))
     notes[""] = (
         f"Measured by autopar profile-cluster{' --quick' if request.quick else ''} on "
@@ -153,6 +159,8 @@ def report(cluster: Cluster) -> dict[str, Any]:
             "convolution": dict(device.convolution),
             "memory_bytes": device.memory_bytes,
             "memory_bandwidth": device.memory_bandwidth,
+            "elementwise": device.elementwise,
+            "transcendental": device.transcendental,
         },
         "links": [vars(link) for link in cluster.links],
     }
@@ -167,6 +175,10 @@ def report_text(cluster: Cluster) -> str:
     for features, share in device.convolution.items():
         lines.append(f"  convolutions of {features:3} features: {share:.2f} of that")
     lines.append(f"  memory {device.memory_bandwidth / 1e9:12.4g} GB/s")
+    lines.append(
+        f"  elements {device.elementwise / 1e9:10.4g} G operations/s, "
+        f"{device.transcendental / 1e9:.4g} G exponentials/s"
+    )
     for link in cluster.links:
         lines.append(
             f"  {link.size:4} devices: {link.alpha * 1e6:.3g} us a message, "
@@ -367,3 +379,35 @@ def _gathered(x: Any) -> Any:
     import jax
 
     return jax.lax.all_gather(x, "group", tiled=True)[: x.shape[0]]
+
+
+def _elementwise_rate(devices: list[Any], sizes: _Sizes) -> float:
+    """Simple operations a second of one device, on what it has in registers."""
+
+    def chain(x: Any) -> Any:  # no two of these are made one instruction
+        for _ in range(_PAIRS):
+            x = (x + 0.5) * 0.5
+        return x
+
+    return 2 * _PAIRS * _ELEMENTS / _elementwise_seconds(devices, chain, sizes)
+
+
+def _function_rate(devices: list[Any], sizes: _Sizes) -> float:
+    """Exponentials a second of one device."""
+    import jax.numpy as jnp
+
+    def chain(x: Any) -> Any:
+        for _ in range(_FUNCTIONS):
+            x = jnp.exp(-x)
+        return x
+
+    return _FUNCTIONS * _ELEMENTS / _elementwise_seconds(devices, chain, sizes)
+
+
+def _elementwise_seconds(devices: list[Any], chain: Callable[[Any], Any], sizes: _Sizes) -> float:
+    return _each_seconds(devices, 1, chain, (_ELEMENTS,), "float32", sizes.seconds)
+
+
+_PAIRS = 64
+_FUNCTIONS = 16
+_ELEMENTS = 2**18

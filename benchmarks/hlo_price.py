@@ -3,7 +3,8 @@
 FLOPs, bytes and collectives are counted in the text that XLA gives back, bodies of loops by their
 trips (`cost_analysis()` counts them once) and of branches the dearest, and priced at the rates of a
 `CostModel`: an instruction with dots or convolutions by the roofline, any other by what it reads
-and writes at the boundary of its fusion, a collective by alpha and beta.
+and writes at the boundary of its fusion or by what it computes for its elements, whichever takes
+longer, a collective by alpha and beta.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from autopar.dialects.sharding import Grid
-from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.prices import CostModel, Operations
 from autopar.passes.cost.program import Collective, Price
 from autopar.passes.cost.report import paid_axes
 
@@ -24,6 +25,17 @@ from .hlo_text import Computation, Instruction, Module
 _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast after-all replica-id partition-id "
     "opt-barrier add-dependency all-reduce-done all-gather-done collective-permute-done".split()
+)
+_SIMPLE = frozenset(
+    "abs add and ceil clamp compare convert count-leading-zeros floor is-finite maximum minimum "
+    "multiply negate not or popcnt round-nearest-afz round-nearest-even select shift-left "
+    "shift-right-arithmetic shift-right-logical sign subtract xor".split()
+)
+_ROOTS = frozenset(("divide", "remainder", "rsqrt", "sqrt"))
+"""As dear as a few simple ones."""
+_FUNCTIONS = frozenset(
+    "atan2 cbrt cosine erf exponential exponential-minus-one log log-plus-one logistic power sine "
+    "tan tanh".split()
 )
 _CUTS = frozenset(("slice", "dynamic-slice", "gather"))
 """Read of their first operand what they give."""
@@ -111,9 +123,14 @@ class _Reading:
             (dtype, *_) = (operand.arrays[0].dtype for operand in where.operands(part))
             seconds += self.prices.compute_seconds(own, 0.0, _mlir(dtype), features)
             flops += own
-        memory = self.prices.memory_seconds(moved)
         if flops:
+            memory = self.prices.memory_seconds(moved)
             return Work(flops, moved, price=Price(compute=max(seconds, memory)))
+        where = inner or of
+        operations = Operations.total(
+            _operations(part, where) for part in (inner.instructions if inner else (one,))
+        )
+        memory = self.prices.elementwise_seconds(operations, moved)
         return Work(0.0, moved, price=Price(memory=memory))
 
     def _inner(self, one: Instruction) -> Computation | None:
@@ -141,6 +158,22 @@ def _contractions(
 
 def _flops(part: Instruction, where: Computation) -> int:
     return dot_flops(part, where) if part.opcode == "dot" else convolution_flops(part, where)
+
+
+def _operations(part: Instruction, where: Computation) -> Operations:
+    """What an instruction computes for its elements, counted as numbers of 4 bytes."""
+    count = part.num_bytes / 4
+    if part.opcode in _SIMPLE:
+        return Operations(simple=count)
+    if part.opcode in _ROOTS:
+        return Operations(simple=4 * count)
+    if part.opcode in _FUNCTIONS:
+        return Operations(functions=count)
+    if part.opcode == "reduce":
+        operands = where.operands(part)
+        size = sum(operand.num_bytes for operand in operands[: len(operands) // 2])
+        return Operations(simple=size / 4)
+    return Operations()
 
 
 def _mlir(dtype: str) -> str:

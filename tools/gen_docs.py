@@ -333,8 +333,9 @@ def rule_differences() -> str:
 def presets() -> str:
     """The table of docs/cost.md: the cluster files of `passes/cost/presets/`."""
     rows = [
-        "| preset | device | f32, bf16, f16 TFLOP/s | convolutions | memory GB | GB/s | links |",
-        "|---|---|---|---|---|---|---|",
+        "| preset | device | f32, bf16, f16 TFLOP/s | convolutions | G operations, exponentials/s "
+        "| memory GB | GB/s | links |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in preset_names():
         cluster = read_cluster(name)
@@ -347,7 +348,8 @@ def presets() -> str:
         )
         memory = f"{device.memory_bytes / 1e9:g} | {device.memory_bandwidth / 1e9:g}"
         flops = f"{flops} | {shares or 'as matmuls'}"
-        rows.append(f"| `{name}` | {device.kind} | {flops} | {memory} | {links} |")
+        elements = f"{device.elementwise / 1e9:g}, {device.transcendental / 1e9:g}"
+        rows.append(f"| `{name}` | {device.kind} | {flops} | {elements} | {memory} | {links} |")
     return "\n".join(rows)
 
 

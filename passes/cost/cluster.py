@@ -7,6 +7,8 @@
     flops.bf16 = 7e14
     memory_bytes = 80e9
     memory_bandwidth = 3e12   # bytes a second
+    elementwise = 2.6e13      # operations a second on what is in registers, where they shall count
+    transcendental = 1.6e12   # exponentials a second, where they shall count
 
     [[link]]                  # innermost first
     size = 8                  # devices that it joins
@@ -39,6 +41,10 @@ MOST_SECONDS = 1e3
 _RATES = 1.0, 1e24
 """FLOPs or bytes a second: with less, too, steps take years; more is a slip."""
 _LEAST_SHARE = 1e-9
+_OPERATIONS = "elementwise", "transcendental"
+_OF_DEVICE = (
+    "kind", "jax_kinds", "flops", "convolution", "memory_bytes", "memory_bandwidth", *_OPERATIONS,
+)  # fmt: skip
 _PRESETS = Path(__file__).with_name("presets")
 
 _DTYPE = re.compile(r"(bf16|tf32|f(8|16|32|64)|f[468]E\w+|u?i([1248]|16|32|64)|complex<f(32|64)>)$")
@@ -78,6 +84,10 @@ class Device:
     """Bytes a second, read or written, that a large elementwise op reaches."""
     convolution: Mapping[int, float] = field(default_factory=dict[int, float])
     """The share of the rate of matmuls that convolutions reach, by output features (of a group)."""
+    elementwise: float = math.inf
+    """Simple elementwise operations (an addition of two f32) a second, on what is in registers."""
+    transcendental: float = math.inf
+    """Exponentials (and the like: tanh, log) a second."""
     jax_kinds: tuple[str, ...] = ()
     """Words, in lower case, of which JAX's name of such a device (its `device_kind`) has one."""
 
@@ -196,6 +206,9 @@ def write_cluster(cluster: Cluster, comments: Mapping[str, str] | None = None) -
     lines += [*note("device.memory_bytes"), f"memory_bytes = {device.memory_bytes}"]
     bandwidth = _number(device.memory_bandwidth)
     lines += [*note("device.memory_bandwidth"), f"memory_bandwidth = {bandwidth}"]
+    for key in _OPERATIONS:
+        if (rate := getattr(device, key)) < math.inf:
+            lines += [*note(f"device.{key}"), f"{key} = {_number(rate)}"]
     for index, link in enumerate(cluster.links):
         lines += ["", *note(f"link.{index}"), "[[link]]", f"size = {link.size}"]
         lines += [f"alpha = {_number(link.alpha)}", f"beta = {_number(link.beta)}"]
@@ -254,8 +267,7 @@ class _Reader:
         return Cluster(name, device, tuple(links))
 
     def _device(self, table: dict[str, Any]) -> Device:
-        known = ("kind", "jax_kinds", "flops", "convolution", "memory_bytes", "memory_bandwidth")
-        self._check_keys("device.", table, known)
+        self._check_keys("device.", table, _OF_DEVICE)
         stated = self._table("device.flops", table.get("flops"))
         flops: dict[str, float] = {}
         for dtype, value in stated.items():
@@ -271,7 +283,11 @@ class _Reader:
         kind = self._text("device.kind", table.get("kind", "device"))
         convolution = self._convolution(table.get("convolution", {}))
         words = self._words("device.jax_kinds", table.get("jax_kinds", []))
-        return Device(kind, flops, int(memory), bandwidth, convolution, words)
+        simple, functions = (
+            self._number(f"device.{key}", table[key], *_RATES) if key in table else math.inf
+            for key in _OPERATIONS
+        )
+        return Device(kind, flops, int(memory), bandwidth, convolution, simple, functions, words)
 
     def _convolution(self, value: object) -> dict[int, float]:
         shares: dict[int, float] = {}

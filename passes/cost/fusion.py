@@ -38,6 +38,7 @@ from autopar.passes.walk import ops_in
 from .kept import Keeper, captured
 from .merging import Step, merged_steps
 from .op_kinds import (
+    COMPUTES_OPERANDS,
     CONSTANT,
     DOTS,
     LOOPS,
@@ -45,12 +46,14 @@ from .op_kinds import (
     is_splat,
     is_transpose,
     needed_of,
+    operations_of,
     reads_from_memory,
     repeats,
     share_of,
     swaps_dot,
     updates_in_place,
 )
+from .prices import Operations
 
 
 class Fusion:
@@ -62,6 +65,7 @@ class Fusion:
         self._own: frozenset[Operation | Block] = frozenset(self.ops)
         self._arguments = frozenset[SSAValue](block.args)
         self._reads: dict[Operation, dict[SSAValue, float]] = {}
+        self._computed: dict[Operation, dict[SSAValue, Operations]] = {}
         self._awaits: dict[Operation, tuple[Sequence[SSAValue], Sequence[SSAValue]]] = {}
         self._behind: set[Operation] = set()
         """Ops that read something behind a barrier."""
@@ -102,6 +106,7 @@ class Fusion:
         found._written = {**self._written, **{barrier: [] for barrier in barriers}}
         anew = self._computed_from(behind)
         found._reads = {op: reads for op, reads in self._reads.items() if op not in anew}
+        found._computed = {op: own for op, own in self._computed.items() if op not in anew}
         found._awaits = {op: awaits for op, awaits in self._awaits.items() if op not in anew}
         found._behind = self._behind - anew
         found.waits = {}
@@ -170,6 +175,15 @@ class Fusion:
             return {}
         return self._found_reads(op)
 
+    def computes(self, op: Operation) -> dict[SSAValue, Operations]:
+        """The operations on elements of an op and of what is computed inside it, by the values that
+        they make, those of a reduction by what it reads; none on what is sliced off. An op that is
+        computed inside others computes nothing itself."""
+        if op.results and not self.written(op):
+            return {}
+        self._found_reads(op)
+        return self._computed[op]
+
     def awaits(self, op: Operation) -> tuple[Sequence[SSAValue], Sequence[SSAValue]]:
         """The kept values that must be there before an op runs, and the results of barriers that it
         reads: a barrier awaits all of its operands. What is computed inside others awaits nothing
@@ -216,6 +230,7 @@ class Fusion:
             wanted[0] = op.operands[0], 0.0
         wanted += [(value, 1.0) for value in captured(op, self._own, self._arguments)]
         direct = [value for value, _ in wanted]
+        computed = self._computed[op] = {}
         most: dict[SSAValue, float] = {}
         """The share of each value met that is needed; a value is met again where more of it is."""
         found: dict[SSAValue, float] = {}
@@ -234,8 +249,15 @@ class Fusion:
             if value in self._kept:
                 found[value] = share * num_bytes(value.type)
             else:
+                operations = operations_of(maker, share)
+                if operations is not None:
+                    computed[value] = operations
                 for source in self._sources(value, maker):
                     wanted.append((source, needed_of(share, value, maker, source)))
+        operations = operations_of(op)
+        if operations is not None:
+            value = op.operands[0] if op.name in COMPUTES_OPERANDS else op.results[0]
+            computed[value] = Operations.total((operations, computed.get(value, Operations())))
         return found
 
     def _is_held(self, value: SSAValue, op: Operation, direct: Sequence[SSAValue]) -> bool:

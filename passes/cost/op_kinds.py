@@ -13,6 +13,7 @@ from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.dialects.traits import Elementwise
 
 from .flops import dot_numbers
+from .prices import Operations
 
 DOTS = frozenset({"stablehlo.dot_general", "stablehlo.convolution"})
 _CHEAP = frozenset(
@@ -29,6 +30,10 @@ _DEAR = frozenset(
         "log_plus_one", "logistic", "power", "remainder", "rsqrt", "sine", "sqrt", "tan", "tanh",
     )
 )  # fmt: skip
+_COMPUTED = frozenset({"stablehlo.clamp", "stablehlo.select"})
+"""The cheap ones that compute something."""
+_ROOTS = frozenset({"stablehlo.divide", "stablehlo.remainder", "stablehlo.rsqrt", "stablehlo.sqrt"})
+"""Dear ones that take but a few instructions."""
 _CHEAP_CHLO = frozenset(
     {"chlo.conj", "chlo.is_inf", "chlo.is_neg_inf", "chlo.is_pos_inf", "chlo.square"}
 )
@@ -36,7 +41,8 @@ VIEWS = frozenset({"stablehlo.reshape", BARRIER})
 LOOPS = frozenset({"stablehlo.while"})
 BODIES = LOOPS | {"stablehlo.case", "stablehlo.if"}
 """Ops whose regions are programs."""
-COMPUTES_OPERANDS = frozenset({"stablehlo.reduce", "stablehlo.gather"})
+_REDUCE = "stablehlo.reduce"
+COMPUTES_OPERANDS = frozenset({_REDUCE, "stablehlo.gather"})
 """Ops that compute what they read by themselves, and whose result is kept."""
 _IN_PLACE = frozenset({"stablehlo.dynamic_update_slice", "stablehlo.scatter"})
 _CUTS = frozenset(
@@ -141,7 +147,37 @@ def is_splat(op: Operation) -> bool:
 
 def is_dear(op: Operation) -> bool:
     """Whether computing an element again costs more than reading it."""
-    return op.name in _DEAR or (op.name.startswith("chlo.") and op.name not in _CHEAP_CHLO)
+    return _is_dear(op.name)
+
+
+def _is_dear(name: str) -> bool:
+    return name in _DEAR or (name.startswith("chlo.") and name not in _CHEAP_CHLO)
+
+
+def operations_of(op: Operation, share: float = 1.0) -> Operations | None:
+    """What an op computes for a share of its elements, counted as numbers of 4 bytes, since lanes
+    take more narrow ones at once: an elementwise op, and what a reduction adds up. None: nothing,
+    as ops that only move elements, and all others."""
+    if op.name == _REDUCE:
+        read = operands_of(op)
+        return Operations(
+            share * sum(num_bytes(value.type) for value in read[: len(read) // 2]) / 4
+        )
+    each = _each_element(type(op))
+    if each is None:
+        return None
+    count = share * num_bytes(op.results[0].type) / 4
+    return Operations(count * each.simple, count * each.functions)
+
+
+@lru_cache(4096)
+def _each_element(kind: type[Operation]) -> Operations | None:
+    name = kind.name
+    if (name in _CHEAP and name not in _COMPUTED) or not _is_elementwise(kind):
+        return None
+    if name in _ROOTS:
+        return Operations(simple=4)
+    return Operations(functions=1) if _is_dear(name) else Operations(simple=1)
 
 
 def repeats(op: Operation) -> bool:

@@ -2,9 +2,9 @@
 
 Compute takes max(FLOPs / FLOPs a second, bytes / memory bandwidth) (Williams, Waterman, Patterson
 2009, "Roofline"), where convolutions may reach a share of the FLOPs a second that hangs on their
-width. A collective takes alpha for each grid axis that it runs over, and beta for each byte that a
-device sends by the ring algorithms of `collectives.py` (the Hockney model, as in Thakur,
-Rabenseifner, Gropp 2005).
+width, and operations on elements have rates of their own. A collective takes alpha for each grid
+axis that it runs over, and beta for each byte that a device sends by the ring algorithms of
+`collectives.py` (the Hockney model, as in Thakur, Rabenseifner, Gropp 2005).
 
 A collective over several axes is one XLA collective (`to_stablehlo`), whatever the price: its
 group is the product of the axes. How its bytes spread over the axes' links is up to the library;
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from autopar.dialects.sharding import AxisRef, Grid, parse_axis
 
@@ -50,6 +50,24 @@ def check_overrides(alpha: Sequence[float] | None, beta: Sequence[float] | None)
                     f"{name}={','.join(f'{value:g}' for value in values or ())}: {value:g} is no "
                     f"number of seconds from 0 to {MOST_SECONDS:g}"
                 )
+
+
+class Operations(NamedTuple):
+    """Operations on elements."""
+
+    simple: float = 0.0
+    """As additions of two f32 are; of narrower elements a device does more at once."""
+    functions: float = 0.0
+    """Exponentials and the like."""
+
+    @staticmethod
+    def total(parts: Iterable[Operations]) -> Operations:
+        """All of them."""
+        simple = functions = 0.0
+        for part in parts:
+            simple += part.simple
+            functions += part.functions
+        return Operations(simple, functions)
 
 
 class GridLinks:
@@ -199,6 +217,15 @@ class CostModel:
         if self.objective == "communication":
             return 0.0
         return num_bytes / self._device.memory_bandwidth
+
+    def elementwise_seconds(self, operations: Operations, num_bytes: float) -> float:
+        """Operations on elements, in one fusion that reads and writes `num_bytes`: the roofline as
+        well, where the cluster states how many a device does."""
+        if self.objective == "communication":
+            return 0.0
+        simple = operations.simple / self._device.elementwise
+        seconds = simple + operations.functions / self._device.transcendental
+        return max(seconds, self.memory_seconds(num_bytes))
 
     @property
     def _device(self) -> Device:

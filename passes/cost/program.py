@@ -27,7 +27,7 @@ from .liveness import FusionOf
 from .loops import known_trips, times
 from .merging import MESSAGE_BYTES
 from .op_kinds import BODIES, DOTS
-from .prices import CostModel
+from .prices import CostModel, Operations
 from .report import collective_use, paid_axes
 
 Collective = tuple[str, tuple[str, ...]]
@@ -112,7 +112,8 @@ class _Pricing:
                 )
                 compute += self.of_op[op]
             elif not op.name.endswith(".return"):
-                self.of_op[op] = self.model.memory_seconds(_traffic(fusion, op))
+                operations = Operations.total(fusion.computes(op).values())
+                self.of_op[op] = self.model.elementwise_seconds(operations, _traffic(fusion, op))
                 memory += self.of_op[op]
         return sum(nested, Price(compute, memory, dict(communication)))
 

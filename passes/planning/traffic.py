@@ -13,7 +13,7 @@ from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.cost.flops import op_flops
 from autopar.passes.cost.loops import times_planned
 from autopar.passes.cost.op_kinds import BODIES, is_elementwise
-from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.prices import CostModel, Operations
 
 from .places import slicing
 
@@ -51,8 +51,10 @@ class Traffic:
         if not written:
             self._compute(op, trips)
             return
-        for value, size in (*fusion.reads(op).items(), *written.items()):
+        moved = (*fusion.reads(op).items(), *written.items())
+        for value, size in moved:
             self._add_bytes(value, trips * size, whole=whole)
+        self._add_operations(op, sum(size for _, size in moved), whole=whole)
 
     def moved(self, op: Operation, values: Sequence[SSAValue]) -> list[float]:
         """The bytes of each operand and result that an op with a node moves. What one that computes
@@ -65,6 +67,7 @@ class Traffic:
         if op_flops(op):
             return [float(num_bytes(value.type)) for value in values]
         left = dict(fusion.reads(op))
+        self._add_operations(op, sum(left.values()) + sum(written.values()))
         sizes: list[float] = []
         for value in values:
             name = fusion.name(value)
@@ -73,6 +76,26 @@ class Traffic:
         for value, size in left.items():
             self._add_bytes(value, times_planned(op, self._loops) * size)
         return sizes
+
+    def _add_operations(self, op: Operation, moved: float, *, whole: bool = False) -> None:
+        """What an op and those that are computed inside it take beyond the bytes that are moved:
+        counted where each of them lies."""
+        assert op.parent is not None
+        prices, computed = self._prices, self._graph.fusion(op.parent).computes(op)
+        every = prices.elementwise_seconds(Operations.total(computed.values()), 0.0)
+        more = every - prices.memory_seconds(moved)
+        if more <= 0.0:
+            return
+        trips = times_planned(op, self._loops)
+        for value, operations in computed.items():
+            node = self._graph.node_of(value)
+            if node is None:
+                continue
+            seconds = trips * more * prices.elementwise_seconds(operations, 0.0) / every
+            if whole:
+                self._graph.nodes[node].seconds = self._graph.nodes[node].seconds + seconds
+            else:
+                self._computed[node] = self._computed.get(node, 0.0) + seconds
 
     def _compute(self, op: Operation, trips: int) -> None:
         """Next to nothing for an op that is computed inside others, and less where it is split,

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from autopar.passes.cost.cluster import read_cluster
-from autopar.passes.cost.prices import CostModel
+from autopar.passes.cost.prices import CostModel, Operations
 from autopar.passes.cost.report import paid_axes
 from autopar.passes.importing.grid_option import parse_grid
 from benchmarks.hlo_bytes import HloUse, uses
@@ -89,6 +89,19 @@ def test_reading_a_row_is_not_reading_all() -> None:
 
     at = jax.ShapeDtypeStruct((), jnp.int32)
     assert work(row, array(1024, 256), at).num_bytes < 5 * 4 * 256
+
+
+def test_elements_pay_for_what_is_computed_in_a_fusion() -> None:
+    def waves(x: Any) -> Any:
+        for _ in range(12):
+            x = jnp.tanh(x) + x
+        return x
+
+    found = work(waves, array(64, 64))
+    assert found.num_bytes == 2 * 4 * 64 * 64
+    operations = Operations(simple=12 * 64 * 64, functions=12 * 64 * 64)
+    assert found.price.total == pytest.approx(PRICES.elementwise_seconds(operations, 0.0))
+    assert found.price.total > PRICES.memory_seconds(found.num_bytes)
 
 
 def test_work_that_devices_repeat_counts_on_each() -> None:

@@ -92,7 +92,7 @@ def test_written_clusters_read_back(tmp_path: Path, name: str) -> None:
 
 def test_odd_names_and_numbers_read_back(tmp_path: Path) -> None:
     flops = {"complex<f32>": 1e22, "f8E4M3FN": 1.1 + 2.2}
-    device = Device('a "b"\n\\', flops, 7, 1.0, {1: 2.0, 10**6: 1e-7}, ("a", "b c"))
+    device = Device('a "b"\n\\', flops, 7, 1.0, {1: 2.0, 10**6: 1e-7}, 3.0, 5e22, ("a", "b c"))
     cluster = Cluster("é\t", device, (Link(1, 0.0, 5e-324),))
     for part in (cluster, device, *cluster.links):  # a new key with a default is written, too
         for key in fields(part):
@@ -172,7 +172,7 @@ def without(line: str) -> str:
         (
             PLAIN.replace("memory_bytes", "memory"),
             "device.memory: unknown; known here: kind, jax_kinds, flops, convolution, "
-            "memory_bytes, memory_bandwidth",
+            "memory_bytes, memory_bandwidth, elementwise, transcendental",
         ),
         (
             PLAIN.replace("memory_bytes", "jax_kinds = ['H100']\nmemory_bytes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,12 +22,17 @@ N = 16 * 16 * 4  # bytes of a matrix
 DOT = "contracting_dims = [1] x [0] : (tensor<16x16xf32>, tensor<16x16xf32>) -> tensor<16x16xf32>"
 
 
-def price(body: str, objective: Objective = "time", results: str = "tensor<16x16xf32>") -> Price:
+def price(
+    body: str,
+    objective: Objective = "time",
+    results: str = "tensor<16x16xf32>",
+    cluster: Cluster = CLUSTER,
+) -> Price:
     module: Any = parse_module(
         f"""shard.grid @g(shape = 2x4) {{axis_names = ["x", "y"]}}
         func.func @main(%a: tensor<16x16xf32>) -> ({results}) {{ {body} }}"""
     )
-    return price_of(module, CostModel.of(CLUSTER, user_grid(module), objective=objective))
+    return price_of(module, CostModel.of(cluster, user_grid(module), objective=objective))
 
 
 def test_dots_pay_the_roofline_and_others_their_traffic() -> None:
@@ -39,6 +45,26 @@ def test_dots_pay_the_roofline_and_others_their_traffic() -> None:
     assert found.compute == pytest.approx(max(2 * 16**3 / 1e12, 3 * N / 1e11))
     assert found.memory == pytest.approx((2 * N + 3 * N) / 1e11)
     assert found.communication == {} and found.total == found.compute + found.memory
+
+
+def test_elements_pay_the_roofline_where_a_cluster_states_their_rates() -> None:
+    """Of a fusion, with all that is computed in it again; a root takes four simple operations, a
+    reduction one for each element that it reads."""
+    device = replace(CLUSTER.device, elementwise=1e9, transcendental=1e8)
+    body = """
+        %0 = stablehlo.tanh %a : tensor<16x16xf32>
+        %1 = stablehlo.sqrt %0 : tensor<16x16xf32>
+        %2 = stablehlo.add %1, %1 : tensor<16x16xf32>
+        %3 = stablehlo.constant dense<0.0> : tensor<f32>
+        %4 = stablehlo.reduce(%2 init: %3) applies stablehlo.add across dimensions = [1]
+            : (tensor<16x16xf32>, tensor<f32>) -> tensor<16xf32>
+        return %4 : tensor<16xf32>"""
+    found = price(body, results="tensor<16xf32>", cluster=replace(CLUSTER, device=device))
+    assert found.memory == pytest.approx(256 * ((4 + 1 + 1) / 1e9 + 1 / 1e8))
+    assert price(body, results="tensor<16xf32>").memory == pytest.approx((N + 16 * 4) / 1e11)
+    slow = replace(CLUSTER, device=replace(device, memory_bandwidth=1e6))
+    read = price(body, results="tensor<16xf32>", cluster=slow).memory
+    assert read == pytest.approx((N + 16 * 4) / 1e6)
 
 
 def test_collectives_by_kind_and_axes() -> None:

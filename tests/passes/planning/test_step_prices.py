@@ -380,6 +380,33 @@ def _pairs(rows: Any) -> Any:
     return jnp.exp(-((rows[:, None] - rows[None]) ** 2).sum(-1))
 
 
+def _pair_loss() -> Step:
+    """All pairs of a batch, of which nothing is kept but sums over one of the two."""
+
+    def loss(params: Any, x: Any) -> Any:
+        rows = x @ params["w"]
+        return jnp.log(jnp.exp(-((rows[:, None] - rows[None]) ** 2).sum(-1)).sum(-1)).mean()
+
+    return _trained(loss, {"w": _f32(16, 16)}, _f32(512, 16))
+
+
+@pytest.mark.parametrize("rates", ["", "elementwise = 1e9\ntranscendental = 1e8\n"])
+def test_what_elements_take_is_worth_messages(tmp_path: Path, rates: str) -> None:
+    """Where devices are slow to compute elements, and messages take their time: all pairs are split
+    for an all_gather and sums of the gradients, though nothing of them is in memory."""
+    cluster = tmp_path / "mine.toml"
+    cluster.write_text(
+        "version = 1\n[device]\nflops.f32 = 1e12\nmemory_bytes = 1e9\nmemory_bandwidth = 1e12\n"
+        f"{rates}[[link]]\nsize = 8\nalpha = 1e-4\nbeta = 1e-10\n"
+    )
+    planned, partitioned = _prices(_pair_loss(), str(cluster))
+    assert planned == pytest.approx(partitioned, rel=0.15)
+    assert (partitioned > 2e-4) == bool(rates)  # whole, it takes but what it reads and writes
+    if rates:
+        squares = 3 * 512 * 512 * 16 / 1e9  # a difference, its square, a sum; gradients twice that
+        assert partitioned < 3 * squares / 4
+
+
 @pytest.mark.parametrize("fn", [_pairs, lambda rows: jnp.abs(rows[:, None] - rows[None]).sum(-1)])
 @pytest.mark.parametrize("small", [road._SMALL, 0], ids=["held against rivals", "as found"])
 def test_what_is_computed_inside_others_is_split(
