@@ -171,11 +171,18 @@ class AutoShardParallel(Method):
             )
 
     @staticmethod
+    def known_options() -> list[str]:
+        """The names that `options` may have."""
+        from autopar.passes.planning.auto_shard import AutoShardPass
+
+        return [f.name for f in fields(AutoShardPass) if f.name not in ("grid", "axis_names")]
+
+    @staticmethod
     def _planner(options: dict[str, Any]) -> AutoShardPass:
         from autopar.passes.manager import checked_option
         from autopar.passes.planning.auto_shard import AutoShardPass
 
-        known = [f.name for f in fields(AutoShardPass) if f.name not in ("grid", "axis_names")]
+        known = AutoShardParallel.known_options()
         for option in options:
             if option not in known:
                 raise ValueError(

@@ -22,7 +22,7 @@ from .call import Lowering, Request
 from .compiled import CompiledProgram
 from .lowered import LoweredProgram
 from .meshes import mesh_shape
-from .methods import Method, check_num_micro_batches, resolve_method
+from .methods import AutoShardParallel, Method, check_num_micro_batches, resolve_method
 from .plans import Plan
 
 
@@ -121,6 +121,11 @@ def plan(
         return fn.lower(*args).plan
     known = inspect.signature(parallelize).parameters
     for name in options:
+        if name in AutoShardParallel.known_options():
+            raise TypeError(
+                f"plan: {name!r} is an option of the method: "
+                f"method=autopar.AutoShardParallel(options={{{name!r}: …}})"
+            )
         if name not in known:
             raise TypeError(
                 f"plan: {name!r} is no option of parallelize; keyword arguments of the function go "

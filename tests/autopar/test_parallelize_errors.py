@@ -237,6 +237,11 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         "plan: 'x' is no option of parallelize; keyword arguments of the function go by "
         "autopar.parallelize(fn, …).lower(…, x=…).plan",
     ),
+    "plan with an option of its method": (
+        lambda: autopar.plan(step, PARAMS, X, cluster="8xh100"),
+        "plan: 'cluster' is an option of the method: "
+        "method=autopar.AutoShardParallel(options={'cluster': …})",
+    ),
     "level": (
         lambda: autopar.parallelize(step, method="dp").lower(PARAMS, X).as_text("hlo"),
         "level 'hlo' is unknown; levels: stablehlo, sharded",
