@@ -123,15 +123,16 @@ class _Reading:
             (dtype, *_) = (operand.arrays[0].dtype for operand in where.operands(part))
             seconds += self.prices.compute_seconds(own, 0.0, _mlir(dtype), features)
             flops += own
+        memory = self.prices.memory_seconds(moved)
         if flops:
-            memory = self.prices.memory_seconds(moved)
             return Work(flops, moved, price=Price(compute=max(seconds, memory)))
         where = inner or of
         operations = Operations.total(
             _operations(part, where) for part in (inner.instructions if inner else (one,))
         )
-        memory = self.prices.elementwise_seconds(operations, moved)
-        return Work(0.0, moved, price=Price(memory=memory))
+        seconds = self.prices.elementwise_seconds(operations)
+        price = Price(compute=seconds) if seconds > memory else Price(memory=memory)
+        return Work(0.0, moved, price=price)
 
     def _inner(self, one: Instruction) -> Computation | None:
         """What a fusion computes."""

@@ -218,14 +218,13 @@ class CostModel:
             return 0.0
         return num_bytes / self._device.memory_bandwidth
 
-    def elementwise_seconds(self, operations: Operations, num_bytes: float) -> float:
-        """Operations on elements, in one fusion that reads and writes `num_bytes`: the roofline as
-        well, where the cluster states how many a device does."""
+    def elementwise_seconds(self, operations: Operations) -> float:
+        """Operations on elements, where the cluster states how many a device does; a fusion takes
+        these or those of its bytes, whichever are more."""
         if self.objective == "communication":
             return 0.0
         simple = operations.simple / self._device.elementwise
-        seconds = simple + operations.functions / self._device.transcendental
-        return max(seconds, self.memory_seconds(num_bytes))
+        return simple + operations.functions / self._device.transcendental
 
     @property
     def _device(self) -> Device:

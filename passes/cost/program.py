@@ -1,10 +1,10 @@
 """What a partitioned program costs: seconds of one run on one device.
 
 Dots, convolutions and what else states FLOPs pay the roofline, collectives alpha and beta
-(`prices.py`), those that run as one (`merging.py`) alpha once for each message; of other ops only
-the reading of kept values and the writing of their results counts (`fusion.py`). Bodies of loops
-are counted by their trips, of branches the dearest. Compute and communication are added up: nothing
-is taken to overlap.
+(`prices.py`), those that run as one (`merging.py`) alpha once for each message; of other ops the
+reading of kept values and the writing of their results counts (`fusion.py`), or the operations on
+their elements where these take longer. Bodies of loops are counted by their trips, of branches the
+dearest. Compute and communication are added up: nothing is taken to overlap.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Price:
     """Seconds of one run."""
 
     compute: float = 0.0
-    """Of dots, convolutions, and other ops that state FLOPs."""
+    """Of dots, convolutions, other ops that state FLOPs, and what takes longer to compute than to
+    read and write."""
     memory: float = 0.0
     """Of all other ops: their traffic with memory."""
     communication: Mapping[Collective, float] = field(default_factory=dict[Collective, float])
@@ -113,8 +114,11 @@ class _Pricing:
                 compute += self.of_op[op]
             elif not op.name.endswith(".return"):
                 operations = Operations.total(fusion.computes(op).values())
-                self.of_op[op] = self.model.elementwise_seconds(operations, _traffic(fusion, op))
-                memory += self.of_op[op]
+                own, moved = self.model.elementwise_seconds(operations), _traffic(fusion, op)
+                moving = self.model.memory_seconds(moved)
+                self.of_op[op] = max(own, moving)
+                compute += own if own > moving else 0.0
+                memory += moving if own <= moving else 0.0
         return sum(nested, Price(compute, memory, dict(communication)))
 
     def _bodies(self, op: Operation) -> Price:

@@ -21,9 +21,9 @@ class StepSeconds:
     """Of one step on one device."""
 
     compute_s: float | None
-    """Of dots and convolutions; None where the objective is communication alone."""
+    """As `Price.compute`; None where the objective is communication alone."""
     memory_s: float | None
-    """Of the traffic with memory of what is no dot or convolution; None as above."""
+    """Of the traffic with memory of all else; None as above."""
     communication_s: float
     reshard_s: float
     """The part of `communication_s` that moves values from one layout to another: all but the

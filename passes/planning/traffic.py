@@ -82,7 +82,7 @@ class Traffic:
         counted where each of them lies."""
         assert op.parent is not None
         prices, computed = self._prices, self._graph.fusion(op.parent).computes(op)
-        every = prices.elementwise_seconds(Operations.total(computed.values()), 0.0)
+        every = prices.elementwise_seconds(Operations.total(computed.values()))
         more = every - prices.memory_seconds(moved)
         if more <= 0.0:
             return
@@ -91,7 +91,7 @@ class Traffic:
             node = self._graph.node_of(value)
             if node is None:
                 continue
-            seconds = trips * more * prices.elementwise_seconds(operations, 0.0) / every
+            seconds = trips * more * prices.elementwise_seconds(operations) / every
             if whole:
                 self._graph.nodes[node].seconds = self._graph.nodes[node].seconds + seconds
             else:
