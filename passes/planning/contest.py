@@ -6,15 +6,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from autopar.passes.solver.problem import FORBIDDEN
+
 from .completed import FAR, completed_rivals
 from .problems import UNIT_S
 from .reshard_prices import Meets
+from .rivals import propagated_arguments
 from .road import Found, Road
 from .search import Choices, Search
 
 _FEW_MESSAGES = 100
 """A step that takes no longer than so many messages of no bytes is short."""
-_FAR_SURE = math.inf, 4.0
+_FAR_SURE = math.inf, 16.0
 """As `FAR`, of methods as propagation completes them, where messages make much of a step."""
 _WORTH = 0.3
 """The share of a step's time that all of its memory is worth to leaner rivals."""
@@ -38,8 +41,32 @@ def best_of_rivals(found: Found, limit: int | None) -> Found:
         better = _better(road, replace(rival, limit=limit), best.seconds, limit)
         if better is not None:
             best = replace(better, choices=_priced_as_partitioned(better, found))
+    best = _freed_late(_better_completed(best, limit), limit)
     best.road.write(best.choices)
     return best
+
+
+def _better_completed(best: Found, limit: int | None) -> Found:
+    """A plan, or that of its arguments which propagation completes, if that takes less time."""
+    road, best = best.road, best.partitioned()
+    with road.clock("search", "propagating where arguments lie"):
+        bound = propagated_arguments(road.search.graph, road.before, best.choices.of_node)
+    rival = road.completed(bound, road.search)
+    if rival.solution.cost >= FORBIDDEN or rival.of_node == best.choices.of_node:
+        return best
+    better = _better(road, replace(rival, limit=limit), best.seconds, limit)
+    return best if better is None else replace(better, choices=_priced_as_partitioned(better, best))
+
+
+def _freed_late(best: Found, limit: int | None) -> Found:
+    """The same plan with memory that is freed late, where it fits so, too: nothing has to wait."""
+    late = best.road.late
+    if late is None or limit is None:
+        return best
+    written, trial = late.write(best.choices), late.tried()
+    if trial.memory.peak > limit or trial.price.total >= best.seconds:
+        return best
+    return Found(late, replace(best.choices, bytes=written.bytes), trial)
 
 
 def _better(road: Road, rival: Choices, seconds: float, limit: int | None) -> Found | None:

@@ -16,7 +16,12 @@ from typing import Literal
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
-from autopar.dialects.autopar import arg_shardings, set_arg_shardings, sharding_of
+from autopar.dialects.autopar import (
+    arg_shardings,
+    set_arg_shardings,
+    set_sharding,
+    sharding_of,
+)
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.importing.arguments import argument_kinds
@@ -34,6 +39,7 @@ Zero = Literal[0, 2, 3]
 Method = tuple[Zero, str | None] | None
 """A level of ZeRO, and the axis that state is split over (None: all); or what the program itself
 says of where values lie, and no more."""
+_NOTHING: Mapping[SSAValue, Sharding] = {}
 _LONGEST = 2
 """Dimensions of a field that are split, the longest ones."""
 _FEW_AXES = 2
@@ -93,30 +99,64 @@ def is_trained(graph: PlanGraph) -> bool:
 
 def propagated_rival(graph: PlanGraph, before: Unplanned, method: Method) -> dict[int, Kept]:
     """As those of `rivals_of`: a method with every place as propagation puts it, which does not
-    hang on prices. The module stands without a plan before and behind."""
-    func = graph.func
-    stated = graph.stated.arguments
-    wanted: Sequence[Sharding | None] = [None] * len(stated)
+    hang on prices; under ZeRO what data parallelism splits stays so, as one has to tell XLA. The
+    module stands without a plan before and behind."""
+    if method is None:
+        return _bound_as(graph, _propagated(graph, before, [None] * len(graph.stated.arguments)))
+    wanted, held = _laid_out(graph, *method), {}
+    if method[0]:
+        held = {
+            value: sharding
+            for value, sharding in _propagated(graph, before, _laid_out(graph, 0)).items()
+            if isinstance(value.owner, Operation) and any(graph.table.spec(sharding).dims)
+        }
+    return _bound_as(graph, _propagated(graph, before, wanted, held))
+
+
+def propagated_arguments(
+    graph: PlanGraph, before: Unplanned, chosen: Sequence[int]
+) -> dict[int, Kept]:
+    """As `propagated_rival`, with the arguments where a plan has them."""
+    nodes = map(graph.node_of, graph.func.body.block.args)
+    wanted = [
+        None if node is None else graph.table.sharding(graph.nodes[node].specs[chosen[node]])
+        for node in nodes
+    ]
+    return _bound_as(graph, _propagated(graph, before, wanted))
+
+
+def _propagated(
+    graph: PlanGraph,
+    before: Unplanned,
+    wanted: Sequence[Sharding | None],
+    held: Mapping[SSAValue, Sharding] = _NOTHING,
+) -> dict[SSAValue, Sharding]:
+    """Where propagation puts the values that have a place, from arguments and from what is held."""
+    func, stated = graph.func, graph.stated.arguments
     before.restore()
-    if method is not None:
-        wanted = _laid_out(graph, *method)
     set_arg_shardings(func, [own or other for own, other in zip(stated, wanted, strict=True)])
+    for value, sharding in held.items():
+        set_sharding(value, sharding)
     propagate_shardings(before.module)
-    found: dict[int, set[Spec]] = defaultdict(set)
     lies = [*zip(func.body.block.args, arg_shardings(func), strict=True)]
     lies += [(value, sharding_of(value)) for op in graph.places.ops for value in op.results]
+    found: dict[SSAValue, Sharding] = {}
     for value, sharding in lies:
-        node = graph.node_of(value)
-        if node is not None:
+        if graph.node_of(value) is not None:
             whole = graph.table.replicated(len(shape_of(value.type)))
-            found[node].add(whole if sharding is None else graph.table.spec(sharding))
+            found[value] = graph.table.sharding(whole) if sharding is None else sharding
     before.restore()  # ops read constants again that the graph knows, not copies of them
-    return _bound_as(graph, found)
+    return found
 
 
-def _bound_as(graph: PlanGraph, found: Mapping[int, set[Spec]]) -> dict[int, Kept]:
-    """Places where they were found to be; what several ops read is read there, and ops compute as
-    their operands and results lie, where they can."""
+def _bound_as(graph: PlanGraph, lies_as: Mapping[SSAValue, Sharding]) -> dict[int, Kept]:
+    """Places where their values were found to be; what several ops read is read there, and ops
+    compute as their operands and results lie, where they can."""
+    found: dict[int, set[Spec]] = defaultdict(set)
+    for value, sharding in lies_as.items():
+        place = graph.node_of(value)
+        assert place is not None
+        found[place].add(graph.table.spec(sharding))
 
     def lies(value: SSAValue, spec: Spec) -> bool:
         place = graph.node_of(value)
