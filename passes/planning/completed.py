@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .rivals import methods_of, propagated_rival, rivals_of
+from .rivals import hybrids_of, methods_of, propagated_arguments, propagated_rival, rivals_of
 from .road import Road
 from .search import Choices, Search
 
@@ -23,4 +23,10 @@ def completed_rivals(road: Road, search: Search, *, many: bool) -> Iterator[tupl
     for method in methods_of(graph, many=many):
         with road.clock("search", "propagating a method"):
             bound = propagated_rival(graph, road.before, method)
+        yield road.completed(bound, search), True
+    for bound in hybrids_of(graph) if many else ():
+        hybrid = road.completed(bound, search)
+        yield hybrid, False
+        with road.clock("search", "propagating where arguments lie"):
+            bound = propagated_arguments(graph, road.before, hybrid.of_node)
         yield road.completed(bound, search), True

@@ -27,14 +27,14 @@ def best_of_rivals(found: Found, limit: int | None) -> Found:
     """Of the plan that was found and its rivals the one whose partitioned program takes least time;
     it stands in the module then."""
     road = found.road
-    if not road.is_small:
+    if not road.is_judged:
         return found
     best = found.partitioned()
     tried = [found.choices.of_node]
-    many = road.is_tiny or _is_short(found)
+    many = road.is_tiny or (road.is_small and _is_short(found))
     within = limit if best.is_off else None
     for rival, is_sure in _rivals(found, within, many=many):
-        far = (_FAR_SURE if is_sure and many else FAR)[not road.is_tiny]
+        far = (_FAR_SURE if is_sure and (many or road.has_loops) else FAR)[not road.is_tiny]
         if rival.solution.cost * UNIT_S > far * best.seconds or rival.of_node in tried:
             continue
         tried.append(rival.of_node)

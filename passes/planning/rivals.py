@@ -24,7 +24,7 @@ from autopar.dialects.autopar import (
 )
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import num_bytes, shape_of
-from autopar.passes.importing.arguments import argument_kinds
+from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 from autopar.passes.partition.specs import Spec
 from autopar.passes.partition.strategy import Strategy
 from autopar.passes.sharding.propagation import propagate_shardings
@@ -73,6 +73,23 @@ def rivals_of(graph: PlanGraph, *, many: bool = False) -> Iterator[dict[int, Kep
         yield _bound_arguments(graph, _laid_out(graph, 3, axis, batch_alone=True))
     if many:
         yield _with_whole_batch(graph)
+
+
+def hybrids_of(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
+    """As `rivals_of`: the batch over one axis of several alone, over which no state is split, so
+    that the others split the work on an example, as tensor parallelism does."""
+    if not is_trained(graph):
+        return
+    kinds, arguments = argument_kinds(graph.func), graph.func.body.block.args
+    for axis in _single_axes(graph):
+        index = graph.table.grid.axis_names.index(axis)
+        bound = _bound_arguments(graph, _laid_out(graph, 0, axis, batch_alone=True))
+        for kind, argument in zip(kinds, arguments, strict=True):
+            node = graph.node_of(argument)
+            if node is not None and kind in STATE_KINDS:
+                specs = graph.nodes[node].specs
+                bound[node] = np.array([index not in spec.dim_axes for spec in specs])
+        yield bound
 
 
 def methods_of(graph: PlanGraph, *, many: bool = False) -> list[Method]:

@@ -11,6 +11,7 @@ from xdsl.dialects.builtin import ModuleOp, UnitAttr
 
 from autopar.dialects.autopar import FREE_EARLY
 from autopar.passes.copying import copied
+from autopar.passes.cost.op_kinds import LOOPS
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.solve import SolveOptions
@@ -26,6 +27,8 @@ from .writing import Unplanned, write_again, write_choices
 _SMALL = 4000
 """Ops up to which a plan is held against its rivals, up to a second each, and under a limit more
 plans are tried."""
+_LOOPED = 16000
+"""As `_SMALL`, of a plan and its rivals where there are loops: they are fewer, then."""
 _TINY = 1000
 """Ops up to which the search is run twice for rivals, and these are more, as for short steps."""
 _OFF = 1.1
@@ -72,6 +75,16 @@ class Road:
     @property
     def is_small(self) -> bool:
         return len(self.search.graph.places.ops) <= _SMALL
+
+    @property
+    def has_loops(self) -> bool:
+        """Whether some collectives are in loops, which the search takes to meet no others."""
+        return any(op.name in LOOPS for op in self.search.graph.places.ops)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a plan is held against rivals."""
+        return self.is_small or (self.has_loops and len(self.search.graph.places.ops) <= _LOOPED)
 
     @property
     def is_tiny(self) -> bool:
@@ -151,7 +164,7 @@ class Found:
         return replace(self, choices=self.road.write(self.choices))
 
     def partitioned(self) -> Found:
-        """The same with a trial, in small programs, so that two compare alike."""
-        if self.trial is not None or not self.road.is_small:
+        """The same with a trial, where plans are held against rivals, so that two compare alike."""
+        if self.trial is not None or not self.road.is_judged:
             return self
         return replace(self.written(), trial=self.road.tried())
