@@ -51,6 +51,7 @@ The search:
 Rivals:
 - rivals.py: plans that the search is held against;
 - completed.py: these as a search completes them;
+- rearranged.py: plans whose arguments lie elsewhere;
 - contest.py: the plan that was found held against them.
 
 Explaining:

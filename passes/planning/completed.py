@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .rivals import hybrids_of, methods_of, propagated_arguments, propagated_rival, rivals_of
+from .rearranged import arranged, completed_layout
+from .rivals import hybrids_of, methods_of, propagated_rival, rivals_of
 from .road import Road
 from .search import Choices, Search
 
@@ -27,6 +28,4 @@ def completed_rivals(road: Road, search: Search, *, many: bool) -> Iterator[tupl
     for bound in hybrids_of(graph) if many else ():
         hybrid = road.completed(bound, search)
         yield hybrid, False
-        with road.clock("search", "propagating where arguments lie"):
-            bound = propagated_arguments(graph, road.before, hybrid.of_node)
-        yield road.completed(bound, search), True
+        yield completed_layout(road, search, arranged(graph, hybrid.of_node)), True

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from autopar.passes.solver.problem import FORBIDDEN
 
 from .completed import FAR, completed_rivals
 from .problems import UNIT_S
+from .rearranged import (
+    argument_groups,
+    arranged,
+    cheapest_of,
+    completed_layout,
+    elsewhere,
+    most_layouts,
+)
 from .reshard_prices import Meets
-from .rivals import propagated_arguments
 from .road import Found, Road
 from .search import Choices, Search
 
@@ -41,21 +48,34 @@ def best_of_rivals(found: Found, limit: int | None) -> Found:
         better = _better(road, replace(rival, limit=limit), best.seconds, limit)
         if better is not None:
             best = replace(better, choices=_priced_as_partitioned(better, found))
-    best = _freed_late(_better_completed(best, limit), limit)
+    best = _freed_late(_rearranged(best, limit), limit)
     best.road.write(best.choices)
     return best
 
 
-def _better_completed(best: Found, limit: int | None) -> Found:
-    """A plan, or that of its arguments which propagation completes, if that takes less time."""
-    road, best = best.road, best.partitioned()
-    with road.clock("search", "propagating where arguments lie"):
-        bound = propagated_arguments(road.search.graph, road.before, best.choices.of_node)
-    rival = road.completed(bound, road.search)
-    if rival.solution.cost >= FORBIDDEN or rival.of_node == best.choices.of_node:
-        return best
-    better = _better(road, replace(rival, limit=limit), best.seconds, limit)
-    return best if better is None else replace(better, choices=_priced_as_partitioned(better, best))
+def _rearranged(best: Found, limit: int | None) -> Found:
+    """A plan, or one that takes less time: that which propagation makes of its arguments, and in
+    tiny programs those whose arguments lie elsewhere, one group after the other."""
+    graph = best.road.search.graph
+    road, layout = best.road, arranged(graph, best.choices.of_node)
+    best = _best_of(best, [completed_layout(road, road.search, layout)], limit)
+    left = most_layouts(graph) if road.is_tiny else 0
+    for group in argument_groups(graph) if left else ():
+        layouts = elsewhere(graph, arranged(graph, best.choices.of_node), group)[:left]
+        left -= len(layouts)
+        best = _best_of(best, cheapest_of(road, layouts), limit)
+    return best
+
+
+def _best_of(best: Found, rivals: Sequence[Choices], limit: int | None) -> Found:
+    """Of a plan and others that of which the partitioned program takes least time."""
+    best = best.partitioned()
+    for rival in rivals:
+        if rival.solution.cost < FORBIDDEN and rival.of_node != best.choices.of_node:
+            better = _better(best.road, replace(rival, limit=limit), best.seconds, limit)
+            if better is not None:
+                best = replace(better, choices=_priced_as_partitioned(better, best))
+    return best
 
 
 def _freed_late(best: Found, limit: int | None) -> Found:

@@ -131,13 +131,12 @@ def propagated_rival(graph: PlanGraph, before: Unplanned, method: Method) -> dic
 
 
 def propagated_arguments(
-    graph: PlanGraph, before: Unplanned, chosen: Sequence[int]
+    graph: PlanGraph, before: Unplanned, layout: Mapping[SSAValue, Spec]
 ) -> dict[int, Kept]:
-    """As `propagated_rival`, with the arguments where a plan has them."""
-    nodes = map(graph.node_of, graph.func.body.block.args)
+    """As `propagated_rival`, with arguments where they are put."""
     wanted = [
-        None if node is None else graph.table.sharding(graph.nodes[node].specs[chosen[node]])
-        for node in nodes
+        None if (spec := layout.get(argument)) is None else graph.table.sharding(spec)
+        for argument in graph.func.body.block.args
     ]
     return _bound_as(graph, _propagated(graph, before, wanted))
 
