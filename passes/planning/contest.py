@@ -31,8 +31,8 @@ _WORTH = 0.3
 
 
 def best_of_rivals(found: Found, limit: int | None) -> Found:
-    """Of the plan that was found and its rivals the one whose partitioned program takes least time;
-    it stands in the module then."""
+    """Of the plan that was found and its rivals the one whose partitioned program takes least time,
+    of those that keep to the options; it stands in the module then."""
     road = found.road
     if not road.is_judged:
         return found
@@ -42,12 +42,11 @@ def best_of_rivals(found: Found, limit: int | None) -> Found:
     within = limit if best.is_off else None
     for rival, is_sure in _rivals(found, within, many=many):
         far = (_FAR_SURE if is_sure and (many or road.has_loops) else FAR)[not road.is_tiny]
-        if rival.solution.cost * UNIT_S > far * best.seconds or rival.of_node in tried:
+        cost = rival.solution.cost
+        if cost >= FORBIDDEN or cost * UNIT_S > far * best.judged or rival.of_node in tried:
             continue
         tried.append(rival.of_node)
-        better = _better(road, replace(rival, limit=limit), best.seconds, limit)
-        if better is not None:
-            best = replace(better, choices=_priced_as_partitioned(better, found))
+        best = _best_of(best, [rival], limit)
     best = _freed_late(_rearranged(best, limit), limit)
     best.road.write(best.choices)
     return best
@@ -68,13 +67,17 @@ def _rearranged(best: Found, limit: int | None) -> Found:
 
 
 def _best_of(best: Found, rivals: Sequence[Choices], limit: int | None) -> Found:
-    """Of a plan and others that of which the partitioned program takes least time."""
+    """Of a plan and others that of which the partitioned program takes least time, and keeps to the
+    options."""
     best = best.partitioned()
+    prefers_scatters = best.road.search.graph.prefers_scatters
     for rival in rivals:
-        if rival.solution.cost < FORBIDDEN and rival.of_node != best.choices.of_node:
-            better = _better(best.road, replace(rival, limit=limit), best.seconds, limit)
-            if better is not None:
-                best = replace(better, choices=_priced_as_partitioned(better, best))
+        if rival.solution.cost >= FORBIDDEN or rival.of_node == best.choices.of_node:
+            continue
+        better = _better(best.road, replace(rival, limit=limit), best.judged, limit)
+        if better is None or (prefers_scatters and better.all_reduced > best.all_reduced):
+            continue
+        best = replace(better, choices=_priced_as_partitioned(better, best))
     return best
 
 
@@ -84,9 +87,8 @@ def _freed_late(best: Found, limit: int | None) -> Found:
     if late is None or limit is None:
         return best
     written, trial = late.write(best.choices), late.tried()
-    if trial.memory.peak > limit or trial.price.total >= best.seconds:
-        return best
-    return Found(late, replace(best.choices, bytes=written.bytes), trial)
+    freed = Found(late, replace(best.choices, bytes=written.bytes), trial)
+    return freed if trial.memory.peak <= limit and freed.judged < best.judged else best
 
 
 def _better(road: Road, rival: Choices, seconds: float, limit: int | None) -> Found | None:
@@ -96,10 +98,11 @@ def _better(road: Road, rival: Choices, seconds: float, limit: int | None) -> Fo
         if way.judged.get(way.key(rival), 0.0) >= seconds:
             continue
         written, trial = way.write(rival), way.tried()
-        if trial.price.total >= seconds:
+        better = Found(way, written, trial)
+        if better.judged >= seconds:
             return None
         if limit is None or trial.memory.peak <= limit:
-            return Found(way, written, trial)
+            return better
         if trial.memory.peak > FAR[1] * limit:
             return None
     return None

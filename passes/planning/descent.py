@@ -119,7 +119,7 @@ def _fitting_rival(road: Road, limit: int, bound: int, met: list[Met]) -> Found 
     `bound`: no plan within the limit costs less.
 
     The first of them is the cheapest plan of all: its footprint is above the limit, but that is an
-    estimate. They are plans of the same graph, so that they keep to what options demand.
+    estimate.
     """
     found: Found | None = None
     if not road.may_rival:
@@ -138,9 +138,10 @@ def _fitting_rival(road: Road, limit: int, bound: int, met: list[Met]) -> Found 
         choices = road.write(choices)
         trial = road.tried()
         peak = trial.memory.peak
-        road.judged[road.key(choices)] = math.inf if peak > limit else trial.price.total
+        fit = Found(road, choices, trial)
+        road.judged[road.key(choices)] = math.inf if peak > limit else fit.judged
         if peak > limit:
             met.append((peak, choices))
-        elif found is None or trial.price.total < found.seconds:
-            found = Found(road, choices, trial)
+        elif fit.judged < (math.inf if found is None else found.judged):
+            found = fit
     return found

@@ -119,7 +119,7 @@ class PlanGraph:
         """`like`: of the same function on the same grid, whose prices of reshardings and ops are
         asked for again; `meets`: how many others collectives meet."""
         self.func, self.table, self._prices = func, table, prices
-        self._demands = demands or Demands()
+        self.demands = demands or Demands()
         self.nodes: list[Node] = []
         self.edges: dict[tuple[int, int], Floats] = {}
         """(choices of one, choices of the other): what they cost together."""
@@ -137,7 +137,7 @@ class PlanGraph:
         self._reshard: ReshardPrices = (
             like._reshard.where_met(meets)
             if like
-            else ReshardPrices(table, prices, self._demands, meets)
+            else ReshardPrices(table, prices, self.demands, meets)
         )
         self._specs: dict[tuple[int, ...], list[Spec]] = {}
         """By what the axes may divide of the dimensions."""
@@ -146,15 +146,17 @@ class PlanGraph:
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self.fusion: Fusions = like.fusion if like else Fusions()
         self._traffic = Traffic(self, prices, self._loops)
-        self.stated = Stated.find(func, table.grid, self._demands)
+        self.stated = Stated.find(func, table.grid, self.demands)
         self._orders = axis_orders(func, table, self.stated)
         self._ops: OpPrices = (
-            like._ops if like else OpPrices(table, prices, self._demands, self.fusion, self._orders)
+            like._ops if like else OpPrices(table, prices, self.demands, self.fusion, self._orders)
         )
         self._windows: set[tuple[object, ...]] = set()
         """What is fetched of values, by where it is read."""
         self._updates: set[int] = set()
         """Places where gradients are to be scattered rather than summed everywhere."""
+        self.prefers_scatters = False
+        """Whether there are any that options would rather have scattered."""
         self._sums = LoopSums(func)
         for group in joint_sums(func.body.block):
             self._sums.groups.update(dict.fromkeys(group.makers, group))
@@ -180,7 +182,7 @@ class PlanGraph:
         nothing is priced otherwise then."""
         if self._reshard.is_same(meets):
             return self
-        return PlanGraph(self.func, self.table, self._prices, self._demands, like=self, meets=meets)
+        return PlanGraph(self.func, self.table, self._prices, self.demands, like=self, meets=meets)
 
     # ---- places
 
@@ -198,7 +200,7 @@ class PlanGraph:
     def _add_free(self, value: SSAValue) -> int:
         """A node that may have any split of the value."""
         shape = shape_of(value.type)
-        flatten = self._demands.flatten_axes
+        flatten = self.demands.flatten_axes
         if self.places.may_be_uneven(value):
             specs = every_spec(shape, self.table, self._orders, flatten=flatten, uneven=True)
             return self.add_place(specs)
@@ -232,7 +234,7 @@ class PlanGraph:
         for arg, said in zip(func.body.block.args, self.stated.of_argument, strict=True):
             if said is not None:
                 self._restrict(arg, said.sharding)
-        if not self._demands.allow_replicated_parameters:
+        if not self.demands.allow_replicated_parameters:
             self._forbid_whole()
         for op in places.others:
             if op.name in MOVES:
@@ -240,7 +242,7 @@ class PlanGraph:
         self._boundary()
         self._hold(func.body.block.args)
         self._waiting.find(func)
-        if self._demands.prefer_reduce_scatter:
+        if self.demands.prefer_reduce_scatter:
             self._updates = update_places(func, places, self.node_of, self._may_be_split)
         for arg, value, op in places.reads:
             # what is only converted is moved in the narrower type
@@ -653,7 +655,9 @@ class PlanGraph:
         gives to its place."""
         if target not in self._updates:
             return 1.0
-        return scatter_preference(result, gives, self.nodes[target].specs)
+        factors = scatter_preference(result, gives, self.nodes[target].specs)
+        self.prefers_scatters = self.prefers_scatters or bool(np.any(factors != 1))
+        return factors
 
     def add_edge(self, one: int, two: int, seconds: Floats, trips: int) -> None:
         """Adds seconds of each of `trips` to what the choices of two nodes cost together."""

@@ -78,7 +78,7 @@ def make_plan(
     found = road.cheapest() if limit is None else fitting(road, limit)
     if found.choices.solution.cost >= FORBIDDEN:
         raise too_dear(func, demands)
-    if plugin is None and demands in (None, Demands()):
+    if plugin is None:
         found = best_of_rivals(found, limit)
     _tell(module, graph, found.choices)
     return Planned(graph, found.choices, clock.seconds, found.trial)

@@ -148,9 +148,9 @@ def _propagated(
     held: Mapping[SSAValue, Sharding] = _NOTHING,
 ) -> dict[SSAValue, Sharding]:
     """Where propagation puts the values that have a place, from arguments and from what is held."""
-    func, stated = graph.func, graph.stated.arguments
+    func = graph.func
     before.restore()
-    set_arg_shardings(func, [own or other for own, other in zip(stated, wanted, strict=True)])
+    set_arg_shardings(func, _as_may_be(graph, wanted))
     for value, sharding in held.items():
         set_sharding(value, sharding)
     propagate_shardings(before.module)
@@ -163,6 +163,35 @@ def _propagated(
             found[value] = graph.table.sharding(whole) if sharding is None else sharding
     before.restore()  # ops read constants again that the graph knows, not copies of them
     return found
+
+
+def _as_may_be(graph: PlanGraph, wanted: Sequence[Sharding | None]) -> list[Sharding | None]:
+    """Where arguments lie by a method, as far as the program and options leave it to that; else as
+    these say, a batch not split further."""
+    func, stated = graph.func, graph.stated
+    found: list[Sharding | None] = []
+    args, kinds = func.body.block.args, argument_kinds(func)
+    said = zip(args, kinds, stated.arguments, stated.of_argument, strict=True)
+    for (arg, kind, own, other), by_method in zip(said, wanted, strict=True):
+        if own is not None or other is None:
+            found.append(own if own is not None else by_method)
+        elif by_method is not None and _may_lie(graph, arg, by_method):
+            found.append(by_method)
+        else:
+            found.append(other.sharding.closed() if kind == "batch" else other.sharding)
+    return found
+
+
+def _may_lie(graph: PlanGraph, argument: SSAValue, sharding: Sharding) -> bool:
+    node = graph.node_of(argument)
+    return node is None or bool(_kept(graph, node, sharding).any())
+
+
+def _kept(graph: PlanGraph, node: int, sharding: Sharding) -> Kept:
+    """The choices of a node that a sharding allows."""
+    specs = graph.nodes[node].specs
+    kept = set(specs_that_keep(specs, sharding, graph.table))
+    return np.array([spec in kept for spec in specs])
 
 
 def _bound_as(graph: PlanGraph, lies_as: Mapping[SSAValue, Sharding]) -> dict[int, Kept]:
@@ -213,9 +242,7 @@ def _bound_arguments(graph: PlanGraph, wanted: Sequence[Sharding | None]) -> dic
         node = graph.node_of(argument)
         if node is None or sharding is None:
             continue
-        specs = graph.nodes[node].specs
-        kept = set(specs_that_keep(specs, sharding, graph.table))
-        may = np.array([spec in kept for spec in specs])
+        may = _kept(graph, node, sharding)
         if may.any():
             bound[node] = may
     return bound

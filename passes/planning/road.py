@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -131,6 +132,12 @@ class Road:
         with self.clock("try", "partitioning a plan, to see what it takes"):
             return Trial(copied(self.module), self.context, self.prices)
 
+    def obeys(self, trial: Trial) -> bool:
+        """Whether a partitioned program has no collective that options forbid: the search knows of
+        those that it prices."""
+        forbidden = self.search.graph.demands.forbidden
+        return not forbidden or forbidden.isdisjoint(use.kind for use in trial.collectives)
+
     def key(self, choices: Choices) -> _Key:
         """What a plan is judged by."""
         return tuple(choices.of_node), choices.limit, self.search.frees_early
@@ -149,6 +156,19 @@ class Found:
     def seconds(self) -> float:
         """Of a step: those of the partitioned program, where there is one."""
         return self._searched_seconds if self.trial is None else self.trial.price.total
+
+    @cached_property
+    def judged(self) -> float:
+        """The seconds by which it is held against rivals: inf where options forbid what its
+        partitioned program does."""
+        does_wrong = self.trial is not None and not self.road.obeys(self.trial)
+        return math.inf if does_wrong else self.seconds
+
+    @property
+    def all_reduced(self) -> float:
+        """The ring bytes of the all_reduces of its partitioned program."""
+        uses = () if self.trial is None else self.trial.collectives
+        return sum(use.times * use.num_bytes for use in uses if use.kind == "all_reduce")
 
     @property
     def is_off(self) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 
 import numpy as np
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from autopar.dialects.rules.access import operands_of
-from autopar.dialects.tensors import num_bytes
+from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 from autopar.passes.importing.state import next_values_by_flow
 from autopar.passes.partition.optimize_collectives import OptimizeCollectivesPass
@@ -62,7 +63,7 @@ def _with_carried(
 ) -> set[int]:
     carried: dict[int, set[int]] = defaultdict(set)
     for op in places.others:
-        if op.name in _CARRIERS:
+        if op.name in _CARRIERS or _adds_ones(op):
             target = node_of(op.results[0])
             ends = {node_of(value) for value in operands_of(op)} - {None}
             if target is not None:
@@ -73,6 +74,13 @@ def _with_carried(
         found |= more
         open_ends += more
     return found
+
+
+def _adds_ones(op: Operation) -> bool:
+    """Whether an op gives what it reads in more dimensions, as scans store rows."""
+    if op.name != "stablehlo.broadcast_in_dim":
+        return False
+    return prod(shape_of(op.operands[0].type)) == prod(shape_of(op.results[0].type))
 
 
 def scatter_preference(

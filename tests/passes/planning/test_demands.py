@@ -220,6 +220,30 @@ def test_reduce_scatters_are_preferred() -> None:
     assert preferred["all_reduce"] < without["all_reduce"]
 
 
+def test_reduce_scatters_are_preferred_in_scans() -> None:
+    """A scan stores the gradients of a layer in those of all."""
+    weights = jax.ShapeDtypeStruct((3, 512, 512), np.float32)
+    batch = jax.ShapeDtypeStruct((2**13, 512), np.float32)
+
+    def step(weights: Any, batch: Any) -> Any:
+        def loss(weights: Any) -> Any:
+            def layer(h: Any, weight: Any) -> Any:
+                return jnp.tanh(h @ weight), None
+
+            return jnp.mean(jax.lax.scan(layer, batch, weights)[0] ** 2)
+
+        return weights - 0.1 * jax.grad(loss)(weights)
+
+    module = import_module(
+        jax.jit(step, donate_argnums=0).lower(weights, batch).compiler_ir("stablehlo")
+    )
+    declare_mesh(module, GRID)
+    run_passes(module, IMPORT, make_context())
+    AutoShardPass(cluster="8xh100", prefer_reduce_scatter=True).apply(make_context(), module)
+    kinds = _kinds(module)
+    assert kinds["reduce_scatter"] and not kinds["all_reduce"]
+
+
 @pytest.mark.parametrize(
     ("width", "options"),
     [(512, {"zero": 0}), (512, {"force_data_parallel": True, "zero": 0}), (256, {})],

@@ -22,6 +22,7 @@ from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.cost.cluster import read_cluster
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.cost.program import Price
+from autopar.passes.cost.report import CollectiveUse
 from autopar.passes.entry import main_function
 from autopar.passes.importing.annotate_method import AnnotateMethodPass
 from autopar.passes.importing.arguments import argument_kinds
@@ -29,6 +30,7 @@ from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning import completed, road
+from autopar.passes.planning.demands import Demands
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import make_plan
 from autopar.passes.planning.reshard_prices import Meets
@@ -113,8 +115,8 @@ def _mislead(
     monkeypatch.setattr(completed, "rivals_of", no_rivals)
 
 
-def _is_no_dearer_than_data_parallelism() -> bool:
-    planned = make_plan(_module(), make_context(), PRICES, SolveOptions(5))
+def _is_no_dearer_than_data_parallelism(demands: Demands | None = None) -> bool:
+    planned = make_plan(_module(), make_context(), PRICES, SolveOptions(5), demands=demands)
     made = _module()
     run_passes(made, [AnnotateMethodPass("dp")], make_context())
     propagate_shardings(made)
@@ -127,6 +129,60 @@ def test_a_search_that_is_misled_is_held_against_propagation(
 ) -> None:
     _mislead(monkeypatch, lambda _, bound: not bound)
     assert _is_no_dearer_than_data_parallelism()
+
+
+@pytest.mark.parametrize(
+    "demands",
+    [
+        Demands(force_data_parallel=True),
+        Demands(batch_axis="x"),
+        Demands(zero=0),
+        Demands(allow_all_to_all=False),
+        Demands(allow_replicated_compute=False),
+    ],
+)
+def test_rivals_are_of_use_under_options_that_they_keep_to(
+    monkeypatch: pytest.MonkeyPatch, demands: Demands
+) -> None:
+    _mislead(monkeypatch, lambda _, bound: not bound)
+    assert _is_no_dearer_than_data_parallelism(demands)
+
+
+@pytest.mark.parametrize(("wrong", "is_taken"), [("all", False), ("first", True)])
+def test_no_plan_is_taken_for_a_program_that_options_forbid(
+    monkeypatch: pytest.MonkeyPatch, wrong: str, is_taken: bool
+) -> None:
+    """As where the partitioner gathers what the search does not know of: a rival that does is none,
+    and one that does not is taken though it takes longer."""
+    met: list[Trial] = []
+
+    def collectives(trial: Trial) -> list[CollectiveUse]:
+        met.extend([] if any(trial is other for other in met) else [trial])
+        is_wrong = wrong == "all" or trial is met[0]
+        return [CollectiveUse("all_gather", ("x",), 2, 1, 1.0)] if is_wrong else []
+
+    monkeypatch.setattr(Trial, "collectives", property(collectives))
+    demands = Demands(allow_all_gather=False)
+    planned = make_plan(_module(), make_context(), PRICES, SolveOptions(5), demands=demands)
+    assert len(met) > 1 and (planned.tried is not met[0]) == is_taken
+
+
+def test_methods_leave_to_options_what_these_say() -> None:
+    module = _module()
+    func = main_function(module)
+    demands = Demands(batch_axis="y", zero=2)
+    graph = PlanGraph(func, AxisTable(grid_of(module), ()), PRICES, demands)
+    kinds = argument_kinds(func)
+    for method in methods_of(graph, many=True):
+        bound = propagated_rival(graph, Unplanned(module), method)
+        for argument, kind in zip(func.body.block.args, kinds, strict=True):
+            node = graph.node_of(argument)
+            assert node is not None
+            kept = [s for s, may in zip(graph.nodes[node].specs, bound[node], strict=True) if may]
+            if kind == "parameter":
+                assert all(1 not in spec.dim_axes for spec in kept)
+            else:
+                assert all(1 in spec.dim_axes for spec in kept)
 
 
 def test_methods() -> None:
