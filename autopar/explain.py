@@ -58,7 +58,14 @@ def explain_file(request: Request, progress: Progress) -> Explanations:
         planned, terms = plan_module(planner, module, context)
         chosen = planned.choices.of_node
         progress.step("pricing other choices")
-        explainer = Explainer(planned.graph, chosen, limit=terms.limit, demands=terms.demands)
+        explainer = Explainer(
+            planned.graph,
+            chosen,
+            limit=terms.limit,
+            demands=terms.demands,
+            by="rival" if planned.choices.is_rival else "search",
+            partitioned_seconds=None if planned.tried is None else planned.tried.price.total,
+        )
         try:
             return _told(explainer, request.value)
         except UnknownValueError as error:
@@ -92,13 +99,14 @@ def explain_plan(plan: Plan, name: Any) -> Explanations:
         except UnevenError as error:
             return unpriced(plan, name, f"not priced: {error}")
         terms = terms_of(road, plan.mesh, graph.func.parent_op())
-        searched = decisions.searched
+        searched, modelled = decisions.searched, plan.modelled
         explainer = Explainer(
             graph,
             chosen,
             limit=terms.limit,
             demands=terms.demands,
             by="search" if searched else "propagation",
+            partitioned_seconds=modelled.seconds.total_s if searched and modelled else None,
             stated_by="the program" if searched else f"the method {plan.method!r}, or the program,",
             arguments=[value.name for value in plan.arguments],
             results=[value.name for value in plan.results],

@@ -150,10 +150,9 @@ function splitOfTime(objective) {
 }
 
 function searchText(solver) {
-  const proof = solver.optimal || solver.gap < 1e-6
-    ? "the cheapest that there is" : `at most ${(100 * solver.gap).toPrecision(2)} % can be saved`;
   const again = solver.reproducible ? "" : "; the clock ended the search";
-  return `By the cost model ${proof}: ${count(solver.nodes)} choices, ${count(solver.edges)} pairs, ` +
+  const proof = solver.proof[0].toUpperCase() + solver.proof.slice(1);
+  return `${proof}: ${count(solver.nodes)} choices, ${count(solver.edges)} pairs, ` +
     `searched for ${Number(solver.seconds.toPrecision(2))} s${again}.`;
 }
 

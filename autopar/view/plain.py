@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autopar.decisions import parsed_sharding, parsed_strategy
 from autopar.dialects.sharding import Grid
 from autopar.passes.cost.report import axes_text
+from autopar.passes.planning.report import proof_of
 
 from .data import Header, head, layout_number, merged, strategy_text
 from .tree import ProgramTree, Table
@@ -95,5 +96,5 @@ def report_data(report: dict[str, Any], title: str) -> dict[str, Any]:
 
 def solver_data(solver: dict[str, Any]) -> dict[str, Any]:
     """What a page says of the search, from a report's facts."""
-    kept = ("gap", "optimal", "reproducible", "nodes", "edges", "seconds")
-    return {key: solver[key] for key in kept}
+    kept = ("reproducible", "nodes", "edges", "seconds")
+    return {"proof": proof_of(solver), **{key: solver[key] for key in kept}}

@@ -88,10 +88,11 @@ class Explanation:
     words: str
     decided_by: str
     """user, option, only (there is no other choice), follows (from another value), free, search,
-    propagation; auto (search or option) where the plan is from a file."""
+    rival (of the search's plan, where its partitioned program takes less), propagation; auto
+    (search or option) where the plan is from a file."""
     why: str
     step_seconds: float | None
-    """None where nothing is priced."""
+    """By the search's prices; None where nothing is priced."""
     others: tuple[Other, ...] = ()
     """The cheapest first; those of other choices that may not be are left out."""
     num_choices: int = 0
@@ -99,6 +100,8 @@ class Explanation:
     """How many values of the name are the same but for numbers in their names."""
     also: tuple[str, ...] = ()
     """Other values of the name that are the same choice."""
+    partitioned_seconds: float | None = None
+    """Of a step of the plan's partitioned program, where they are known."""
     note: str = ""
     """Why nothing is priced, where that is so."""
 
@@ -120,11 +123,13 @@ class Explainer:
         limit: int | None = None,
         demands: Demands | None = None,
         by: str = "search",
+        partitioned_seconds: float | None = None,
         stated_by: str = "the program",
         arguments: Sequence[str] = (),
         results: Sequence[str] = (),
     ) -> None:
         self._graph, self._by = graph, by
+        self._partitioned_seconds = partitioned_seconds
         self.names = ValueNames(graph.func, graph.places.ops, arguments, results)
         self.alternatives = Alternatives(graph, chosen, limit)
         self._links = Links(graph, self.names)
@@ -200,6 +205,7 @@ class Explainer:
             why,
             self.alternatives.seconds,
             num_choices=len(self._graph.nodes[node].strategies),
+            partitioned_seconds=self._partitioned_seconds,
         )
         axes = {a for factor in strategy.factors for a in factor}
         idle = [a for a, n in enumerate(self._graph.table.sizes) if n > 1 and a not in axes]
@@ -225,6 +231,7 @@ class Explainer:
             "free",
             "",
             self.alternatives.seconds,
+            partitioned_seconds=self._partitioned_seconds,
         )
         manual = self._manual(base, value)
         if manual is not None:
@@ -340,12 +347,19 @@ class Explainer:
             else layout(own.specs[found.choice], table),
             () if own.strategies else dims_of(own.specs[found.choice], table),
             found.seconds - base,
-            max(0.0, found.bound - base) if found.replanned else None,
+            self._at_least(found) if found.replanned else None,
             found.bytes,
             found.fits,
             "replanned" if found.replanned else "nearby",
             self._changes(found),
         )
+
+    def _at_least(self, found: Alternative) -> float:
+        """What the search has found is the cheapest, but for a gap; what others have may not be."""
+        base = self.alternatives.seconds
+        if self._by != "search":
+            return found.bound - base
+        return min(max(0.0, found.bound - base), found.seconds - base)
 
     def _changes(self, found: Alternative) -> tuple[Change, ...]:
         """The largest; those of layers that are alike together."""

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 _SHOWN = 5
 """Other choices that are told in full."""
 _CHEAPER = (
-    "less than 0: by these prices alone; plans are compared by their partitioned programs, too"
+    "less than 0: by the search's prices alone, which are rough there; plans are compared by their "
+    "partitioned programs, too"
 )
 _ALL_CHANGES_OF = 2
 """Of so many of them with what changes."""
@@ -40,8 +41,10 @@ def _lines(one: Explanation) -> Iterator[str]:
     if not one.others or one.step_seconds is None:
         yield f"  {one.num_choices - 1} other choices, not priced here: ask by a narrower name"
         return
-    took = milliseconds(one.step_seconds)
-    yield f"  a step takes {took} by the search's prices; with another choice:"
+    took = f"{milliseconds(one.step_seconds)} by the search's prices"
+    if one.partitioned_seconds is not None:
+        took = f"{milliseconds(one.partitioned_seconds)} by its partitioned program, {took}"
+    yield f"  a step takes {took}; with another choice:"
     fitting = [other for other in one.others if other.fits]
     if any(other.seconds < 0 for other in fitting):
         yield f"    ({_CHEAPER})"
@@ -88,6 +91,7 @@ _DECIDED = {
     "follows": "another value",
     "free": "nobody",
     "search": "the search",
+    "rival": "a rival of the search's plan",
     "auto": "auto-shard: the search, or an option",
     "propagation": "propagation",
 }

@@ -29,6 +29,7 @@ from .road import Road
 from .search import Choices, Search
 from .trial import Trial
 from .uneven import uneven_remarks
+from .words import proof_text
 from .writing import Unplanned
 
 _WORTH_SAYING = 1e-3
@@ -87,8 +88,8 @@ def make_plan(
 def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:
     func, solution = main_function(module), choices.solution
     if choices.gap > _WORTH_SAYING:
-        gap = f"{choices.gap:.2%}"
-        remark(func, f"auto-shard: by the search's prices a plan may be cheaper, by {gap} at most")
+        proof = proof_text(choices.gap, optimal=choices.is_optimal, rival=choices.is_rival)
+        remark(func, f"auto-shard: {proof}")
     if not solution.reproducible:
         remark(func, "auto-shard: the time limit ended the search; the plan is not reproducible")
     for group in searched_axes(graph.table):

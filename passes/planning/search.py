@@ -79,6 +79,11 @@ class Choices:
         return self.searched or self.solution
 
     @property
+    def is_rival(self) -> bool:
+        """Whether they were found among rivals, and taken for their partitioned program."""
+        return self.searched is not None
+
+    @property
     def gap(self) -> float:
         """The share of the cost, by the search's own prices, that may be saved."""
         return self.by_search.gap

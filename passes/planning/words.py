@@ -27,6 +27,17 @@ def layout_text(dims: Sequence[Sequence[str]]) -> str:
     return f"[{', '.join(','.join(axes) or '-' for axes in dims)}]" if any(dims) else "whole"
 
 
+def proof_text(gap: float, *, optimal: bool, rival: bool) -> str:
+    """How near to the cheapest plan the search knows one to be. `rival`: it was found among rivals;
+    it is its partitioned program that takes least."""
+    if rival:
+        return (
+            "taken among rivals for its partitioned program; by the search's prices, which are "
+            f"rough there, at most {gap:.2%} can be saved"
+        )
+    return "optimal" if optimal else f"at most {gap:.2%} can be saved by the search's prices"
+
+
 def without_numbers(name: str) -> str:
     """A name with `*` for its numbers: what differs in these only shares a row of a table."""
     return re.sub(r"\d+", "*", name)

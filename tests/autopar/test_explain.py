@@ -19,7 +19,11 @@ import autopar
 from autopar.cli import main
 from autopar.dialects import make_context
 from autopar.explain import choices_read_off
+from autopar.passes.planning.alternatives import Alternatives
+from autopar.passes.planning.explain import Explainer
+from autopar.passes.planning.report import table_of
 from autopar.plans import Plan
+from autopar.sources import imported, plan_module, planner_of, read_source
 
 GRID = "grid=2x4 cluster=8xv100"
 
@@ -66,6 +70,60 @@ def test_a_value(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "  decided by the search\n" in out
     assert "by the search's prices; with another choice:" in out
     assert "(the whole program planned again)" in out
+
+
+def scanned_text() -> str:
+    """Of layers whose plan is a rival's."""
+
+    def scanned(params: Any, batch: Any) -> Any:
+        def layer(h: Any, own: Any) -> Any:
+            return h + jnp.tanh(h @ own["up"]) @ own["down"], None
+
+        def loss(params: Any) -> Any:
+            return jnp.mean(jax.lax.scan(layer, batch, params)[0] ** 2)
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    shapes = {"up": (4, 256, 1024), "down": (4, 1024, 256)}
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    batch = jax.ShapeDtypeStruct((2048, 256), jnp.float32)
+    return jax.jit(scanned, donate_argnums=0).lower(params, batch).as_text(debug_info=True)
+
+
+def test_a_plan_of_a_rival(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the search's prices alone its choices are not the cheapest."""
+    module, page = tmp_path / "step.mlir", tmp_path / "plan.html"
+    module.write_text(scanned_text())
+    _, out, _ = explain(capsys, str(module), "params['up']", "--auto-shard", GRID)
+    assert "  decided by a rival of the search's plan\n" in out
+    assert " by its partitioned program, " in out
+    _, out, _ = explain(capsys, str(module), "--all", "--auto-shard", GRID, "--json")
+    values = json.loads(out)["values"]
+    assert main(["plan", str(module), "--auto-shard", GRID, "--json", "-q"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    told = {value["partitioned_seconds"] for value in values}
+    assert told == {report["objective"]["total_s"]}
+    assert report["solver"]["rival"]
+    said = "taken among rivals for its partitioned program; by the search's prices, which are rough"
+    assert said in table_of(report)
+    assert main(["view", str(module), "-o", str(page), "--auto-shard", GRID, "-q"]) == 0
+    assert said in page.read_text()
+
+
+def test_what_is_cheaper_by_rough_prices_is_at_least_so(module: str) -> None:
+    """Nothing is below 0 for sure of a plan that is not the search's cheapest."""
+    source = read_source(module, GRID)
+    planned, terms = plan_module(planner_of(GRID), *imported(source))
+    *_, dearest = sorted(
+        Alternatives(planned.graph, planned.choices.of_node, None).of(0), key=lambda a: a.seconds
+    )
+    explainer = Explainer(planned.graph, dearest.chosen, demands=terms.demands, by="rival")
+    others = [other for one in explainer.explain("params") for other in one.others]
+    assert any(other.seconds < 0 for other in others)
+    assert all(other.at_least is None or other.at_least <= other.seconds for other in others)
+    assert "less than 0: by the search's prices alone" in "\n".join(
+        map(str, explainer.explain("params"))
+    )
 
 
 def test_options_may_stand_before_the_value(
@@ -153,7 +211,8 @@ def test_plans_explain_themselves() -> None:
         name: layout.replace(", ", ",") for name, layout in layouts.items()
     }
     (one,) = plan.explain("params['up']")
-    assert one.decided_by == "search"
+    assert one.decided_by == "search" and plan.modelled is not None
+    assert one.partitioned_seconds == plan.modelled.seconds.total_s
     assert all(other.seconds > -1e-9 for other in one.others)
     assert one.step_seconds == pytest.approx(plan.explain("out0")[0].step_seconds)
 

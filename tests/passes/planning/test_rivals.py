@@ -37,6 +37,7 @@ from autopar.passes.planning.reshard_prices import Meets
 from autopar.passes.planning.rivals import Method, methods_of, propagated_rival, rivals_of
 from autopar.passes.planning.search import Choices, Search
 from autopar.passes.planning.trial import Trial
+from autopar.passes.planning.words import proof_text
 from autopar.passes.planning.writing import Unplanned, write_choices
 from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.solver.solve import SolveOptions
@@ -375,3 +376,8 @@ def test_what_a_rival_saves_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert choices.solution.cost < choices.searched.lower_bound <= choices.searched.cost
     assert choices.gap == choices.searched.gap
     assert choices.is_optimal == (choices.gap == 0)
+    assert choices.is_rival and _proof(choices).startswith("taken among rivals for its partitioned")
+
+
+def _proof(choices: Choices) -> str:
+    return proof_text(choices.gap, optimal=choices.is_optimal, rival=choices.is_rival)
