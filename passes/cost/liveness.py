@@ -17,18 +17,20 @@ with the copies of `schedule.py` and what XLA's buffer assignment does:
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases
 from autopar.dialects.tensors import num_bytes
 from autopar.passes.entry import main_function
 
 from .fusion import Fusion
+from .handover import may_write_over
 from .op_kinds import BODIES, is_elementwise, updates_in_place
 from .order import RunOrder
 from .schedule import Buffer, Schedule
@@ -114,23 +116,25 @@ def _add_block(timeline: Timeline, block: Block, fusion_of: FusionOf) -> None:
 
 def _buffers(block: Block, fusion: Fusion, schedule: Schedule) -> list[Buffer]:
     """Those of the block's own values, by places of the schedule."""
-    elsewhere = _results_in_place(fusion, block)
+    elsewhere = _results(fusion, block)
     buffers: dict[SSAValue, Buffer] = {}
+    copies = {argument: buffer for buffer in schedule.copies for argument in buffer.values}
+    held = ChainMap(buffers, copies)
     for place, writers in enumerate(schedule.writers):
         dying = [
-            value
-            for value in schedule.reads[place]
-            if value in buffers and buffers[value].last == place
+            value for value in schedule.reads[place] if value in held and held[value].last == place
         ]
         for op in writers:
             for value in fusion.written(op):
                 last = max(place, schedule.last_read.get(value, place))
                 if value in elsewhere:
-                    argument = elsewhere[value]
-                    if argument is None or schedule.last_read.get(argument, -1) <= place:
+                    if value not in schedule.beside:
                         continue
-                    last = len(schedule.writers)
-                over = _overwritten(fusion, op, value, dying, buffers)
+                    last = max(last, schedule.beside[value])
+                over = _overwritten(fusion, op, value, dying, held)
+                if over is not None and over in copies and len(writers) == 1:
+                    copies.pop(over).last -= 1
+                    over = None
                 if over is None or len(writers) > 1:
                     buffers[value] = Buffer([value], num_bytes(value.type), place, last)
                 else:
@@ -148,21 +152,9 @@ def _add_inside(timeline: Timeline, op: Operation, fusion_of: FusionOf) -> None:
             _add_block(timeline, region.block, fusion_of)
 
 
-def _results_in_place(fusion: Fusion, block: Block) -> dict[SSAValue, SSAValue | None]:
-    """The values that a block returns, which are written where they stay, and what lies there
-    before: in a loop's body the carried argument, which must not be needed any more."""
-    last = block.last_op
-    if last is None:
-        return {}
-    parent = block.parent_op()
-    is_loop = parent is not None and parent.name == "stablehlo.while"
-    found: dict[SSAValue, SSAValue | None] = {}
-    for index, operand in enumerate(last.operands):
-        value = fusion.name(operand)
-        if value is not None and not isinstance(value, BlockArgument):
-            carried = is_loop and len(block.args) == len(last.operands)
-            found[value] = block.args[index] if carried else None
-    return found
+def _results(fusion: Fusion, block: Block) -> set[SSAValue | None]:
+    """The values that a block returns, which are written where they stay."""
+    return set() if block.last_op is None else set(map(fusion.name, block.last_op.operands))
 
 
 def _overwritten(
@@ -170,7 +162,7 @@ def _overwritten(
     op: Operation,
     value: SSAValue,
     dying: Sequence[SSAValue],
-    buffers: dict[SSAValue, Buffer],
+    buffers: Mapping[SSAValue, Buffer],
 ) -> SSAValue | None:
     """The value that dies where `value` is written, and whose memory it takes."""
     if op.name == "stablehlo.while":
@@ -183,7 +175,8 @@ def _overwritten(
         return None
     size = num_bytes(value.type)
     found = (v for v in candidates if v is not None and v in dying)
-    return next((v for v in found if buffers[v].size == size), None)
+    fits = (v for v in found if buffers[v].size == size)
+    return next((v for v in fits if may_write_over(fusion, value, v)), None)
 
 
 def _carried(loop: Operation, result: SSAValue) -> list[SSAValue]:
@@ -213,7 +206,8 @@ def in_rooms(timeline: Timeline) -> Iterator[tuple[Buffer, Buffer | None]]:
     sizes = [room.size for room, _ in rooms]
     for buffer in sorted((*timeline.buffers, *timeline.copies), key=lambda buffer: -buffer.size):
         for room, held in rooms[bisect_left(sizes, buffer.size) :]:
-            if room.first <= buffer.first and buffer.last <= room.last:
+            over = bool(buffer.values) and buffer.values[-1] in room.over
+            if room.first <= buffer.first and buffer.last <= room.last + over:
                 if all(buffer.last < one.first or one.last < buffer.first for one in held):
                     held.append(buffer)
                     yield buffer, room

@@ -14,29 +14,23 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
 
-from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue
 
-from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import BARRIER
 from autopar.dialects.tensors import num_bytes
 from autopar.passes.walk import post_order
 
 from .fusion import Fusion
+from .handover import Handover, donated, handover_of
 from .merging import Step
 
 
 class RunOrder:
-    """The steps of a block by their numbers, what they need, and in which order they run.
-
-    `donated`: of each argument whose memory a result takes, that result. `copied`: those of them
-    that XLA copies for their readers.
-    """
+    """The steps of a block by their numbers, what they need, and in which order they run."""
 
     def __init__(self, fusion: Fusion) -> None:
         self._fusion = fusion
-        self.donated = _donated(fusion)
         self._steps = fusion.steps
         self.ops = [list(chain(*step)) if len(step) > 1 else step[0] for step in self._steps]
         self._maker: dict[SSAValue, int] = {}
@@ -59,7 +53,8 @@ class RunOrder:
         last = len(self._steps) - 1
         self._roots = [last, *range(last)]
         self._sources_first = post_order(self._roots, self._makers.__getitem__, set())
-        self.copied = self._find_copied()
+        self.handover = self._find_handover()
+        self._copied = self.handover.copied
         self._ranks = self._find_ranks()
 
     def _add_needs(self, ops: Sequence[Operation]) -> None:
@@ -108,26 +103,19 @@ class RunOrder:
     def _runs(self) -> list[int]:
         return post_order(self._roots, self._by_rank, set())
 
-    def _find_copied(self) -> set[SSAValue]:
-        """The donated arguments that something may read after the result in their place is written:
-        XLA copies them, unless the program itself orders each reader before that."""
-        readers: dict[SSAValue, list[int]] = {arg: [] for arg in self.donated}
-        for number in range(len(self._steps)):
+    def _find_handover(self) -> Handover:
+        """The results that take the memory of arguments, and what XLA copies, but where the program
+        itself orders the readers of an argument before its result."""
+        last = len(self._steps) - 1
+        readers: dict[SSAValue, list[int]] = {argument: [] for argument in donated(self._fusion)}
+        if not readers:
+            return Handover({})
+        for number in range(last):
             for value in self._reads(number):
                 if value in readers:
                     readers[value].append(number)
-        writers = {
-            arg: self._maker[name]
-            for arg, value in self.donated.items()
-            if (name := self._fusion.name(value)) is not None and name in self._maker
-        }
-        others = {
-            arg: [number for number in readers[arg] if number != writer]
-            for arg, writer in writers.items()
-        }
-        numbers = sorted({number for found in others.values() for number in found})
         bits = [0] * len(self._steps)
-        for index, number in enumerate(numbers):
+        for index, number in enumerate(sorted({n for found in readers.values() for n in found})):
             bits[number] = 1 << index
         needs = [0] * len(self._steps)
         for number in self._sources_first:
@@ -135,11 +123,12 @@ class RunOrder:
             for maker in self._makers[number]:
                 needed |= needs[maker] | bits[maker]
             needs[number] = needed
-        return {
-            arg
-            for arg, found in others.items()
-            if any(not needs[writers[arg]] & bits[number] for number in found)
-        }
+        needs.append(0)  # of the step -1, which is none
+
+        def is_before(number: int, writer: int) -> bool:
+            return bool(needs[writer] & bits[number])
+
+        return handover_of(self._fusion, self._maker, readers, is_before)
 
     def _find_ranks(self) -> list[tuple[int, int]]:
         """Of each step how many others read what it and all that it needs write, but for one of
@@ -148,7 +137,7 @@ class RunOrder:
         users = Counter(chain(*self._awaits, *self._behind))
         counts, sizes = [0] * len(self._steps), [0] * len(self._steps)
         arguments = {v for values in self._awaits for v in values if v not in self._maker}
-        most = sum(map(bool, self._written)) + len(arguments) + len(self.copied)
+        most = sum(map(bool, self._written)) + len(arguments) + len(self._copied)
         met: set[SSAValue] = set()
         bytes_met = 0
         for number in self._sources_first:
@@ -160,8 +149,8 @@ class RunOrder:
             bytes_met += size
             if self.ops[number][0].name == BARRIER:
                 count = sum(value in users for value in self.ops[number][0].results) - 1
-            if self.copied:
-                copies = self.copied & self._awaits[number].keys()
+            if self._copied:
+                copies = self._copied & self._awaits[number].keys()
                 count += sum(users[value] - 1 for value in copies)
                 size += sum(num_bytes(value.type) for value in copies)
                 bytes_met += sum(num_bytes(value.type) for value in copies - met)
@@ -194,13 +183,3 @@ class RunOrder:
         found = (self._maker.get(operand) for operand in operands)
         makers = dict.fromkeys(maker for maker in found if maker is not None)
         return [maker for maker in makers if not self._written[maker]]
-
-
-def _donated(fusion: Fusion) -> dict[SSAValue, SSAValue]:
-    """The arguments of a program whose memory a result takes, and which."""
-    last = fusion.ops[-1] if fusion.ops else None
-    func = last.parent_op() if last is not None else None
-    if last is None or not isinstance(func, FuncOp):
-        return {}
-    arguments = func.body.block.args
-    return {arguments[arg]: last.operands[result] for arg, result in aliases(func)}

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import chain
 from math import prod
 
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
+from xdsl.traits import IsTerminator
 
 from autopar.dialects.rules.access import ints
 from autopar.dialects.shard import AllGatherOp, AllToAllOp
@@ -22,6 +23,7 @@ from autopar.dialects.tensors import num_bytes, shape_of
 
 from .flops import dot_numbers
 from .fusion import Fusion
+from .handover import may_write_over
 from .op_kinds import is_cheap, is_code, reads_from_memory
 from .order import RunOrder
 
@@ -43,6 +45,8 @@ class Buffer:
     """In use at the times first <= t <= last."""
     operand: tuple[Operation, int] | None = None
     """Of a copy that an op makes for itself: the op, and which operand."""
+    over: Set[SSAValue] = frozenset()
+    """Of free memory: over what it holds last the next may be written."""
 
 
 class Schedule:
@@ -65,7 +69,11 @@ class Schedule:
         """Of donated arguments."""
         self.free: list[Buffer] = []
         """Memory of donated arguments that others may use meanwhile."""
+        self.beside: dict[SSAValue, int] = {}
+        """The results that are not computed where they stay, and when they are copied there."""
         self._readers = Counter(chain.from_iterable(map(fusion.reads, fusion.ops)))
+        self._copied_at: dict[SSAValue, int] = {}
+        """When donated arguments are copied."""
         self._apart: set[SSAValue] = set()
         """Values whose elements do not lie in the order of their dimensions."""
         self._copies: dict[tuple[SSAValue, _Order], Buffer] = {}
@@ -84,7 +92,9 @@ class Schedule:
             copied = {value for unit in step if unit not in cut for value in self._copy(unit[0])}
             for op in ops:
                 self._expand(op)
-            self._add([unit[0] for unit in step if unit not in cut], ops, copied)
+            readers = [unit[0] for unit in step if unit not in cut]
+            self._copy_donated(readers)
+            self._add(readers, ops, copied)
             self._apart.update(value for op in ops for value in _apart(op))
             self._apart.update(*together[-len(cut) :] if cut else ())
         self.last_read = {
@@ -93,30 +103,60 @@ class Schedule:
         for group in together:  # the buffer of the parts lives until the last of them is read
             last = max((self.last_read.get(value, 0) for value in group), default=0)
             self.last_read.update((value, last) for value in group if value in self.last_read)
-        self._find_donated(order)
+        self._hand_over(order)
 
-    def _find_donated(self, order: RunOrder) -> None:
-        """Donated arguments are free from where they are read last, or copied first, until the
-        results that take their place are written."""
+    def _hand_over(self, order: RunOrder) -> None:
+        """What is copied as results take the memory of arguments, and what of this is free
+        meanwhile: from where the argument is read last, or copied, until the result is written.
+        What is copied in the end is so one after the other, each when its place is free."""
+        handover = order.handover
         places = {op: place for place, ops in enumerate(self.writers) for op in ops}
-        first_read: dict[SSAValue, int] = {}
-        for place, values in enumerate(self.reads):
-            for value in values:
-                first_read.setdefault(value, place)
-        for argument, result in order.donated.items():
-            owner = self._name(result)
-            writer = places.get(owner) if isinstance(owner, Operation) else None
-            last = self.last_read.get(argument, -1)
+        last = {value: place for place, values in enumerate(self.reads[:-1]) for value in values}
+        copied = self._copied_at
+        written: dict[SSAValue, int] = {}
+        for argument, name in handover.results.items():
+            if argument in handover.late:
+                for value in (name, argument):
+                    if value in handover.copied and value not in self._copied_at:
+                        self._copy_argument(value)
+                self._add([], [])
+                written[argument] = last[name] = len(self.writers) - 1
+            elif isinstance(name.owner, Operation) and name.owner in places:
+                written[argument] = places[name.owner]
+                if argument in handover.moved:
+                    until = max(written[argument], copied.get(argument, len(self.writers)))
+                    written[argument] = self.beside[name] = until
+        for argument in handover.results:
             size = num_bytes(argument.type)
-            if argument in order.copied:
-                self.copies.append(Buffer([argument], size, first_read[argument], last))
-                last = first_read[argument]
-            if writer is not None and last + 1 < writer:
-                self.free.append(Buffer([argument], size, last + 1, writer - 1))
+            begin = last.get(argument, -1)
+            if argument in copied:
+                begin = copied[argument]
+                if argument not in handover.as_results:
+                    end = max(begin, last.get(argument, begin))
+                    self.copies.append(Buffer([argument], size, begin, end))
+            if begin + 1 < written.get(argument, 0):
+                self.free.append(Buffer([argument], size, begin + 1, written[argument] - 1))
+                if argument not in handover.moved | handover.late:
+                    self.free[-1].over = self._written_over(handover.results[argument])
 
-    def _name(self, result: SSAValue) -> Operation | Block | None:
-        name = self._fusion.name(result)
-        return None if name is None else name.owner
+    def _written_over(self, result: SSAValue) -> Set[SSAValue]:
+        """What is read last by what computes a result, which may be written over it."""
+        assert isinstance(result.owner, Operation)
+        reads = self._fusion.reads(result.owner)
+        return {value for value in reads if may_write_over(self._fusion, result, value)}
+
+    def _copy_donated(self, readers: list[Operation]) -> None:
+        """Copies the arguments that are for their first readers, those first that have most."""
+        wanted = self.order.handover.copied
+        if wanted and not (readers and readers[0].has_trait(IsTerminator)):
+            found = dict.fromkeys(value for op in readers for value in self._fusion.reads(op))
+            for value in sorted(found, key=lambda value: -self._readers[value]):
+                if value in wanted and value not in self._copied_at:
+                    self._copy_argument(value)
+
+    def _copy_argument(self, argument: SSAValue) -> None:
+        self._copied_at[argument] = len(self.writers)
+        self._add([], [])
 
     def _add(
         self,

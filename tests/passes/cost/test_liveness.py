@@ -249,7 +249,7 @@ def test_what_is_done_with_early_lies_in_the_memory_of_a_donated_argument() -> N
     ("body", "expected"),
     [
         ("%d = stablehlo.tanh %c : tensor<16x16xf32>", K),  # over the carry
-        (f"%d = stablehlo.dot_general %c, %c, {DOT}", K),
+        (f"%d = stablehlo.dot_general %c, %c, {DOT}", 2 * K),  # copied over the carry
         (
             f"%x = stablehlo.dot_general %c, %c, {DOT}\n"
             "%d = stablehlo.add %x, %c : tensor<16x16xf32>",
