@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -26,6 +27,7 @@ from .typed_json import from_json
 
 FORMAT = "autopar plan"
 VERSION = 1
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class PlanFile:
     results: list[PlannedValue]
     collectives: list[CollectiveUse]
     ops: tuple[DecidedOp, ...]
-    free_early: bool = False
-    modelled: Modelled | None = None
+    free_early: bool
+    modelled: Modelled | None
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *METHODS):
@@ -72,10 +74,23 @@ class PlanFile:
             for index, (value, text) in enumerate(zip(values, shardings, strict=True)):
                 self._check_dims(f"{name}s[{index}].dims", value)
                 self._check_axes(f"{name}_shardings[{index}]", text, parsed_sharding)
+        self._check_program()
         for number, op in enumerate(self.ops):
             for text in op.shardings:
                 self._check_axes(f"ops[{number}].shardings", text, parsed_sharding)
             self._check_axes(f"ops[{number}].strategy", op.strategy, parsed_strategy)
+
+    def _check_program(self) -> None:
+        """ValueError for what is no hash of a program, and for other numbers of things that are
+        known of its arguments than there are."""
+        if not _HASH.fullmatch(self.program):
+            raise ValueError(f"program: expected 64 hexadecimal digits, found {self.program!r}")
+        counts = {"inputs": len(self.arguments), "demands": len(self.arguments + self.results)}
+        for name, count in counts.items():
+            found = len(getattr(self, name))
+            if found != count:
+                whose = "argument" if name == "inputs" else "argument and result"
+                raise ValueError(f"{name}: expected {count}, one for each {whose}, found {found}")
 
     def _check_dims(self, field: str, value: PlannedValue) -> None:
         """ValueError where a value has other dimensions than its shape, lies over axes that the
@@ -163,6 +178,9 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
+    except OSError as error:
+        what = f"no plan can be read: {error.strerror}: Plan.save(path) writes one"
+        raise type(error)(error.errno, what, os.fspath(path)) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{os.fspath(path)} is no plan: {error}") from None
     return plan_of_text(text, os.fspath(path))

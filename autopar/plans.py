@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,10 +20,12 @@ import numpy as np
 from xdsl.ir import Attribute
 
 from autopar.dialects.autopar import GLOBAL, aliases, result_sharding, sharding_of
+from autopar.dialects.constants import UnsupportedElementType, element_type_of_dtype
 from autopar.dialects.diagnostics import Diagnostic, DiagnosticError, collect_remarks
 from autopar.dialects.shard import user_grid
 from autopar.dialects.sharding import Grid, Sharding, parse_axis
 from autopar.dialects.tensors import num_bytes, shape_of
+from autopar.lowering.jax_compat import is_key_dtype
 from autopar.passes.collector import collector_off
 from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import CollectiveUse, collectives_of
@@ -30,6 +34,8 @@ from autopar.passes.importing.arguments import argument_kinds
 from autopar.passes.importing.meshes import merge_axes
 from autopar.passes.planning.modelled import Modelled, modelled
 from autopar.passes.planning.words import layout_text, without_numbers
+
+from .argument_avals import ArgumentAval
 
 if TYPE_CHECKING:
     from jax.sharding import NamedSharding
@@ -41,6 +47,9 @@ if TYPE_CHECKING:
     from .explain import Explanations
     from .meshes import MeshChoice
     from .road import Road
+
+_ELEMENT = re.compile(r"(complex<\w+>|[^x<>]+)(?=>$)")
+"""The element type of a tensor type's text."""
 
 
 @dataclass(frozen=True)
@@ -144,18 +153,16 @@ class Plan:
 
     def shardings_of(self, *args: Any) -> Any:
         """`in_shardings` for these arguments, also of a plan from a file. ValueError where they
-        are not as many arrays, or of other ranks."""
+        are not as many arrays as were planned, or of other shapes or dtypes."""
         leaves, tree = jax.tree.flatten(args)
         if len(leaves) != len(self.arguments):
             raise ValueError(
                 f"the plan is for {len(self.arguments)} arrays, the arguments are {len(leaves)}"
             )
+        types = self.decisions.inputs if self.decisions is not None else ()
+        for value, leaf, type_ in zip_longest(self.arguments, leaves, types):
+            _check_planned(value, ArgumentAval(leaf), type_)
         ranks = [np.ndim(leaf) for leaf in leaves]
-        for value, rank in zip(self.arguments, ranks, strict=True):
-            if rank > len(value.dims):
-                raise ValueError(
-                    f"{value.name} has {rank} dimensions, in the plan {len(value.dims)}"
-                )
         return jax.tree.unflatten(tree, self._named(self.arguments, ranks))
 
     def _known_signature(self, what: str) -> Signature:
@@ -208,7 +215,8 @@ class Plan:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Plan:
-        """A plan from a file that `save` wrote. ValueError says in a line why it is none."""
+        """A plan from a file that `save` wrote. ValueError says in a line why it is none, OSError
+        (FileNotFoundError, IsADirectoryError) why there is nothing to read."""
         from .plan_files import load_plan
 
         return load_plan(path)
@@ -342,6 +350,28 @@ class Plan:
     def _remark_rows(self) -> Iterator[str]:
         for text, count in Counter(r.text for r in self.remarks).items():
             yield f"  {text}" + (f" ({count} times)" if count > 1 else "")
+
+
+def _check_planned(value: PlannedValue, given: ArgumentAval, type_: str | None) -> None:
+    """ValueError where an argument has another shape, or another element type than `type_`."""
+    known = given.dtype is not None
+    is_key = known and is_key_dtype(given.dtype)
+    shape = value.shape[: len(given.shape)] if is_key else value.shape
+    planned = _ELEMENT.search(type_) if type_ is not None else None
+    try:
+        own = str(element_type_of_dtype(given.dtype)) if known and not is_key else None
+    except UnsupportedElementType:
+        own = str(given.dtype)
+    if is_key or planned is None:
+        own = element = ""
+    else:
+        element = planned[0]
+    if shape != given.shape or own != element:
+        kind = f"tensor<{'x'.join([*map(str, value.shape), element or '?'])}>"
+        raise ValueError(
+            f"{value.name} is {given}, in the plan {kind}: plan for these arguments "
+            "(autopar.plan), or pass those that were planned"
+        )
 
 
 def _value(

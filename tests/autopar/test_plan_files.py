@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,32 @@ def test_a_loaded_plan_runs_and_applies(tmp_path: Path) -> None:
     assert loaded.shardings_of(params(), batch()) == plan.in_shardings
     with pytest.raises(ValueError, match="for 5 arrays, the arguments are 3"):
         loaded.shardings_of(params())
+
+
+def test_shardings_are_of_the_arguments_that_were_planned_alone() -> None:
+    plan = autopar.plan(train, params(), batch(), mesh=mesh(), num_micro_batches=2)
+    assert plan.shardings_of(params(), batch()) == plan.in_shardings
+
+    def other(change: Any) -> Any:
+        first, *rest = jax.tree.leaves(batch())
+        return jax.tree.unflatten(jax.tree.structure(batch()), [change(first), *rest])
+
+    name = plan.arguments[len(jax.tree.leaves(params()))].name
+    for change, found in (
+        (lambda x: x[:-1], r"f?loat32\[.*\]"),
+        (lambda x: x.astype(jnp.bfloat16), r"bfloat16\[.*\]"),
+        (lambda x: 1.0, "a Python float"),
+    ):
+        match = rf"^{re.escape(name)} is {found}, in the plan tensor<.*xf32>: plan for these"
+        with pytest.raises(ValueError, match=match) as error:
+            plan.shardings_of(params(), other(change))
+        assert "\n" not in str(error.value)
+
+
+def test_where_there_is_no_file_it_is_said(tmp_path: Path) -> None:
+    for path, kind in ((tmp_path / "no.json", FileNotFoundError), (tmp_path, IsADirectoryError)):
+        with pytest.raises(kind, match=f"no plan can be read: .*: '{path}'"):
+            autopar.Plan.load(path)
 
 
 def test_microbatches_and_donation_belong_to_a_plan() -> None:
@@ -183,7 +210,18 @@ WRONG_FIELDS: list[tuple[str, Any, str]] = [
     ("flops", -1, "flops, result_bytes: expected numbers of at least 0"),
     ("collectives", {}, "expected a list, found {}"),
     ("ops", [7], "expected an object, found 7"),
+    ("program", "abc", "expected 64 hexadecimal digits, found 'abc'"),
+    ("inputs", ["tensor<f32>"] * 4, "expected 5, one for each argument, found 4"),
+    ("demands", [], "expected 9, one for each argument and result, found 0"),
 ]
+
+
+@pytest.mark.parametrize("field", ["free_early", "modelled", "collectives", "inputs"])
+def test_a_missing_field_is_named(field: str, saved_plan: Any, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({k: v for k, v in saved_plan.items() if k != field}))
+    with pytest.raises(ValueError, match=f"is no plan: {field} is missing"):
+        autopar.Plan.load(path)
 
 
 @pytest.fixture(scope="module")
