@@ -53,9 +53,10 @@ def guarded_solver(name: str) -> Plugin:
     def guarded(problem: Problem) -> Sequence[int]:
         try:
             return list(solver(problem))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            text = " ".join(str(error).split())
             raise ProblemError(
-                f"solver {name!r} failed: {type(error).__name__}: {error}"
+                f"solver {name!r} failed: {type(error).__name__}: {text}".removesuffix(": ")
             ) from error
 
     return guarded

@@ -67,13 +67,23 @@ def test_a_wrong_answer_is_told() -> None:
         _planned("solver=mine")
 
 
-def test_a_solver_that_breaks_is_told() -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("out of ideas"), "RuntimeError: out of ideas"),
+        (RuntimeError("out of\n  ideas"), "RuntimeError: out of ideas"),
+        (SystemExit(3), "SystemExit: 3"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_a_solver_that_breaks_is_told(error: BaseException, told: str) -> None:
     def mine(problem: Problem) -> Sequence[int]:
-        raise RuntimeError("out of ideas")
+        raise error
 
     register_solver("mine", mine)
-    with pytest.raises(DiagnosticError, match="solver 'mine' failed: RuntimeError: out of ideas"):
+    with pytest.raises(DiagnosticError) as info:
         _planned("solver=mine")
+    assert info.value.diagnostic.message.endswith(f"solver 'mine' failed: {told}")
 
 
 def test_an_unknown_solver_is_told() -> None:
