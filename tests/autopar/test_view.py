@@ -289,6 +289,24 @@ def test_the_chart_is_read_by_the_keyboard(opened: Browser) -> None:
     assert opened.run("document.querySelector('#chart .held').getAttribute('height')") != top
 
 
+@pytest.mark.parametrize("width", [1300, 900, 400])
+def test_long_names_leave_the_columns_of_the_memory_in_sight(opened: Browser, width: int) -> None:
+    opened.send(
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=900,
+        deviceScaleFactor=1,
+        mobile=False,
+    )
+    try:
+        name = "dynamic_update_slice(transpose(jvp())/while/body)" * 3
+        opened.run(f"document.querySelector('#memory td .mono').textContent = '{name}'")
+        box = "document.querySelector('#memory .scroll')"
+        assert opened.run(f"{box}.scrollWidth - {box}.clientWidth") == 0
+    finally:
+        opened.send("Emulation.clearDeviceMetricsOverride")
+
+
 def test_layers_fold_and_unfold(opened: Browser) -> None:
     opened.run("document.getElementById('fold-all').click()")
     assert opened.run("document.querySelectorAll('#tree details[open]').length") == 0
