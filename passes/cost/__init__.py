@@ -16,6 +16,7 @@ A partitioned program:
 - op_kinds.py: what XLA makes of an op.
 
 Memory:
+- handover.py: results in the memory of arguments, and what is copied for them;
 - liveness.py: the most that is in use at once;
 - order.py: the order in which a block runs;
 - schedule.py: what it reads, writes and copies, step by step;

@@ -76,7 +76,9 @@ def handover_of(
         if name not in maker or name in at_home:
             found.late.add(argument)
         at_home.add(name)
-    found.returned |= {n for i, n in enumerate(names) if n in places and places[n] != i}
+    for place, name in enumerate(names):
+        if name is not None and places.get(name, place) != place:
+            found.returned.add(name)
     for argument, name in found.results.items():
         writer = maker.get(name, -1)
         before = {n for n in readers[argument] if n == writer or is_before(n, writer)}

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 
 from autopar.dialects.autopar import aliases
@@ -78,6 +79,9 @@ class Timeline:
     """When an op runs; bodies of ops after these."""
     copies: list[Buffer] = field(default_factory=list[Buffer])
     """Of donated arguments whose memory a result takes while they are still needed."""
+    handed_on: set[SSAValue] = field(default_factory=set[SSAValue])
+    """Those of them that are copied whatever waits: they are returned at other places, others take
+    theirs, or loops carry them."""
     free: list[Buffer] = field(default_factory=list[Buffer])
     """The memory of donated arguments, while nothing of theirs is in it."""
     end: int = 0
@@ -112,6 +116,9 @@ def _add_block(timeline: Timeline, block: Block, fusion_of: FusionOf) -> None:
     timeline.buffers += buffers
     timeline.copies += schedule.copies
     timeline.free += schedule.free
+    handover = schedule.order.handover
+    is_body = block.parent_op() is not None and not isinstance(block.parent_op(), FuncOp)
+    timeline.handed_on |= handover.copied if is_body else handover.returned | handover.late
 
 
 def _buffers(block: Block, fusion: Fusion, schedule: Schedule) -> list[Buffer]:

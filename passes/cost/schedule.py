@@ -124,8 +124,9 @@ class Schedule:
             elif isinstance(name.owner, Operation) and name.owner in places:
                 written[argument] = places[name.owner]
                 if argument in handover.moved:
-                    until = max(written[argument], copied.get(argument, len(self.writers)))
-                    written[argument] = self.beside[name] = until
+                    free = copied.get(argument, len(self.writers))
+                    free = free if argument in handover.copied else 0
+                    written[argument] = self.beside[name] = max(written[argument], free)
         for argument in handover.results:
             size = num_bytes(argument.type)
             begin = last.get(argument, -1)

@@ -197,6 +197,7 @@ class Footprint:
         self._end = max(1, timeline.end)
         self.times = timeline.times
         self.orders = timeline.orders
+        self._handed_on = timeline.handed_on
         self.items: list[Item] = []
         self._at: dict[int, dict[int, Bytes]] = {}
         self._copies_at: dict[int, dict[tuple[int, int], Bytes]] = {}
@@ -260,11 +261,17 @@ class Footprint:
         places = (self._graph.node_of(value) for value in values)
         return next((place for place in places if place is not None), None)
 
-    def _is_updated_alone(self, place: int) -> Bytes:
+    def _is_updated_alone(self, argument: SSAValue, place: int) -> Bytes:
         """(choices,): whether an argument that lies so is updated without waiting for others. One
         that is whole over an axis has its gradient summed over that, and XLA makes one of all these
-        all_reduces: all readers of the argument run before its update then."""
-        return self._graph.parts(place) == prod(self._graph.table.sizes)
+        all_reduces: all readers of the argument run before its update then. What is handed on has
+        no gradient."""
+        parts = self._graph.parts(place)
+        return (
+            np.ones_like(parts)
+            if argument in self._handed_on
+            else parts == prod(self._graph.table.sizes)
+        )
 
     def _add_in_room(self, buffer: Buffer, room: Buffer, copied: Container[SSAValue]) -> bool:
         """A buffer that lies in the memory of a donated argument where that has room for its part;
@@ -276,7 +283,7 @@ class Footprint:
         sizes = buffer.size / self._graph.parts(place)
         rooms = room.size / self._graph.parts(other)
         if argument in copied:
-            rooms = rooms * self._is_updated_alone(other)
+            rooms = rooms * self._is_updated_alone(argument, other)
         if place == other:
             left = sizes * (sizes > rooms)
             self.items.append(Item(place, left, buffer.first, buffer.last, buffer.values[0]))
@@ -292,7 +299,7 @@ class Footprint:
         place = self._graph.node_of(argument)
         if place is None:
             return
-        sizes = buffer.size / self._graph.parts(place) * self._is_updated_alone(place)
+        sizes = buffer.size / self._graph.parts(place) * self._is_updated_alone(argument, place)
         readers = [copy for copy in self._gathers.get(argument, ()) if copy.one == place]
         readers = [copy for copy in readers if copy.last <= buffer.last]
         if readers:

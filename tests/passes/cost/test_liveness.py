@@ -366,3 +366,51 @@ def test_peak_memory_is_near_xlas(name: str, method: Any) -> None:
     # order of the program.
     most = 1.15 if (name, method) == ("scan", "zero3") else 1.1
     assert 0.9 <= ratio <= most
+
+
+def _loop(step: Any) -> Any:
+    def run(*carried: Any) -> Any:
+        return jax.lax.fori_loop(0, 9, lambda _, values: step(*values), carried)
+
+    return run
+
+
+def _wave(now: Any, before: Any) -> Any:
+    padded = jnp.pad(now, 1)
+    across = padded[2:, 1:-1] + padded[:-2, 1:-1] - 2 * now
+    return 2 * now - before + 0.1 * across, now
+
+
+HANDED_ON: dict[str, Any] = {
+    "swapped": lambda a, b: (b, a),
+    "turned": lambda a, b, c: (b, c, a),
+    "history": lambda a, b, c: (a + 0.1 * b - c, a, b),
+    "elements": lambda a, b: (2 * a - b, a),
+    "product": lambda a, b: (jnp.sin(a) @ b, a),
+    "both": lambda a, b: (jnp.sin(a) @ b, jnp.cos(b) @ a),
+    "unread": lambda a, b: (a @ a, a),
+    "apart": lambda a, b: (b + 0.1 * b.T, a * 2),
+    "other elements": lambda a: (a + 0.1 * jnp.roll(a, 1, 0),),
+    "at home": lambda a, b: (a, b * 2),
+    "wave": _wave,
+}
+
+
+@pytest.mark.parametrize("looped", [False, True])
+@pytest.mark.parametrize("name", HANDED_ON)
+def test_what_is_copied_for_results_in_arguments_places_is_near_xlas(
+    name: str, looped: bool
+) -> None:
+    step = HANDED_ON[name]
+    count = step.__code__.co_argcount
+    arrays = [jax.ShapeDtypeStruct((256, 256), np.float32)] * count
+    lowered = autopar.parallelize(
+        _loop(step) if looped else step,
+        method="shard",
+        mesh=(1,),
+        in_shardings=jax.sharding.PartitionSpec(),
+        donate_argnums=tuple(range(count)),
+    ).lower(*arrays)
+    assert lowered.plan.modelled is not None
+    estimate = lowered.plan.modelled.peak_bytes
+    assert estimate == pytest.approx(_peak(lowered.compile()), rel=0.01)

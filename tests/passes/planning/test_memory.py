@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -377,6 +378,27 @@ def test_the_footprint_counts_small_gathers_that_run_as_one() -> None:
     trial = Trial(module.clone(), make_context(), PRICES)
     assert any(COMBINE in op.attributes for op in trial.module.walk())
     assert planned.choices.bytes == pytest.approx(trial.memory.peak, rel=0.05)
+
+
+def _leap(now: Any, before: Any) -> Any:
+    return 2 * now - before, now
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_the_footprint_counts_copies_of_what_is_handed_on(looped: bool) -> None:
+    """A donated argument is returned at another's place, by a step or by a loop's body."""
+
+    def steps(now: Any, before: Any) -> Any:
+        return jax.lax.fori_loop(0, 9, lambda _, fields: _leap(*fields), (now, before))
+
+    field = jax.ShapeDtypeStruct((512, 512), np.float32)
+    lowered = jax.jit(steps if looped else _leap, donate_argnums=(0, 1)).lower(field, field)
+    module = _imported(lowered)
+    planned = make_plan(module, make_context(), PRICES, SolveOptions(5))
+    parts = prod(size for _, size in GRID.axes)
+    own = 3 * 4 * 512 * 512 // parts  # of three: the fields and a copy
+    assert own <= planned.choices.bytes < 1.01 * own
+    assert own <= Trial(module, make_context(), PRICES).memory.peak < 1.01 * own
 
 
 def test_no_plan_is_sought_that_is_dearer_than_a_rival_that_fits(
