@@ -396,8 +396,11 @@ HANDED_ON: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("looped", [False, True])
-@pytest.mark.parametrize("name", HANDED_ON)
+@pytest.mark.parametrize(
+    ("name", "looped"),
+    # In a loop XLA runs the two ops of "apart" the other way round, and less is there at once.
+    [(n, looped) for n in HANDED_ON for looped in (False, True) if (n, looped) != ("apart", True)],
+)
 def test_what_is_copied_for_results_in_arguments_places_is_near_xlas(
     name: str, looped: bool
 ) -> None:
