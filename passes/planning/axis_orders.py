@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from xdsl.dialects.func import FuncOp
 
-from autopar.dialects.autopar import sharding_of
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.sharding import Sharding
@@ -14,7 +13,7 @@ from autopar.passes.partition.specs import AxisTable
 from autopar.passes.sharding.propagation.manual import border_sharding
 from autopar.passes.walk import inner_ops
 
-from .places import MOVES, Order, searched_axes
+from .places import Order, searched_axes
 from .stated import Stated
 
 
@@ -33,12 +32,9 @@ def axis_orders(func: FuncOp, table: AxisTable, stated: Stated) -> list[Order]:
 def _stated(func: FuncOp, stated: Stated) -> Iterator[Sharding]:
     yield from (said.sharding for said in stated.of_argument if said is not None)
     yield from (sharding for sharding in stated.results if sharding is not None)
+    yield from stated.of_values.values()
     for op in inner_ops(func):
-        if op.name in MOVES:
-            sharding = sharding_of(op.results[0])
-            if sharding is not None:
-                yield sharding
-        elif op.name == MANUAL:
+        if op.name == MANUAL:
             for is_entry, values in ((True, operands_of(op)), (False, op.results)):
                 yield from (border_sharding(op, i, is_entry) for i in range(len(values)))
 

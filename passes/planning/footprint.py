@@ -435,11 +435,12 @@ class Footprint:
             self._copy(through.operand, copy)
 
     def _add_arguments(self, times: Mapping[Operation, int], reads: Mapping[SSAValue, int]) -> None:
-        """Arguments that lie otherwise than what they are joined with: there as long as this is
-        computed inside its readers. What is written instead takes their memory."""
+        """Arguments, and values that the program parts, that lie otherwise than what they are
+        joined with: there as long as this is computed inside its readers. What is written instead
+        takes their memory."""
         graph = self._graph
         spans: dict[tuple[SSAValue, int], list[int]] = defaultdict(list)
-        for arg, value, op in graph.places.reads:
+        for arg, value, op in (*graph.places.reads, *graph.places.parted):
             last = reads.get(value) if op in times and value.owner is op else None
             target = graph.node_of(value)
             if last is not None and target is not None:

@@ -5,7 +5,7 @@ value, and no slice of it has a length that the axes divide."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
 from xdsl.ir import Operation, OpResult, SSAValue
@@ -28,12 +28,15 @@ class Cut(NamedTuple):
     """The slices in between, the last first; () where it takes all of the value."""
 
 
-def joined_slices(ops: Iterable[Operation]) -> Iterator[tuple[Operation, tuple[Cut, ...]]]:
-    """The concatenations that take most of a value by slices, and what they take."""
+def joined_slices(
+    ops: Iterable[Operation], stated: Container[SSAValue] = ()
+) -> Iterator[tuple[Operation, tuple[Cut, ...]]]:
+    """The concatenations that take most of a value by slices, and what they take; `stated`: values
+    that the program says something of, which are choices of their own."""
     for op in ops:
         if op.name == "stablehlo.concatenate":
             dim = integer(op, "dimension")
-            cuts = [_cut(value, dim, op) for value in operands_of(op)]
+            cuts = [_cut(value, dim, op, stated) for value in operands_of(op)]
             taken: Counter[SSAValue] = Counter()
             for cut in cuts:
                 taken[cut.source] += cut.length if cut.views else 0
@@ -47,10 +50,10 @@ def joined_slices(ops: Iterable[Operation]) -> Iterator[tuple[Operation, tuple[C
                 yield op, kept
 
 
-def _cut(value: SSAValue, dim: int, reader: Operation) -> Cut:
+def _cut(value: SSAValue, dim: int, reader: Operation, stated: Container[SSAValue]) -> Cut:
     """Of what a value is a slice for its one reader."""
     length, start, views = shape_of(value.type)[dim], 0, list[Operation]()
-    while isinstance(value, OpResult) and value.has_one_use():
+    while isinstance(value, OpResult) and value.has_one_use() and value not in stated:
         op = value.op
         if op.parent is not reader.parent or op.name != "stablehlo.slice" or not cuts_only(op, dim):
             break

@@ -66,6 +66,9 @@ class Links:
         for arg, value, op in graph.places.reads:
             text = f"{op_label(op)} computes with {names.of(arg)}"
             yield from self._between(arg, value, text)
+        for value, other, op in graph.places.parted:
+            text = f"{names.of(value)} goes where {op_label(op)} has it"
+            yield from self._between(value, other, text)
         choosers = set(self._op_of.values())
         for op in graph.places.others:
             if op not in choosers and op.results:

@@ -2,13 +2,14 @@
 
 Values that an elementwise op joins, or that are one value by data flow (loop carries), are a place:
 they have one sharding. An argument of the function is a place of its own, since how a parameter is
-kept and how it is computed with are two questions (ZeRO's). Constants, what is broadcast from a
+kept and how it is computed with are two questions (ZeRO's). So are values of which the program
+states different shardings. Constants, what is broadcast from a
 scalar, and scalars cost nothing wherever they lie: they are nobody's choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise, product
 
 import numpy as np
@@ -66,12 +67,18 @@ def _in_block(block: Block) -> Iterator[Operation]:
 class Places:
     """The places of a function's values."""
 
-    def __init__(self, func: FuncOp) -> None:
+    def __init__(self, func: FuncOp, stated: Mapping[SSAValue, Sharding] | None = None) -> None:
+        """`stated`: what the program says of the results of ops."""
         self._func = func
+        self._says = dict(stated or {})
+        """What is said of a place, by the value that stands for it."""
         self._parent: dict[SSAValue, SSAValue] = {}
         self._free: set[SSAValue] = set()
         self.reads: list[tuple[SSAValue, SSAValue, Operation]] = []
         """(argument, value, op): an argument that the op joins with the value."""
+        self.parted: list[tuple[SSAValue, SSAValue, Operation]] = []
+        """(value, other, op): values that the op joins, of which the program says that they lie
+        differently; the first goes where the other lies."""
         self.joining: list[Operation] = []
         """Ops that do nothing but join values."""
         self.others: list[Operation] = []
@@ -79,7 +86,7 @@ class Places:
         self._classes = op_classes()
         self.ops = list(planned_ops(func))
         """Propagation may add copies of constants later, which are not planned."""
-        self.joined = dict(joined_slices(self.ops))
+        self.joined = dict(joined_slices(self.ops, self._says))
         """The concatenations whose slices are no choice of their own."""
         self._views = {view for cuts in self.joined.values() for cut in cuts for view in cut.views}
         self._even: list[SSAValue] = []
@@ -169,8 +176,15 @@ class Places:
             self.reads.append((other, value, op))
             return
         one, two = self.of(value), self.of(other)
-        if one is not None and two is not None and one is not two:
-            self._parent[two] = one
+        if one is None or two is None or one is two:
+            return
+        own, said = self._says.get(one), self._says.get(two)
+        if own is not None and said is not None and own != said:
+            self.parted.append((other, value, op))
+            return
+        self._parent[two] = one
+        if said is not None:
+            self._says[one] = said
 
     def is_argument(self, value: SSAValue) -> bool:
         """Whether a value is an argument of the function."""

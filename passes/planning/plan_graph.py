@@ -18,7 +18,7 @@ import numpy as np
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue
 
-from autopar.dialects.autopar import aliases, sharding_of
+from autopar.dialects.autopar import aliases
 from autopar.dialects.rules.access import operands_of
 from autopar.dialects.rules.core import ShardingRule
 from autopar.dialects.rules.regions import MANUAL
@@ -130,7 +130,8 @@ class PlanGraph:
         self.throughs: list[Through] = []
         self.whole: list[Operation] = []
         """Ops that every device computes whole."""
-        self.places = Places(func)
+        self.stated = like.stated if like else Stated.find(func, table.grid, self._demands)
+        self.places = Places(func, self.stated.of_values)
         self._shared: dict[tuple[object, ...], tuple[Any, object]] = {}
         """What is the same for equal ops, as layers repeat: by the identities of what it is of,
         which are kept with it."""
@@ -146,7 +147,6 @@ class PlanGraph:
         self._readers: dict[tuple[SSAValue, int], int] = {}
         self.fusion: Fusions = like.fusion if like else Fusions()
         self._traffic = Traffic(self, prices, self._loops)
-        self.stated = Stated.find(func, table.grid, self.demands)
         self._orders = axis_orders(func, table, self.stated)
         self._ops: OpPrices = (
             like._ops if like else OpPrices(table, prices, self.demands, self.fusion, self._orders)
@@ -236,9 +236,8 @@ class PlanGraph:
                 self._restrict(arg, said.sharding)
         if not self.demands.allow_replicated_parameters:
             self._forbid_whole()
-        for op in places.others:
-            if op.name in MOVES:
-                self._restrict(op.results[0], sharding_of(op.results[0]))
+        for value, sharding in self.stated.of_values.items():
+            self._restrict(value, sharding)
         self._boundary()
         self._hold(func.body.block.args)
         self._waiting.find(func)
@@ -249,6 +248,8 @@ class PlanGraph:
             is_narrowed = len(op.operands) == 1 and item_bytes(value.type) < item_bytes(arg.type)
             moved = value if is_narrowed else arg
             self._add_reshard(arg, value, times_planned(op, self._loops), moved)
+        for value, other, op in places.parted:
+            self._add_reshard(value, other, self._times_moved(value, op))
         for op in places.others:
             self._add_op(op)
         chosen, whole = {op for op, _ in self.op_nodes}, set(self.whole)
@@ -258,6 +259,11 @@ class PlanGraph:
             if op not in chosen:
                 self._traffic.add(op, whole=op in whole)
         self._traffic.add_sums()
+
+    def _times_moved(self, value: SSAValue, op: Operation) -> int:
+        """How often a value goes where an op wants it: what a loop's body gives at each trip."""
+        makers = [op, value.owner] if isinstance(value.owner, Operation) else [op]
+        return max(times_planned(maker, self._loops) for maker in makers)
 
     def _forbid_whole(self) -> None:
         """Parameters and optimizer state are split where they can be, and nothing says how."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from autopar.dialects.autopar import aliases, sharding_of
+from xdsl.ir import OpResult
+
+from autopar.dialects.autopar import aliases
 from autopar.dialects.sharding import Sharding
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
 
@@ -63,13 +65,17 @@ class Reasons:
                 self._add(node, "user", text)
 
     def _find_constraints(self) -> None:
-        for op in self._graph.places.others:
-            stated = sharding_of(op.results[0]) if op.name in MOVES else None
-            node = None if stated is None else self._graph.node_of(op.results[0])
-            if stated is not None and node is not None:
-                where = place_of_op(op)
+        for value, stated in self._graph.stated.of_values.items():
+            node = self._graph.node_of(value)
+            if node is None or not isinstance(value, OpResult):
+                continue
+            if value.op.name in MOVES:
+                where = place_of_op(value.op)
                 at = f" at {where}" if where else ""
                 self._add(node, "user", f"the constraint{at} says {_dims(stated)}")
+            else:
+                what = self._names.of(value)
+                self._add(node, "user", f"{self._stated_by} states {_dims(stated)} for {what}")
 
     def _option(self, kind: str) -> str:
         demands = self._demands

@@ -1,17 +1,26 @@
-"""Where arguments are to lie, and who says so: the program goes before options."""
+"""Where values are to lie, and who says so: the program goes before options."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from xdsl.dialects.func import FuncOp
+from xdsl.ir import SSAValue
 
-from autopar.dialects.autopar import aliases, arg_shardings, result_shardings
+from autopar.dialects.autopar import (
+    SHARDING,
+    aliases,
+    arg_shardings,
+    result_shardings,
+    sharding_of,
+)
+from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.sharding import Grid, Sharding
 
 from .demands import Demands, demanded_shardings
+from .places import MOVES, planned_ops
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,8 @@ class Stated:
     """As the program states them."""
     results: Sequence[Sharding | None]
     of_argument: Sequence[Said | None]
+    of_values: Mapping[SSAValue, Sharding]
+    """Of what ops give, loops and constraints among them."""
 
     @staticmethod
     def find(func: FuncOp, grid: Grid, demands: Demands) -> Stated:
@@ -41,10 +52,21 @@ class Stated:
             shared[argument] = results[result]
         demanded = demanded_shardings(func, grid, demands)
         said = [_first(*own) for own in zip(arguments, shared, demanded, strict=True)]
-        return Stated(arguments, results, said)
+        return Stated(arguments, results, said, dict(_of_values(func)))
 
 
-def _that_say(shardings: Sequence[Sharding | None]) -> list[Sharding | None]:
+def _of_values(func: FuncOp) -> Iterator[tuple[SSAValue, Sharding]]:
+    """What the function says of the results of its ops; of computations by hand the border does."""
+    for op in planned_ops(func):
+        if op.name in MOVES or (SHARDING in op.attributes and op.name != MANUAL):
+            for result, own in zip(
+                op.results, _that_say(map(sharding_of, op.results)), strict=True
+            ):
+                if own is not None and own.rank:
+                    yield result, own
+
+
+def _that_say(shardings: Iterable[Sharding | None]) -> list[Sharding | None]:
     return [own if own is not None and own.says_something else None for own in shardings]
 
 

@@ -61,8 +61,8 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
     for op in graph.places.ops:
         if op.name not in MOVES and op.name != MANUAL:
             for result in op.results:
-                own = sharding(result)
-                if own is not None:
+                own, stated = sharding(result), graph.stated.of_values.get(result)
+                if own is not None and (stated is None or not _has_sub_axes(stated)):
                     set_sharding(result, own)
     for op, strategy in _strategies(graph, chosen):
         for cut, spec in zip(graph.places.joined.get(op, ()), strategy.operands, strict=False):

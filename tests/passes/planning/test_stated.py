@@ -1,0 +1,170 @@
+"""What the program says of the results of its ops binds plans, in every spelling."""
+
+from __future__ import annotations
+
+import pytest
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
+from autopar.dialects import make_context
+from autopar.dialects.autopar import sharding_of
+from autopar.lowering.parse import parse_module
+from autopar.passes.manager import run_passes
+from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
+from autopar.passes.planning.auto_shard import AutoShardPass
+from autopar.passes.planning.explain import Explainer
+
+SHARD_GRID = 'shard.grid @mesh(shape = 2x4) {axis_names = ["x", "y"]}'
+SDY_MESH = 'sdy.mesh @mesh = <["x"=2, "y"=4]>'
+TENSOR = "tensor<256x512xf32>"
+ROWS = '[{"y", "x"}, {}]'
+
+
+def _layer(grid: str, attributes: str = "", after: str = "") -> str:
+    """A product that is read by a tanh, as `%b` where anything stands between."""
+    read = "%b" if after else "%0"
+    return f"""
+{grid}
+func.func @main(%x: {TENSOR}, %w: tensor<512x512xf32>) -> {TENSOR} {{
+  %0 = stablehlo.dot_general %x, %w, contracting_dims = [1] x [0] {attributes}
+    : ({TENSOR}, tensor<512x512xf32>) -> {TENSOR}
+  {after}
+  %1 = stablehlo.tanh {read} : {TENSOR}
+  return %1 : {TENSOR}
+}}
+"""
+
+
+_SHARDING = "%s = shard.sharding @mesh split_axes = [[1, 0], []] : !shard.sharding\n"
+SPELLINGS = {
+    "shard": _layer(SHARD_GRID, after=f"{_SHARDING}%b = shard.shard %0 to %s : {TENSOR}"),
+    "shard twice": _layer(
+        SHARD_GRID,
+        after=f"{_SHARDING}%a = shard.shard %0 to %s : {TENSOR}\n"
+        f"%b = shard.shard %a to %s annotate_for_users : {TENSOR}",
+    ),
+    "attribute": _layer(
+        SHARD_GRID, f"{{autopar.sharding = [#autopar.sharding<@mesh, {ROWS}>]}}"
+    ),
+    "sdy": _layer(
+        SDY_MESH, f"{{sdy.sharding = #sdy.sharding_per_value<[<@mesh, {ROWS}>]>}}"
+    ),
+    "sdy constraint": _layer(
+        SDY_MESH, after=f"%b = sdy.sharding_constraint %0 <@mesh, {ROWS}> : {TENSOR}"
+    ),
+}  # fmt: skip
+
+
+def _planned(text: str) -> ModuleOp:
+    module = parse_module(text, "model.mlir", make_context())
+    run_passes(module, IMPORT, make_context())
+    AutoShardPass(cluster="8xh100").apply(make_context(), module)
+    return module
+
+
+def _ops(module: ModuleOp, name: str) -> list[Operation]:
+    return [op for op in module.walk() if op.name == f"stablehlo.{name}"]
+
+
+def _lie(op: Operation) -> list[str]:
+    shardings = [sharding_of(result) for result in op.results]
+    return [f"[{', '.join(map(str, own.dims))}]" if own else "" for own in shardings]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_what_is_said_of_a_result_binds(spelling: str) -> None:
+    (tanh,) = _ops(_planned(SPELLINGS[spelling]), "tanh")
+    assert _lie(tanh) == [ROWS]
+
+
+LOOP = f"""
+{SDY_MESH}
+func.func @main(%x: {TENSOR}, %w: tensor<512x512xf32>) -> ({TENSOR}, {TENSOR}) {{
+  %c0 = stablehlo.constant dense<0> : tensor<i32>
+  %c1 = stablehlo.constant dense<1> : tensor<i32>
+  %c9 = stablehlo.constant dense<9> : tensor<i32>
+  %r:4 = stablehlo.while(%i = %c0, %h = %x, %v = %w, %g = %x)
+    : tensor<i32>, {TENSOR}, tensor<512x512xf32>, {TENSOR}
+    attributes {{sdy.sharding = #sdy.sharding_per_value<[<@mesh, []>,
+      <@mesh, [{{"y", "x"}}, {{}}]>, <@mesh, [{{?}}, {{?}}]>, <@mesh, [{{?}}, {{"x"}}]>]>}}
+  cond {{
+    %p = stablehlo.compare LT, %i, %c9 : (tensor<i32>, tensor<i32>) -> tensor<i1>
+    stablehlo.return %p : tensor<i1>
+  }} do {{
+    %n = stablehlo.add %i, %c1 : tensor<i32>
+    %0 = stablehlo.dot_general %h, %v, contracting_dims = [1] x [0]
+      {{sdy.sharding = #sdy.sharding_per_value<[<@mesh, [{{}}, {{"x"}}]>]>}}
+      : ({TENSOR}, tensor<512x512xf32>) -> {TENSOR}
+    %1 = stablehlo.tanh %0 : {TENSOR}
+    %2 = stablehlo.sine %1
+      {{sdy.sharding = #sdy.sharding_per_value<[<@mesh, [{{"y"}}, {{"x"}}]>]>}} : {TENSOR}
+    %3 = stablehlo.add %2, %g : {TENSOR}
+    stablehlo.return %n, %1, %v, %3 : tensor<i32>, {TENSOR}, tensor<512x512xf32>, {TENSOR}
+  }}
+  return %r#1, %r#3 : {TENSOR}, {TENSOR}
+}}
+"""
+
+
+def test_what_a_loop_and_its_body_are_said_to_be_binds() -> None:
+    """Of several results, and of what elementwise ops and the carry would join."""
+    module = _planned(LOOP)
+    lie = {op.name.split(".")[1]: _lie(op) for op in module.walk()}
+    assert lie["dot_general"] == ['[{}, {"x"}]']
+    assert lie["sine"] == ['[{"y"}, {"x"}]']
+    _, carried, _, summed = lie["while"]
+    assert carried == ROWS
+    assert summed.endswith(', {"x"}]')
+    run_passes(module, (*DECIDE, *PARTITION), make_context())
+    (loop,) = _ops(module, "while")
+    assert str(loop.results[1].type) == "tensor<32x512xf32>"
+
+
+CHAIN = f"""
+{SDY_MESH}
+func.func @main(%x: {TENSOR}) -> {TENSOR} {{
+  %0 = stablehlo.tanh %x {{sdy.sharding = #sdy.sharding_per_value<[<@mesh, {ROWS}>]>}} : {TENSOR}
+  %1 = stablehlo.sine %0 : {TENSOR}
+  %2 = stablehlo.cosine %1
+    {{sdy.sharding = #sdy.sharding_per_value<[<@mesh, [{{}}, {{"x", "y"}}]>]>}} : {TENSOR}
+  return %2 : {TENSOR}
+}}
+"""
+
+
+def test_values_that_are_said_to_lie_differently_are_moved_between() -> None:
+    module = parse_module(CHAIN, "model.mlir", make_context())
+    run_passes(module, IMPORT, make_context())
+    planned, terms = AutoShardPass(cluster="8xh100").plan(make_context(), module)
+    lie = [_lie(op)[0] for name in ("tanh", "cosine") for op in _ops(module, name)]
+    assert lie == [ROWS, '[{}, {"x", "y"}]']
+    tried = planned.partitioned(module, make_context(), terms.prices)
+    assert tried.tried is not None
+    communication = tried.tried.price.communication_total
+    assert communication > 0
+    assert planned.choices.solution.cost * 1e-12 >= communication
+
+
+def test_explanations_say_that_the_program_states_it() -> None:
+    module = parse_module(CHAIN, "model.mlir", make_context())
+    run_passes(module, IMPORT, make_context())
+    planned, _ = AutoShardPass(cluster="8xh100").plan(make_context(), module)
+    (told,) = Explainer(planned.graph, planned.choices.of_node).explain("out0")
+    assert told.decided_by == "user"
+    assert told.why.startswith('the program states [{}, {"x", "y"}] for the result of cosine')
+
+
+def test_slices_that_are_said_to_lie_somewhere_are_choices_of_their_own() -> None:
+    """Of a concatenation of slices, which would read what they are of."""
+    rows = TENSOR.replace("256", "128")
+    text = f"""
+{SDY_MESH}
+func.func @main(%x: {TENSOR}) -> {TENSOR} {{
+  %0 = stablehlo.slice %x [0:128, 0:512]
+    {{sdy.sharding = #sdy.sharding_per_value<[<@mesh, {ROWS}>]>}} : ({TENSOR}) -> {rows}
+  %1 = stablehlo.slice %x [128:256, 0:512] : ({TENSOR}) -> {rows}
+  %2 = stablehlo.concatenate %1, %0, dim = 0 : ({rows}, {rows}) -> {TENSOR}
+  return %2 : {TENSOR}
+}}
+"""
+    assert _lie(_ops(_planned(text), "slice")[0]) == [ROWS]
