@@ -30,6 +30,8 @@ from autopar.dialects.autopar import (
     ShardingAttr,
     StrategyAttr,
     entries_of,
+    forbid_collectives,
+    forbidden_collectives,
     set_arg_shardings,
     set_result_shardings,
     set_sharding,
@@ -46,7 +48,7 @@ from autopar.dialects.rules.regions import MANUAL
 from autopar.dialects.shard import GridOp
 from autopar.dialects.sharding import Sharding
 from autopar.passes.entry import main_function
-from autopar.passes.planning.places import MOVES, planned_ops
+from autopar.passes.planning.places import planned_ops
 from autopar.passes.sharding.propagation import propagate_shardings
 from autopar.passes.sharding.propagation.classes import ConstantFinder
 from autopar.passes.walk import inner_ops
@@ -98,6 +100,8 @@ class Decisions:
     ops: tuple[DecidedOp, ...]
     free_early: bool = False
     """Whether what frees memory is to run early (the pass `free-early`)."""
+    without: tuple[str, ...] = ()
+    """The collectives that it may not use."""
 
     def check_program(self, module: ModuleOp) -> None:
         """StalePlanError where an imported module has not the operations that were planned."""
@@ -145,7 +149,7 @@ class Decisions:
                 f"decides {len(self.ops)}"
             )
         for op, decided in zip(ops, self.ops, strict=True):
-            if op.name not in MOVES and op.name != MANUAL:
+            if op.name != MANUAL:
                 for result, text in zip(op.results, decided.shardings, strict=True):
                     if (chosen := parsed_sharding(text)) is not None:
                         set_sharding(result, chosen)
@@ -157,6 +161,7 @@ class Decisions:
         set_result_shardings(func, map(parsed_sharding, self.results))
         if self.free_early:
             func.attributes[FREE_EARLY] = UnitAttr()
+        forbid_collectives(func, self.without)
         propagate_shardings(module)
 
 
@@ -199,6 +204,7 @@ class Recorder:
             tuple(map(_text, shardings_of_results(func))),
             tuple(self._decided(op, free) for op, free in self._ops),
             FREE_EARLY in func.attributes,
+            tuple(sorted(forbidden_collectives(func))),
         )
 
     def _decided(self, op: Operation, free: bool) -> DecidedOp:

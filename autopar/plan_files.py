@@ -53,6 +53,7 @@ class PlanFile:
     collectives: list[CollectiveUse]
     ops: tuple[DecidedOp, ...]
     free_early: bool
+    without: tuple[str, ...]
     modelled: Modelled | None
 
     def __post_init__(self) -> None:
@@ -155,6 +156,7 @@ def plan_text(plan: Plan) -> str:
         collectives=plan.collectives,
         ops=decisions.ops,
         free_early=decisions.free_early,
+        without=decisions.without,
         modelled=plan.modelled,
     )
     entries = {"format": FORMAT, "version": VERSION, **asdict(file)}
@@ -230,5 +232,6 @@ def _plan(file: PlanFile) -> Plan:
             file.result_shardings,
             file.ops,
             file.free_early,
+            file.without,
         ),
     )

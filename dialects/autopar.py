@@ -106,6 +106,10 @@ COMBINE = "autopar.combine"
 optimize-collectives; gone after convert-shard-to-stablehlo."""
 FREE_EARLY = "autopar.free_early"
 """On a function: what frees memory is to run early. Made by auto-shard, gone after free-early."""
+WITHOUT = "autopar.without"
+"""On a function: the collectives that its plan may not use. What is resharded then begins where the
+value lies, not at a form that another op reads, where that needs one. Made by auto-shard, gone
+after insert-reshards."""
 LAYOUT = "autopar.layout"
 """On arguments and results of a program for one device: its part of what. Made by
 convert-shard-to-stablehlo; stays, for the runtime."""
@@ -450,6 +454,22 @@ def set_entry(entry: DictionaryAttr, key: str, attr: Attribute | None) -> Dictio
     if attr is not None:
         data[key] = attr
     return dictionary(data)
+
+
+def forbidden_collectives(func: FuncOp) -> frozenset[str]:
+    """What `autopar.without` says."""
+    attr = func.attributes.get(WITHOUT)
+    return (
+        frozenset(name.data for name in attr) if isa(attr, ArrayAttr[StringAttr]) else frozenset()
+    )
+
+
+def forbid_collectives(func: FuncOp, kinds: Iterable[str]) -> None:
+    """Writes it; nothing where nothing is forbidden."""
+    names = [StringAttr(kind) for kind in sorted(kinds)]
+    func.attributes.pop(WITHOUT, None)
+    if names:
+        func.attributes[WITHOUT] = ArrayAttr(names)
 
 
 def entries_of(attrs: ArrayAttr[DictionaryAttr] | None, count: int) -> list[DictionaryAttr]:

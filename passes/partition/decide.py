@@ -35,6 +35,8 @@ from autopar.dialects.autopar import (
     FREE_EARLY,
     SHARDING,
     STRATEGY,
+    forbid_collectives,
+    forbidden_collectives,
     set_arg_shardings,
     set_result_shardings,
 )
@@ -87,8 +89,13 @@ class FunctionDecider:
         self._specs = ValueSpecs(table)
         self._partials = Partials(self._specs)
         self._reshards = Resharder(
-            self._specs, self._partials, planner, frees_early=FREE_EARLY in func.attributes
+            self._specs,
+            self._partials,
+            planner,
+            frees_early=FREE_EARLY in func.attributes,
+            without=forbidden_collectives(func),
         )
+        forbid_collectives(func, ())
         self._decisions = Decisions(self._specs, self._partials, planner)
         regions = RegionDecider(self._specs, self._partials, self._reshards, self._block)
         self._handlers: dict[str, Callable[[Any], None]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation, SSAValue
@@ -14,6 +14,7 @@ from autopar.dialects.tensors import item_bytes, shape_of
 
 from .computed import computed_anew
 from .partials import Partials, common_partial
+from .reshard_moves import Step
 from .reshard_plan import ReshardPlanner
 from .specs import Spec, without_axes
 from .splats import copy_splat, is_neutral
@@ -23,7 +24,8 @@ from .value_specs import ValueSpecs
 class Resharder:
     """Puts reshards into the program where a value does not lie as it has to.
 
-    `frees_early`: the program is one for the pass `free-early`.
+    `frees_early`: the program is one for the pass `free-early`; `without`: collectives that are not
+    used to bring a value from another form of it than that in which it lies.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class Resharder:
         planner: ReshardPlanner,
         *,
         frees_early: bool,
+        without: Iterable[str] = (),
     ) -> None:
         self._specs = specs
         self._partials = partials
         self._planner = planner
         self._frees_early = frees_early
+        self._without = frozenset(without)
         self._versions: dict[SSAValue, list[SSAValue]] = {}
         """For a value what it was resharded to."""
         self._num_again = 0
@@ -98,7 +102,7 @@ class Resharder:
         best_cost = self._reshard_cost(value, value, spec) if visible else 0.0
         for version in visible:
             cost = self._reshard_cost(version, value, spec)
-            if cost < best_cost:
+            if cost < best_cost and self._may_begin_at(version, spec):
                 best, best_cost = version, cost
         if not spec.partial and self._moves(best, spec):
             made = computed_anew(value, spec, self._specs)
@@ -112,12 +116,21 @@ class Resharder:
         versions.append(result)
         return result
 
+    def _may_begin_at(self, version: SSAValue, spec: Spec) -> bool:
+        """Whether a value may be brought from there by the collectives that are allowed."""
+        if not self._without:
+            return True
+        return self._without.isdisjoint(step.kind for step in self._steps(version, spec))
+
     def _moves(self, value: SSAValue, spec: Spec) -> bool:
         """Whether a reshard of the value sends anything."""
-        steps = self._planner.plan(
+        return any(step.num_bytes for step in self._steps(value, spec))
+
+    def _steps(self, value: SSAValue, spec: Spec) -> Sequence[Step]:
+        """Those of a reshard of the value."""
+        return self._planner.plan(
             self._specs.of[value], spec, shape_of(value.type), item_bytes(value.type)
         )
-        return any(step.num_bytes for step in steps)
 
     def _reshard(self, value: SSAValue, spec: Spec, place: Operation) -> ReshardOp:
         """A reshard with the location of `place`, in no block yet."""

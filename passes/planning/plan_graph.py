@@ -128,9 +128,12 @@ class PlanGraph:
         self._node_of: dict[SSAValue, int | None] = {}
         self.op_nodes: list[tuple[Operation, int]] = []
         self.throughs: list[Through] = []
+        self.returned: dict[int, int] = {}
+        """By the number of a result: the node of where it is given, if the program states that and
+        it takes no argument's place."""
         self.whole: list[Operation] = []
         """Ops that every device computes whole."""
-        self.stated = like.stated if like else Stated.find(func, table.grid, self._demands)
+        self.stated = like.stated if like else Stated.find(func, table.grid, self.demands)
         self.places = Places(func, self.stated.of_values)
         self._shared: dict[tuple[object, ...], tuple[Any, object]] = {}
         """What is the same for equal ops, as layers repeat: by the identities of what it is of,
@@ -177,6 +180,11 @@ class PlanGraph:
         """Of slices that are no choice of their own: who reads what they are of."""
         self._build()
 
+    @property
+    def forbidden(self) -> frozenset[str]:
+        """Collectives that plans may not use."""
+        return self._demands.forbidden
+
     def where_collectives_meet(self, meets: Meets) -> PlanGraph:
         """The same choices, priced as in plans where collectives meet others so: this graph where
         nothing is priced otherwise then."""
@@ -199,17 +207,20 @@ class PlanGraph:
 
     def _add_free(self, value: SSAValue) -> int:
         """A node that may have any split of the value."""
+        return self.add_place(self._any_spec(value))
+
+    def _any_spec(self, value: SSAValue) -> list[Spec]:
+        """All splits of a value."""
         shape = shape_of(value.type)
         flatten = self.demands.flatten_axes
         if self.places.may_be_uneven(value):
-            specs = every_spec(shape, self.table, self._orders, flatten=flatten, uneven=True)
-            return self.add_place(specs)
+            return every_spec(shape, self.table, self._orders, flatten=flatten, uneven=True)
         signature = self._reshard.signature(shape)
         specs = self._specs.get(signature)
         if specs is None:
             specs = every_spec(shape, self.table, self._orders, flatten=flatten)
             self._specs[signature] = specs
-        return self.add_place(specs)
+        return specs
 
     def add_place(self, specs: list[Spec]) -> int:
         """A node that costs nothing by itself, which may lie so; its number."""
@@ -289,11 +300,12 @@ class PlanGraph:
             node = self.node_of(value)
             if node is None:
                 continue
-            if index in argument_of:
-                self._add_reshard(value, self.func.body.block.args[argument_of[index]], 1)
-            elif (wanted := self.stated.results[index]) is not None:
-                specs = specs_that_keep(self.nodes[node].specs, wanted, self.table)
-                target = self.add_place(specs)
+            wanted, argument = self.stated.results[index], argument_of.get(index)
+            if argument is not None and not self.stated.parts(argument, index):
+                self._add_reshard(value, self.func.body.block.args[argument], 1)
+            elif wanted is not None:
+                specs = specs_that_keep(self._any_spec(value), wanted, self.table)
+                target = self.returned[index] = self.add_place(specs)
                 self.add_edge(node, target, self._reshards(node, target, value, 1), 1)
 
     def _hold(self, arguments: Sequence[SSAValue]) -> None:
@@ -495,6 +507,8 @@ class PlanGraph:
                 if op.name in DOTS:
                     matrix = matrix + self._ops.slices(specs, needs, value)
                 self.add_edge(source, node, matrix, trips)
+                if self.forbidden:
+                    self._forbid_between(value, source, node, needs)
         for index, result in enumerate(op.results):
             gives = self.given_forms(strategies, index)
             target = self.node_of(result)
@@ -518,6 +532,16 @@ class PlanGraph:
                 left = self.matrix(gives, [Spec(())], result).reshape(-1)
                 left = left * self._waiting.share(op, result)
                 self.nodes[node].seconds = self.nodes[node].seconds + trips * left
+
+    def _forbid_between(
+        self, value: SSAValue, source: int, node: int, needs: Sequence[Spec]
+    ) -> None:
+        """What an op reads elsewhere than where the value lies is brought to it from there: that
+        may be forbidden though both steps on the way are not."""
+        place = self.node_of(value)
+        if place is not None and place != source:
+            moved = self.matrix(self.nodes[place].specs, needs, value)
+            self.add_edge(place, node, np.where(np.isinf(moved), np.inf, 0.0), 1)
 
     def _held(
         self, strategies: Sequence[Strategy], index: int, value: SSAValue, result: SSAValue

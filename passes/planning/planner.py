@@ -24,8 +24,8 @@ from .demands import Demands
 from .fitting import fitting
 from .places import searched_axes
 from .plan_graph import PlanGraph
-from .refusals import too_dear
-from .road import Road
+from .refusals import not_obeyed, too_dear
+from .road import Found, Road
 from .search import Choices, Search
 from .trial import Trial
 from .uneven import uneven_remarks
@@ -81,8 +81,20 @@ def make_plan(
         raise too_dear(func, demands)
     if plugin is None:
         found = best_of_rivals(found, limit)
+    if demands is not None and demands.forbidden:
+        found = _obeying(found, demands)
     _tell(module, graph, found.choices)
     return Planned(graph, found.choices, clock.seconds, found.trial)
+
+
+def _obeying(found: Found, demands: Demands) -> Found:
+    """What was found, partitioned; DiagnosticError where it has a forbidden collective."""
+    found = replace(found, trial=found.trial or found.road.tried())
+    assert found.trial is not None
+    used = demands.forbidden.intersection(use.kind for use in found.trial.collectives)
+    if used:
+        raise not_obeyed(found.road.search.graph.func, used)
+    return found
 
 
 def _tell(module: ModuleOp, graph: PlanGraph, choices: Choices) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
@@ -38,6 +38,16 @@ def too_dear(func: FuncOp, demands: Demands | None) -> DiagnosticError:
             "is planned for: see alpha, beta, and the cluster"
         )
     return DiagnosticError(func, f"auto-shard: {why}")
+
+
+def not_obeyed(func: FuncOp, kinds: Collection[str]) -> DiagnosticError:
+    """The partitioned program of a plan has collectives of these kinds, which options forbid."""
+    options = " and ".join(f"allow-{kind.replace('_', '-')}=false" for kind in sorted(kinds))
+    return DiagnosticError(
+        func,
+        f"auto-shard: {options}: the plan that was found is not partitioned without: allow what is "
+        "forbidden, or take back shardings that demand it",
+    )
 
 
 def too_large(

@@ -44,6 +44,12 @@ class Stated:
     of_values: Mapping[SSAValue, Sharding]
     """Of what ops give, loops and constraints among them."""
 
+    def parts(self, argument: int, result: int) -> bool:
+        """Whether the program states of a result otherwise where it lies than of the argument
+        whose buffer it may take."""
+        own, wanted = self.arguments[argument], self.results[result]
+        return own is not None and wanted is not None and own != wanted
+
     @staticmethod
     def find(func: FuncOp, grid: Grid, demands: Demands) -> Stated:
         arguments, results = (_that_say(found(func)) for found in (arg_shardings, result_shardings))

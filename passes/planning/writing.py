@@ -13,6 +13,7 @@ from autopar.dialects.autopar import (
     STRATEGY,
     StrategyAttr,
     aliases,
+    forbid_collectives,
     set_arg_shardings,
     set_result_shardings,
     set_sharding,
@@ -23,7 +24,6 @@ from autopar.dialects.sharding import Sharding
 from autopar.passes.partition.strategy import Strategy
 from autopar.passes.walk import inner_ops
 
-from .places import MOVES
 from .plan_graph import PlanGraph
 
 
@@ -53,16 +53,17 @@ class Unplanned:
 def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
     """Writes what each node of a graph chose."""
     table, func = graph.table, graph.func
+    forbid_collectives(func, graph.forbidden)
 
     def sharding(value: SSAValue) -> Sharding | None:
         node = graph.node_of(value)
         return None if node is None else table.sharding(graph.nodes[node].specs[chosen[node]])
 
     for op in graph.places.ops:
-        if op.name not in MOVES and op.name != MANUAL:
+        if op.name != MANUAL:
             for result in op.results:
                 own, stated = sharding(result), graph.stated.of_values.get(result)
-                if own is not None and (stated is None or not _has_sub_axes(stated)):
+                if own is not None and (stated is None or not _is_more(stated)):
                     set_sharding(result, own)
     for op, strategy in _strategies(graph, chosen):
         for cut, spec in zip(graph.places.joined.get(op, ()), strategy.operands, strict=False):
@@ -73,19 +74,20 @@ def write_choices(graph: PlanGraph, chosen: Sequence[int]) -> None:
         factors = strategy.factors
         op.attributes[STRATEGY] = StrategyAttr(tuple(table.axes(axes) for axes in factors))
     arguments = [
-        stated if stated is not None and _has_sub_axes(stated) else sharding(argument)
+        stated if stated is not None and _is_more(stated) else sharding(argument)
         for argument, stated in zip(func.body.block.args, graph.stated.arguments, strict=True)
     ]
     set_arg_shardings(func, arguments)
     last = func.body.block.last_op
     assert last is not None
-    results = [
-        sharding(value) if stated is None else stated
-        for value, stated in zip(operands_of(last), graph.stated.results, strict=True)
-    ]
+    results = list(map(sharding, operands_of(last)))
     for argument, result in aliases(func):
-        if graph.stated.results[result] is None:
-            results[result] = arguments[argument]
+        results[result] = arguments[argument]
+    for result, node in graph.returned.items():
+        results[result] = table.sharding(graph.nodes[node].specs[chosen[node]])
+    for result, stated in enumerate(graph.stated.results):
+        if stated is not None and (results[result] is None or _is_more(stated)):
+            results[result] = stated
     set_result_shardings(func, results)
 
 
@@ -125,6 +127,6 @@ def write_again(apart: Mapping[Operation, Sequence[int]]) -> None:
         op.attributes[AGAIN] = DenseArrayBase.from_list(i64, sorted(operands))
 
 
-def _has_sub_axes(sharding: Sharding) -> bool:
-    """Whether a sharding names what plans do not."""
-    return not all(axis.is_whole for axis in sharding.used_axes())
+def _is_more(sharding: Sharding) -> bool:
+    """Whether a sharding says what plans do not: sub-axes, or a sum that is to stay partial."""
+    return bool(sharding.partial) or not all(axis.is_whole for axis in sharding.used_axes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 import autopar
+from autopar.decisions import Recorder
 from autopar.dialects import make_context
 from autopar.dialects.autopar import arg_shardings, set_arg_shardings, set_result_shardings
 from autopar.dialects.diagnostics import DiagnosticError, collect_remarks
@@ -25,6 +27,7 @@ from autopar.passes.cost.flops import flops_of
 from autopar.passes.cost.report import collectives_of
 from autopar.passes.entry import main_function
 from autopar.passes.manager import option_help, run_passes
+from autopar.passes.partition.resharder import Resharder
 from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
 from autopar.passes.planning.auto_shard import AutoShardPass
 from autopar.passes.planning.demands import Demands, demanded_shardings
@@ -104,6 +107,122 @@ def _moved(to: list[list[str]], **options: Any) -> ModuleOp:
 def test_forbidden_collectives_that_the_program_demands() -> None:
     with pytest.raises(DiagnosticError, match="no plan does without the collectives"):
         _moved([[], []], allow_all_gather=False)
+
+
+def _two_layers(
+    shardings: Sequence[str], results: Sequence[str], constraints: Sequence[str]
+) -> str:
+    """A module of two products and a gradient, whose arguments, results and two values between are
+    annotated so; nothing where the text is empty."""
+
+    def of(dims: str) -> str:
+        return f" {{sdy.sharding = #sdy.sharding<@mesh, {dims}>}}" if dims else ""
+
+    x, w, v = map(of, shardings)
+    y, n = map(of, results)
+    hidden, gradient = constraints
+    return f"""
+sdy.mesh @mesh = <["x"=2, "y"=4]>
+func.func @main(%x: tensor<256x128xf32>{x}, %w: tensor<128x512xf32>{w}, %v: tensor<512x128xf32>{v})
+    -> (tensor<256x128xf32>{y}, tensor<128x512xf32>{n}) {{
+  %0 = stablehlo.dot_general %x, %w, contracting_dims = [1] x [0]
+    : (tensor<256x128xf32>, tensor<128x512xf32>) -> tensor<256x512xf32>
+  %1 = stablehlo.tanh %0 : tensor<256x512xf32>
+  %c1 = sdy.sharding_constraint %1 <@mesh, {hidden}> : tensor<256x512xf32>
+  %2 = stablehlo.dot_general %c1, %v, contracting_dims = [1] x [0]
+    : (tensor<256x512xf32>, tensor<512x128xf32>) -> tensor<256x128xf32>
+  %g = stablehlo.dot_general %x, %1, contracting_dims = [0] x [0]
+    : (tensor<256x128xf32>, tensor<256x512xf32>) -> tensor<128x512xf32>
+  %c2 = sdy.sharding_constraint %g <@mesh, {gradient}> : tensor<128x512xf32>
+  %n = stablehlo.subtract %w, %c2 : tensor<128x512xf32>
+  return %2, %n : tensor<256x128xf32>, tensor<128x512xf32>
+}}
+"""
+
+
+SLOW = """
+version = 1
+[device]
+flops.f32 = 5e10
+flops.bf16 = 5e10
+memory_bytes = 3e9
+memory_bandwidth = 1e10
+[[link]]
+size = 4
+alpha = 1e-6
+beta = 1e-10
+[[link]]
+size = 64
+alpha = 2e-6
+beta = 4e-10
+"""
+ANY = "[{?}, {?}]"
+FORBIDDING = {
+    # a result that is open lies as planned
+    "open result": (
+        "all_gather",
+        _two_layers(['[{"x"}, {}]', "", ""], ["[{}, {?}]", ""], [ANY, ANY]),
+    ),
+    # an argument that two ops read is brought to each from where it lies
+    "shared argument": (
+        "all_to_all",
+        _two_layers(
+            ['[{}, {"x", ?}]', "[{}, {?}]", ANY],
+            ["", '[{"y", ?}, {}]'],
+            ['[{"x", "y", ?}, {}]', '[{"x"}, {?}]'],
+        ),
+    ),
+    # what an op reads is not brought from another form of it
+    "other form": (
+        "all_gather",
+        _two_layers(
+            ["", '[{"y"}, {?}]', ""],
+            ['[{"y", ?}, {"x", ?}]', '[{}, {"y", ?}]'],
+            ['[{}, {"y", ?}]', '[{?}, {"y"}]'],
+        ),
+    ),
+}
+
+
+def _of_case(case: str) -> ModuleOp:
+    module = parse_module(FORBIDDING[case][1], "model.mlir", make_context())
+    run_passes(module, IMPORT, make_context())
+    return module
+
+
+def _plan_without(kind: str, module: ModuleOp, path: Path) -> None:
+    """Plans on slow devices without a kind of collectives."""
+    cluster = path / "slow.toml"
+    cluster.write_text(SLOW)
+    options: dict[str, Any] = {f"allow_{kind}": False}
+    AutoShardPass(cluster=str(cluster), **options).apply(make_context(), module)
+
+
+@pytest.mark.parametrize("case", FORBIDDING)
+def test_forbidden_collectives_beside_open_annotations(case: str, tmp_path: Path) -> None:
+    module, forbidden = _of_case(case), FORBIDDING[case][0]
+    _plan_without(forbidden, module, tmp_path)
+    kinds = _kinds(module)
+    assert kinds and not kinds[forbidden]
+
+
+def test_a_plan_whose_program_has_what_is_forbidden_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Resharder, "_may_begin_at", lambda *_: True)
+    with pytest.raises(DiagnosticError, match="allow-all-gather=false: the plan that was found"):
+        _plan_without("all_gather", _of_case("other form"), tmp_path)
+
+
+def test_a_plan_again_does_without_what_is_forbidden(tmp_path: Path) -> None:
+    module, recorder = _of_case("other form"), Recorder()
+    recorder.before(module)
+    _plan_without("all_gather", module, tmp_path)
+    recorder.after(module, searched=True)
+    assert recorder.decisions is not None
+    again = _of_case("other form")
+    recorder.decisions.write(again)
+    assert not _kinds(again)["all_gather"]
 
 
 def test_parameters_may_not_be_replicated() -> None:

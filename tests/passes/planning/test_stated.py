@@ -168,3 +168,50 @@ func.func @main(%x: {TENSOR}) -> {TENSOR} {{
 }}
 """
     assert _lie(_ops(_planned(text), "slice")[0]) == [ROWS]
+
+
+OPEN = f"""
+{SDY_MESH}
+func.func @main(
+    %x: tensor<256x128xf32> {{sdy.sharding = #sdy.sharding<@mesh, [{{?}}, {{"y", ?}}]>}},
+    %w: tensor<128x512xf32> {{sdy.sharding = #sdy.sharding<@mesh, [{{"y", "x"}}, {{}}]>}})
+    -> ({TENSOR} {{sdy.sharding = #sdy.sharding<@mesh, [{{?}}, {{"x", ?}}]>}}) {{
+  %c = sdy.sharding_constraint %x <@mesh, [{{?}}, {{?}}]> : tensor<256x128xf32>
+  %0 = stablehlo.dot_general %c, %w, contracting_dims = [1] x [0]
+    : (tensor<256x128xf32>, tensor<128x512xf32>) -> {TENSOR}
+  return %0 : {TENSOR}
+}}
+"""
+
+
+def test_constraints_that_leave_dimensions_open_are_written_as_planned() -> None:
+    """Propagation would complete them otherwise."""
+    module = parse_module(OPEN, "model.mlir", make_context())
+    run_passes(module, IMPORT, make_context())
+    planned, _ = AutoShardPass(cluster="8xv100").plan(make_context(), module)
+    (constraint,) = [op for op in module.walk() if op.name == "autopar.constraint"]
+    graph = planned.graph
+    node = graph.node_of(constraint.results[0])
+    assert node is not None
+    chosen = graph.nodes[node].specs[planned.choices.of_node[node]]
+    assert sharding_of(constraint.results[0]) == graph.table.sharding(chosen)
+
+
+DONATED = f"""
+{SDY_MESH}
+func.func @main(%x: {TENSOR} {{tf.aliasing_output = 0 : i32,
+      sdy.sharding = #sdy.sharding<@mesh, [{{"y"}}, {{}}]>}})
+    -> ({TENSOR} {{sdy.sharding = #sdy.sharding<@mesh, [{{}}, {{"y"}}]>}}) {{
+  %0 = stablehlo.tanh %x : {TENSOR}
+  return %0 : {TENSOR}
+}}
+"""
+
+
+def test_a_result_that_is_said_to_lie_elsewhere_than_what_it_is_donated_is_moved_there() -> None:
+    module = parse_module(DONATED, "model.mlir", make_context())
+    run_passes(module, IMPORT, make_context())
+    planned, terms = AutoShardPass(cluster="8xh100").plan(make_context(), module)
+    tried = planned.partitioned(module, make_context(), terms.prices).tried
+    assert tried is not None and tried.price.communication_total > 0
+    assert planned.choices.solution.cost * 1e-12 >= tried.price.communication_total
