@@ -24,6 +24,7 @@ from autopar.passes.entry import main_function
 from autopar.passes.importing.annotations import take_annotations
 from autopar.passes.importing.arguments import remark_unknown_kinds
 from autopar.passes.importing.grid_option import check_grid, ensure_grid, require_grid_op
+from autopar.passes.importing.state import tie_donors
 from autopar.passes.solver.problem import Problem, ProblemError, write_problem
 from autopar.passes.solver.registry import UnknownSolverError, guarded_solver
 from autopar.passes.solver.solve import Plugin, SolveOptions
@@ -173,6 +174,7 @@ class AutoShardPass(ModulePass):
         require_grid_op(module, self.name, self.name)
         _refuse_dynamic(module)
         take_annotations(module)
+        tie_donors(main_function(module))
         self.remark_kinds(module)
         if self.report is not None:
             check_report(module, self.report)

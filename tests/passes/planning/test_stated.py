@@ -1,4 +1,5 @@
-"""What the program says of the results of its ops binds plans, in every spelling."""
+"""What the program says of the results of its ops binds plans, in every spelling; so does what it
+says of donation."""
 
 from __future__ import annotations
 
@@ -7,8 +8,17 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
 from autopar.dialects import make_context
-from autopar.dialects.autopar import sharding_of
+from autopar.dialects.autopar import (
+    BUFFER_DONOR,
+    aliases,
+    arg_shardings,
+    entries_of,
+    result_shardings,
+    sharding_of,
+)
+from autopar.dialects.sharding import Sharding
 from autopar.lowering.parse import parse_module
+from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
 from autopar.passes.planning.auto_shard import AutoShardPass
@@ -215,3 +225,35 @@ def test_a_result_that_is_said_to_lie_elsewhere_than_what_it_is_donated_is_moved
     tried = planned.partitioned(module, make_context(), terms.prices).tried
     assert tried is not None and tried.price.communication_total > 0
     assert planned.choices.solution.cost * 1e-12 >= tried.price.communication_total
+
+
+DONORS = f"""
+{SDY_MESH}
+func.func @main(
+    %w: {TENSOR} {{jax.buffer_donor = true, sdy.sharding = #sdy.sharding<@mesh, [{{"y"}}, {{}}]>}},
+    %v: {TENSOR} {{jax.buffer_donor = true}},
+    %u: {TENSOR} {{jax.buffer_donor = true, sdy.sharding = #sdy.sharding<@mesh, [{{}}, {{"x"}}]>}},
+    %x: {TENSOR}, %s: tensor<512x512xf32> {{jax.buffer_donor = true}})
+    -> (tensor<512x512xf32>, {TENSOR},
+        {TENSOR} {{sdy.sharding = #sdy.sharding<@mesh, [{{"y"}}, {{}}]>}}, {TENSOR}) {{
+  %0 = stablehlo.dot_general %w, %x, contracting_dims = [0] x [0]
+    : ({TENSOR}, {TENSOR}) -> tensor<512x512xf32>
+  %1 = stablehlo.tanh %v : {TENSOR}
+  %2 = stablehlo.sine %u : {TENSOR}
+  %3 = stablehlo.dot_general %w, %s, contracting_dims = [1] x [0]
+    : ({TENSOR}, tensor<512x512xf32>) -> {TENSOR}
+  return %0, %1, %2, %3 : tensor<512x512xf32>, {TENSOR}, {TENSOR}, {TENSOR}
+}}
+"""
+
+
+def test_results_lie_where_the_donors_of_their_buffers_do() -> None:
+    """Of their next values, else in order; not where both are said to lie differently."""
+    func = main_function(_planned(DONORS))
+    assert dict(aliases(func)) == {0: 3, 1: 1, 4: 0}
+    lie, given = arg_shardings(func), result_shardings(func)
+    assert [lie[0], lie[1], lie[4]] == [given[3], given[1], given[0]]
+    assert lie[0] == Sharding.of("mesh", [["y"], []])
+    assert lie[2] == Sharding.of("mesh", [[], ["x"]])
+    assert given[2] == Sharding.of("mesh", [["y"], []])
+    assert BUFFER_DONOR in entries_of(func.arg_attrs, 5)[2].data
