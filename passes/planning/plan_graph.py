@@ -183,7 +183,7 @@ class PlanGraph:
     @property
     def forbidden(self) -> frozenset[str]:
         """Collectives that plans may not use."""
-        return self._demands.forbidden
+        return self.demands.forbidden
 
     def where_collectives_meet(self, meets: Meets) -> PlanGraph:
         """The same choices, priced as in plans where collectives meet others so: this graph where

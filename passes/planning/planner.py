@@ -81,17 +81,17 @@ def make_plan(
         raise too_dear(func, demands)
     if plugin is None:
         found = best_of_rivals(found, limit)
-    if demands is not None and demands.forbidden:
-        found = _obeying(found, demands)
+    if graph.forbidden:
+        found = _obeying(found)
     _tell(module, graph, found.choices)
     return Planned(graph, found.choices, clock.seconds, found.trial)
 
 
-def _obeying(found: Found, demands: Demands) -> Found:
+def _obeying(found: Found) -> Found:
     """What was found, partitioned; DiagnosticError where it has a forbidden collective."""
     found = replace(found, trial=found.trial or found.road.tried())
     assert found.trial is not None
-    used = demands.forbidden.intersection(use.kind for use in found.trial.collectives)
+    used = found.road.forbidden_of(found.trial)
     if used:
         raise not_obeyed(found.road.search.graph.func, used)
     return found

@@ -132,11 +132,11 @@ class Road:
         with self.clock("try", "partitioning a plan, to see what it takes"):
             return Trial(copied(self.module), self.context, self.prices)
 
-    def obeys(self, trial: Trial) -> bool:
-        """Whether a partitioned program has no collective that options forbid: the search knows of
-        those that it prices."""
-        forbidden = self.search.graph.demands.forbidden
-        return not forbidden or forbidden.isdisjoint(use.kind for use in trial.collectives)
+    def forbidden_of(self, trial: Trial) -> frozenset[str]:
+        """The collectives of a partitioned program that options forbid: the search knows of those
+        that it prices."""
+        forbidden = self.search.graph.forbidden
+        return forbidden and forbidden.intersection(use.kind for use in trial.collectives)
 
     def key(self, choices: Choices) -> _Key:
         """What a plan is judged by."""
@@ -161,7 +161,7 @@ class Found:
     def judged(self) -> float:
         """The seconds by which it is held against rivals: inf where options forbid what its
         partitioned program does."""
-        does_wrong = self.trial is not None and not self.road.obeys(self.trial)
+        does_wrong = self.trial is not None and self.road.forbidden_of(self.trial)
         return math.inf if does_wrong else self.seconds
 
     @property
