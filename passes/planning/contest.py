@@ -111,7 +111,8 @@ def _better(road: Road, rival: Choices, seconds: float, limit: int | None) -> Fo
 def _priced_as_partitioned(rival: Found, found: Found) -> Choices:
     """A rival at the price of its partitioned program: the search knows it roughly."""
     searched, cost = rival.choices.solution, round(rival.seconds / UNIT_S)
-    least = min(found.choices.solution.lower_bound, searched.cost)
+    before = found.choices.searched or found.choices.solution  # as the search has bounded it
+    least = min(before.lower_bound, searched.cost)
     return replace(
         rival.choices,
         solution=replace(searched, cost=cost, lower_bound=min(least, cost)),

@@ -29,6 +29,7 @@ from autopar.passes.entry import main_function
 from autopar.passes.manager import option_help, run_passes
 from autopar.passes.partition.resharder import Resharder
 from autopar.passes.pipelines import DECIDE, IMPORT, PARTITION
+from autopar.passes.planning import planner
 from autopar.passes.planning.auto_shard import AutoShardPass
 from autopar.passes.planning.demands import Demands, demanded_shardings
 from autopar.passes.planning.report import table_of
@@ -210,6 +211,7 @@ def test_a_plan_whose_program_has_what_is_forbidden_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Resharder, "_may_begin_at", lambda *_: True)
+    monkeypatch.setattr(planner, "best_of_rivals", lambda found, _: found)
     with pytest.raises(DiagnosticError, match="allow-all-gather=false: the plan that was found"):
         _plan_without("all_gather", _of_case("other form"), tmp_path)
 

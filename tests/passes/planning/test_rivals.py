@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects import make_context
 from autopar.dialects.autopar import set_arg_shardings
+from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
 from autopar.lowering.importer import import_module
@@ -149,9 +150,9 @@ def test_rivals_are_of_use_under_options_that_they_keep_to(
     assert _is_no_dearer_than_data_parallelism(demands)
 
 
-@pytest.mark.parametrize(("wrong", "is_taken"), [("all", False), ("first", True)])
+@pytest.mark.parametrize("wrong", ["all", "first"])
 def test_no_plan_is_taken_for_a_program_that_options_forbid(
-    monkeypatch: pytest.MonkeyPatch, wrong: str, is_taken: bool
+    monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     """As where the partitioner gathers what the search does not know of: a rival that does is none,
     and one that does not is taken though it takes longer."""
@@ -164,8 +165,13 @@ def test_no_plan_is_taken_for_a_program_that_options_forbid(
 
     monkeypatch.setattr(Trial, "collectives", property(collectives))
     demands = Demands(allow_all_gather=False)
-    planned = make_plan(_module(), make_context(), PRICES, SolveOptions(5), demands=demands)
-    assert len(met) > 1 and (planned.tried is not met[0]) == is_taken
+    if wrong == "first":
+        planned = make_plan(_module(), make_context(), PRICES, SolveOptions(5), demands=demands)
+        assert planned.tried is not met[0]
+    else:
+        with pytest.raises(DiagnosticError, match="allow-all-gather=false: the plan that was"):
+            make_plan(_module(), make_context(), PRICES, SolveOptions(5), demands=demands)
+    assert len(met) > 1
 
 
 def test_methods_leave_to_options_what_these_say() -> None:
