@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 
+from autopar.dialects.autopar import COMBINE
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid
 from autopar.dialects.tensors import num_bytes
@@ -102,8 +103,10 @@ class _Pricing:
                 seconds = self.model.collective_seconds(use.kind, use.local_bytes, axes)
                 if not messages.begins(op):
                     seconds -= self.model.collective_seconds(use.kind, 0.0, axes)
+                packing = self.model.memory_seconds(messages.packed(op))
                 communication[use.kind, use.axes] += seconds
-                self.of_op[op] = seconds
+                memory += packing
+                self.of_op[op] = seconds + packing
             elif op.name in BODIES:
                 nested.append(self._bodies(op))
             elif op.name in DOTS or op_flops(op):
@@ -141,6 +144,14 @@ class _Messages:
         }
         self._room: dict[int, float] = {}
         """Bytes that the last message of a step has room for."""
+
+    def packed(self, op: Operation) -> float:
+        """The bytes of copying the full buffer of a collective into that of several which are
+        lowered as one, or out of it."""
+        _, unit = self._place[op]
+        if len(unit) == 1 or COMBINE not in op.attributes:
+            return 0.0
+        return 2.0 * max(num_bytes(value.type) for value in (*op.operands, *op.results))
 
     def begins(self, op: Operation) -> bool:
         """Whether a collective is the first of a message; they are asked for in their order."""

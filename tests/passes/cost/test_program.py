@@ -111,8 +111,12 @@ def test_combined_collectives_are_one_message() -> None:
         %1 = shard.all_gather %a on @g grid_axes = [1] gather_axis = 1 {autopar.combine = 0 : i64}
             : tensor<16x16xf32> -> tensor<16x64xf32>
         return %0, %1 : tensor<64x16xf32>, tensor<16x64xf32>"""
-    found = price(body, "communication", "tensor<64x16xf32>, tensor<16x64xf32>")
+    results = "tensor<64x16xf32>, tensor<16x64xf32>"
+    found = price(body, "communication", results)
     assert found.total == pytest.approx(1e-5 + 2 * 3 * N * 1e-10)
+    packed = price(body, results=results)  # out of one buffer, each of the full ones
+    apart = price(body.replace(" {autopar.combine = 0 : i64}", ""), results=results)
+    assert packed.memory == pytest.approx(2 * 2 * 4 * N / 1e11) and apart.memory == 0.0
 
 
 @pytest.mark.parametrize(("rows", "messages"), [(1 << 10, 1), (3 << 16, 2), (1 << 19, 3)])
