@@ -42,8 +42,7 @@ def best_of_rivals(found: Found, limit: int | None) -> Found:
     within = limit if best.is_off else None
     for rival, is_sure in _rivals(found, within, many=many):
         far = (_FAR_SURE if is_sure and (many or road.has_loops) else FAR)[not road.is_tiny]
-        cost = rival.solution.cost
-        if cost >= FORBIDDEN or cost * UNIT_S > far * best.judged or rival.of_node in tried:
+        if rival.solution.cost * UNIT_S > far * best.judged or rival.of_node in tried:
             continue
         tried.append(rival.of_node)
         best = _best_of(best, [rival], limit)

@@ -77,7 +77,7 @@ class Road:
     def is_small(self) -> bool:
         return len(self.search.graph.places.ops) <= _SMALL
 
-    @property
+    @cached_property
     def has_loops(self) -> bool:
         """Whether some collectives are in loops, which the search takes to meet no others."""
         return any(op.name in LOOPS for op in self.search.graph.places.ops)
