@@ -13,7 +13,7 @@ makes needless (`CopyInsertion`):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.dialects.func import FuncOp
@@ -117,39 +117,44 @@ def may_write_over(fusion: Fusion, result: SSAValue, read: SSAValue) -> bool:
         return True
     if not is_elementwise(op):
         return False
-    left = list(op.operands)
-    met: set[SSAValue] = set()
-    while left:
-        value = left.pop()
-        if value in met:
-            continue
-        met.add(value)
-        if fusion.name(value) is not None:
-            if fusion.name(value) is read and not fusion.is_in_order(value):
-                return False
-            continue
-        maker = value.owner
-        if not isinstance(maker, Operation):
-            continue
-        if is_elementwise(maker):
-            left += maker.operands
-        elif _is_computed_from(fusion, maker, read):
+    for value in _reached(tuple(op.operands), lambda value: _computed_at(fusion, value)):
+        name, maker = fusion.name(value), value.owner
+        if name is read and not fusion.is_in_order(value):
             return False
+        if name is None and isinstance(maker, Operation) and not is_elementwise(maker):
+            if _is_computed_from(fusion, maker, read):
+                return False
     return True
+
+
+def _computed_at(fusion: Fusion, value: SSAValue) -> Sequence[SSAValue]:
+    """What a value is computed from inside its readers, each element from those at its place."""
+    maker = value.owner
+    if fusion.name(value) is None and isinstance(maker, Operation) and is_elementwise(maker):
+        return tuple(maker.operands)
+    return ()
 
 
 def _is_computed_from(fusion: Fusion, op: Operation, read: SSAValue) -> bool:
     """Whether an op reads a value by what is computed inside it."""
-    left = list(operands_of(op))
-    met: set[SSAValue] = set()
+
+    def inside(value: SSAValue) -> Sequence[SSAValue]:
+        maker = value.owner
+        if fusion.name(value) is None and isinstance(maker, Operation):
+            return operands_of(maker)
+        return ()
+
+    return any(fusion.name(value) is read for value in _reached(operands_of(op), inside))
+
+
+def _reached(
+    values: Sequence[SSAValue], sources: Callable[[SSAValue], Sequence[SSAValue]]
+) -> Iterator[SSAValue]:
+    """Values, and what they are made of as far as `sources` go, each once."""
+    left, met = list(values), set[SSAValue]()
     while left:
         value = left.pop()
-        if value in met:
-            continue
-        met.add(value)
-        name = fusion.name(value)
-        if name is read:
-            return True
-        if name is None and isinstance(value.owner, Operation):
-            left += operands_of(value.owner)
-    return False
+        if value not in met:
+            met.add(value)
+            yield value
+            left += sources(value)
