@@ -134,7 +134,7 @@ class Fusion:
     @cached_property
     def steps(self) -> list[Step]:
         """What runs together, in the order in which it runs once collectives are merged."""
-        return merged_steps(self.ops)
+        return merged_steps(self.ops, self.awaits)
 
     def writes(self, op: Operation) -> dict[SSAValue, float]:
         """The bytes that an op writes, each with a value that they lie as: its kept results, or
@@ -187,7 +187,8 @@ class Fusion:
     def awaits(self, op: Operation) -> tuple[Sequence[SSAValue], Sequence[SSAValue]]:
         """The kept values that must be there before an op runs, and the results of barriers that it
         reads: a barrier awaits all of its operands. What is computed inside others awaits nothing
-        itself."""
+        itself. They stand as XLA's fusions have them: what is computed inside gives way to what it
+        reads, behind the others, the last of it first (`InstructionFusion`)."""
         found = self._awaits.get(op)
         if found is None:
             found = self._awaits[op] = self._find_awaited(op)
@@ -216,7 +217,8 @@ class Fusion:
                 values[value] = None  # scalars that are broadcast are not read, but awaited
             elif isinstance(maker, Operation) and maker in self._own:
                 left += self._sources(value, maker)
-        return tuple(values), tuple(behind)
+        in_order = [value for value in found if value in values]
+        return tuple(dict.fromkeys([*in_order, *values])), tuple(behind)[::-1]
 
     def _found_reads(self, op: Operation) -> dict[SSAValue, float]:
         found = self._reads.get(op)
@@ -234,26 +236,40 @@ class Fusion:
         most: dict[SSAValue, float] = {}
         """The share of each value met that is needed; a value is met again where more of it is."""
         found: dict[SSAValue, float] = {}
-        while wanted:
-            value, share = wanted.pop()
-            if most.get(value, -1.0) >= share:
-                continue
-            most[value] = share
-            if type(value) is not OpResult or (maker := value.op) not in self._own:
+        inside: list[tuple[OpResult, float]] = []
+        later = [[each] for each in wanted[:0:-1]] if reads_from_memory(op) else []
+        wanted = wanted[:1] if later else wanted
+        while True:
+            for value, share in wanted:
+                if most.get(value, -1.0) >= share:
+                    continue
+                if type(value) is OpResult and value.op in self._own:
+                    is_made = is_splat(value.op) and not self._is_held(value, op, direct)
+                    if is_made or value not in self._kept:
+                        inside.append((value, share))
+                        continue
+                most[value] = share
                 found[value] = share * num_bytes(value.type)
+            if not inside:
+                if not later:
+                    break
+                wanted = later.pop()
                 continue
+            value, share = inside.pop()
+            maker = value.op
             if maker.name == BARRIER:
                 self._behind.add(op)
-            if is_splat(maker) and not self._is_held(value, op, direct):
+            if most.get(value, -1.0) >= share:
+                wanted = []
                 continue
-            if value in self._kept:
-                found[value] = share * num_bytes(value.type)
-            else:
-                operations = operations_of(maker, share)
-                if operations is not None:
-                    computed[value] = operations
-                for source in self._sources(value, maker):
-                    wanted.append((source, needed_of(share, value, maker, source)))
+            most[value] = share
+            operations = operations_of(maker, share)
+            if operations is not None:
+                computed[value] = operations
+            wanted = [
+                (source, needed_of(share, value, maker, source))
+                for source in self._sources(value, maker)
+            ]
         operations = operations_of(op)
         if operations is not None:
             value = op.operands[0] if op.name in COMPUTES_OPERANDS else op.results[0]

@@ -8,8 +8,8 @@ what the block returns. It runs where the last of them stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, groupby
 
 from xdsl.ir import Attribute, Operation, SSAValue
 
@@ -22,16 +22,17 @@ from autopar.passes.walk import post_order, read_by
 MESSAGE_BYTES = 30 * 2**20
 """The most bytes of all_reduces that XLA sends as one on GPUs (the default of its option
 `xla_gpu_all_reduce_combine_threshold_bytes`); on CPU it knows no limit."""
+Awaits = Callable[[Operation], tuple[Sequence[SSAValue], Sequence[SSAValue]]]
 Unit = list[Operation]
 """An op, or several collectives that are lowered as one."""
 Step = list[Unit]
 """What runs together: one unit, or several all_reduces."""
 
 
-def merged_steps(ops: Sequence[Operation]) -> list[Step]:
-    """The ops of a block in the order in which they run."""
+def merged_steps(ops: Sequence[Operation], awaits: Awaits) -> list[Step]:
+    """The ops of a block in the order in which they run; `awaits` as `Fusion.awaits`."""
     units = units_of(ops)
-    together = {id(unit): group for group in _all_reduces(units) for unit in group}
+    together = {id(unit): group for group in _all_reduces(units, awaits) for unit in group}
     if not together:
         return [[unit] for unit in units]
     order = _Order(together)
@@ -106,28 +107,30 @@ def _results(unit: Unit) -> list[SSAValue]:
     return [value for op in unit for value in op.results]
 
 
-def makers_of(units: Sequence[Unit]) -> list[list[int]]:
-    """Of each unit the numbers of those that make what it reads, in the order of its operands."""
+def makers_of(
+    units: Sequence[Unit], reads: Callable[[Operation], Iterable[SSAValue]] = read_by
+) -> list[list[int]]:
+    """Of each unit the numbers of those that make what it reads, in that order."""
     maker: dict[SSAValue, int] = {}
     for number, unit in enumerate(units):
         for op in unit:
             for value in op.results:
                 maker[value] = number
     return [
-        [maker[value] for op in unit for value in read_by(op) if value in maker] for unit in units
+        [maker[value] for op in unit for value in reads(op) if value in maker] for unit in units
     ]
 
 
-def _all_reduces(units: Sequence[Unit]) -> list[Step]:
+def _all_reduces(units: Sequence[Unit], awaits: Awaits) -> list[Step]:
     """all_reduces that become one, in program order.
 
-    They are met as XLA's passes go through units: each behind its operands, the first of these
-    first, from what the block returns (`HloComputation::MakeInstructionPostOrder`). So what only
-    the last result needs, as a loss, comes last.
+    They are met as XLA's passes go through what is computed together: each behind its operands, the
+    first of these first, from what the block returns (`HloComputation::MakeInstructionPostOrder`).
+    So what only the last result needs, as a loss, comes last.
     """
     if sum(type(unit[0]) is AllReduceOp for unit in units) < 2:
         return []
-    makers = makers_of(units)
+    makers = makers_of(units, lambda op: chain(*awaits(op)))
     needs = [0] * len(units)
     """The all_reduces that a unit needs, itself among them, as bits."""
     open_steps: dict[tuple[Attribute, ...], tuple[list[int], int]] = {}

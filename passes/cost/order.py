@@ -58,15 +58,15 @@ class RunOrder:
         self._ranks = self._find_ranks()
 
     def _add_needs(self, ops: Sequence[Operation]) -> None:
-        """What a step awaits, the first operand's first."""
+        """What a step awaits."""
         awaited: dict[SSAValue, None] = {}
         behind: dict[SSAValue, None] = {}
         for op in ops:
             values, barriers = self._fusion.awaits(op)
             if values:
-                awaited.update(dict.fromkeys(values[::-1]))
+                awaited.update(dict.fromkeys(values))
             if barriers:
-                behind.update(dict.fromkeys(barriers[::-1]))
+                behind.update(dict.fromkeys(barriers))
         made = self._made_by(awaited) if awaited else ()
         self._awaits.append(awaited)
         self._behind.append(behind)

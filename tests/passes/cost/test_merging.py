@@ -5,7 +5,7 @@ from __future__ import annotations
 from xdsl.dialects.func import FuncOp
 
 from autopar.lowering.parse import parse_module
-from autopar.passes.cost.merging import merged_steps
+from autopar.passes.cost.fusion import Fusion
 from autopar.passes.walk import ops_in
 
 TYPE = "tensor<4xf32>"
@@ -32,7 +32,7 @@ def order(*lines: str) -> list[str]:
     func = next(op for op in module.ops if isinstance(op, FuncOp))
     ops = list(ops_in(func.body.block))
     number_of = {op: str(number) for number, op in enumerate(ops[:-1])}
-    steps = merged_steps(ops)
+    steps = Fusion(func.body.block).steps
     assert steps[-1] == [[ops[-1]]]
     return ["+".join(number_of[op] for unit in step for op in unit) for step in steps[:-1]]
 
@@ -79,3 +79,31 @@ def test_groups_that_wait_for_each_other_still_run() -> None:
 def test_a_group_waits_for_another_that_one_of_its_members_needs() -> None:
     found = order("sum.y a", "sum.x 0", "sum.x a", "sum.y a", "add 1 2", "add 3 4")
     assert found == ["0+3", "1+2", "4", "5"]
+
+
+def test_scalars_that_are_broadcast_are_awaited_as_fusions_have_them() -> None:
+    """Of an update what stands deeper is met later: the sum that the last factor is of comes before
+    the one of the first, so that it joins the sums behind a gradient's."""
+    module = parse_module(f"""
+        shard.grid @g(shape = 2x4)
+        func.func @main(%a: {TYPE}) -> {TYPE} {{
+            %zero = stablehlo.constant dense<0.0> : tensor<f32>
+            %g = shard.all_reduce %a on @g grid_axes = [0] : {TYPE} -> {TYPE}
+            %norm = stablehlo.reduce(%a init: %zero) applies stablehlo.add across dimensions = [0]
+                : ({TYPE}, tensor<f32>) -> tensor<f32>
+            %first = shard.all_reduce %norm on @g grid_axes = [0] : tensor<f32> -> tensor<f32>
+            %own = stablehlo.reduce(%g init: %zero) applies stablehlo.add across dimensions = [0]
+                : ({TYPE}, tensor<f32>) -> tensor<f32>
+            %last = shard.all_reduce %own on @g grid_axes = [0] : tensor<f32> -> tensor<f32>
+            %0 = stablehlo.broadcast_in_dim %first, dims = [] : (tensor<f32>) -> {TYPE}
+            %1 = stablehlo.broadcast_in_dim %last, dims = [] : (tensor<f32>) -> {TYPE}
+            %2 = stablehlo.multiply %g, %0 : {TYPE}
+            %3 = stablehlo.divide %2, %1 : {TYPE}
+            %4 = stablehlo.subtract %a, %3 : {TYPE}
+            return %4 : {TYPE}
+        }}""")
+    func = next(op for op in module.ops if isinstance(op, FuncOp))
+    together = [step for step in Fusion(func.body.block).steps if len(step) > 1]
+    assert [[str(op.results[0].type) for unit in step for op in unit] for step in together] == [
+        ["tensor<f32>", "tensor<f32>"]
+    ]
