@@ -7,7 +7,7 @@ away, the others copy it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -33,6 +33,8 @@ from autopar.passes.collector import collector_off
 from autopar.passes.splice import insert_detached, move_body
 from autopar.passes.walk import inner_ops
 
+from .equal_ops import merge_equal_to
+
 
 @dataclass(frozen=True)
 class InlinePass(ModulePass):
@@ -40,7 +42,7 @@ class InlinePass(ModulePass):
 
     Needs: any module. Guarantees: calls are left only of functions that have no body, several
     blocks or recursion; private functions that nothing refers to are gone; every op keeps the
-    order and its location, with the call's in front.
+    order and its location, with the call's in front. Ops that come in are merged with equal ones.
     """
 
     name = "inline"
@@ -50,18 +52,21 @@ class InlinePass(ModulePass):
 
 
 def inline(module: ModuleOp) -> None:
-    """Inlines all calls in `module`."""
+    """Inlines all calls in `module`, and merges what comes in with equal ops."""
+    inlined: list[Operation] = []
     with collector_off():
-        _inline_module(module)
+        _inline_module(module, inlined)
+        merge_equal_to(op for op in inlined if op.get_toplevel_object() is module)
 
 
-def _inline_module(module: ModuleOp) -> None:
+def _inline_module(module: ModuleOp, inlined: list[Operation]) -> None:
+    """Inlines the calls; adds the ops that took their places."""
     functions: dict[str, FuncOp] = {}
     for op in module.body.block.ops:
         if isinstance(op, FuncOp):
             functions[op.sym_name.data] = op
         elif isinstance(op, ModuleOp):
-            _inline_module(op)
+            _inline_module(op, inlined)
     calls: dict[str, list[CallOp]] = {}
     others: set[str] = set()
     seen: dict[int, Attribute] = {}
@@ -89,7 +94,7 @@ def _inline_module(module: ModuleOp) -> None:
             if callee in functions and callee not in fixed:
                 function = functions[callee]
                 take = remaining[callee] == 0 and callee not in others and _is_private(function)
-                _inline_call(call, function, take)
+                inlined += _inline_call(call, function, take)
     _drop_unused(functions, others | fixed)
 
 
@@ -191,8 +196,9 @@ def _reachable(functions: dict[str, FuncOp], roots: list[str]) -> set[str]:
 # ---- One call ------------------------------------------------------------------------------------
 
 
-def _inline_call(call: CallOp, function: FuncOp, take: bool) -> None:
-    """Puts the body of `function` in the place of `call`; `take`: its ops, else copies of them."""
+def _inline_call(call: CallOp, function: FuncOp, take: bool) -> Sequence[Operation]:
+    """Puts the body of `function` in the place of `call`; `take`: its ops, else copies of them.
+    Gives these."""
     body = function.body.block
     locations = _Locations(call.location)
     arguments = [
@@ -202,7 +208,8 @@ def _inline_call(call: CallOp, function: FuncOp, take: bool) -> None:
         )
     ]
     if take:
-        for op in body.ops:
+        ops = [op for op in body.ops if not isinstance(op, ReturnOp)]
+        for op in ops:
             locations.nest(op)
         returned = move_body(body, arguments, call)
     else:
@@ -216,6 +223,7 @@ def _inline_call(call: CallOp, function: FuncOp, take: bool) -> None:
         result.replace_all_uses_with(_constrained(call, value, entry))
     call.detach()
     call.erase()
+    return ops
 
 
 def _entries(

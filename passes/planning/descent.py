@@ -32,7 +32,7 @@ Met = tuple[int, Choices]
 def at_once(road: Road, limit: int, met: list[Met]) -> Found | None:
     """Writes the cheapest plan whose footprint fits, if its program does, too."""
     choices = road.written(limit)
-    if _is_sure(choices, limit):
+    if _is_sure(road, choices, limit):
         return Found(road, choices)
     if choices.bytes > limit:
         return None  # not worth a trial
@@ -60,7 +60,7 @@ def descend(road: Road, limit: int, met: list[Met]) -> Found | None:
     dearest, bound = math.inf, 0
     for turn in range(1, _TRIALS + 2):
         choices = road.written(target)
-        if _is_sure(choices, limit):
+        if _is_sure(road, choices, limit):
             return Found(road, choices)
         if turn == 1:
             bound = choices.solution.lower_bound
@@ -87,9 +87,10 @@ def descend(road: Road, limit: int, met: list[Met]) -> Found | None:
     return None if rival is None else rival.written()
 
 
-def _is_sure(choices: Choices, limit: int) -> bool:
-    """Whether a plan need not be partitioned to see if it fits."""
-    return choices.bytes <= _SURE * limit - _JOINED
+def _is_sure(road: Road, choices: Choices, limit: int) -> bool:
+    """Whether a plan need not be partitioned to see if it fits. One that is held against rivals is
+    partitioned in any case."""
+    return not road.is_judged and choices.bytes <= _SURE * limit - _JOINED
 
 
 def _between(ends: tuple[int, int], seconds: float, found: Found, limit: int) -> Found:

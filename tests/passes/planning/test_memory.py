@@ -283,6 +283,16 @@ def test_more_memory_does_not_cost_time() -> None:
     assert seconds[1] < seconds[0]
 
 
+def test_what_does_not_fit_is_refused_however_little_its_footprint_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cheapest plan takes 13 MiB."""
+    peak = Footprint.peak
+    monkeypatch.setattr(Footprint, "peak", lambda self, choices: peak(self, choices) // 3)
+    with pytest.raises(DiagnosticError, match="no plan found fits into 12 MiB a device"):
+        make_plan(_wide_module(), make_context(), PRICES, SolveOptions(20), 12 * 2**20)
+
+
 def _decode(weights: Any, cache: Any, tokens: Any, now: Any) -> Any:
     """Attention of four heads a group to a cache that a token is written into."""
     query, *new, out = weights
