@@ -288,7 +288,7 @@ def test_what_does_not_fit_is_refused_however_little_its_footprint_says(
 ) -> None:
     """The cheapest plan takes 13 MiB."""
     peak = Footprint.peak
-    monkeypatch.setattr(Footprint, "peak", lambda self, choices: peak(self, choices) // 3)
+    monkeypatch.setattr(Footprint, "peak", lambda self, choices: peak(self, choices) // 10)
     with pytest.raises(DiagnosticError, match="no plan found fits into 12 MiB a device"):
         make_plan(_wide_module(), make_context(), PRICES, SolveOptions(20), 12 * 2**20)
 
