@@ -18,6 +18,7 @@ A partitioned program:
 Memory:
 - handover.py: results in the memory of arguments, and what is copied for them;
 - liveness.py: the most that is in use at once;
+- packing.py: the room that this takes;
 - order.py: the order in which a block runs;
 - schedule.py: what it reads, writes and copies, step by step;
 - early.py: what should run earlier, to free memory.

@@ -1,6 +1,6 @@
 """The most memory that a partitioned program has in use on one device.
 
-    arguments + results that no donated argument holds + the most temporaries at any time
+    arguments + results that no donated argument holds + the room that temporaries take
 
 as XLA counts it (arguments + outputs + temporaries - aliased). Temporaries are the kept values of
 `fusion.py`, from where they are computed to where they are read last, in the order of `order.py`,
@@ -34,6 +34,7 @@ from .fusion import Fusion
 from .handover import may_write_over
 from .op_kinds import BODIES, is_elementwise, updates_in_place
 from .order import RunOrder
+from .packing import Span, packed
 from .schedule import Buffer, Schedule
 
 
@@ -45,7 +46,7 @@ class Memory:
     results: int
     """Of results that no donated argument holds."""
     temporaries: int
-    """The most at any time."""
+    """As they are packed."""
 
     @property
     def peak(self) -> int:
@@ -193,12 +194,14 @@ def _carried(loop: Operation, result: SSAValue) -> list[SSAValue]:
 
 
 def _peak(timeline: Timeline) -> int:
-    """The most bytes in use at any time."""
+    """The bytes that all buffers take."""
     change = [0] * (timeline.end + 1)
+    spans: list[Span] = []
     for buffer in beside_arguments(timeline):
         change[buffer.first] += buffer.size
         change[buffer.last + 1] -= buffer.size
-    return max(accumulate(change))
+        spans.append(Span(buffer.size, buffer.first, buffer.last))
+    return packed(spans, max(accumulate(change)))
 
 
 def beside_arguments(timeline: Timeline) -> Iterator[Buffer]:

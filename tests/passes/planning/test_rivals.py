@@ -244,7 +244,7 @@ def test_what_propagation_copies_is_no_new_choice(zero: Literal[0, 3]) -> None:
 def test_a_plan_that_needs_less_memory_is_a_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read often, as these logits, costs less where it is split more than the search
     finds."""
-    modules = [_contrastive(_diagonal, 4096, 1024, 512) for _ in range(2)]
+    modules = [_contrastive(_diagonal, 4096, 512, 256) for _ in range(2)]
     leaner = make_plan(modules[0], make_context(), PRICES, SolveOptions(10))
     monkeypatch.setattr(Search, "leaner", lambda *_: iter(()))
     other = make_plan(modules[1], make_context(), PRICES, SolveOptions(10))
