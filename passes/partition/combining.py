@@ -179,11 +179,7 @@ def _raise_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
         if maker in collectives or not chain:
             continue
         for view in chain:  # the last one first: each in front of those that read it
-            view.detach()
-            if isinstance(maker, Operation) and maker.parent is block:
-                block.insert_op_after(view, maker)
-            else:
-                _insert_first(block, view)
+            _move_behind(block, view, maker)
         for constant in (made for view in chain for made in _constants(view, block)):
             constant.detach()
             _insert_first(block, constant)
@@ -234,17 +230,31 @@ def _constants(op: Operation, block: Block) -> Iterator[Operation]:
 
 
 def _raise_chains(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
-    """Moves collectives that others take from up to where their operands are made.
+    """Moves collectives that others take from, be it in another form, up to where their operands
+    are made, and these forms behind them.
 
-    Where a gradient is scattered over one axis and reduced over another in front of its use, the
-    window of the second collective would open only there, behind the first use of the next one.
+    Where a gradient is scattered over one axis and reduced over another in front of its use, or a
+    bias gathered over one, reshaped and gathered over the other, the window of the second
+    collective would open only there, behind the first use of the next one.
     """
     small = dict(ops)
-    for op in [op for op in small if _has_user(op, small)]:
-        maker = operands_of(op)[0].owner
-        if isinstance(maker, Operation) and maker.parent is block:
-            op.detach()
-            block.insert_op_after(op, maker)
+    sources = {op: _chain(operands_of(op)[0], block, _viewed) for op in small}
+    feeders = {maker for _, maker in sources.values()}.intersection(small)
+    for op, (chain, maker) in sources.items():
+        if maker in feeders:
+            for view in chain:
+                _move_behind(block, view, maker)
+        if op in feeders:
+            _move_behind(block, op, chain[0] if chain else maker)
+
+
+def _move_behind(block: Block, op: Operation, maker: Operation | Block) -> None:
+    """Behind what makes its operand; to the front where that is no op of the block."""
+    op.detach()
+    if isinstance(maker, Operation) and maker.parent is block:
+        block.insert_op_after(op, maker)
+    else:
+        _insert_first(block, op)
 
 
 def _sink_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
@@ -254,8 +264,9 @@ def _sink_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
     at once.
     """
     at, order = _positions(block)
+    small = dict(ops)
     moves: list[tuple[list[Operation], Operation]] = []
-    for op, _ in ops:
+    for op in small:
         value: SSAValue = op.results[0]
         chain: list[Operation] = []
         while value.has_one_use() and (user := _only_user(value)).name in VIEWS:
@@ -264,7 +275,7 @@ def _sink_views(block: Block, ops: Sequence[tuple[Operation, int]]) -> None:
             chain.append(user)
             value = user.results[0]
         first = _first_user(value, block, order)
-        if chain and first < len(at):
+        if chain and first < len(at) and at[first] not in small:  # which is to move up
             moves.append((chain, at[first]))
     for chain, target in moves:
         for op in chain:

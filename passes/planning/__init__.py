@@ -46,7 +46,7 @@ The search:
 - search.py: the cheapest choices within a limit;
 - problems.py: problems of the solver;
 - repeats.py: parts that repeat, decided once;
-- coarse.py: plans on coarser grids, to begin with.
+- coarse.py: plans on coarser grids: to begin with, and within limits.
 
 Rivals:
 - rivals.py: plans that the search is held against;

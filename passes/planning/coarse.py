@@ -1,8 +1,10 @@
-"""Plans on coarser grids, from which the search on a grid of many axes begins.
+"""Plans on coarser grids, from which the search on a grid of many axes begins, and which may be
+cheaper than those found on the grid where messages count.
 
 A grid of 2x2x2 is also one of 2x4, of 4x2 and of 8: where axes next to each other split all
 dimensions together, they are one axis. Such plans are among those of the grid, and with so much
-fewer choices that they are found at once, mostly the cheapest of them.
+fewer choices that they are found at once, mostly the cheapest of them. Their collectives are of few
+kinds, so that more of them are made one, as the search takes them to be.
 """
 
 from __future__ import annotations
@@ -13,8 +15,6 @@ from itertools import chain, combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.passes.partition.specs import AxisTable
-
 from .places import searched_axes
 from .plan_graph import Node, PlanGraph
 
@@ -22,16 +22,17 @@ Kept = NDArray[np.bool_]
 """(choices,) of a node: whether it may choose so."""
 
 
-def coarse_choices(graph: PlanGraph) -> list[list[Kept]]:
-    """For each coarser grid, of each node the choices that it has, none where it has none."""
-    return [[_kept(node, groups) for node in graph.nodes] for groups in _coarser(graph.table)]
+def coarse_choices(graph: PlanGraph, fewest: int = 3) -> list[list[Kept]]:
+    """For each coarser grid, of each node the choices that it has, none where it has none; no
+    coarser grids where there are fewer axes than `fewest`."""
+    axes = searched_axes(graph.table)
+    if len(axes) < fewest:
+        return []
+    return [[_kept(node, groups) for node in graph.nodes] for groups in _coarser(axes)]
 
 
-def _coarser(table: AxisTable) -> Iterator[list[tuple[int, ...]]]:
-    """The axes that are one axis of a coarser grid; grids of less than three axes have none."""
-    axes = searched_axes(table)
-    if len(axes) < 3:
-        return
+def _coarser(axes: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """The axes that are one axis of a coarser grid."""
     for count in range(len(axes) - 1):
         for cuts in combinations(range(1, len(axes)), count):
             bounds = pairwise((0, *cuts, len(axes)))

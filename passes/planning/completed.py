@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .rearranged import arranged, completed_layout
-from .rivals import hybrids_of, methods_of, propagated_rival, rivals_of
+from .rivals import hybrids_of, methods_of, propagated_rivals, rivals_of
 from .road import Road
 from .search import Choices, Search
 
@@ -23,8 +23,9 @@ def completed_rivals(road: Road, search: Search, *, many: bool) -> Iterator[tupl
         yield road.completed(bound, search), False
     for method in methods_of(graph, many=many):
         with road.clock("search", "propagating a method"):
-            bound = propagated_rival(graph, road.before, method)
-        yield road.completed(bound, search), True
+            bounds = propagated_rivals(graph, road.before, method)
+        for bound in bounds:
+            yield road.completed(bound, search), True
     for bound in hybrids_of(graph) if many else ():
         hybrid = road.completed(bound, search)
         yield hybrid, False

@@ -22,8 +22,6 @@ from .reshard_prices import Meets
 from .road import Found, Road
 from .search import Choices, Search
 
-_FEW_MESSAGES = 100
-"""A step that takes no longer than so many messages of no bytes is short."""
 _FAR_SURE = math.inf, 16.0
 """As `FAR`, of methods as propagation completes them, where messages make much of a step."""
 _WORTH = 0.3
@@ -38,7 +36,7 @@ def best_of_rivals(found: Found, limit: int | None) -> Found:
         return found
     best = found.partitioned()
     tried = [found.choices.of_node]
-    many = road.is_tiny or (road.is_small and _is_short(found))
+    many = road.is_tiny or (road.is_small and road.is_short(found.choices))
     within = limit if best.is_off else None
     for rival, is_sure in _rivals(found, within, many=many):
         far = (_FAR_SURE if is_sure and (many or road.has_loops) else FAR)[not road.is_tiny]
@@ -154,11 +152,3 @@ def _where_collectives_meet(road: Road, meets: Meets) -> Search:
         road.before.restore()
         graph = road.search.graph.where_collectives_meet(meets)
         return road.search if graph is road.search.graph else Search(graph, road.options)
-
-
-def _is_short(found: Found) -> bool:
-    """Whether messages make much of a step, whatever their bytes."""
-    table = found.road.search.graph.table
-    axes = table.axes(range(len(table.sizes)))
-    message = found.road.prices.collective_seconds("all_reduce", 0.0, axes)
-    return found.choices.solution.cost * UNIT_S < _FEW_MESSAGES * message

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autopar.dialects.diagnostics import DiagnosticError
+from autopar.passes.solver.problem import FORBIDDEN
 
+from .coarse import coarse_choices
 from .descent import COSTLY, STEP, Met, at_once, descend
 from .refusals import too_large
 from .road import Found, Road
@@ -29,6 +31,8 @@ _RIGHT = 0.97
 """the share of a footprint from which it is taken to be right,"""
 _RAISES = 3
 """and how many plans are sought above the limit for that, in small programs."""
+_LOWERED = 3
+"""Plans on a coarser grid that are tried, each sought within less."""
 
 
 def fitting(road: Road, limit: int) -> Found:
@@ -45,6 +49,8 @@ def fitting(road: Road, limit: int) -> Found:
     found = _fitting_below(road, limit, met)
     if road.is_small and road.may_rival and _is_costly(road, found):
         found = _fitting_above(road, limit, met, found)
+        if road.is_short(road.searched(sys.maxsize) if found is None else found.choices):
+            found = _fitting_coarser(road, limit, met, found)
     if found is None:
         raise _too_large(road.early, limit, met)
     return found.written()
@@ -139,6 +145,35 @@ def _fitting_above(road: Road, limit: int, met: list[Met], found: Found | None) 
         if found is None or fit.seconds < found.seconds:
             found = fit
     return found
+
+
+def _fitting_coarser(road: Road, limit: int, met: list[Met], found: Found | None) -> Found | None:
+    """What was found, or what fits on a coarser grid, if that takes less time: collectives are of
+    fewer kinds there, so that more of them are made one, as the search takes them to be. What does
+    not fit is added to `met`."""
+    early = road.early
+    for kept in coarse_choices(road.search.graph, fewest=2):
+        coarser = early.search.on_coarser_grid(kept)
+        target = limit
+        for _ in range(_LOWERED):
+            with road.clock("search", "searching on a coarser grid"):
+                choices = replace(coarser.run(target), limit=target)
+            if choices.bytes > target or choices.solution.cost >= FORBIDDEN:
+                break
+            fit = _fit_of(road, choices, limit, met)
+            if fit is not None:
+                found = _shorter(found, _of_all(fit, found))
+                break
+            target = math.floor((1 - STEP) * min(target, choices.bytes) * limit / met[-1][0])
+    return found
+
+
+def _of_all(fit: Found, found: Found | None) -> Found:
+    """What fits, with the bound on all plans rather than on those of its kind."""
+    solution = fit.choices.solution
+    known = 0 if found is None else found.choices.solution.lower_bound
+    solution = replace(solution, lower_bound=min(solution.lower_bound, known))
+    return replace(fit, choices=replace(fit.choices, solution=solution))
 
 
 def _fit_of(road: Road, choices: Choices, limit: int, met: list[Met]) -> Found | None:

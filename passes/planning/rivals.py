@@ -10,7 +10,7 @@ search prices wrongly it also completes wrongly; propagation asks for no prices.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from autopar.dialects.autopar import (
 from autopar.dialects.sharding import Sharding
 from autopar.dialects.tensors import num_bytes, shape_of
 from autopar.passes.importing.arguments import STATE_KINDS, argument_kinds
+from autopar.passes.partition.combining import VIEWS
 from autopar.passes.partition.specs import Spec
 from autopar.passes.partition.strategy import Strategy
 from autopar.passes.sharding.propagation import propagate_shardings
@@ -93,7 +94,7 @@ def hybrids_of(graph: PlanGraph) -> Iterator[dict[int, Kept]]:
 
 
 def methods_of(graph: PlanGraph, *, many: bool = False) -> list[Method]:
-    """The methods that `propagated_rival` completes: the program's own words, where it says
+    """The methods that `propagated_rivals` completes: the program's own words, where it says
     anything; data parallelism; with `many` ZeRO as well, over all axes and over one of several."""
     found: list[Method] = [None] if any(graph.stated.arguments) else []
     if is_trained(graph):
@@ -114,12 +115,14 @@ def is_trained(graph: PlanGraph) -> bool:
     return {"batch", "parameter"} <= set(argument_kinds(graph.func))
 
 
-def propagated_rival(graph: PlanGraph, before: Unplanned, method: Method) -> dict[int, Kept]:
+def propagated_rivals(graph: PlanGraph, before: Unplanned, method: Method) -> list[dict[int, Kept]]:
     """As those of `rivals_of`: a method with every place as propagation puts it, which does not
-    hang on prices; under ZeRO what data parallelism splits stays so, as one has to tell XLA. The
+    hang on prices; under ZeRO what data parallelism splits stays so, as one has to tell XLA. Under
+    ZeRO-3 parameters may be read whole, and what is a transposed one is whole; where scatters, the
+    gradients of lookups, are left to the search, a second one has them as their results lie. The
     module stands without a plan before and behind."""
     if method is None:
-        return _bound_as(graph, _propagated(graph, before, [None] * len(graph.stated.arguments)))
+        return [_bound_as(graph, _propagated(graph, before, [None] * len(graph.stated.arguments)))]
     wanted, held = _laid_out(graph, *method), {}
     if method[0]:
         held = {
@@ -127,13 +130,37 @@ def propagated_rival(graph: PlanGraph, before: Unplanned, method: Method) -> dic
             for value, sharding in _propagated(graph, before, _laid_out(graph, 0)).items()
             if isinstance(value.owner, Operation) and any(graph.table.spec(sharding).dims)
         }
-    return _bound_as(graph, _propagated(graph, before, wanted, held))
+    forms = _forms_of_parameters(graph) if method[0] == 3 else set[SSAValue]()
+    for value in forms:
+        if isinstance(value.owner, Operation) and value.owner.name == "stablehlo.transpose":
+            whole = graph.table.replicated(len(shape_of(value.type)))
+            held[value] = graph.table.sharding(whole).closed()
+    lies_as = _propagated(graph, before, wanted, held)
+    bound = _bound_as(graph, lies_as, forms)
+    scatters = _scatters(graph, lies_as, bound) if method[0] == 3 else {}
+    return [bound, {**bound, **scatters}] if scatters else [bound]
+
+
+def _scatters(
+    graph: PlanGraph, lies_as: Mapping[SSAValue, Sharding], bound: Mapping[int, Kept]
+) -> dict[int, Kept]:
+    """Scatters that are not bound, as their results lie, if those are split."""
+    found: dict[int, Kept] = {}
+    for op, node in graph.op_nodes:
+        sharding = lies_as.get(op.results[0])
+        if op.name != "stablehlo.scatter" or node in bound or sharding is None:
+            continue
+        dims = graph.table.spec(sharding).dims
+        may = np.array([one.results[0].dims == dims for one in graph.nodes[node].strategies])
+        if any(dims) and may.any():
+            found[node] = may
+    return found
 
 
 def propagated_arguments(
     graph: PlanGraph, before: Unplanned, layout: Mapping[SSAValue, Spec]
 ) -> dict[int, Kept]:
-    """As `propagated_rival`, with arguments where they are put."""
+    """As `propagated_rivals`, with arguments where they are put."""
     wanted = [
         None if (spec := layout.get(argument)) is None else graph.table.sharding(spec)
         for argument in graph.func.body.block.args
@@ -194,7 +221,26 @@ def _kept(graph: PlanGraph, node: int, sharding: Sharding) -> Kept:
     return np.array([spec in kept for spec in specs])
 
 
-def _bound_as(graph: PlanGraph, lies_as: Mapping[SSAValue, Sharding]) -> dict[int, Kept]:
+def _forms_of_parameters(graph: PlanGraph) -> set[SSAValue]:
+    """The parameters that have a place, and what only converts, reshapes or transposes them."""
+    func = graph.func
+    kinds = argument_kinds(func)
+    found: set[SSAValue] = {
+        arg
+        for arg, kind in zip(func.body.block.args, kinds, strict=True)
+        if kind == "parameter" and graph.node_of(arg) is not None
+    }
+    for op in graph.places.ops:
+        if op.name in VIEWS and op.operands[0] in found:
+            found.update(op.results)
+    return found
+
+
+def _bound_as(
+    graph: PlanGraph,
+    lies_as: Mapping[SSAValue, Sharding],
+    gathered: Container[SSAValue] = (),
+) -> dict[int, Kept]:
     """Places where their values were found to be; what several ops read is read there, and ops
     compute as their operands and results lie, where they can."""
     found: dict[int, set[Spec]] = defaultdict(set)
@@ -207,15 +253,22 @@ def _bound_as(graph: PlanGraph, lies_as: Mapping[SSAValue, Sharding]) -> dict[in
         place = graph.node_of(value)
         return place is None or place not in found or spec.with_partial(()) in found[place]
 
+    def gathers(value: SSAValue, spec: Spec) -> bool:
+        return value in gathered and not spec.dim_axes
+
     def computes(op: Operation, strategy: Strategy) -> bool:
-        ends = (graph.places.inputs(op), strategy.operands), (op.results, strategy.results)
-        return all(lies(*end) for values, specs in ends for end in zip(values, specs, strict=True))
+        reads = zip(graph.places.inputs(op), strategy.operands, strict=True)
+        gives = zip(op.results, strategy.results, strict=True)
+        return all(lies(*end) for end in gives) and all(
+            lies(*end) or gathers(*end) for end in reads
+        )
 
     kept = {
         node: [spec in specs for spec in graph.nodes[node].specs] for node, specs in found.items()
     }
     for (value, _), node in graph.readers.items():
-        kept.setdefault(node, [lies(value, spec) for spec in graph.nodes[node].specs])
+        specs = graph.nodes[node].specs
+        kept.setdefault(node, [lies(value, spec) or gathers(value, spec) for spec in specs])
     for op, node in graph.op_nodes:
         kept[node] = [computes(op, strategy) for strategy in graph.nodes[node].strategies]
     return {node: np.array(may) for node, may in kept.items() if any(may)}

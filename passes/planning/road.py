@@ -32,6 +32,8 @@ _LOOPED = 16000
 """As `_SMALL`, of a plan and its rivals where there are loops: they are fewer, then."""
 _TINY = 1000
 """Ops up to which the search is run twice for rivals, and these are more, as for short steps."""
+_FEW_MESSAGES = 100
+"""A step that takes no longer than so many messages of no bytes is short."""
 _OFF = 1.1
 """Where the partitioned program takes that much longer than the search found, the search is off."""
 
@@ -90,6 +92,13 @@ class Road:
     @property
     def is_tiny(self) -> bool:
         return len(self.search.graph.places.ops) <= _TINY
+
+    def is_short(self, choices: Choices) -> bool:
+        """Whether messages make much of a step, whatever their bytes."""
+        table = self.search.graph.table
+        axes = table.axes(range(len(table.sizes)))
+        message = self.prices.collective_seconds("all_reduce", 0.0, axes)
+        return choices.solution.cost * UNIT_S < _FEW_MESSAGES * message
 
     def cheapest(self) -> Found:
         """Writes the cheapest plan of all."""

@@ -146,6 +146,15 @@ class Search:
             }
         return found
 
+    def on_coarser_grid(self, kept: Sequence[Kept]) -> Search:
+        """The same, where nodes have but these choices, if they have one of them (`coarse`)."""
+        found = copy(self)
+        found._costs = [_of_kept(*own) for own in zip(self._costs, kept, strict=True)]
+        found._kinds = [own.tobytes() for own in found._costs]
+        found._coarse, found._known = [], []
+        found._found, found._solved_prices = {}, {}
+        return found
+
     def held_by_cheapest(self) -> int:
         """The bytes of the arguments in the cheapest choices of all: these need no less memory,
         whenever anything runs."""
@@ -288,8 +297,7 @@ class Search:
         for coarse in self._coarse:
             own = list(costs)
             for node in repeats.kept:
-                if (costs[node][coarse[node]] < FORBIDDEN).any():
-                    own[node] = np.where(coarse[node], costs[node], FORBIDDEN)
+                own[node] = _of_kept(costs[node], coarse[node])
             found.append(self._solve(self._builder(repeats, own, dearer=dearer), repeats)[1])
         return found
 
@@ -404,6 +412,12 @@ class Search:
 
 def _tell_solving(text: str) -> None:
     tell(f"auto-shard: {text}")
+
+
+def _of_kept(costs: Ints, kept: Kept) -> Ints:
+    """The costs of a node where it has but these choices, if it has one of them."""
+    own = np.where(kept, costs, FORBIDDEN)
+    return own if (own < FORBIDDEN).any() else costs
 
 
 def _whole(costs: Bytes) -> Ints:

@@ -89,6 +89,37 @@ func.func @main(%a: tensor<8xf32>, %b: tensor<8xf32>, %u: tensor<16xf32>, %v: te
 """
 
 
+RESHAPED = """
+shard.grid @g(shape = 2x4)
+func.func @main(%a: tensor<8xf32>, %b: tensor<8xf32>, %u: tensor<1x64xf32>)
+    -> tensor<1x64xf32> {
+  %0 = shard.all_gather %a on @g grid_axes = [1] gather_axis = 0 : tensor<8xf32> -> tensor<32xf32>
+  %1 = stablehlo.reshape %0 : (tensor<32xf32>) -> tensor<1x32xf32>
+  %2 = shard.all_gather %1 on @g grid_axes = [0] gather_axis = 1
+      : tensor<1x32xf32> -> tensor<1x64xf32>
+  %3 = stablehlo.add %2, %u : tensor<1x64xf32>
+  %4 = shard.all_gather %b on @g grid_axes = [1] gather_axis = 0 : tensor<8xf32> -> tensor<32xf32>
+  %5 = stablehlo.reshape %4 : (tensor<32xf32>) -> tensor<1x32xf32>
+  %6 = shard.all_gather %5 on @g grid_axes = [0] gather_axis = 1
+      : tensor<1x32xf32> -> tensor<1x64xf32>
+  %7 = stablehlo.add %6, %3 : tensor<1x64xf32>
+  func.return %7 : tensor<1x64xf32>
+}
+"""
+"""Two biases, each gathered over one axis, reshaped and gathered over the other where it is
+added."""
+
+
+def test_what_is_reshaped_between_two_gathers_keeps_neither_from_others() -> None:
+    module = parse_module(RESHAPED)
+    OptimizeCollectivesPass().apply(make_context(), module)
+    module.verify()
+    marks = [
+        op.attributes.get("autopar.combine") for op in module.walk() if isinstance(op, AllGatherOp)
+    ]
+    assert None not in marks and len(marks) == 4 and len(set(marks)) == 2
+
+
 def test_chains_of_collectives_are_combined_in_front_of_the_first_use() -> None:
     module = parse_module(CHAINS)
     OptimizeCollectivesPass().apply(make_context(), module)

@@ -1,4 +1,4 @@
-"""Plans on coarser grids, which begin the search on grids of three axes."""
+"""Plans on coarser grids: they begin the search on grids of three axes, and may fit into limits."""
 
 from __future__ import annotations
 
@@ -7,38 +7,47 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from xdsl.dialects.builtin import ModuleOp
 
 from autopar.dialects import make_context
 from autopar.dialects.sharding import Grid
 from autopar.lowering.importer import import_module
 from autopar.passes.cost.cluster import read_cluster
+from autopar.passes.cost.liveness import memory_of
 from autopar.passes.cost.prices import CostModel
 from autopar.passes.entry import main_function
 from autopar.passes.manager import run_passes
 from autopar.passes.partition.specs import AxisTable
 from autopar.passes.pipelines import IMPORT
+from autopar.passes.planning import fitting, planner
 from autopar.passes.planning.coarse import coarse_choices
 from autopar.passes.planning.places import searched_axes
 from autopar.passes.planning.plan_graph import PlanGraph
+from autopar.passes.planning.planner import Planned, make_plan
 from autopar.passes.planning.problems import whole_costs
 from autopar.passes.planning.repeats import Repeats
+from autopar.passes.planning.road import Found
 from autopar.passes.planning.search import Search
 from autopar.passes.solver.evaluate import evaluate
 from autopar.passes.solver.solve import SolveOptions
 from autopar.road import declare_mesh
 
 
-def _graph(sizes: tuple[int, ...]) -> PlanGraph:
+def _module(grid: Grid) -> ModuleOp:
     def step(w: Any, x: Any) -> Any:
         return w - jax.grad(lambda w: (jax.nn.relu(x @ w) ** 2).sum())(w)
 
     shapes = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((64, 32), (16, 64)))
     module = import_module(jax.jit(step).lower(*shapes).compiler_ir("stablehlo"))
-    grid = Grid("mesh", tuple(zip("abcd", sizes, strict=False)))
     declare_mesh(module, grid)
     run_passes(module, IMPORT, make_context())
+    return module
+
+
+def _graph(sizes: tuple[int, ...]) -> PlanGraph:
+    grid = Grid("mesh", tuple(zip("abcd", sizes, strict=False)))
     prices = CostModel.of(read_cluster("8xv100"), grid)
-    return PlanGraph(main_function(module), AxisTable(grid, ()), prices)
+    return PlanGraph(main_function(_module(grid)), AxisTable(grid, ()), prices)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +111,29 @@ def test_the_plan_is_no_dearer_than_any_coarser_one() -> None:
     assert len(starts) == 3
     for start in starts:
         assert evaluate(problem, start).cost >= found.solution.cost
+
+
+def test_within_a_limit_the_whole_grid_is_tried_as_one_axis(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = Grid("mesh", (("a", 2), ("b", 4)))
+    prices = CostModel.of(read_cluster("8xv100"), grid)
+
+    def plan(limit: int | None) -> Planned:
+        return make_plan(_module(grid), make_context(), prices, SolveOptions(5), limit)
+
+    def nothing(*_: Any) -> None:
+        return None
+
+    def no_rivals(found: Found, _limit: int | None) -> Found:
+        return found
+
+    monkeypatch.setattr(planner, "best_of_rivals", no_rivals)
+    monkeypatch.setattr(fitting, "_fitting_below", nothing)
+    monkeypatch.setattr(fitting, "_fitting_above", nothing)
+    whole = memory_of(_module(grid)).peak
+    planned = plan(whole // 3)
+    assert planned.tried is not None and planned.tried.memory.peak <= whole // 3
+    (kept,) = coarse_choices(planned.graph, fewest=2)
+    for choice, may in zip(planned.choices.of_node, kept, strict=True):
+        assert may[choice] or not may.any()

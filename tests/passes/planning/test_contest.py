@@ -30,7 +30,7 @@ from autopar.passes.pipelines import IMPORT
 from autopar.passes.planning import road
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import make_plan
-from autopar.passes.planning.rivals import propagated_rival
+from autopar.passes.planning.rivals import propagated_rivals
 from autopar.passes.planning.search import Search
 from autopar.passes.planning.trial import Trial
 from autopar.passes.planning.writing import Unplanned, write_choices
@@ -140,15 +140,15 @@ def test_zero_leaves_activations_where_the_batch_is(zero: Literal[2, 3]) -> None
     """From state that is split alone, propagation would split layers as well."""
 
     def module() -> ModuleOp:
-        step = step_of("gpt-mini", 1, 16)
+        step = step_of("gpt-mini", 1, 256)  # so many examples that messages count little
         return _imported(step.function, *step.args)
 
     planned, made = module(), module()
     run_passes(made, [AnnotateMethodPass("dp")], make_context())
     graph = PlanGraph(main_function(planned), AxisTable(GRID, ()), PRICES)
-    bound = propagated_rival(graph, Unplanned(planned), (zero, None))
+    bound = propagated_rivals(graph, Unplanned(planned), (zero, None))[0]
     write_choices(graph, Search(graph, SolveOptions(5)).within(bound).of_node)
-    assert _price(planned) < 3 * _price(made)
+    assert _price(planned) < 2 * _price(made)
 
 
 @pytest.mark.parametrize("size", [(12, 512, 16, 128), (24, 1024, 8, 256)])

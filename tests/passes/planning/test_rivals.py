@@ -18,6 +18,7 @@ from autopar.dialects.autopar import set_arg_shardings
 from autopar.dialects.diagnostics import DiagnosticError
 from autopar.dialects.shard import grid_of
 from autopar.dialects.sharding import Grid, Sharding
+from autopar.dialects.tensors import shape_of
 from autopar.lowering.importer import import_module
 from autopar.lowering.mlir_context import merge_equal_ops
 from autopar.passes.cost.cluster import read_cluster
@@ -35,7 +36,7 @@ from autopar.passes.planning.demands import Demands
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import make_plan
 from autopar.passes.planning.reshard_prices import Meets
-from autopar.passes.planning.rivals import Method, methods_of, propagated_rival, rivals_of
+from autopar.passes.planning.rivals import Method, methods_of, propagated_rivals, rivals_of
 from autopar.passes.planning.search import Choices, Search
 from autopar.passes.planning.trial import Trial
 from autopar.passes.planning.words import proof_text
@@ -63,8 +64,28 @@ def _module() -> ModuleOp:
 
     shapes = {"up": (64, 256), "down": (256, 64)}
     params = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
-    batch = jax.ShapeDtypeStruct((4096, 64), np.float32)
-    lowered = jax.jit(step, donate_argnums=0).lower((params, params), batch)
+    return _imported(step, (params, params), jax.ShapeDtypeStruct((4096, 64), np.float32))
+
+
+def _tied() -> ModuleOp:
+    """A step of a language model whose embedding is its head."""
+
+    def step(params: Any, batch: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            table = params["table"].astype(jnp.bfloat16)
+            hidden = jnp.tanh(table[batch] @ params["layer"].astype(jnp.bfloat16))
+            logits = (hidden @ table.T).astype(jnp.float32)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, batch).mean()
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    shapes = {"table": (4096, 512), "layer": (512, 512)}
+    params = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
+    return _imported(step, params, jax.ShapeDtypeStruct((64, 16), np.int32))
+
+
+def _imported(step: Callable[[Any, Any], Any], state: Any, batch: Any) -> ModuleOp:
+    lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
     module = import_module(lowered.compiler_ir("stablehlo"))
     declare_mesh(module, GRID)
     run_passes(module, IMPORT, make_context())
@@ -79,19 +100,47 @@ def _graph(module: ModuleOp) -> PlanGraph:
     return PlanGraph(main_function(module), AxisTable(grid_of(module), ()), PRICES)
 
 
+@pytest.mark.parametrize("program", [_module, _tied])
 @pytest.mark.parametrize("zero", [0, 2, 3])
-def test_what_propagation_makes_is_a_plan(zero: Literal[0, 2, 3]) -> None:
-    module, made = _module(), _module()
+def test_what_propagation_makes_is_a_plan(
+    zero: Literal[0, 2, 3], program: Callable[[], ModuleOp]
+) -> None:
+    module, made = program(), program()
     run_passes(made, [AnnotateMethodPass("dp" if zero == 0 else f"zero{zero}")], make_context())
     propagate_shardings(made)
     graph = _graph(module)
-    bound = propagated_rival(graph, Unplanned(module), (zero, None))
+    bound = propagated_rivals(graph, Unplanned(module), (zero, None))[0]
     choices = Search(graph, SolveOptions(5)).within(bound)
     write_choices(graph, choices.of_node)
     propagate_shardings(module)
     planned, least = _price(module), _price(made)
     assert planned <= 1.02 * least  # ZeRO-3's phases are none of a plan's
     assert zero or planned >= 0.98 * least
+
+
+def test_a_second_rival_scatters_to_where_the_gradient_lies() -> None:
+    """Of the rows of an embedding, to the part that a device holds."""
+    module = _tied()
+    graph = _graph(module)
+    first, second = propagated_rivals(graph, Unplanned(module), (3, "y"))
+    (scatter,) = second.keys() - first.keys()
+    strategies = graph.nodes[scatter].strategies
+    split = [strategy.results[0].dims for strategy in strategies]
+    assert {dims for dims, may in zip(split, second[scatter], strict=True) if may} == {((1,), ())}
+
+
+def test_a_transposed_parameter_is_whole_under_zero_3() -> None:
+    """So that a head reads the table that a lookup has gathered."""
+    module = _tied()
+    graph = _graph(module)
+    bound, _ = propagated_rivals(graph, Unplanned(module), (3, None))
+    turned = (op for op in graph.places.ops if shape_of(op.results[0].type) == (512, 4096))
+    transpose = next(turned)
+    assert transpose.name == "stablehlo.transpose"
+    node = graph.node_of(transpose.results[0])
+    assert node is not None
+    specs = graph.nodes[node].specs
+    assert [spec.dim_axes for spec, may in zip(specs, bound[node], strict=True) if may] == [set()]
 
 
 def _mislead(
@@ -181,7 +230,7 @@ def test_methods_leave_to_options_what_these_say() -> None:
     graph = PlanGraph(func, AxisTable(grid_of(module), ()), PRICES, demands)
     kinds = argument_kinds(func)
     for method in methods_of(graph, many=True):
-        bound = propagated_rival(graph, Unplanned(module), method)
+        bound = propagated_rivals(graph, Unplanned(module), method)[0]
         for argument, kind in zip(func.body.block.args, kinds, strict=True):
             node = graph.node_of(argument)
             assert node is not None
@@ -237,7 +286,7 @@ def test_what_propagation_copies_is_no_new_choice(zero: Literal[0, 3]) -> None:
     module = _contrastive(_labelled, 128, 64, 64)
     graph = _graph(module)
     count = len(graph.nodes)
-    bound = propagated_rival(graph, Unplanned(module), (zero, None))
+    bound = propagated_rivals(graph, Unplanned(module), (zero, None))[0]
     assert max(bound) < count == len(graph.nodes)
 
 
@@ -260,7 +309,7 @@ def test_what_a_program_says_is_completed_by_propagation() -> None:
     set_arg_shardings(main_function(module), shardings)
     graph = _graph(module)
     assert methods_of(graph) == [None, (0, None)]
-    bound = propagated_rival(graph, Unplanned(module), None)
+    bound = propagated_rivals(graph, Unplanned(module), None)[0]
     node = graph.node_of(argument)
     assert node is not None
     kept = [

@@ -34,7 +34,7 @@ from autopar.passes.planning.demands import Demands
 from autopar.passes.planning.joint_sums import joint_sums
 from autopar.passes.planning.plan_graph import PlanGraph
 from autopar.passes.planning.planner import make_plan
-from autopar.passes.planning.rivals import propagated_rival
+from autopar.passes.planning.rivals import propagated_rivals
 from autopar.passes.planning.search import Search
 from autopar.passes.planning.trial import Trial
 from autopar.passes.planning.writing import Unplanned, write_choices
@@ -339,7 +339,7 @@ def test_what_is_added_is_reduced_once(cluster: str, make: Callable[[], Step]) -
     """Under data parallelism, whatever the search would choose."""
     module, prices = _imported(make()), CostModel.of(read_cluster(cluster), GRID)
     graph = PlanGraph(main_function(module), AxisTable(GRID, ()), prices)
-    bound = propagated_rival(graph, Unplanned(module), (0, None))
+    bound = propagated_rivals(graph, Unplanned(module), (0, None))[0]
     choices = Search(graph, SolveOptions(10)).within(bound)
     write_choices(graph, choices.of_node)
     propagate_shardings(module)
