@@ -8,7 +8,7 @@ what the block returns. It runs where the last of them stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import chain, groupby
 
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -27,14 +27,24 @@ Unit = list[Operation]
 """An op, or several collectives that are lowered as one."""
 Step = list[Unit]
 """What runs together: one unit, or several all_reduces."""
+_Key = tuple[Attribute, ...]
 
 
 def merged_steps(ops: Sequence[Operation], awaits: Awaits) -> list[Step]:
     """The ops of a block in the order in which they run; `awaits` as `Fusion.awaits`."""
     units = units_of(ops)
-    together = {id(unit): group for group in _all_reduces(units, awaits) for unit in group}
-    if not together:
+    if sum(type(unit[0]) is AllReduceOp for unit in units) < 2:
         return [[unit] for unit in units]
+    makers = makers_of(units, lambda op: chain(*awaits(op)))
+    steps, waiting = _run(units, _all_reduces(units, makers))
+    if waiting:  # merged ones wait for each other
+        steps, waiting = _run(units, _in_turn(units, makers))
+    return steps + [[unit] for unit in waiting]
+
+
+def _run(units: Sequence[Unit], merged: Sequence[Step]) -> tuple[list[Step], list[Unit]]:
+    """The steps in the order in which they run, and the units that never can."""
+    together = {id(unit): group for group in merged for unit in group}
     order = _Order(together)
     waiting: list[Unit] = []
     for unit in units:
@@ -44,7 +54,7 @@ def merged_steps(ops: Sequence[Operation], awaits: Awaits) -> list[Step]:
             waiting.append(unit)
         elif order.is_merged(unit):
             waiting = order.run_all(waiting)
-    return order.steps + [[unit] for unit in waiting]
+    return order.steps, waiting
 
 
 class _Order:
@@ -121,29 +131,24 @@ def makers_of(
     ]
 
 
-def _all_reduces(units: Sequence[Unit], awaits: Awaits) -> list[Step]:
-    """all_reduces that become one, in program order.
+def _all_reduces(units: Sequence[Unit], makers: Sequence[Sequence[int]]) -> list[Step]:
+    """all_reduces that become one, in program order, where no merged ones wait for each other.
 
     They are met as XLA's passes go through what is computed together: each behind its operands, the
     first of these first, from what the block returns (`HloComputation::MakeInstructionPostOrder`).
     So what only the last result needs, as a loss, comes last.
     """
-    if sum(type(unit[0]) is AllReduceOp for unit in units) < 2:
-        return []
-    makers = makers_of(units, lambda op: chain(*awaits(op)))
     needs = [0] * len(units)
     """The all_reduces that a unit needs, itself among them, as bits."""
-    open_steps: dict[tuple[Attribute, ...], tuple[list[int], int]] = {}
+    open_steps: dict[_Key, tuple[list[int], int]] = {}
     steps: list[list[int]] = []
     count = 0
-    last = len(units) - 1
-    for number in post_order([last, *range(last)], makers.__getitem__, set()):
+    for number in post_order(_roots(units), makers.__getitem__, set()):
         needed = 0
         for maker in makers[number]:
             needed |= needs[maker]
-        first = units[number][0]
-        if isinstance(first, AllReduceOp):
-            key = (first.grid, first.grid_axes, first.reduction, element_type(first.input.type))
+        key = _key(units[number])
+        if key is not None:
             step, bits = open_steps.get(key, (list[int](), 0))
             if needed & bits or not step:
                 step, bits = list[int](), 0
@@ -153,4 +158,73 @@ def _all_reduces(units: Sequence[Unit], awaits: Awaits) -> list[Step]:
             needed |= 1 << count
             count += 1
         needs[number] = needed
-    return [[units[number] for number in sorted(step)] for step in steps if len(step) > 1]
+    return _steps(units, steps)
+
+
+def _in_turn(units: Sequence[Unit], makers: Sequence[Sequence[int]]) -> list[Step]:
+    """As `_all_reduces`, the way XLA does it, which takes longer: those that are met first become
+    one, up to the first that needs one of them; then all is gone through once more, as others may
+    need what is one now (`CombineInstructionsByKey`)."""
+    first_of = list(range(len(units)))
+    """Of each unit the first of those that it is one with."""
+    members: dict[int, list[int]] = {}
+
+    def makers_of_step(number: int) -> list[int]:
+        step = members.get(number, [number])
+        return [first_of[maker] for member in step for maker in makers[member]]
+
+    left = {number for number, unit in enumerate(units) if _key(unit) is not None}
+    while left:
+        roots = (first_of[number] for number in _roots(units))
+        order = list(post_order(roots, makers_of_step, set()))
+        merged: list[int] = []
+        for place, number in enumerate(order):
+            if number in left:
+                merged = _independent(units, order[place:], left, makers_of_step)
+                left.difference_update(merged)
+            if len(merged) > 1:
+                break
+        if len(merged) > 1:
+            members[merged[0]] = merged
+            for number in merged:
+                first_of[number] = merged[0]
+    return _steps(units, list(members.values()))
+
+
+def _independent(
+    units: Sequence[Unit],
+    order: Sequence[int],
+    left: Set[int],
+    makers: Callable[[int], Iterable[int]],
+) -> list[int]:
+    """The first of an order, and those like it up to the first that needs one of them."""
+    key, found = _key(units[order[0]]), [order[0]]
+    behind = {order[0]}
+    for number in order[1:]:
+        is_behind = not behind.isdisjoint(makers(number))
+        if number in left and _key(units[number]) == key:
+            if is_behind:
+                break
+            found.append(number)
+            behind.add(number)
+        elif is_behind:
+            behind.add(number)
+    return found
+
+
+def _roots(units: Sequence[Unit]) -> list[int]:
+    """What the block returns, then the rest."""
+    last = len(units) - 1
+    return [last, *range(last)]
+
+
+def _key(unit: Unit) -> _Key | None:
+    """What all_reduces that become one have in common."""
+    op = unit[0]
+    if not isinstance(op, AllReduceOp):
+        return None
+    return op.grid, op.grid_axes, op.reduction, element_type(op.input.type)
+
+
+def _steps(units: Sequence[Unit], numbers: Iterable[Sequence[int]]) -> list[Step]:
+    return [[units[number] for number in sorted(step)] for step in numbers if len(step) > 1]

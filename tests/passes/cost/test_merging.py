@@ -70,10 +70,13 @@ def test_combined_ones_are_one_and_merge_with_others() -> None:
     assert order("sum.x a !", "sum.x a !", "sum.x a", "add 0 2") == ["0+1+2", "3"]
 
 
-def test_groups_that_wait_for_each_other_still_run() -> None:
-    """Each has a member that needs one of the other: they run by themselves."""
+def test_of_groups_that_wait_for_each_other_the_first_is_one() -> None:
+    """Each has a member that needs one of the other. What is met first becomes one, as in XLA; of
+    the other group one is in front of that and one behind it."""
     found = order("sum.x a", "sum.y a", "sum.y 0", "sum.x 1", "add 2 3")
-    assert found == ["0", "1", "2", "3", "4"]
+    assert found == ["1", "0+3", "2", "4"]
+    found = order("sum.x a", "sum.y a", "sum.y 0", "sum.x 1", "sum.y 3", "add 2 3", "add 5 4")
+    assert found == ["1", "0+3", "2+4", "5", "6"]
 
 
 def test_a_group_waits_for_another_that_one_of_its_members_needs() -> None:
